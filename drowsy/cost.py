@@ -1,0 +1,130 @@
+"""What a convolution costs, as the paper counts it: neurons, multiplies per neuron, their product.
+
+A saving is a fraction of the network's convolution multiplications: a layer at rate ``r`` saves
+``r * N * M`` of them (Algorithm 1). Linear layers are not counted, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One convolution for one image.
+
+    Attributes:
+        shape: ``(C, OH, OW)`` of the output.
+        kernel: ``(C / groups, KH, KW)`` a neuron multiplies.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+
+    @property
+    def neurons(self) -> int:
+        """N: output elements."""
+        return prod(self.shape)
+
+    @property
+    def multiplies_per_neuron(self) -> int:
+        """M: weights of one neuron."""
+        return prod(self.kernel)
+
+    @property
+    def multiplies(self) -> int:
+        """N x M."""
+        return self.neurons * self.multiplies_per_neuron
+
+
+def layer_costs(model: nn.Module, image: Sequence[int]) -> list[LayerCost]:
+    """Costs of every ``nn.Conv2d`` that runs (drowsy or not), in order of execution.
+
+    Args:
+        model: in eval mode. A model on the ``meta`` device costs no memory or time.
+        image: ``(C, H, W)`` of one image.
+
+    A layer that runs twice is listed twice.
+    """
+    found: list[LayerCost] = []
+
+    def record(name: str) -> object:
+        def hook(module: nn.Module, _: object, output: Tensor) -> None:
+            assert isinstance(module, nn.Conv2d)
+            channels, height, width = output.shape[-3:]
+            kernel = (module.in_channels // module.groups, *module.kernel_size)
+            found.append(LayerCost(name, (channels, height, width), kernel))  # type: ignore[arg-type]
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(record(name))  # type: ignore[arg-type]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    like = next(model.parameters())
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *image, dtype=like.dtype, device=like.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def layer_shares(costs: Sequence[LayerCost]) -> dict[str, float]:
+    """Each layer's share of all multiplications; sums to 1."""
+    total = sum(cost.multiplies for cost in costs)
+    shares: dict[str, float] = {}
+    for cost in costs:
+        shares[cost.name] = shares.get(cost.name, 0.0) + cost.multiplies / total
+    return shares
+
+
+def saving(rates: Mapping[str, float | Fraction], shares: Mapping[str, float]) -> float:
+    """Fraction of all multiplications saved; ``shares`` from ``layer_shares``."""
+    return sum(float(rate) * shares[name] for name, rate in rates.items())
+
+
+def cost_table(costs: Sequence[LayerCost]) -> str:
+    """The paper's Table I for any network, as aligned text."""
+    rows = [("layer", "Ch x H x W", "#N", "Ch x H x W", "#M", "#N x #M", "share")]
+    shares = layer_shares(costs)
+    for cost in costs:
+        rows.append(
+            (
+                cost.name,
+                " x ".join(map(str, cost.shape)),
+                _short(cost.neurons),
+                " x ".join(map(str, cost.kernel)),
+                _short(cost.multiplies_per_neuron),
+                _short(cost.multiplies),
+                f"{shares[cost.name]:.1%}",
+            )
+        )
+    total = sum(cost.multiplies for cost in costs)
+    rows.append(("total", "", _short(sum(c.neurons for c in costs)), "", "", _short(total), "100%"))
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as aligned columns; the first row is a header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _short(number: int) -> str:
+    """``363``, ``2.4 K``, ``105.4 M``."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number)

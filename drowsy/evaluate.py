@@ -1,0 +1,289 @@
+"""Measure accuracy at many settings, computing what they share once.
+
+Settings are walked as a tree, one level a layer. The tensors that flow into a layer depend only on
+the rates before it, and a layer's outputs before sleep do not depend on its own rate either. So the
+walk keeps, at each branching, the network's live tensors for every image, and a setting costs its
+changed tail: for ``k`` rates and ``n`` layers in a chain, layer ``i`` is convolved ``k**(i - 1)``
+times instead of ``k**n``.
+
+Sleep maps come from ``drowsy.sleep`` (the torch backend) with the image's place in the data set as
+its index, so that results do not depend on the split into batches.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from drowsy.layer import DrowsyConv2d
+from drowsy.net import DrowsyNet
+from drowsy.neuron import sleep
+from drowsy.sleep import levels, scale
+
+Setting = tuple[int, ...]
+"""Thresholds ``j`` of every layer, in order of execution; layer ``i`` sleeps at rate ``j/k``."""
+
+_Live = dict[fx.Node, Any]
+
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sums over the images of one evaluation.
+
+    ``top1`` and ``top5`` are None without labels. ``agree`` counts images whose first choice is
+    that of the network at rate 0; ``divergence`` sums KL(rate 0 || this) in nats.
+    """
+
+    images: int
+    top1: int | None
+    top5: int | None
+    agree: int
+    divergence: float
+
+    def rates(self) -> dict[str, float | None]:
+        """Fractions of the images; ``divergence`` is the mean."""
+        return {
+            name: None if value is None else value / self.images
+            for name, value in asdict(self).items()
+            if name != "images"
+        }
+
+
+class Evaluator:
+    """A network, images, and one seed of sleep maps.
+
+    Args:
+        net: a converted network; its own rates do not matter and are not changed.
+        images: float ``[N, C, H, W]``, finite.
+        labels: int64 ``[N]``, or None to measure only agreement and divergence.
+        seed: of the sleep maps.
+        batch: images per forward pass; does not change results beyond rounding.
+        map_cache: bytes of level maps to keep; maps beyond that are drawn again when needed.
+    """
+
+    def __init__(
+        self,
+        net: DrowsyNet,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        seed: int = 0,
+        batch: int = 50,
+        map_cache: int = 6 << 30,
+    ) -> None:
+        check_images(images)
+        if labels is not None and labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"labels: got shape {tuple(labels.shape)} for {len(images)} images, "
+                f"allowed: ({len(images)},)"
+            )
+        if batch < 1:
+            raise ValueError(f"batch: got {batch}, allowed: 1 or more")
+        self.net, self.labels, self.seed = net, labels, seed
+        self.layers = list(net.layers.items())
+        self._chunks = images.split(batch)
+        self._starts = [i * batch for i in range(len(self._chunks))]
+        self._plan()
+        self._maps: dict[tuple[int, int], Tensor] = {}
+        self._room = map_cache
+        self._baseline: Tensor | None = None
+
+    # --- public -------------------------------------------------------------------------------
+
+    def evaluate(self, setting: Setting) -> Counts:
+        """Counts at one setting."""
+        return next(iter(self.walk([setting])))[1]
+
+    @torch.inference_mode()
+    def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Counts]]:
+        """Evaluate settings in the tree's order; yields each as soon as it is known."""
+        k = self.net.k
+        for setting in settings:
+            if len(setting) != len(self.layers) or not all(0 <= j < k for j in setting):
+                raise ValueError(
+                    f"setting: got {setting}, allowed: {len(self.layers)} integers 0 to {k - 1}"
+                )
+        todo = sorted(set(settings))
+        if not todo:
+            return
+        if self._baseline is None and any(any(setting) for setting in todo):
+            self._baseline = self._tail(0, self._roots(), (0,) * len(self.layers))
+        for setting, logits in self._descend(0, self._roots(), todo):
+            yield setting, self._count(setting, logits)
+
+    # --- the graph ----------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        """Where each layer first runs, and which tensors are still needed there."""
+        self._nodes = [node for node in self.net.graph.nodes if node.target != "control"]
+        index = {name: i for i, (name, _) in enumerate(self.layers)}
+        self._layer_of = {
+            node: index[node.target]
+            for node in self._nodes
+            if node.op == "call_module" and node.target in index
+        }
+        first: dict[int, int] = {}
+        for place, node in enumerate(self._nodes):
+            if node in self._layer_of:
+                first.setdefault(self._layer_of[node], place)
+        assert list(first) == sorted(first), "layers are numbered in order of execution"
+        self._cuts = list(first.values())
+        self._last_use = {
+            used: place for place, node in enumerate(self._nodes) for used in node.all_input_nodes
+        }
+
+    def _roots(self) -> list[_Live]:
+        """Live tensors at the first layer, by chunk; the layer's neurons all awake."""
+        return [self._run({}, 0, self._cuts[0], i, ()) for i in range(len(self._chunks))]
+
+    def _descend(
+        self, depth: int, states: list[_Live], settings: list[Setting]
+    ) -> Iterator[tuple[Setting, Tensor]]:
+        """Logits of settings that agree before layer ``depth``, whose awake outputs are known."""
+        groups: dict[int, list[Setting]] = {}
+        for setting in settings:
+            groups.setdefault(setting[depth], []).append(setting)
+        ordered = sorted(groups.values(), key=len)
+        for group in ordered:
+            if len(group) == 1:
+                yield group[0], self._tail(depth, states, group[0])
+                continue
+            deeper = []
+            for chunk, live in enumerate(states):
+                # The largest group goes last; its tensors replace these, chunk by chunk.
+                if group is ordered[-1]:
+                    states[chunk] = {}
+                start, stop = self._cuts[depth] + 1, self._cuts[depth + 1]
+                deeper.append(self._run(live, start, stop, chunk, group[0]))
+            yield from self._descend(depth + 1, deeper, group)
+
+    def _tail(self, depth: int, states: list[_Live], setting: Setting) -> Tensor:
+        """Logits of one setting from layer ``depth`` to the end."""
+        start, stop = self._cuts[depth] + 1, len(self._nodes) - 1
+        logits = []
+        for chunk, live in enumerate(states):
+            out = self._run(live, start, stop, chunk, setting)
+            value = fx.map_arg(self._nodes[-1].args[0], lambda node, out=out: out[node])
+            if not isinstance(value, Tensor) or value.dim() != 2:
+                raise TypeError(
+                    f"model: its output is {type(value).__name__}, "
+                    "allowed: one tensor of logits [N, classes]"
+                )
+            logits.append(value.float())
+        return torch.cat(logits)
+
+    def _run(self, live: _Live, start: int, stop: int, chunk: int, prefix: Setting) -> _Live:
+        """Run nodes ``start`` to ``stop``; ``live`` is not changed.
+
+        A layer whose rate is in ``prefix`` puts its neurons to sleep; the one at ``stop`` is run
+        with all of them awake.
+        """
+        live = dict(live)
+        if start > 0:
+            node = self._nodes[start - 1]
+            live[node] = self._sleep(live[node], node, chunk, prefix)
+            self._drop(live, start - 1)
+        for place in range(start, min(stop + 1, len(self._nodes) - 1)):
+            node = self._nodes[place]
+            value = self._call(node, live, chunk)
+            if place != stop and node in self._layer_of:
+                value = self._sleep(value, node, chunk, prefix)
+            live[node] = value
+            self._drop(live, place)
+        return live
+
+    def _drop(self, live: _Live, place: int) -> None:
+        node = self._nodes[place]
+        for used in (*node.all_input_nodes, node):
+            if self._last_use.get(used, -1) <= place:
+                live.pop(used, None)
+
+    def _call(self, node: fx.Node, live: _Live, chunk: int) -> Any:
+        if node.op == "placeholder":
+            return self._chunks[chunk]
+        args = fx.map_arg(node.args, lambda used: live[used])
+        kwargs = fx.map_arg(node.kwargs, lambda used: live[used])
+        if node.op == "get_attr":
+            return operator.attrgetter(node.target)(self.net)
+        # Live tensors are shared between branches of the walk, so nothing may be overwritten.
+        if node.op == "call_module":
+            module = self.net.get_submodule(node.target)
+            if isinstance(module, DrowsyConv2d):
+                return module.awake(*args, **kwargs)
+            if getattr(module, "inplace", False):
+                args = (args[0].clone(), *args[1:])
+            return module(*args, **kwargs)
+        if kwargs.get("inplace"):
+            kwargs = {**kwargs, "inplace": False}
+        if node.op == "call_method":
+            if node.target.endswith("_") and not node.target.endswith("__"):
+                args = (args[0].clone(), *args[1:])
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        if getattr(node.target, "__name__", "").endswith("_") and isinstance(args[0], Tensor):
+            args = (args[0].clone(), *args[1:])
+        return _OUT_OF_PLACE.get(node.target, node.target)(*args, **kwargs)
+
+    def _sleep(self, y: Tensor, node: fx.Node, chunk: int, setting: Setting) -> Tensor:
+        index = self._layer_of[node]
+        j = setting[index]
+        if j == 0:
+            return y
+        layer = self.layers[index][1]
+        drawn = self._maps.get((index, chunk))
+        if drawn is None:
+            clock = torch.tensor([self.seed, self._starts[chunk]], device=y.device)
+            n, channels, height, width = y.shape
+            drawn = levels(layer.sleep, (n, channels, height, width), clock)
+            if drawn.numel() <= self._room:
+                self._maps[index, chunk] = drawn
+                self._room -= drawn.numel()
+        return sleep(y, drawn, j, scale(j, layer.sleep.k, layer.fill), layer.sleep.grain)
+
+    # --- counting -----------------------------------------------------------------------------
+
+    def _count(self, setting: Setting, logits: Tensor) -> Counts:
+        if self._baseline is None:
+            self._baseline = logits
+        baseline = self._baseline
+        divergence = F.kl_div(
+            logits.log_softmax(1), baseline.log_softmax(1), reduction="sum", log_target=True
+        )
+        top1 = top5 = None
+        if self.labels is not None:
+            rank = _rank(logits, self.labels.to(logits.device))
+            top1, top5 = int((rank < 1).sum()), int((rank < 5).sum())
+        agree = int((_rank(logits, baseline.argmax(1)) < 1).sum())
+        return Counts(len(logits), top1, top5, agree, float(divergence))
+
+
+def _rank(logits: Tensor, target: Tensor) -> Tensor:
+    """Place of the target among the logits, 0 is first; last where a logit is NaN."""
+    own = logits.gather(1, target[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < target[:, None]
+    rank = ((logits > own) | ((logits == own) & earlier)).sum(1)
+    return rank.masked_fill_(logits.isnan().any(1), logits.shape[1])
+
+
+def check_images(images: Tensor) -> None:
+    """Raise unless ``images`` is a finite floating-point ``[N, C, H, W]`` tensor with N >= 1."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images: got {kind}, allowed: a floating-point tensor")
+    if images.dim() != 4 or 0 in images.shape:
+        raise ValueError(f"images: got shape {tuple(images.shape)}, allowed: [N, C, H, W], N >= 1")
+    bad = (~images.isfinite()).flatten(1).any(1).nonzero()
+    if len(bad):
+        raise ValueError(f"images: number {int(bad[0])} holds NaN or infinity")

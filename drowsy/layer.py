@@ -1,0 +1,263 @@
+"""``DrowsyConv2d``: a drop-in for ``nn.Conv2d`` whose neurons can sleep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import drowsy.ops  # noqa: F401  (registers torch.ops.drowsy.conv2d)
+from drowsy.control import Control
+from drowsy.neuron import awake_conv2d, check_activation
+from drowsy.ops import choose_backend
+from drowsy.sleep import FILLS, Grain, SleepSpec, scale, threshold
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+class DrowsyConv2d(nn.Conv2d):
+    """Convolution, bias, activation and sleep as one inference-only layer.
+
+    Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
+
+    Args:
+        activation: what follows the convolution inside the neuron (``drowsy.neuron.ACTIVATIONS``).
+        sleep: source, grain, number of rate steps and stream of the sleep map.
+        rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
+        fill: what sleepers mean for the awake: ``zero`` (the paper's non-rescaled flavour) or
+            ``rescale`` (awake outputs times ``1 / (1 - rate)``).
+        backend: ``auto`` (Triton on CUDA, torch elsewhere), ``torch`` or ``triton``.
+
+    Input ``[N, C, H, W]`` (or ``[C, H, W]``), float32, float16, bfloat16 (and float64 on the torch
+    backend), contiguous or channels_last. Each inference draws fresh maps: the layer counts the
+    images that it has seen. ``layer.control.reseed(seed, image)`` restarts the count.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "none",
+        sleep: SleepSpec | None = None,
+        rate: float | Fraction = 0.0,
+        fill: str = "zero",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
+        self.set(rate=rate)
+
+    def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
+        self.activation = check_activation(activation)
+        self._set_sleep(sleep)
+        self._fill = fill
+        self.backend = backend
+        choose_backend(backend, self.weight.device)
+        self.control = Control(1, device=self.weight.device)
+        self.index = 0
+        # A network's layers share one Control, whose clock the network advances.
+        self.owns_control = True
+        # The batch norm folded into this layer, held in a tuple so that it is not a submodule.
+        self._norm: tuple[nn.BatchNorm2d, ...] = ()
+        self.register_buffer("folded_weight", None, persistent=False)
+        self.register_buffer("folded_bias", None, persistent=False)
+        scale(0, sleep.k, fill)
+
+    @classmethod
+    def from_conv(
+        cls,
+        conv: nn.Conv2d,
+        *,
+        norm: nn.BatchNorm2d | None = None,
+        cache_folded: bool = True,
+        activation: str = "none",
+        sleep: SleepSpec | None = None,
+        fill: str = "zero",
+        backend: str = "auto",
+    ) -> DrowsyConv2d:
+        """Make a drowsy layer that shares a convolution's parameters.
+
+        Args:
+            conv: an ``nn.Conv2d``; its weight and bias are shared, not copied.
+            norm: a batch norm with running statistics that follows ``conv``, folded into it.
+            cache_folded: fold once and keep the folded copy (``refresh`` folds again), or fold at
+                every call from the live batch norm.
+            activation, sleep, fill, backend: as for ``DrowsyConv2d``.
+        """
+        if norm is not None and (norm.running_mean is None or norm.running_var is None):
+            raise ValueError("norm: a batch norm without running statistics cannot be folded")
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.__dict__.update({k: v for k, v in conv.__dict__.items() if not k.startswith("_")})
+        layer._reversed_padding_repeated_twice = conv._reversed_padding_repeated_twice
+        layer.register_parameter("weight", conv.weight)
+        layer.register_parameter("bias", conv.bias)
+        layer._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
+        layer._norm = () if norm is None else (norm,)
+        layer._cache_folded = cache_folded
+        layer.refresh()
+        return layer
+
+    _cache_folded = True
+
+    # --- the knob -----------------------------------------------------------------------------
+
+    @property
+    def rate(self) -> Fraction:
+        """Fraction of this layer's neurons that sleep."""
+        return Fraction(int(self.control.thresholds[self.index]), self.sleep.k)
+
+    @property
+    def fill(self) -> str:
+        """``zero`` or ``rescale``."""
+        return self._fill
+
+    def set(
+        self,
+        *,
+        rate: float | Fraction | None = None,
+        fill: str | None = None,
+        grain: str | Grain | None = None,
+    ) -> None:
+        """Change rate, fill or grain in place; what is not given stays."""
+        j = threshold(self.rate if rate is None else rate, self.sleep.k)
+        factor = scale(j, self.sleep.k, fill or self._fill)
+        self.stage(fill=fill, grain=grain)
+        self.control.thresholds[self.index] = j
+        self.control.scales[self.index] = factor
+
+    def stage(self, *, fill: str | None = None, grain: str | Grain | None = None) -> None:
+        """Change fill and grain without touching ``control`` (the network writes it in one go)."""
+        if fill is not None:
+            if fill not in FILLS:
+                raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(FILLS)}")
+            self._fill = fill
+        if grain is not None and (parsed := Grain.parse(grain)) != self.sleep.grain:
+            self._set_sleep(replace(self.sleep, grain=parsed))
+
+    def _set_sleep(self, sleep: SleepSpec) -> None:
+        self.sleep = sleep
+        # The operator takes the specification as text; made here once, not at every call.
+        self._sleep_text = str(sleep)
+
+    # --- folding --------------------------------------------------------------------------------
+
+    @property
+    def norm(self) -> nn.BatchNorm2d | None:
+        """The batch norm folded into this layer."""
+        return self._norm[0] if self._norm else None
+
+    def refresh(self) -> None:
+        """Fold again, after the parameters or the batch norm's statistics changed."""
+        if self._norm and self._cache_folded:
+            with torch.no_grad():
+                self.folded_weight, self.folded_bias = self._fold()
+
+    def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
+        """``(weight, bias)`` that the convolution uses, batch norm included."""
+        if not self._norm:
+            return self.weight, self.bias
+        if self._cache_folded:
+            return self.folded_weight, self.folded_bias  # type: ignore[return-value]
+        return self._fold()
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        norm = self._norm[0]
+        # In float32 at least: 1 / sqrt(var + eps) in half precision would cost three digits.
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        mean, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)  # type: ignore[union-attr]
+        factor = torch.rsqrt(var + norm.eps)
+        if norm.weight is not None:
+            factor = factor * norm.weight.to(dtype)
+        bias = -mean * factor if self.bias is None else (self.bias.to(dtype) - mean) * factor
+        if norm.bias is not None:
+            bias = bias + norm.bias.to(dtype)
+        weight = self.weight.to(dtype) * factor[:, None, None, None]
+        return weight.to(self.weight.dtype), bias.to(self.weight.dtype)
+
+    # --- inference ------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Run the layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
+
+        Raises:
+            RuntimeError: gradients are enabled and something requires them; the layer is for
+                inference.
+            TypeError: a dtype that is not supported.
+        """
+        if not isinstance(x, torch.fx.Proxy):
+            if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+                raise RuntimeError(
+                    "DrowsyConv2d is for inference and has no gradient: call the network under "
+                    "torch.inference_mode() or torch.no_grad()"
+                )
+            if x.dtype not in _DTYPES:
+                raise TypeError(
+                    f"input: got {x.dtype}, allowed: {', '.join(map(str, _DTYPES))}"
+                )
+            if x.dim() == 3:
+                return self.forward(x[None])[0]
+        y = torch.ops.drowsy.conv2d(
+            x,
+            *self.parameters_in_effect(),
+            self.control.thresholds,
+            self.control.scales,
+            self.control.clock,
+            self.index,
+            *self._geometry().values(),
+            self.activation,
+            self._sleep_text,
+            self.backend,
+        )
+        if self.owns_control:
+            self.control(x)
+        return y
+
+    def awake(self, x: Tensor) -> Tensor:
+        """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
+        return awake_conv2d(
+            x, *self.parameters_in_effect(), **self._geometry(), activation=self.activation
+        )
+
+    def _geometry(self) -> dict[str, Any]:
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        return {
+            "stride": self.stride,
+            "padding": (left, right, top, bottom),
+            "padding_mode": self.padding_mode,
+            "dilation": self.dilation,
+            "groups": self.groups,
+        }
+
+    def extra_repr(self) -> str:
+        """``nn.Conv2d``'s line, then the neuron's."""
+        norm = ", norm folded" if self._norm else ""
+        return (
+            f"{super().extra_repr()}, activation={self.activation}{norm}, "
+            f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"
+        )

@@ -1,0 +1,225 @@
+"""``DrowsyNet``: a converted network and its knob."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.graph_module import reduce_graph_module
+
+from drowsy.control import Control
+from drowsy.layer import DrowsyConv2d
+from drowsy.schedule import LayerSetting, Schedule
+from drowsy.sleep import FILLS, Grain, scale, threshold
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What ``convert`` did with one convolution, and why."""
+
+    name: str
+    geometry: str
+    norm: str
+    activation: str
+    fill: str
+    reason: str
+
+
+class DrowsyNet(fx.GraphModule):
+    """A network whose convolutions can sleep. Made by ``drowsy.convert``.
+
+    Call it as the original network, under ``torch.inference_mode()``. Every inference draws fresh
+    sleep maps; ``reseed`` makes them repeat.
+    """
+
+    control: Control
+    report: list[LayerReport]
+    _original: tuple[nn.Module, ...]
+    _layers: dict[str, DrowsyConv2d]
+    _own_fills: dict[str, str]
+
+    @classmethod
+    def assemble(
+        cls,
+        model: nn.Module,
+        graph: fx.Graph,
+        layers: dict[str, DrowsyConv2d],
+        control: Control,
+        report: list[LayerReport],
+    ) -> DrowsyNet:
+        """Put the drowsy layers in the place of the convolutions of ``model``'s traced graph."""
+        net = cls(nn.Module(), fx.Graph())
+        _adopt(net, model, layers)
+        net.add_module("control", control)
+        net.report = report
+        # A tuple hides the module from nn.Module's registration.
+        net._original = (model,)
+        net._layers = layers
+        net._own_fills = {name: layer.fill for name, layer in layers.items()}
+        net.graph = graph
+        net.eval()
+        net.register_load_state_dict_post_hook(_refresh_after_load)
+        return net
+
+    # --- what is in it ------------------------------------------------------------------------
+
+    @property
+    def original(self) -> nn.Module:
+        """The model this network was converted from; the two share their weights."""
+        return self._original[0]
+
+    @property
+    def layers(self) -> dict[str, DrowsyConv2d]:
+        """Drowsy layers by name, in order of execution."""
+        return self._layers
+
+    @property
+    def k(self) -> int:
+        """Rates are multiples of ``1/k``."""
+        return next(iter(self.layers.values())).sleep.k
+
+    @property
+    def schedule(self) -> Schedule:
+        """The setting in force."""
+        thresholds = self.control.thresholds.tolist()
+        return Schedule(
+            self.k,
+            {
+                name: LayerSetting(Fraction(j, self.k), str(layer.sleep.grain), layer.fill)
+                for j, (name, layer) in zip(thresholds, self.layers.items(), strict=True)
+            },
+        )
+
+    # --- the knob -------------------------------------------------------------------------------
+
+    def set(
+        self,
+        setting: float | Fraction | Mapping[str, float | Fraction] | Schedule | Any,
+        *,
+        fill: str | None = None,
+    ) -> None:
+        """Turn the knob, in place: nothing is rebuilt, and the next inference follows.
+
+        Args:
+            setting: one rate for all layers; or a mapping from layer names to rates (layers that it
+                does not name stay as they are); or a ``Schedule`` or an ``OperatingPoint`` (layers
+                that it does not name wake up).
+            fill: also change every layer's flavour: ``zero``, ``rescale``, or ``auto`` for what
+                ``convert`` chose.
+
+        Raises:
+            ValueError: a rate that is not a multiple of ``1/k`` in [0, 1), an unknown layer or
+                fill, a schedule for another ``k``. The network is then as it was.
+        """
+        setting = getattr(setting, "schedule", setting)
+        layers = self.layers
+        fills, grains = self._fills(fill), {}
+        if isinstance(setting, Schedule):
+            if setting.k != self.k:
+                raise ValueError(f"schedule: has k = {setting.k}, the network has k = {self.k}")
+            self._check_names(setting.layers)
+            wanted = {name: 0 for name in layers} | setting.thresholds()
+            for name, layer in setting.layers.items():
+                fills.setdefault(name, layer.fill)
+                grains[name] = layer.grain
+        elif isinstance(setting, Mapping):
+            self._check_names(setting)
+            wanted = dict(zip(layers, self.control.thresholds.tolist(), strict=True))
+            wanted |= {name: threshold(rate, self.k) for name, rate in setting.items()}
+        else:
+            j = threshold(setting, self.k)
+            wanted = dict.fromkeys(layers, j)
+        for name, layer in layers.items():
+            layer.stage(fill=fills.get(name), grain=grains.get(name))
+        self.control.set(
+            [wanted[name] for name in layers],
+            [scale(wanted[name], self.k, layer.fill) for name, layer in layers.items()],
+        )
+
+    def reseed(self, seed: int, image: int = 0) -> None:
+        """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""
+        self.control.reseed(seed, image)
+
+    def set_grain(self, grain: str | Grain) -> None:
+        """Give every layer this grain."""
+        for layer in self.layers.values():
+            layer.stage(grain=grain)
+
+    def refresh(self) -> None:
+        """Fold batch norms again, after parameters or statistics were changed by hand."""
+        for layer in self.layers.values():
+            layer.refresh()
+
+    def _fills(self, fill: str | None) -> dict[str, str]:
+        if fill is None:
+            return {}
+        if fill == "auto":
+            return dict(self._own_fills)
+        if fill not in FILLS:
+            raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
+        return dict.fromkeys(self._layers, fill)
+
+    def _check_names(self, names: Mapping[str, Any]) -> None:
+        unknown = [name for name in names if name not in self._own_fills]
+        if unknown:
+            raise ValueError(
+                f"layer: {', '.join(map(repr, unknown))} unknown; there are {', '.join(self._layers)}"
+            )
+
+    # --- copying --------------------------------------------------------------------------------
+    # GraphModule copies only what its graph calls; batch norms that were folded must come along.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DrowsyNet:
+        state = {key: value for key, value in self.__dict__.items() if key != "_graph"}
+        copied = _restore(copy.deepcopy(state, memo), copy.deepcopy(self._graph))
+        memo[id(self)] = copied
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        _, (state, imports) = super().__reduce__()
+        return _unpickle, (state, imports)
+
+
+def _adopt(net: DrowsyNet, model: nn.Module, layers: dict[str, DrowsyConv2d]) -> None:
+    """Rebuild ``model``'s tree in ``net``: its own containers, shared leaves, drowsy layers."""
+
+    def copy_tree(target: nn.Module, source: nn.Module, prefix: str) -> None:
+        for key, value in source._parameters.items():
+            target.register_parameter(key, value)
+        for key, value in source._buffers.items():
+            target.register_buffer(key, value, key not in source._non_persistent_buffers_set)
+        for key, child in source._modules.items():
+            name = f"{prefix}{key}"
+            if name in layers:
+                target.add_module(key, layers[name])
+            elif child is None or not any(layer.startswith(f"{name}.") for layer in layers):
+                target.add_module(key, child)
+            else:
+                container = nn.Module()
+                target.add_module(key, container)
+                copy_tree(container, child, f"{name}.")
+
+    copy_tree(net, model, "")
+
+
+def _restore(state: dict[str, Any], graph: fx.Graph) -> DrowsyNet:
+    net = DrowsyNet(nn.Module(), fx.Graph())
+    net.__dict__.update(state)
+    net.graph = graph
+    return net
+
+
+def _unpickle(state: dict[str, Any], imports: str) -> DrowsyNet:
+    traced = reduce_graph_module(dict(state), imports)
+    return _restore({k: v for k, v in state.items() if k not in ("_code",)}, traced.graph)
+
+
+def _refresh_after_load(net: nn.Module, _: Any) -> None:
+    assert isinstance(net, DrowsyNet)
+    with torch.no_grad():
+        net.refresh()

@@ -1,0 +1,108 @@
+"""Which flavour a drowsy neuron gets: the paper's rule (section III-C), followed through a graph.
+
+A neuron that feeds another convolution is *rescaled*, so that its expected value is kept; one that
+feeds max-pooling is *non-rescaled*, since there the largest value counts. What lies between a
+neuron and its consumer (normalisation, residual additions, concatenation, other activations) is
+looked through. The paper does not speak of linear layers, average pooling or the network's output:
+they are weighted sums as a convolution is, so they count as one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
+_MAX_POOL_CALLS = {
+    F.max_pool2d,
+    F.adaptive_max_pool2d,
+    torch.max_pool2d,
+    "max_pool2d",
+    torch.amax,
+    "amax",
+}
+_SUM_MODULES = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose2d,
+    nn.Linear,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.LPPool2d,
+)
+_SUM_CALLS = {
+    F.conv2d,
+    torch.conv2d,
+    F.linear,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+    torch.mean,
+    "mean",
+    torch.matmul,
+    operator.matmul,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A flavour and why it was chosen."""
+
+    fill: str
+    reason: str
+
+
+def choose_fill(node: fx.Node, modules: Mapping[str, nn.Module]) -> Choice:
+    """The paper's flavour for the neurons that ``node`` computes."""
+    sums, pools = _consumers(node, modules)
+    if sums and pools:
+        return Choice("rescale", f"feeds {sums[0]} and {pools[0]}: the weighted sum decides")
+    if pools:
+        return Choice("zero", f"feeds {pools[0]}")
+    if sums:
+        return Choice("rescale", f"feeds {sums[0]}")
+    return Choice("rescale", "feeds the network's output")
+
+
+def _consumers(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[list[str], list[str]]:
+    """First weighted sums and first max-poolings on every path from ``node``."""
+    sums: list[str] = []
+    pools: list[str] = []
+    seen: set[fx.Node] = set()
+    front = list(node.users)
+    while front:
+        user = front.pop(0)
+        if user in seen:
+            continue
+        seen.add(user)
+        kind = _kind(user, modules)
+        if kind == "pool":
+            pools.append(f"max-pooling ({_label(user)})")
+        elif kind == "sum":
+            sums.append(_label(user))
+        else:
+            front.extend(user.users)
+    return sums, pools
+
+
+def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        pools, sums = isinstance(module, _MAX_POOLS), isinstance(module, _SUM_MODULES)
+    else:
+        pools, sums = node.target in _MAX_POOL_CALLS, node.target in _SUM_CALLS
+        # Public pooling functions are wrapped to dispatch on return_indices.
+        name = getattr(node.target, "__name__", "")
+        pools = pools or "max_pool" in name or name.startswith("boolean_dispatch")
+    return "pool" if pools else "sum" if sums else "through"
+
+
+def _label(node: fx.Node) -> str:
+    if node.op in ("call_module", "call_method"):
+        return str(node.target)
+    return getattr(node.target, "__name__", str(node.target))

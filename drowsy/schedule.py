@@ -1,0 +1,157 @@
+"""Schedules: a full setting of the knob, as a value and as a versioned JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from drowsy.atomic import write_text
+from drowsy.sleep import DEFAULT_K, FILLS, MAX_K, Grain, threshold
+
+FORMAT, VERSION = "drowsy.schedule", 1
+
+
+@dataclass(frozen=True)
+class LayerSetting:
+    """One layer's rate (in [0, 1)), grain (text form) and fill (``zero`` or ``rescale``)."""
+
+    rate: Fraction = Fraction(0)
+    grain: str = "neuron"
+    fill: str = "zero"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grain", str(Grain.parse(self.grain)))
+        if self.fill not in FILLS:
+            raise ValueError(f"fill: got {self.fill!r}, allowed: {', '.join(FILLS)}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Layer name -> setting, for rates that are multiples of ``1/k``.
+
+    Raises:
+        ValueError: a rate outside [0, 1) or not a multiple of ``1/k``.
+    """
+
+    k: int = DEFAULT_K
+    layers: Mapping[str, LayerSetting] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
+            raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
+        exact = {
+            name: LayerSetting(
+                Fraction(_named(name, threshold, layer.rate, self.k), self.k),
+                layer.grain,
+                layer.fill,
+            )
+            for name, layer in self.layers.items()
+        }
+        object.__setattr__(self, "layers", MappingProxyType(exact))
+
+    def __hash__(self) -> int:
+        return hash((self.k, tuple(self.layers.items())))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Schedule, (self.k, dict(self.layers))
+
+    def thresholds(self) -> dict[str, int]:
+        """Layer name -> ``j`` of its rate ``j/k``."""
+        return {name: int(layer.rate * self.k) for name, layer in self.layers.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "k": self.k,
+            "layers": {
+                name: {
+                    "rate": f"{int(layer.rate * self.k)}/{self.k}",
+                    "grain": layer.grain,
+                    "fill": layer.fill,
+                }
+                for name, layer in self.layers.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "schedule") -> Schedule:
+        """Read the JSON form; ``where`` names it in errors."""
+        check_header(data, FORMAT, VERSION, where)
+        check_keys(data, {"format", "version", "k", "layers"}, where)
+        if not isinstance(data["layers"], dict):
+            raise ValueError(f"{where}: layers: got {data['layers']!r}, allowed: an object")
+        layers = {}
+        for name, entry in data["layers"].items():
+            place = f"{where}: layers: {name}"
+            check_keys(entry, {"rate", "grain", "fill"}, place)
+            try:
+                rate = Fraction(entry["rate"])
+                layers[name] = LayerSetting(rate, entry["grain"], entry["fill"])
+            except (ValueError, TypeError, ZeroDivisionError) as error:
+                raise ValueError(f"{place}: {error}") from error
+        try:
+            return cls(data["k"], layers)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the schedule as JSON, whole or not at all."""
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Schedule:
+        """Read a schedule file.
+
+        Raises:
+            ValueError: not JSON, another format or version, or a setting that is not allowed.
+        """
+        return cls.from_dict(read_json(path), str(path))
+
+
+def _named(name: str, function: Any, *args: Any) -> Any:
+    """Call ``function``; its ValueError tells which layer it was about."""
+    try:
+        return function(*args)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"layer {name}: {error}") from error
+
+
+# --- reading versioned JSON, shared with the frontier -------------------------------------------
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Parse a JSON file; ValueError names the file when it is truncated or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); is the file truncated?") from error
+
+
+def check_header(data: Any, form: str, version: int, where: str) -> None:
+    """Raise ValueError unless ``data`` is an object of this format and version."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: got {type(data).__name__}, allowed: an object")
+    if data.get("format") != form:
+        raise ValueError(f"{where}: format: got {data.get('format')!r}, allowed: {form!r}")
+    if data.get("version") != version:
+        raise ValueError(f"{where}: version: got {data.get('version')!r}, allowed: {version}")
+
+
+def check_keys(data: Any, keys: set[str], where: str) -> None:
+    """Raise ValueError unless ``data`` is an object with exactly these keys."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: got {type(data).__name__}, allowed: an object")
+    if missing := keys - data.keys():
+        raise ValueError(f"{where}: missing {', '.join(sorted(missing))}")
+    if unknown := data.keys() - keys:
+        raise ValueError(
+            f"{where}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(sorted(keys))}"
+        )

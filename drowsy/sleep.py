@@ -1,0 +1,547 @@
+"""Sleep maps: which neurons sleep in an inference, drawn exactly the same on every backend.
+
+A *source* draws a **level map**, not a bitmap: an integer in ``0 .. k-1`` for every grain cell. A
+cell sleeps at rate ``j/k`` when its level is below ``j``. Levels do not depend on the rate, so the
+maps of one layer are nested (a higher rate only adds sleepers), a change of rate never redraws
+anything, and a study of ``k`` rates draws once.
+
+Everything random comes from Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as
+1, 2, 3", SC 2011) evaluated at a counter made of (cell, image, layer stream). Nothing depends on
+the order of evaluation, so eager and Triton, CPU and GPU, and any split into batches agree bit for
+bit.
+
+Shapes: a convolution's output is ``N x C x OH x OW`` with positions ``p = y * OW + x``. A grain
+groups neurons into cells of ``cell_p`` positions by ``cell_c`` channels; a level map is a uint8
+tensor ``[N, PC, CC]`` with ``PC = ceil(OH * OW / cell_p)`` and ``CC = ceil(C / cell_c)``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+MAX_K = 256
+DEFAULT_K = 8
+
+_MASK32 = 0xFFFFFFFF
+_PHILOX_ROUNDS = 10
+# Elements of one Philox call on the CPU: its dozen int64 temporaries then stay in the L2 cache.
+_CPU_CHUNK = 1 << 14
+
+_TAG_BERNOULLI, _TAG_STRATIFIED, _TAG_LATTICE, _TAG_LFSR = range(4)
+
+
+# --- grain -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Grain:
+    """The block of neurons that share one bit of the sleep map.
+
+    Args:
+        kind: ``"neuron"``, ``"position"``, ``"channel"`` or ``"tile"``.
+        positions: positions per cell (``tile`` only).
+        channels: channels per cell (``position``, where 0 means all channels, and ``tile``).
+
+    ``Grain.parse`` reads the text form that schedules use: ``neuron``, ``position`` (all channels
+    share a bit), ``position:64``, ``channel``, ``tile:64x32`` (positions x channels).
+    """
+
+    kind: str = "neuron"
+    positions: int = 0
+    channels: int = 0
+
+    _FORMS: ClassVar[str] = "neuron, position, position:G, channel, tile:MxN"
+
+    def __post_init__(self) -> None:
+        needs = {
+            "neuron": self.positions == 0 and self.channels == 0,
+            "channel": self.positions == 0 and self.channels == 0,
+            "position": self.positions == 0 and self.channels >= 0,
+            "tile": self.positions > 0 and self.channels > 0,
+        }
+        if not needs.get(self.kind, False):
+            raise ValueError(
+                f"grain: got kind={self.kind!r}, positions={self.positions}, "
+                f"channels={self.channels}; allowed: {self._FORMS} with positive G, M, N"
+            )
+
+    @classmethod
+    def parse(cls, text: str | Grain) -> Grain:
+        """Read a grain's text form; a ``Grain`` passes through."""
+        if isinstance(text, Grain):
+            return text
+        if not isinstance(text, str):
+            raise TypeError(f"grain: got {text!r}, allowed: {cls._FORMS}")
+        match = re.fullmatch(
+            r"(neuron|channel|position)|position:([1-9]\d*)|tile:([1-9]\d*)x([1-9]\d*)", text
+        )
+        if match is None:
+            raise ValueError(f"grain: got {text!r}, allowed: {cls._FORMS}")
+        plain, group, rows, columns = match.groups()
+        if plain:
+            return cls(plain)
+        if group:
+            return cls("position", channels=int(group))
+        return cls("tile", int(rows), int(columns))
+
+    def __str__(self) -> str:
+        if self.kind == "tile":
+            return f"tile:{self.positions}x{self.channels}"
+        return f"position:{self.channels}" if self.channels else self.kind
+
+    def cell(self, channels: int, positions: int) -> tuple[int, int]:
+        """``(cell_p, cell_c)`` for an output of this many channels and positions (each >= 1)."""
+        if self.kind == "neuron":
+            return 1, 1
+        if self.kind == "position":
+            return 1, min(self.channels or channels, channels)
+        if self.kind == "channel":
+            return positions, 1
+        return self.positions, self.channels
+
+
+# --- sources -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Independent bits, fresh for every image: the random variable SLEEP of the paper (III-A).
+
+    A level takes 16 random bits; its probabilities are exact when ``k`` divides 65536 and within
+    ``2**-16`` of ``1/k`` otherwise.
+    """
+
+    name: ClassVar[str] = "bernoulli"
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """Exactly ``j`` sleepers in every full run of ``k`` neighbours, placed at random.
+
+    Runs lie along the positions of one channel cell, or along the channels where a cell covers
+    every position. The work at a given rate is thus known before the launch.
+    """
+
+    name: ClassVar[str] = "stratified"
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A regular pattern with a random phase per image.
+
+    Levels follow ``(x + a*y + channel cell + phase) mod k``. With ``k = 8``, rate 1/2 is the
+    checkerboard, 1/4 every fourth diagonal, and every lower rate is a subset of the higher ones.
+    """
+
+    name: ClassVar[str] = "lattice"
+
+
+@dataclass(frozen=True)
+class Lfsr:
+    """The paper's hardware: one linear feedback shift register per processing engine (III-B).
+
+    Fibonacci registers that never stop: engine ``e`` computes channel cells ``e, e + engines, ...``
+    in raster order and steps once a cell, from one image to the next. The comparator puts a cell
+    to sleep while the register's state, scaled to ``k`` levels, is below ``j``.
+
+    Args:
+        width: bits of the register, 2 to 20.
+        taps: bit positions (1 = first) that are XORed; the register must be of maximal length.
+        engines: number of processing engines.
+        seeding: initial states, one for each engine or one for all; empty = a hash of
+            (seed, layer, engine).
+
+    A register never reaches 0, so its rates are not quite ``j/k``: see ``lfsr_rates``.
+    """
+
+    name: ClassVar[str] = "lfsr"
+    width: int = 3
+    taps: tuple[int, ...] = (3, 2)
+    engines: int = 64
+    seeding: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.width <= 20:
+            raise ValueError(f"lfsr width: got {self.width}, allowed: 2 to 20 bits")
+        if self.engines < 1:
+            raise ValueError(f"lfsr engines: got {self.engines}, allowed: 1 or more")
+        if not self.taps or any(not 1 <= tap <= self.width for tap in self.taps):
+            raise ValueError(f"lfsr taps: got {self.taps}, allowed: positions 1 to {self.width}")
+        if len(_lfsr_cycle(self.width, self.taps)) != 2**self.width - 1:
+            raise ValueError(
+                f"lfsr taps: {self.taps} visit {len(_lfsr_cycle(self.width, self.taps))} states, "
+                f"a maximal register of {self.width} bits visits {2**self.width - 1}"
+            )
+        if len(self.seeding) not in (0, 1, self.engines):
+            raise ValueError(
+                f"lfsr seeding: got {len(self.seeding)} states, allowed: none, 1 or {self.engines}"
+            )
+        if any(not 1 <= state < 2**self.width for state in self.seeding):
+            raise ValueError(
+                f"lfsr seeding: got {self.seeding}, allowed: states 1 to {2**self.width - 1}"
+            )
+
+
+Source = Bernoulli | Stratified | Lattice | Lfsr
+SOURCES: dict[str, type[Source]] = {
+    kind.name: kind for kind in (Bernoulli, Stratified, Lattice, Lfsr)
+}
+
+
+def parse_source(text: str | Source) -> Source:
+    """Read a source's text form, such as ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``."""
+    if isinstance(text, (Bernoulli, Stratified, Lattice, Lfsr)):
+        return text
+    name, _, options = str(text).partition(":")
+    if name not in SOURCES:
+        raise ValueError(f"source: got {text!r}, allowed: {', '.join(SOURCES)}")
+    kind = SOURCES[name]
+    allowed = [field.name for field in fields(kind)]
+    values: dict[str, int | tuple[int, ...]] = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in allowed or not re.fullmatch(r"\d+(\.\d+)*", value):
+            raise ValueError(
+                f"source {name}: got option {option!r}, allowed: "
+                f"{', '.join(allowed) or 'none'}, each with dot-separated integers"
+            )
+        numbers = tuple(int(number) for number in value.split("."))
+        values[key] = numbers if key in ("taps", "seeding") else numbers[0]
+    return kind(**values)
+
+
+def source_text(source: Source) -> str:
+    """The text form of a source; ``parse_source`` reads it back."""
+    options = []
+    for field in fields(source):
+        value = getattr(source, field.name)
+        if value != field.default:
+            text = ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            options.append(f"{field.name}={text}")
+    return source.name + (":" + ",".join(options) if options else "")
+
+
+@dataclass(frozen=True)
+class SleepSpec:
+    """How a layer's sleep map is drawn; everything but the rate, the seed and the image.
+
+    Args:
+        source: a source or its text form.
+        grain: a ``Grain`` or its text form.
+        k: number of rate steps; rates are multiples of ``1/k``. 2 to 256.
+        stream: which random stream the layer draws from. Layers with equal streams (and equal
+            shapes) share their maps.
+    """
+
+    source: Source = Bernoulli()
+    grain: Grain = Grain()
+    k: int = DEFAULT_K
+    stream: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", parse_source(self.source))
+        object.__setattr__(self, "grain", Grain.parse(self.grain))
+        if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
+            raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
+        if not 0 <= self.stream <= _MASK32:
+            raise ValueError(f"stream: got {self.stream}, allowed: 0 to {_MASK32}")
+
+    def __str__(self) -> str:
+        return f"{source_text(self.source)};{self.grain};{self.k};{self.stream}"
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)
+    def parse(text: str) -> SleepSpec:
+        """Read ``str(spec)`` back; the layer's operator carries its spec in this form."""
+        source, grain, k, stream = text.split(";")
+        return SleepSpec(parse_source(source), Grain.parse(grain), int(k), int(stream))
+
+
+# --- rates -------------------------------------------------------------------------------------
+
+
+def threshold(rate: float | Fraction, k: int = DEFAULT_K) -> int:
+    """The integer ``j`` with ``rate == j / k``.
+
+    Raises:
+        ValueError: rate outside [0, 1), or not a multiple of ``1/k`` (within 1e-9).
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, Fraction)):
+        raise TypeError(f"rate: got {rate!r}, allowed: a number in [0, 1)")
+    j = round(rate * k) if math.isfinite(rate) else -1
+    if not 0 <= rate < 1 or j >= k or abs(float(rate) - j / k) > 1e-9:
+        raise ValueError(f"rate: got {rate}, allowed: multiples of 1/{k} from 0 to {k - 1}/{k}")
+    return j
+
+
+def scale(j: int, k: int, fill: str) -> float:
+    """Factor on awake outputs: 1 for ``zero``, ``k / (k - j)`` for ``rescale`` (paper, III-A)."""
+    if fill not in FILLS:
+        raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(FILLS)}")
+    return k / (k - j) if fill == "rescale" else 1.0
+
+
+FILLS = ("zero", "rescale")
+
+
+def lfsr_rates(source: Lfsr, k: int = DEFAULT_K) -> list[float]:
+    """Fraction of a register's period that sleeps at thresholds ``0 .. k-1``.
+
+    A three-bit register with ``k = 8`` gives 0, 0, 1/7, 2/7, ... 6/7 where 0, 1/8, ... 7/8 were
+    asked for, because a shift register never holds 0.
+    """
+    table = _lfsr_table(source, k)
+    return [(table < j).float().mean().item() for j in range(k)]
+
+
+# --- Philox ------------------------------------------------------------------------------------
+
+
+def philox(c0: Tensor, c1: Tensor, c2: int, c3: int, seed: Tensor) -> tuple[Tensor, ...]:
+    """Philox-4x32-10 at counters ``(c0, c1, c2, c3)`` with the 64-bit key ``seed``.
+
+    Args:
+        c0, c1: int64 tensors that broadcast together, values in [0, 2**32).
+        c2, c3: integers in [0, 2**32).
+        seed: int64 tensor of one element.
+
+    Returns:
+        four int64 tensors of the broadcast shape, values in [0, 2**32).
+    """
+    shape = torch.broadcast_shapes(c0.shape, c1.shape)
+    x0, x1 = c0.expand(shape), c1.expand(shape)
+    x2 = torch.full(shape, c2, dtype=torch.int64, device=c0.device)
+    x3 = torch.full_like(x2, c3)
+    key0, key1 = seed & _MASK32, (seed >> 32) & _MASK32
+    for _ in range(_PHILOX_ROUNDS):
+        # Products exceed 63 bits and wrap; masking after the arithmetic shift undoes the sign.
+        product0, product1 = x0 * 0xD2511F53, x2 * 0xCD9E8D57
+        x0 = (product1 >> 32).bitwise_and_(_MASK32).bitwise_xor_(x1).bitwise_xor_(key0)
+        x2 = (product0 >> 32).bitwise_and_(_MASK32).bitwise_xor_(x3).bitwise_xor_(key1)
+        x1, x3 = product1.bitwise_and_(_MASK32), product0.bitwise_and_(_MASK32)
+        key0, key1 = (key0 + 0x9E3779B9) & _MASK32, (key1 + 0xBB67AE85) & _MASK32
+    return x0, x1, x2, x3
+
+
+# --- level maps --------------------------------------------------------------------------------
+
+
+def levels(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> Tensor:
+    """Draw the level map of a layer.
+
+    Args:
+        spec: how to draw.
+        shape: ``(N, C, OH, OW)`` of the layer's output.
+        clock: int64 tensor ``(seed, image)``: the seed, and the running index of the batch's
+            first image. Its device is where the map is drawn.
+
+    Returns:
+        uint8 tensor ``[N, PC, CC]`` with values in ``0 .. k-1``; a cell sleeps at rate ``j/k``
+        when its level is below ``j``.
+    """
+    n, channels, height, width = shape
+    cell_p, cell_c = spec.grain.cell(max(channels, 1), max(height * width, 1))
+    cells = (-(-height * width // cell_p), -(-channels // cell_c))
+    out = torch.empty((n, *cells), dtype=torch.uint8, device=clock.device)
+    if out.numel() == 0:
+        return out
+    images = (clock[1] + torch.arange(n, device=clock.device)) & _MASK32
+    row = width if cell_p == 1 else None
+    for part in _image_chunks(n, cells, clock.device):
+        out[part] = _draw(spec, cells, row, images[part], clock[0])
+    return out
+
+
+def _image_chunks(n: int, cells: tuple[int, int], device: torch.device) -> list[slice]:
+    step = n if device.type != "cpu" else max(1, _CPU_CHUNK * 8 // (cells[0] * cells[1]))
+    return [slice(start, start + step) for start in range(0, n, max(step, 1))]
+
+
+def _draw(
+    spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
+) -> Tensor:
+    """Level map of a few images; ``row`` is the map's width where cells are single positions."""
+    if isinstance(spec.source, Bernoulli):
+        return _draw_bernoulli(spec, cells, images, seed)
+    if isinstance(spec.source, Stratified):
+        return _draw_stratified(spec, cells, images, seed)
+    if isinstance(spec.source, Lattice):
+        return _draw_lattice(spec, cells, row, images, seed)
+    return _draw_lfsr(spec, spec.source, cells, images, seed)
+
+
+def _draw_bernoulli(
+    spec: SleepSpec, cells: tuple[int, int], images: Tensor, seed: Tensor
+) -> Tensor:
+    positions, channels = cells
+    blocks = -(-channels // 8)
+    counter = torch.arange(positions * blocks, device=images.device)
+    words = philox(counter, images[:, None], spec.stream, _TAG_BERNOULLI, seed)
+    drawn = torch.empty((*words[0].shape, 8), dtype=torch.uint8, device=images.device)
+    for lane, word in enumerate(words):
+        drawn[..., 2 * lane] = (word & 0xFFFF).mul_(spec.k).bitwise_right_shift_(16)
+        drawn[..., 2 * lane + 1] = (word >> 16).mul_(spec.k).bitwise_right_shift_(16)
+    return drawn.view(len(images), positions, blocks * 8)[:, :, :channels]
+
+
+def _draw_stratified(
+    spec: SleepSpec, cells: tuple[int, int], images: Tensor, seed: Tensor
+) -> Tensor:
+    positions, channels = cells
+    k = spec.k
+    length = positions if positions > 1 else channels
+    runs, lanes = -(-length // k), -(-k // 4)
+    across = channels if positions > 1 else 1
+    counter = torch.arange(runs * across * lanes, device=images.device)
+    words = torch.stack(
+        philox(counter, images[:, None], spec.stream, _TAG_STRATIFIED, seed), dim=-1
+    )
+    keys = words.view(len(images), runs, across, lanes * 4)[..., :k]
+    # The rank of a key among its run: a uniformly random permutation of the levels.
+    ranks = keys.argsort(dim=-1, stable=True).argsort(dim=-1).to(torch.uint8)
+    drawn = ranks.transpose(2, 3).reshape(len(images), runs * k, across)[:, :length]
+    return drawn if positions > 1 else drawn.transpose(1, 2)
+
+
+def _draw_lattice(
+    spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
+) -> Tensor:
+    device, k = images.device, spec.k
+    slope, order = lattice_tables(k)
+    phase = (philox(images * 0, images, spec.stream, _TAG_LATTICE, seed)[0] >> 16) * k >> 16
+    p = torch.arange(cells[0], device=device)
+    place = p % row + slope * (p // row) if row else p
+    step = place[None, :, None] + torch.arange(cells[1], device=device) + phase[:, None, None]
+    return order.to(device)[step % k]
+
+
+@functools.lru_cache(maxsize=MAX_K)
+def lattice_tables(k: int) -> tuple[int, Tensor]:
+    """``(a, order)`` of the lattice source: rows shift by ``a``; uint8 ``order[s]`` ranks phase s.
+
+    ``a`` is coprime to ``k`` (every row and column meets every level) and keeps the points of one
+    level as far apart as a lattice can; ``order`` ranks the phases so that every prefix is spread
+    as evenly as possible round the circle.
+    """
+
+    def spacing(slope: int) -> int:
+        """Squared length of the shortest vector between two cells of the same level."""
+        return min(
+            x * x + y * y
+            for y in range(0, k)
+            for x in ((-slope * y) % k, (-slope * y) % k - k)
+            if (x, y) != (0, 0)
+        )
+
+    coprime = [slope for slope in range(1, k) if math.gcd(slope, k) == 1]
+    slope = max(coprime, key=lambda candidate: (spacing(candidate), -candidate))
+    chosen: list[int] = [0]
+
+    def crowding(phase: int) -> tuple[float, float, int]:
+        """Nearest chosen phase first, then how near all of them are, then the lower phase."""
+        gaps = [min((phase - other) % k, (other - phase) % k) for other in chosen]
+        return -min(gaps), sum(1 / gap**2 for gap in gaps), phase
+
+    while len(chosen) < k:
+        chosen.append(min(set(range(k)).difference(chosen), key=crowding))
+    order = torch.empty(k, dtype=torch.uint8)
+    order[chosen] = torch.arange(k, dtype=torch.uint8)
+    return slope, order
+
+
+def _draw_lfsr(
+    spec: SleepSpec, source: Lfsr, cells: tuple[int, int], images: Tensor, seed: Tensor
+) -> Tensor:
+    positions, channels = cells
+    device = images.device
+    table, phases = lfsr_tables(source, spec.k, spec.stream, seed)
+    cell = torch.arange(channels, device=device)
+    rounds = -(-channels // source.engines)
+    # Steps since the register's start; images come in steps of a whole layer.
+    within = (cell // source.engines) * positions + torch.arange(positions, device=device)[:, None]
+    since = images[:, None, None] * (rounds * positions) + within
+    return table[(phases[cell % source.engines] + since) % len(table)]
+
+
+def lfsr_tables(source: Lfsr, k: int, stream: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+    """``(table, phases)``: uint8 levels along the register's cycle, int64 start of each engine.
+
+    Both lie on the device of ``seed`` (an int64 tensor of one element).
+    """
+    device = seed.device
+    table = _lfsr_table(source, k).to(device)
+    if source.seeding:
+        cycle = _lfsr_cycle(source.width, source.taps)
+        starts = torch.tensor([cycle.index(state) for state in source.seeding], device=device)
+        return table, starts.expand(source.engines).contiguous()
+    engine = torch.arange(source.engines, device=device)
+    return table, philox(engine, engine * 0, stream, _TAG_LFSR, seed)[0] % len(table)
+
+
+@functools.lru_cache(maxsize=64)
+def _lfsr_table(source: Lfsr, k: int) -> Tensor:
+    states = torch.tensor(_lfsr_cycle(source.width, source.taps))
+    return (states * k >> source.width).to(torch.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _lfsr_cycle(width: int, taps: tuple[int, ...]) -> list[int]:
+    """States that a Fibonacci register visits from state 1 until it meets one again."""
+    state, seen, cycle = 1, set(), []
+    while state not in seen:
+        seen.add(state)
+        cycle.append(state)
+        feedback = 0
+        for tap in taps:
+            feedback ^= state >> (tap - 1)
+        state = (state << 1 | feedback & 1) & (2**width - 1)
+    return cycle
+
+
+# --- bitmaps -----------------------------------------------------------------------------------
+
+
+def pack_bitmap(asleep: Tensor) -> Tensor:
+    """Pack a boolean map ``[N, PC, CC]`` to int32 words ``[N, PC, ceil(CC / 32)]``.
+
+    Bit ``b`` of word ``w`` is cell ``32 * w + b``; 1 sleeps; unused bits are 0.
+    """
+    n, positions, channels = asleep.shape
+    words = -(-channels // 32)
+    padded = torch.zeros((n, positions, words * 32), dtype=torch.int64, device=asleep.device)
+    padded[:, :, :channels] = asleep
+    weights = torch.ones((), dtype=torch.int64, device=asleep.device) << torch.arange(
+        32, device=asleep.device
+    )
+    packed = (padded.view(n, positions, words, 32) * weights).sum(dim=-1)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
+
+
+def unpack_bitmap(bitmap: Tensor, channels: int) -> Tensor:
+    """Inverse of ``pack_bitmap``: boolean ``[N, PC, channels]`` with ``channels`` cells a row."""
+    if bitmap.dtype != torch.int32 or bitmap.dim() != 3 or channels > bitmap.shape[2] * 32:
+        raise ValueError(
+            f"bitmap: got {bitmap.dtype} {tuple(bitmap.shape)} for {channels} cells, "
+            f"allowed: int32 [N, PC, ceil({channels} / 32)]"
+        )
+    bits = bitmap[..., None] >> torch.arange(32, device=bitmap.device, dtype=torch.int32) & 1
+    return bits.flatten(2)[:, :, :channels].bool()
+
+
+def expand_cells(cells: Tensor, shape: tuple[int, int, int, int], grain: Grain) -> Tensor:
+    """Spread a map over cells ``[N, PC, CC]`` to its neurons ``[N, C, OH, OW]``, channels last."""
+    n, channels, height, width = shape
+    cell_p, cell_c = grain.cell(max(channels, 1), max(height * width, 1))
+    if cell_p > 1:
+        cells = cells.repeat_interleave(cell_p, dim=1)[:, : height * width]
+    if cell_c > 1:
+        cells = cells.repeat_interleave(cell_c, dim=2)[:, :, :channels]
+    return cells.reshape(n, height, width, channels).permute(0, 3, 1, 2)

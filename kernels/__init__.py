@@ -1,0 +1,33 @@
+"""Triton kernels of drowsy: sleep maps and convolutions that skip what sleeps.
+
+Imported as ``drowsy_kernels`` (setup.py maps this directory to that name). It knows tensors, not
+networks, and never imports ``drowsy``. Importing it needs neither a GPU nor a driver. Launchers
+take CUDA tensors, or CPU tensors where ``TRITON_INTERPRET=1`` was set before the import.
+"""
+
+if __name__ != "drowsy_kernels":
+    raise ImportError(
+        f"this package is drowsy_kernels and was imported as {__name__!r}; another project owns the "
+        "name 'kernels': install drowsy (pip install -e .) and import drowsy_kernels"
+    )
+
+from drowsy_kernels.conv2d import PackedWeight, conv2d, output_size, pack_weight, plan_conv2d
+from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
+from drowsy_kernels.launch import Launch, interpreted
+from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
+
+__all__ = [
+    "SHIPPED_CONFIGS",
+    "SOURCES",
+    "ConvConfig",
+    "Launch",
+    "PackedWeight",
+    "choose_config",
+    "conv2d",
+    "interpreted",
+    "output_size",
+    "pack_weight",
+    "plan_conv2d",
+    "plan_sleep_map",
+    "sleep_map",
+]

@@ -1,0 +1,97 @@
+"""What a launcher has decided: a kernel, its grid and every argument.
+
+Launchers are split into a plan and its execution, so that offline compilation (``offline.py``)
+compiles exactly what would be launched, from meta tensors and without a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+MAX_PROGRAMS = 2**31 - 1
+MAX_ELEMENTS_PER_IMAGE = 2**31 - 1
+
+
+@triton.jit
+def _probe():
+    pass
+
+
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter (TRITON_INTERPRET=1 before the import)."""
+    return not isinstance(_probe, triton.JITFunction)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: ``kernel[grid](**arguments)``."""
+
+    kernel: Any
+    grid: tuple[int]
+    arguments: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+    def run(self, device: torch.device) -> None:
+        """Launch on the current stream of ``device``; an empty grid launches nothing."""
+        if self.grid[0] == 0:
+            return
+        if self.grid[0] > MAX_PROGRAMS:
+            raise ValueError(f"grid: got {self.grid[0]} programs, allowed: up to {MAX_PROGRAMS}")
+        if device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self._launch()
+        else:
+            self._launch()
+
+    def _launch(self) -> None:
+        self.kernel[self.grid](
+            **self.arguments, num_warps=self.num_warps, num_stages=self.num_stages
+        )
+
+
+def check_device(name: str, tensor: Tensor) -> torch.device:
+    """The tensor's device, if kernels can run there.
+
+    Raises:
+        ValueError: a CPU tensor without Triton's interpreter, or another kind of device.
+    """
+    device = tensor.device
+    if device.type == "cpu" and not interpreted():
+        raise ValueError(
+            f"{name}: got a CPU tensor, allowed: CUDA tensors, or CPU tensors under Triton's "
+            "interpreter (set TRITON_INTERPRET=1 before drowsy_kernels is imported)"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: got a tensor on {device}, allowed: CUDA or CPU")
+    return device
+
+
+def check_operand(
+    name: str,
+    tensor: Tensor,
+    *,
+    dtypes: tuple[torch.dtype, ...],
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> None:
+    """Raise unless a small operand is a contiguous tensor of this dtype, shape and device.
+
+    A shape ``(1,)`` stands for any tensor of one element.
+    """
+    if tensor.dtype not in dtypes:
+        allowed = " or ".join(map(str, dtypes))
+        raise TypeError(f"{name}: got {tensor.dtype}, allowed: {allowed}")
+    fits = tensor.numel() == 1 if shape == (1,) else tuple(tensor.shape) == shape
+    if not fits or not tensor.is_contiguous():
+        raise ValueError(
+            f"{name}: got shape {tuple(tensor.shape)} with strides {tensor.stride()}, "
+            f"allowed: contiguous {shape}"
+        )
+    if tensor.device != device:
+        raise ValueError(f"{name}: got a tensor on {tensor.device}, allowed: {device}")

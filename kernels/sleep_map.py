@@ -1,0 +1,419 @@
+"""Sleep maps, drawn on the device and packed to one bit per grain cell.
+
+A lane of a kernel draws one byte of the bitmap: eight neighbouring channel cells of one position
+cell. ``bernoulli`` spends a single Philox call on it (8 cells x 16 bits = 128 bits). The
+definitions are those of ``drowsy.sleep`` and agree with them bit for bit; nothing depends on how
+images are split into batches or cells into lanes.
+
+Threshold, seed and image index are read from tensors inside the kernels: turning the knob or
+reseeding neither recompiles nor synchronises, and works in a captured graph. At threshold 0 no
+random number is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from drowsy_kernels.launch import (
+    MAX_ELEMENTS_PER_IMAGE,
+    Launch,
+    check_device,
+    check_operand,
+)
+
+SOURCES = ("bernoulli", "stratified", "lattice", "lfsr")
+MAX_K = 256
+
+# Bytes of bitmap per program: a few for every thread of four warps, so that byte stores merge.
+_BLOCK = 512
+# Up to this k a lane ranks whole runs in registers: k keys and k*(k-1) comparisons, unrolled.
+_MAX_UNROLLED_K = 16
+# Runs of k positions x 8 channel cells, per program.
+_BLOCK_RUNS = 64
+# Bytes x 8 cells, per program, where every cell walks over its own run.
+_BLOCK_CELLS = 64
+
+
+@triton.jit
+def _image_draw(c0, image, stream, TAG: tl.constexpr, seed):
+    """Philox-4x32-10 with counters (c0, image, stream, tag) and the 64-bit key ``seed``."""
+    zero = c0 * 0
+    c1 = zero + image.to(tl.uint32)
+    c2 = zero + stream.to(tl.uint32, bitcast=True)
+    return tl.philox(seed, c0, c1, c2, zero + TAG)
+
+
+@triton.jit
+def _bernoulli_kernel(
+    out,
+    threshold,
+    clock,
+    stream,
+    row_bytes,
+    image_bytes,
+    cells,
+    blocks,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pc, byte = place // row_bytes, place % row_bytes
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        seed = tl.load(clock)
+        image = tl.load(clock + 1) + n
+        counter = (pc * ((cells + 7) // 8) + byte).to(tl.uint32)
+        w0, w1, w2, w3 = _image_draw(counter, image, stream, 0, seed)
+        for bit in tl.static_range(8):
+            word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
+            u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
+            asleep = ((u * K) >> 16 < j) & (byte * 8 + bit < cells)
+            b_bits |= asleep.to(tl.int32) << bit
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
+@triton.jit
+def _stratified_runs_kernel(
+    out,
+    threshold,
+    clock,
+    stream,
+    row_bytes,
+    image_bytes,
+    cells,
+    positions,
+    blocks,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Runs along positions, small k: a lane pair (run, channel cell) ranks all k keys at once."""
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    run, byte = place // row_bytes, place % row_bytes
+    bit = tl.arange(0, 8)
+    cell = byte[:, None] * 8 + bit[None, :]
+    j = tl.load(threshold)
+    p_out = out + n.to(tl.int64) * image_bytes + byte
+    if j > 0:
+        seed = tl.load(clock)
+        image = tl.load(clock + 1) + n
+        LANES: tl.constexpr = (K + 3) // 4
+        counter = ((run[:, None] * cells + cell) * LANES).to(tl.uint32)
+        keys = ()
+        for lane in tl.static_range(LANES):
+            keys = keys + _image_draw(counter + lane, image, stream, 1, seed)
+        for m in tl.static_range(K):
+            level = tl.zeros([BLOCK, 8], tl.int32)
+            for t in tl.static_range(K):
+                if t < m:
+                    level += (keys[t] <= keys[m]).to(tl.int32)
+                elif t > m:
+                    level += (keys[t] < keys[m]).to(tl.int32)
+            asleep = ((level < j) & (cell < cells)).to(tl.int32)
+            b_bits = tl.sum(asleep << bit[None, :], axis=1)
+            pc = run * K + m
+            tl.store(p_out + pc * row_bytes, b_bits.to(tl.uint8), mask=pc < positions)
+    else:
+        for m in tl.static_range(K):
+            pc = run * K + m
+            b_zero = tl.zeros([BLOCK], tl.uint8)
+            tl.store(p_out + pc * row_bytes, b_zero, mask=pc < positions)
+
+
+@triton.jit
+def _stratified_cells_kernel(
+    out,
+    threshold,
+    clock,
+    stream,
+    row_bytes,
+    image_bytes,
+    cells,
+    blocks,
+    ALONG_CHANNELS: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Any k, runs along positions or channels: every cell counts the smaller keys of its run."""
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pc, byte = place // row_bytes, place % row_bytes
+    bit = tl.arange(0, 8)
+    cell = byte[:, None] * 8 + bit[None, :]
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        seed = tl.load(clock)
+        image = tl.load(clock + 1) + n
+        LANES: tl.constexpr = (K + 3) // 4
+        if ALONG_CHANNELS:
+            run, m = cell // K, cell % K
+        else:
+            run, m = (pc[:, None] // K) * cells + cell, (pc[:, None] % K) + cell * 0
+        counter = (run * LANES + m // 4).to(tl.uint32)
+        w0, w1, w2, w3 = _image_draw(counter, image, stream, 1, seed)
+        key = tl.where(m % 4 < 2, tl.where(m % 4 == 0, w0, w1), tl.where(m % 4 == 2, w2, w3))
+        level = tl.zeros([BLOCK, 8], tl.int32)
+        for lane in range(LANES):
+            counter_t = (run * LANES + lane).to(tl.uint32)
+            v0, v1, v2, v3 = _image_draw(counter_t, image, stream, 1, seed)
+            t = lane * 4
+            level += ((v0 < key) | ((v0 == key) & (t < m))).to(tl.int32)
+            # The last lane may draw more keys than the run has members.
+            level += ((t + 1 < K) & ((v1 < key) | ((v1 == key) & (t + 1 < m)))).to(tl.int32)
+            level += ((t + 2 < K) & ((v2 < key) | ((v2 == key) & (t + 2 < m)))).to(tl.int32)
+            level += ((t + 3 < K) & ((v3 < key) | ((v3 == key) & (t + 3 < m)))).to(tl.int32)
+        asleep = ((level < j) & (cell < cells)).to(tl.int32)
+        b_bits = tl.sum(asleep << bit[None, :], axis=1)
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
+@triton.jit
+def _lattice_kernel(
+    out,
+    threshold,
+    clock,
+    order,
+    stream,
+    row_bytes,
+    image_bytes,
+    cells,
+    width,
+    slope,
+    blocks,
+    BY_ROW: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pc, byte = place // row_bytes, place % row_bytes
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        seed = tl.load(clock)
+        image = tl.load(clock + 1) + n
+        word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, stream, 2, seed)
+        phase = ((word >> 16).to(tl.int32) * K) >> 16
+        if BY_ROW:
+            first = pc % width + slope * (pc // width)
+        else:
+            first = pc
+        first += byte * 8 + phase
+        for bit in tl.static_range(8):
+            level = tl.load(order + (first + bit) % K).to(tl.int32)
+            asleep = (level < j) & (byte * 8 + bit < cells)
+            b_bits |= asleep.to(tl.int32) << bit
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
+@triton.jit
+def _lfsr_kernel(
+    out,
+    threshold,
+    clock,
+    table,
+    phases,
+    row_bytes,
+    image_bytes,
+    cells,
+    positions,
+    blocks,
+    ENGINES: tl.constexpr,
+    PERIOD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pc, byte = place // row_bytes, place % row_bytes
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        image = (tl.load(clock + 1) + n) & 0xFFFFFFFF
+        rounds = (cells + ENGINES - 1) // ENGINES
+        # Where the registers stand after the images before this one; one 64-bit division.
+        start = (image * (rounds * positions) % PERIOD).to(tl.int32)
+        for bit in tl.static_range(8):
+            cell = byte * 8 + bit
+            exists = cell < cells
+            phase = tl.load(phases + cell % ENGINES, mask=exists, other=0).to(tl.int32)
+            step = ((cell // ENGINES) * positions + pc) % PERIOD
+            level = tl.load(table + (phase + start + step) % PERIOD).to(tl.int32)
+            b_bits |= ((level < j) & exists).to(tl.int32) << bit
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
+def sleep_map(
+    source: str,
+    shape: tuple[int, int, int, int],
+    *,
+    cell: tuple[int, int],
+    k: int,
+    stream: int,
+    threshold: Tensor,
+    clock: Tensor,
+    lattice: tuple[int, Tensor] | None = None,
+    lfsr: tuple[Tensor, Tensor] | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Draw the sleep bitmap of one layer for one batch.
+
+    Args:
+        source: ``bernoulli``, ``stratified``, ``lattice`` or ``lfsr``.
+        shape: ``(N, C, OH, OW)`` of the layer's output.
+        cell: ``(cell_p, cell_c)``: positions and channels that share a bit.
+        k: number of levels, 2 to 256. A change of ``k`` compiles anew.
+        stream: random stream of the layer, 0 to 2**32 - 1.
+        threshold: int32 tensor of one element; a cell sleeps when its level is below it.
+        clock: int64 tensor ``(seed, image)``; image is the running index of the batch's first.
+        lattice: ``(slope, order)``, order uint8 ``[k]``; for source ``lattice``, and only there.
+        lfsr: ``(table, phases)``, table uint8 ``[period]`` of levels along the register's cycle,
+            phases int64 ``[engines]`` with values in ``[0, period)``; for source ``lfsr``, and
+            only there.
+        out: int32 ``[N, PC, W]``, contiguous, to write into.
+
+    Returns:
+        int32 ``[N, PC, W]`` with ``PC = ceil(OH * OW / cell_p)``, ``CC = ceil(C / cell_c)`` and
+        ``W = ceil(CC / 32)``. Bit ``b`` of word ``w`` is channel cell ``32 * w + b``; 1 sleeps;
+        unused bits are 0. Every word is written.
+
+    Raises:
+        ValueError, TypeError: an argument outside of what is listed here.
+    """
+    device = check_device("clock", clock)
+    out, launch = plan_sleep_map(
+        source,
+        shape,
+        cell=cell,
+        k=k,
+        stream=stream,
+        threshold=threshold,
+        clock=clock,
+        lattice=lattice,
+        lfsr=lfsr,
+        out=out,
+    )
+    launch.run(device)
+    return out
+
+
+def plan_sleep_map(
+    source: str,
+    shape: tuple[int, int, int, int],
+    *,
+    cell: tuple[int, int],
+    k: int,
+    stream: int,
+    threshold: Tensor,
+    clock: Tensor,
+    lattice: tuple[int, Tensor] | None = None,
+    lfsr: tuple[Tensor, Tensor] | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Launch]:
+    """Check arguments, allocate the bitmap and say what to launch; see ``sleep_map``."""
+    _check_numbers(source, shape, cell, k, stream)
+    device = clock.device
+    check_operand("threshold", threshold, dtypes=(torch.int32,), shape=(1,), device=device)
+    check_operand("clock", clock, dtypes=(torch.int64,), shape=(2,), device=device)
+    for name, given in (("lattice", lattice), ("lfsr", lfsr)):
+        if (given is not None) != (source == name):
+            raise ValueError(f"{name}: its tables go with source {name!r}, got source {source!r}")
+
+    n, channels, height, width = shape
+    positions, cells = -(-height * width // cell[0]), -(-channels // cell[1])
+    words = -(-cells // 32)
+    if out is None:
+        out = torch.empty((n, positions, words), dtype=torch.int32, device=device)
+    check_operand(
+        "out", out, dtypes=(torch.int32,), shape=(n, positions, words), device=device
+    )
+    row_bytes, image_bytes = 4 * words, 4 * words * positions
+    if image_bytes > MAX_ELEMENTS_PER_IMAGE // 8:
+        raise ValueError(
+            f"shape: got {shape}, allowed: fewer than 2**31 cells in an image's sleep map"
+        )
+
+    arguments: dict[str, Any] = {
+        "out": out.view(torch.uint8),
+        "threshold": threshold,
+        "clock": clock,
+        "row_bytes": row_bytes,
+        "image_bytes": image_bytes,
+        "cells": cells,
+    }
+    items, block = image_bytes, _BLOCK
+    if source != "lfsr":
+        # The same 32 bits whatever the stream: an argument of one type never recompiles.
+        arguments |= {"stream": stream - 2**32 if stream >= 2**31 else stream, "K": k}
+    if source == "bernoulli":
+        kernel = _bernoulli_kernel
+    elif source == "stratified" and positions > 1 and k <= _MAX_UNROLLED_K:
+        kernel = _stratified_runs_kernel
+        arguments |= {"positions": positions}
+        items, block = -(-positions // k) * row_bytes, _BLOCK_RUNS
+    elif source == "stratified":
+        kernel = _stratified_cells_kernel
+        arguments |= {"ALONG_CHANNELS": positions == 1}
+        block = _BLOCK_CELLS
+    elif lattice is not None:
+        kernel = _lattice_kernel
+        slope, order = lattice
+        check_operand("lattice", order, dtypes=(torch.uint8,), shape=(k,), device=device)
+        arguments |= {
+            "order": order,
+            "slope": slope,
+            "width": max(width, 1),
+            "BY_ROW": cell[0] == 1,
+        }
+    elif lfsr is not None:
+        kernel = _lfsr_kernel
+        arguments |= _lfsr_arguments(*lfsr, positions=positions, device=device)
+    blocks = -(-items // block)
+    arguments |= {"blocks": blocks, "BLOCK": block}
+    return out, Launch(kernel, (n * blocks,), arguments, num_warps=4, num_stages=1)
+
+
+def _check_numbers(
+    source: str, shape: tuple[int, ...], cell: tuple[int, int], k: int, stream: int
+) -> None:
+    if source not in SOURCES:
+        raise ValueError(f"source: got {source!r}, allowed: {', '.join(SOURCES)}")
+    if len(shape) != 4 or min(shape) < 0:
+        raise ValueError(f"shape: got {shape}, allowed: (N, C, OH, OW), each 0 or more")
+    if len(cell) != 2 or min(cell) < 1:
+        raise ValueError(f"cell: got {cell}, allowed: (positions, channels), each 1 or more")
+    if not 2 <= k <= MAX_K:
+        raise ValueError(f"k: got {k}, allowed: 2 to {MAX_K}")
+    if not 0 <= stream < 2**32:
+        raise ValueError(f"stream: got {stream}, allowed: 0 to {2**32 - 1}")
+
+
+def _lfsr_arguments(
+    table: Tensor, phases: Tensor, *, positions: int, device: torch.device
+) -> dict[str, Any]:
+    period, engines = table.numel(), phases.numel()
+    if not 1 <= period < 2**29 or engines < 1:
+        raise ValueError(
+            f"lfsr: got a table of {period} levels and {engines} phases, allowed: a table of 1 to "
+            "2**29 - 1 levels and at least one phase"
+        )
+    check_operand("lfsr table", table, dtypes=(torch.uint8,), shape=(period,), device=device)
+    check_operand("lfsr phases", phases, dtypes=(torch.int64,), shape=(engines,), device=device)
+    return {
+        "table": table,
+        "phases": phases,
+        "positions": positions,
+        "ENGINES": engines,
+        "PERIOD": period,
+    }
