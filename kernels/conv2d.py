@@ -35,6 +35,7 @@ from drowsy_kernels.launch import (
     Launch,
     check_device,
     check_operand,
+    interpreted,
 )
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -92,6 +93,14 @@ def _activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
     elif ACTIVATION == "tanh":
         v = _tanh(v)
     return v
+
+
+@triton.jit
+def _dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    # Triton's interpreter multiplies the bit patterns of bfloat16; float32 holds the same values.
+    if WIDEN:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -240,6 +249,7 @@ def _conv2d_kernel(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -291,7 +301,7 @@ def _conv2d_kernel(
                 m_x = m_x & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
             b_x = tl.load(x + (o_row[:, None] + o_depth[None, :]), mask=m_x, other=0.0)
             b_w = tl.load(p_w + step * BLOCK_K, mask=m_depth[:, None], other=0.0)
-            acc = tl.dot(b_x, b_w, acc, input_precision=PRECISION)
+            acc = _dot(b_x, b_w, acc, PRECISION, WIDEN)
     else:
         STEPS_TAP: tl.constexpr = (IC_G + BLOCK_K - 1) // BLOCK_K
         o_x = o_row[:, None] + k[None, :]
@@ -316,7 +326,7 @@ def _conv2d_kernel(
                 else:
                     b_x = tl.load(p_x)
                 b_w = tl.load(p_wk)
-            acc = tl.dot(b_x, b_w, acc, input_precision=PRECISION)
+            acc = _dot(b_x, b_w, acc, PRECISION, WIDEN)
 
     _finish_tile(
         acc,
@@ -674,6 +684,7 @@ def plan_conv2d(
             "W_STRIDE": weight.data.shape[1],
             "FLAT": weight.channels_per_group < MIN_CHANNELS_PER_TAP,
             "PRECISION": precision,
+            "WIDEN": interpreted() and x.dtype == torch.bfloat16,
             "BLOCK_K": config.block_k,
         }
     return out, Launch(

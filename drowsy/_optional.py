@@ -1,0 +1,20 @@
+"""Packages that only some uses need."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module.
+
+    Raises:
+        ImportError: it is not installed; names the pip line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f'{module} is not installed; install it with: pip install "drowsy[{extra}]"'
+        ) from error

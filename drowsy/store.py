@@ -1,0 +1,167 @@
+"""Every evaluated point, in an SQLite file, the moment it is known.
+
+A row is one (weights, data, configuration, seed, setting). ``put`` commits before it returns, so a
+killed search loses at most the point in flight, and several processes may write at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drowsy.evaluate import Counts, Setting
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE contexts (
+    id INTEGER PRIMARY KEY,
+    weights TEXT NOT NULL, data TEXT NOT NULL, configuration TEXT NOT NULL, seed INTEGER NOT NULL,
+    UNIQUE (weights, data, configuration, seed)
+);
+CREATE TABLE points (
+    context INTEGER NOT NULL REFERENCES contexts (id),
+    setting TEXT NOT NULL,
+    images INTEGER NOT NULL, top1 INTEGER, top5 INTEGER,
+    agree INTEGER NOT NULL, divergence REAL NOT NULL,
+    PRIMARY KEY (context, setting)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a result depends on besides the rates.
+
+    Args:
+        weights: ``fingerprint_state`` of the network.
+        data: ``fingerprint_data`` of images and labels.
+        configuration: JSON-able: k, and each layer's source, grain and fill.
+        seed: of the sleep maps.
+    """
+
+    weights: str
+    data: str
+    configuration: Mapping[str, Any]
+    seed: int
+
+
+class Store:
+    """An evaluation store in the file ``path`` (``":memory:"`` for none), made if missing.
+
+    Raises:
+        ValueError: the file is no evaluation store, or one of another version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = str(path)
+        self._ids: dict[str, int] = {}
+        try:
+            # Autocommit: every statement is durable on its own unless a BEGIN says otherwise.
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"store {self.path}: not an evaluation store ({error})") from error
+
+    def _prepare(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version == 0 and tables == 0:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            version = VERSION
+        self._db.execute("COMMIT")
+        if version != VERSION:
+            raise ValueError(f"store {self.path}: has version {version}, allowed: {VERSION}")
+
+    def put(self, context: Context, setting: Setting, counts: Counts) -> None:
+        """Keep a result; it is on disk when this returns.
+
+        Raises:
+            ValueError: the store holds another result for the same point.
+        """
+        key = (self._id(context), ",".join(map(str, setting)))
+        inserted = self._db.execute(
+            "INSERT OR IGNORE INTO points VALUES (?, ?, ?, ?, ?, ?, ?)", (*key, *astuple(counts))
+        )
+        if inserted.rowcount:
+            return
+        row = self._db.execute(
+            "SELECT images, top1, top5, agree FROM points WHERE context = ? AND setting = ?", key
+        ).fetchone()
+        if row != astuple(counts)[:4]:
+            raise ValueError(
+                f"store {self.path}: holds {row} for setting {key[1]}, got {astuple(counts)[:4]}"
+            )
+
+    def results(self, context: Context) -> dict[Setting, Counts]:
+        """All results of one context."""
+        rows = self._db.execute(
+            "SELECT setting, images, top1, top5, agree, divergence FROM points WHERE context = ?",
+            (self._id(context),),
+        )
+        return {tuple(map(int, row[0].split(","))): Counts(*row[1:]) for row in rows}
+
+    def _id(self, context: Context) -> int:
+        configuration = json.dumps(context.configuration, sort_keys=True)
+        values = (context.weights, context.data, configuration, context.seed)
+        key = json.dumps(values)
+        if key not in self._ids:
+            self._db.execute(
+                "INSERT OR IGNORE INTO contexts (weights, data, configuration, seed)"
+                " VALUES (?, ?, ?, ?)",
+                values,
+            )
+            (self._ids[key],) = self._db.execute(
+                "SELECT id FROM contexts WHERE weights = ? AND data = ? AND configuration = ?"
+                " AND seed = ?",
+                values,
+            ).fetchone()
+        return self._ids[key]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def fingerprint_state(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and values; device and memory format do not count."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        _update(digest, name, state[name])
+    return digest.hexdigest()
+
+
+def fingerprint_data(images: Tensor, labels: Tensor | None) -> str:
+    """SHA-256 over the images as the network sees them, and their labels."""
+    digest = hashlib.sha256()
+    _update(digest, "images", images)
+    if labels is not None:
+        _update(digest, "labels", labels)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    data = tensor.detach().cpu().contiguous().flatten()
+    digest.update(data.view(torch.uint8).numpy() if data.numel() else b"")

@@ -1,0 +1,175 @@
+"""Compile launches for a GPU that is not there, and read what came out.
+
+Triton compiles for any architecture given a target; the machine code then shows what decides
+performance before anything runs: registers, spills, shared memory, which matrix instructions the
+main loop uses and how long it is. Works without a GPU and without a driver; needs the CUDA tools
+that ship with Triton (ptxas, cuobjdump), and kernels that are not interpreted.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from drowsy_kernels.launch import Launch, interpreted
+
+ARCHITECTURES = (80, 90, 100)
+
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+}
+_DIVISIBLE_BY_16 = [["tt.divisibility", 16]]
+
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
+_BRANCH_TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
+_TENSOR_MATH = ("HGMMA", "HMMA", "IMMA", "UTCHMMA", "UTCQMMA")
+_GLOBAL_LOADS = ("LDG", "LDGSTS", "UTMALDG", "UBLKCP")
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What a compiled kernel is made of.
+
+    Args:
+        kernel: its name.
+        arch: compute capability, 90 for sm_90.
+        registers: per thread.
+        spill_bytes: bytes per thread that spill loads and stores move, counted in the code.
+        shared_bytes: shared memory of a program.
+        wgmma, mma, tcgen05: matrix instructions in the PTX, by generation.
+        loop_instructions: machine instructions of the main loop (0 where there is none).
+        loop_global_loads: load and copy instructions from global memory in it.
+    """
+
+    kernel: str
+    arch: int
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    wgmma: int
+    mma: int
+    tcgen05: int
+    loop_instructions: int
+    loop_global_loads: int
+
+
+def compile_launch(launch: Launch, arch: int) -> CompileReport:
+    """Compile what ``launch`` would run for compute capability ``arch`` and describe the result.
+
+    The plan may hold meta tensors. Pointers count as aligned to 16 bytes.
+
+    Raises:
+        RuntimeError: under TRITON_INTERPRET=1, where there is nothing to compile.
+    """
+    if interpreted():
+        raise RuntimeError(
+            "offline compilation needs compiled kernels: unset TRITON_INTERPRET before "
+            "drowsy_kernels is imported"
+        )
+    compiled = triton.compile(
+        _source(launch),
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+    )
+    ptx = compiled.asm["ptx"]
+    usage, sass = _dump(compiled.asm["cubin"], arch)
+    loop = _main_loop(sass)
+    return CompileReport(
+        kernel=launch.kernel.__name__,
+        arch=arch,
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
+        spill_bytes=sum(map(_spilled, sass)),
+        shared_bytes=compiled.metadata.shared,
+        wgmma=ptx.count("wgmma.mma_async"),
+        mma=len(re.findall(r"\bmma\.sync", ptx)),
+        tcgen05=len(re.findall(r"\btcgen05\.mma", ptx)),
+        loop_instructions=len(loop),
+        loop_global_loads=sum(line.operation in _GLOBAL_LOADS for line in loop),
+    )
+
+
+def _source(launch: Launch) -> ASTSource:
+    """The specialisation that Triton's launcher would make of these arguments."""
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for index, parameter in enumerate(launch.kernel.params):
+        name, value = parameter.name, launch.arguments[parameter.name]
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+            signature[name], constants[name] = "constexpr", value
+            continue
+        signature[name] = _POINTERS[value.dtype] if isinstance(value, Tensor) else "i32"
+        if isinstance(value, Tensor) or value % 16 == 0:
+            attributes[(index,)] = _DIVISIBLE_BY_16
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One machine instruction: address, operation (``LDG``), full name (``LDG.E.128``), operands."""
+
+    address: int
+    operation: str
+    name: str
+    operands: str
+
+
+def _dump(cubin: bytes, arch: int) -> tuple[str, list[_Line]]:
+    """Resource usage and disassembly of a cubin."""
+    tool = triton.knobs.nvidia.cuobjdump.path
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"sm_{arch}.cubin"
+        path.write_bytes(cubin)
+        usage, text = (
+            subprocess.run([tool, flag, path], check=True, capture_output=True, text=True).stdout
+            for flag in ("--dump-resource-usage", "--dump-sass")
+        )
+    lines = [
+        _Line(int(address, 16), name.split(".")[0], name, operands)
+        for address, name, operands in _INSTRUCTION.findall(text)
+    ]
+    return usage, lines
+
+
+def _spilled(line: _Line) -> int:
+    """Bytes that a load from or a store to local memory moves."""
+    if line.operation not in ("LDL", "STL"):
+        return 0
+    width = re.search(r"\.(64|128)\b", line.name)
+    return int(width[1]) // 8 if width else 4
+
+
+def _main_loop(sass: list[_Line]) -> list[_Line]:
+    """The smallest loop that holds most of the kernel's multiplications; empty without any."""
+    tensor = any(line.operation in _TENSOR_MATH for line in sass)
+    math = _TENSOR_MATH if tensor else ("FFMA", "FFMA2")
+
+    def weight(loop: list[_Line]) -> tuple[int, int]:
+        return sum(line.operation in math for line in loop), -len(loop)
+
+    loop = max(_loops(sass), key=weight, default=[])
+    return loop if weight(loop)[0] else []
+
+
+def _loops(sass: list[_Line]) -> Iterator[list[_Line]]:
+    for line in sass:
+        target = _BRANCH_TARGET.search(line.operands) if line.operation == "BRA" else None
+        if target is not None and int(target[1], 16) < line.address:
+            first = int(target[1], 16)
+            yield [inside for inside in sass if first <= inside.address <= line.address]
