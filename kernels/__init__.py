@@ -11,12 +11,14 @@ if __name__ != "drowsy_kernels":
         "name 'kernels': install drowsy (pip install -e .) and import drowsy_kernels"
     )
 
-from drowsy_kernels.conv2d import PackedWeight, conv2d, output_size, pack_weight, plan_conv2d
+from drowsy_kernels.conv2d import ACTIVATIONS, PRECISIONS, PackedWeight, conv2d, output_size, pack_weight, plan_conv2d
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
 
 __all__ = [
+    "ACTIVATIONS",
+    "PRECISIONS",
     "SHIPPED_CONFIGS",
     "SOURCES",
     "ConvConfig",

@@ -85,7 +85,7 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
     compiled = triton.compile(
         _source(launch),
         target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+        options=launch.options,
     )
     ptx = compiled.asm["ptx"]
     usage, sass = _dump(compiled.asm["cubin"], arch)

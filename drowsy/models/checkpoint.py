@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from drowsy._optional import require
+
 # The counter of training batches in a batch norm; many files leave it out and inference ignores it.
 _COUNTER = "num_batches_tracked"
 _LISTED = 8
@@ -21,15 +23,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ImportError: safetensors is not installed.
         ValueError: a file that is truncated or of another format.
     """
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError('weights need safetensors: pip install "drowsy[models]"') from error
+    safetensors = require("safetensors", "models")
+    load_file = require("safetensors.torch", "models").load_file
     if not path.is_file():
         raise FileNotFoundError(f"weights: no file {path}")
     try:
-        tensors = safetensors.torch.load_file(path)
+        tensors = load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"weights: {path} is not a whole safetensors file; it is truncated or of another "

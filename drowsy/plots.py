@@ -1,0 +1,193 @@
+"""The paper's Figures 4 to 7 for any network, as PNG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drowsy._optional import require
+from drowsy.atomic import replacing
+
+Row = Mapping[str, Any]
+_PANELS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)", "agreement": "agreement (%)"}
+_UNIFORM_STYLE = {
+    "rescale": ("rescaled", "tab:blue", "o"),
+    "zero": ("non-rescaled", "tab:orange", "s"),
+    "auto": ("by the paper's rule", "tab:green", "^"),
+}
+
+
+def plot_sensitivity(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
+    """Fig. 4: accuracy against the rate of one layer alone; a line per layer.
+
+    Rows need ``layer``, ``rate`` (a number) and the measured columns.
+    """
+    panels = _measured(rows)
+    figure, axes = _figure(len(panels))
+    names = list(dict.fromkeys(row["layer"] for row in rows))
+    colours = _by_depth(len(names))
+    for axis, panel in zip(axes, panels, strict=True):
+        for name, colour in zip(names, colours, strict=True):
+            mine = [row for row in rows if row["layer"] == name]
+            axis.plot(
+                [row["rate"] for row in mine],
+                [100 * row[panel] for row in mine],
+                marker="o",
+                markersize=3.5,
+                color=colour,
+                label=name,
+            )
+        _label(axis, "dropout rate of the layer", _PANELS[panel])
+        _eighths(axis)
+    _legend(figure, axes[-1], len(names))
+    return _save(figure, path, title)
+
+
+def plot_savings(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
+    """Fig. 5: multiplications saved by one layer, as a share of the network's, against its rate."""
+    figure, (axis,) = _figure(1)
+    names = list(dict.fromkeys(row["layer"] for row in rows))
+    for name, colour in zip(names, _by_depth(len(names)), strict=True):
+        mine = [row for row in rows if row["layer"] == name]
+        axis.plot(
+            [row["rate"] for row in mine],
+            [100 * row["saving"] for row in mine],
+            marker="o",
+            markersize=3.5,
+            color=colour,
+            label=name,
+        )
+    _label(axis, "dropout rate of the layer", "multiplications saved (% of the network's)")
+    _eighths(axis)
+    _legend(figure, axis, len(names))
+    return _save(figure, path, title)
+
+
+def plot_uniform(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
+    """Fig. 6: accuracy against saving at one rate for all layers; a line per flavour.
+
+    Rows need ``fill``, ``saving``, the measured columns and their ``_std`` where known.
+    """
+    panels = _measured(rows)
+    figure, axes = _figure(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        _draw_uniform(axis, rows, panel, "-")
+        _label(axis, "multiplications saved (%)", _PANELS[panel])
+    axes[0].legend(frameon=False)
+    return _save(figure, path, title)
+
+
+def plot_nonuniform(
+    rows: Sequence[Row],
+    frontiers: Mapping[str, Sequence[Row]],
+    uniform: Sequence[Row],
+    path: str | os.PathLike[str],
+    title: str,
+) -> Path:
+    """Fig. 7: every setting as a dot, the optimal ones as a solid line, uniform ones dashed.
+
+    Args:
+        rows: every measured setting, with ``saving`` and the measured columns.
+        frontiers: measured column -> rows of its Pareto-optimal settings, by saving.
+        uniform: rows of ``plot_uniform``.
+    """
+    panels = [panel for panel in _measured(rows) if panel in frontiers]
+    figure, axes = _figure(len(panels))
+    size = 2 if len(rows) > 2000 else 10
+    for axis, panel in zip(axes, panels, strict=True):
+        axis.scatter(
+            [100 * row["saving"] for row in rows],
+            [100 * row[panel] for row in rows],
+            s=size,
+            color="0.72",
+            linewidths=0,
+            rasterized=True,
+            label=f"each of {len(rows):,} settings",
+        )
+        _draw_uniform(axis, uniform, panel, "--")
+        axis.plot(
+            [100 * row["saving"] for row in frontiers[panel]],
+            [100 * row[panel] for row in frontiers[panel]],
+            color="tab:red",
+            linewidth=2,
+            label="Pareto-optimal",
+        )
+        _label(axis, "multiplications saved (%)", _PANELS[panel])
+    axes[0].legend(frameon=False, markerscale=2)
+    return _save(figure, path, title)
+
+
+# --- shared --------------------------------------------------------------------------------------
+
+
+def _measured(rows: Sequence[Row]) -> list[str]:
+    """Accuracy panels where there are labels, agreement where there are none."""
+    found = [name for name in ("top1", "top5") if rows[0].get(name) is not None]
+    return found or ["agreement"]
+
+
+def _draw_uniform(axis: Any, rows: Sequence[Row], panel: str, line: str) -> None:
+    for fill, (label, colour, marker) in _UNIFORM_STYLE.items():
+        mine = [row for row in rows if row["fill"] == fill]
+        if not mine:
+            continue
+        x, y = [100 * row["saving"] for row in mine], [100 * row[panel] for row in mine]
+        axis.plot(x, y, line, marker=marker, markersize=4, color=colour, label=f"uniform, {label}")
+        spread = [row.get(f"{panel}_std") for row in mine]
+        if all(value is not None for value in spread):
+            low = [v - 100 * s for v, s in zip(y, spread, strict=True)]
+            high = [v + 100 * s for v, s in zip(y, spread, strict=True)]
+            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _figure(panels: int) -> tuple[Any, list[Any]]:
+    # A Figure without pyplot: no global state, no display needed.
+    figure = require("matplotlib.figure", "plot").Figure(
+        figsize=(5.2 * panels + 1.2, 4.2), layout="constrained"
+    )
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def _by_depth(count: int) -> list[Any]:
+    """Distinct colours for a few layers; a sequence from first to last for many."""
+    maps = require("matplotlib", "plot").colormaps
+    if count <= 10:
+        return [maps["tab10"](i) for i in range(count)]
+    return [maps["viridis"](0.95 * i / (count - 1)) for i in range(count)]
+
+
+def _label(axis: Any, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.set_ylim(bottom=0)
+    axis.set_xlim(left=0)
+    axis.grid(color="0.9", linewidth=0.8)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _eighths(axis: Any) -> None:
+    axis.set_xticks([i / 8 for i in range(8)], ["0", *(f"{i}/8" for i in range(1, 8))])
+
+
+def _legend(figure: Any, axis: Any, names: int) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    small = names > 10
+    figure.legend(
+        handles,
+        labels,
+        loc="outside right center",
+        frameon=False,
+        fontsize=6.5 if small else 9,
+        ncols=2 if names > 30 else 1,
+    )
+
+
+def _save(figure: Any, path: str | os.PathLike[str], title: str) -> Path:
+    figure.suptitle(title, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return Path(path)

@@ -1,0 +1,45 @@
+"""What every test shares: Triton's interpreter where there is no GPU, the data folder, seeds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Must be set before Triton is first imported, which ``import torch`` leaves to later.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder with the real images and weights: DROWSY_DATA, or `shared` beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("DROWSY_DATA", beside))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real images in {folder}: set DROWSY_DATA to the folder that has them")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Global random numbers (weights of fresh layers, ``torch.randn``) repeat in every test."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator of the test's own, for draws that must not depend on what ran before."""
+    return torch.Generator().manual_seed(20_17)
+
+
+@pytest.fixture(scope="session")
+def triton_device() -> torch.device:
+    """Where Triton kernels run here: CUDA, or the CPU under Triton's interpreter."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    pytest.skip("Triton kernels need CUDA or TRITON_INTERPRET=1")

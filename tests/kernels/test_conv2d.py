@@ -1,0 +1,413 @@
+"""The convolution kernels against eager torch in float64.
+
+Error budget: no further from float64 than eager torch in the same dtype, plus the rounding that
+the order of a sum of K terms may add in float32, plus one rounding of the result (eager may happen
+to hit the exact value).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import drowsy_kernels as kernels
+from drowsy.neuron import awake_conv2d
+from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ACTIVATIONS = (*kernels.ACTIVATIONS[:-1], "leaky_relu:0.1")
+GRAINS = ("neuron", "position", "position:3", "position:16", "channel", "tile:5x4", "tile:64x32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One convolution; a default 3x3 layer with whatever a test changes."""
+
+    dtype: str = "fp16"
+    images: int = 2
+    channels: int = 8
+    size: tuple[int, int] = (9, 7)
+    out_channels: int = 20
+    groups: int = 1
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    activation: str = "relu"
+    grain: str = "neuron"
+    bias: bool = True
+    config: kernels.ConvConfig | None = None
+
+    def __str__(self) -> str:
+        def joined(values: tuple[int, ...]) -> str:
+            return "x".join(map(str, values))
+
+        return (
+            f"{self.dtype}-N{self.images}-C{self.channels}-{joined(self.size)}"
+            f"-O{self.out_channels}-g{self.groups}-k{joined(self.kernel)}-s{joined(self.stride)}"
+            f"-p{joined(self.padding)}-d{joined(self.dilation)}-{self.activation}-{self.grain}"
+            f"-{'bias' if self.bias else 'plain'}-{self.config or 'auto'}"
+        )
+
+    @property
+    def depth(self) -> int:
+        """Terms of a sum."""
+        return self.channels // self.groups * math.prod(self.kernel)
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        return {
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "activation": self.activation,
+        }
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A case's tensors: operands, sleep bits and float64 output with everyone awake."""
+
+    case: Case
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    asleep: Tensor
+    bitmap: Tensor
+    cell: tuple[int, int]
+    awake: Tensor
+
+    def eager(self, dtype: torch.dtype) -> Tensor:
+        return awake_conv2d(
+            self.x.to(dtype),
+            self.weight.to(dtype),
+            None if self.bias is None else self.bias.to(dtype),
+            padding_mode="zeros",
+            groups=self.case.groups,
+            **self.case.geometry,
+        )
+
+    def run(self, **changes: Any) -> Tensor:
+        """``kernels.conv2d`` into a buffer of NaN."""
+        out = torch.full_like(self.awake, math.nan, dtype=self.x.dtype)
+        arguments: dict[str, Any] = {
+            "bitmap": self.bitmap,
+            "cell": self.cell,
+            "out": out.contiguous(memory_format=torch.channels_last),
+            "config": self.case.config,
+            **self.case.geometry,
+        }
+        weight = kernels.pack_weight(self.weight, self.case.groups)
+        return kernels.conv2d(self.x, weight, self.bias, **arguments | changes)
+
+    def check(self, y: Tensor, expected: Tensor, scale: float = 1.0) -> None:
+        """Assert that ``y`` is within the budget of ``expected`` (float64)."""
+        dtype = DTYPES[self.case.dtype]
+        eager = (self.eager(dtype).double() - self.awake).abs().max() * scale
+        largest = expected.abs().max()
+        order = torch.finfo(torch.float32).eps * math.sqrt(self.case.depth)
+        result = torch.finfo(dtype).eps / 2 * largest
+        budget = eager + order * torch.clamp(largest, min=1.0) + result
+        error = (y.double() - expected).abs().max()
+        assert error <= budget, f"error {error:.3e}, budget {budget:.3e}"
+
+
+def make_layer(case: Case, device: torch.device, j: int = 4) -> Layer:
+    """Draw a case's tensors; ``j`` eighths of its cells sleep."""
+    dtype, n = DTYPES[case.dtype], case.images
+    shape = (case.out_channels, case.channels // case.groups, *case.kernel)
+    x = torch.randn(n, case.channels, *case.size).to(device, dtype)
+    weight = (torch.randn(shape) / math.sqrt(case.depth)).to(device, dtype)
+    bias = torch.randn(case.out_channels).to(device, dtype) if case.bias else None
+    empty = torch.empty(0, device=device)
+    layer = Layer(case, x, weight, bias, empty, empty, (1, 1), empty)
+    awake = layer.eager(torch.float64)
+    out_shape = (n, case.out_channels, awake.shape[2], awake.shape[3])
+    spec = SleepSpec("bernoulli", case.grain)
+    cells = levels(spec, out_shape, torch.tensor([5, 0], device=device)) < j
+    grain = Grain.parse(case.grain)
+    return Layer(
+        case,
+        x,
+        weight,
+        bias,
+        expand_cells(cells, out_shape, grain),
+        pack_bitmap(cells),
+        grain.cell(case.out_channels, out_shape[2] * out_shape[3]),
+        awake,
+    )
+
+
+def random_cases(count: int) -> list[Case]:
+    """Layers drawn from the whole space of parameters; those that torch refuses are redrawn."""
+    draw = random.Random(2017)
+    cases: list[Case] = []
+    while len(cases) < count:
+        groups = draw.choice((1, 1, 1, 2, 3))
+        dtype = draw.choice(tuple(DTYPES))
+        channels = groups * draw.choice((1, 3, 5, 16, 33, 64, 80))
+        shipped = kernels.SHIPPED_CONFIGS["single" if dtype == "fp32" else "half"]
+        fixed = draw.choice(shipped) if channels > groups and draw.random() < 0.5 else None
+        case = Case(
+            dtype=dtype,
+            images=draw.choice((1, 2)),
+            channels=channels,
+            size=draw.choice(((9, 7), (12, 12), (6, 15), (1, 5))),
+            out_channels=groups * draw.choice((1, 5, 16, 33, 70)),
+            groups=groups,
+            kernel=draw.choice(((1, 1), (3, 3), (3, 1), (2, 5))),
+            stride=(draw.choice((1, 2)), draw.choice((1, 3))),
+            padding=tuple(draw.choice((0, 1, 2)) for _ in range(4)),  # type: ignore[arg-type]
+            dilation=(draw.choice((1, 2)), draw.choice((1, 2))),
+            activation=draw.choice(ACTIVATIONS),
+            grain=draw.choice(GRAINS),
+            bias=draw.random() < 0.8,
+            config=fixed,
+        )
+        try:
+            kernels.output_size(
+                case.size, case.kernel, case.stride, case.padding, case.dilation
+            )
+        except ValueError:
+            continue
+        cases.append(case)
+    return cases
+
+
+@pytest.mark.parametrize("case", random_cases(100), ids=str)
+def test_sweep(case: Case, triton_device: torch.device) -> None:
+    layer = make_layer(case, triton_device)
+    y = layer.run(scale=torch.tensor([2.0], device=triton_device))
+    assert y.permute(0, 2, 3, 1).is_contiguous()
+    assert not y[layer.asleep].any()
+    layer.check(y, (layer.awake * 2).masked_fill(layer.asleep, 0), scale=2)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation: str, triton_device: torch.device) -> None:
+    layer = make_layer(Case("fp32", activation=activation), triton_device)
+    layer.check(layer.run(bitmap=None, cell=None), layer.awake)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_and_infinity_reach_the_awake(activation: str, triton_device: torch.device) -> None:
+    case = Case(
+        "fp32",
+        channels=1,
+        size=(1, 3),
+        out_channels=1,
+        kernel=(1, 1),
+        padding=(0, 0, 0, 0),
+        activation=activation,
+        bias=False,
+    )
+    layer = make_layer(case, triton_device)
+    layer.x.copy_(torch.tensor([math.nan, math.inf, -math.inf]).view(1, 1, 1, 3).expand(2, 1, 1, 3))
+    layer.weight.fill_(1)
+    y, expected = layer.run(bitmap=None, cell=None), layer.eager(torch.float32)
+    torch.testing.assert_close(y, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("grain", [*GRAINS, "tile:64x64", "tile:32x128", "position:128"])
+@pytest.mark.parametrize(("groups", "out_channels"), [(1, 70), (2, 128), (2, 70), (8, 72)])
+def test_grains_mask_and_nothing_else(
+    grain: str, groups: int, out_channels: int, triton_device: torch.device
+) -> None:
+    """Awake neurons are bit for bit what they are without sleep; sleepers are 0."""
+    case = Case(images=1, out_channels=out_channels, groups=groups, grain=grain, size=(12, 9))
+    layer = make_layer(case, triton_device)
+    configs = kernels.SHIPPED_CONFIGS["depthwise" if groups == 8 else "half"]
+    for config in (configs[0], configs[-1]):
+        awake = layer.run(bitmap=None, cell=None, config=config)
+        y = layer.run(config=config)
+        assert torch.equal(y, awake.masked_fill(layer.asleep, 0)), config
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_all_asleep(groups: int, triton_device: torch.device) -> None:
+    layer = make_layer(Case(out_channels=16, groups=groups), triton_device, j=8)
+    assert layer.asleep.all()
+    assert not layer.run().any()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_sleepers_of_a_poisoned_input_are_zero(
+    poison: float, groups: int, triton_device: torch.device
+) -> None:
+    layer = make_layer(Case(out_channels=16, groups=groups), triton_device)
+    layer.x.fill_(poison)
+    y = layer.run()
+    assert not y[layer.asleep].any()
+    assert y[~layer.asleep].isnan().any()
+
+
+@pytest.mark.skipif(not kernels.interpreted(), reason="counts the interpreter's dot products")
+def test_sleeping_tiles_do_no_work(
+    triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    products = 0
+    create_dot = InterpreterBuilder.create_dot
+
+    def counting(*arguments: Any) -> Any:
+        nonlocal products
+        products += 1
+        return create_dot(*arguments)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", counting)
+    config = kernels.ConvConfig(64, 32, 32, 4, 3)
+    case = Case(channels=32, size=(16, 12), out_channels=96, grain="tile:64x32", config=config)
+    layer = make_layer(case, triton_device)
+    rows = layer.bitmap & 0b111  # two images x three tiles of positions, a bit per channel tile
+    awake = sum(3 - int(row).bit_count() for row in rows.flatten())
+    assert 0 < awake < 18
+
+    layer.run()
+    assert products == awake * 9  # a K step per tap
+
+    products = 0
+    layer.run(bitmap=torch.full_like(layer.bitmap, 0b111))
+    assert products == 0
+
+
+def test_a_sleeping_channel_tile_never_meets_its_weights(triton_device: torch.device) -> None:
+    case = Case(out_channels=64, grain="channel", config=kernels.ConvConfig(64, 32, 32, 4, 3))
+    layer = make_layer(case, triton_device)
+    asleep = torch.arange(64, device=triton_device) >= 32
+    poisoned = replace(layer, weight=layer.weight.masked_fill(asleep[:, None, None, None], math.nan))
+    y = poisoned.run(bitmap=pack_bitmap(asleep.expand(2, 1, 64)))
+    assert not y[:, 32:].any()
+    layer.check(y[:, :32], layer.awake[:, :32])
+
+
+def test_padding_bits_do_not_keep_a_tile_awake(triton_device: torch.device) -> None:
+    """Only bits of real cells count: 20 channels leave 12 zero bits in their word."""
+    layer = make_layer(Case(out_channels=20), triton_device)
+    bitmap = torch.full_like(layer.bitmap, (1 << 20) - 1)
+    layer.x.fill_(math.nan)
+    assert not layer.run(bitmap=bitmap).any()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_layouts_of_input_and_weight(
+    memory_format: torch.memory_format, triton_device: torch.device
+) -> None:
+    layer = make_layer(Case(), triton_device)
+    weight = kernels.pack_weight(layer.weight.contiguous(memory_format=memory_format))
+    x = torch.cat([layer.x, layer.x], dim=1)[:, :8].contiguous(memory_format=memory_format)
+    y = kernels.conv2d(x, weight, layer.bias, **layer.case.geometry)
+    assert torch.equal(y, layer.run(bitmap=None, cell=None, out=None))
+    sliced = torch.cat([layer.x, layer.x], dim=3)[..., :7]
+    y = kernels.conv2d(sliced, weight, layer.bias, **layer.case.geometry)
+    assert torch.equal(y, layer.run(bitmap=None, cell=None, out=None))
+
+
+def test_packing_a_channels_last_weight_copies_nothing() -> None:
+    weight = torch.randn(6, 8, 3, 3).contiguous(memory_format=torch.channels_last)
+    assert kernels.pack_weight(weight).data.data_ptr() == weight.data_ptr()
+    assert kernels.pack_weight(torch.randn(6, 3, 3, 3)).data.shape == (6, 28)
+    assert kernels.pack_weight(torch.randn(6, 1, 3, 3), groups=6).data.shape == (9, 6)
+
+
+def test_float32_bias_with_half_weights(triton_device: torch.device) -> None:
+    layer = make_layer(Case(), triton_device)
+    assert layer.bias is not None
+    weight = kernels.pack_weight(layer.weight)
+    y = kernels.conv2d(layer.x, weight, layer.bias.float(), **layer.case.geometry)
+    assert torch.equal(y, layer.run(bitmap=None, cell=None))
+
+
+@pytest.mark.parametrize("channels", [16, 40])
+def test_tf32(channels: int, triton_device: torch.device) -> None:
+    layer = make_layer(Case("fp32", channels=channels), triton_device)
+    y = layer.run(bitmap=None, cell=None, precision="tf32")
+    # Operands of 10 explicit mantissa bits; the interpreter is exact and within this as well.
+    assert (y.double() - layer.awake).abs().max() <= 2.0**-10 * math.sqrt(layer.case.depth)
+
+
+def test_empty_batch_and_no_channels(triton_device: torch.device) -> None:
+    geometry = Case().geometry
+    weight = kernels.pack_weight(torch.randn(4, 8, 3, 3, device=triton_device))
+    none = torch.empty(0, 8, 9, 7, device=triton_device)
+    assert kernels.conv2d(none, weight, **geometry).shape == (0, 4, 9, 7)
+    bitmap = torch.empty(0, 63, 1, dtype=torch.int32, device=triton_device)
+    y = kernels.conv2d(none, weight, bitmap=bitmap, cell=(1, 1), **geometry)
+    assert y.shape == (0, 4, 9, 7)
+    nothing = kernels.pack_weight(torch.empty(0, 8, 3, 3, device=triton_device))
+    x = torch.randn(2, 8, 9, 7, device=triton_device)
+    assert kernels.conv2d(x, nothing, **geometry).shape == (2, 0, 9, 7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs 5 GB and the speed of a GPU")
+def test_more_than_2_to_31_elements() -> None:
+    x = torch.randn(33, 64, 1024, 1024, dtype=torch.float16, device="cuda")
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = kernels.pack_weight(torch.randn(16, 64, 1, 1, dtype=torch.float16, device="cuda"))
+    y = kernels.conv2d(x, weight, stride=(512, 512))
+    assert torch.equal(y[-1:], kernels.conv2d(x[-1:], weight, stride=(512, 512)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "mish"}, "activation: got 'mish'"),
+        ({"activation": "leaky_relu"}, "activation"),
+        ({"precision": "fp8"}, "precision"),
+        ({"stride": (0, 1)}, "stride"),
+        ({"dilation": (1, 0)}, "dilation"),
+        ({"padding": (1, 1)}, "padding"),
+        ({"padding": (-1, 0, 0, 0)}, "padding"),
+        ({"dilation": (9, 9)}, "extent"),
+        ({"x": torch.zeros(1, 8, 9, 7, dtype=torch.float64)}, "x: got torch.float64"),
+        ({"x": torch.zeros(1, 8, 9, 7, dtype=torch.float16)}, "one dtype"),
+        ({"x": torch.zeros(1, 7, 9, 7)}, "x: got shape"),
+        ({"x": torch.zeros(8, 9, 7)}, "x: got shape"),
+        ({"bias": torch.zeros(5)}, "bias: got shape"),
+        ({"bias": torch.zeros(4, dtype=torch.float16)}, "bias: got torch.float16"),
+        ({"scale": torch.zeros(2)}, "scale"),
+        ({"scale": torch.zeros(1, dtype=torch.float64)}, "scale"),
+        ({"cell": (1, 1)}, "bitmap, cell"),
+        ({"bitmap": torch.zeros(1, 63, 1, dtype=torch.int32)}, "bitmap, cell"),
+        ({"bitmap": torch.zeros(1, 62, 1, dtype=torch.int32), "cell": (1, 1)}, "bitmap: got shape"),
+        ({"bitmap": torch.zeros(1, 63, 1), "cell": (1, 1)}, "bitmap: got torch.float32"),
+        ({"bitmap": torch.zeros(1, 63, 1, dtype=torch.int32), "cell": (0, 1)}, "cell"),
+        ({"out": torch.zeros(1, 4, 9, 7)}, "out"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_are_named(
+    change: dict[str, Any], message: str, triton_device: torch.device
+) -> None:
+    arguments = {"x": torch.zeros(1, 8, 9, 7), "padding": (1, 1, 1, 1), **change}
+    arguments = {
+        name: value.to(triton_device) if isinstance(value, Tensor) else value
+        for name, value in arguments.items()
+    }
+    weight = kernels.pack_weight(torch.zeros(4, 8, 3, 3, device=triton_device))
+    with pytest.raises((ValueError, TypeError), match=message):
+        kernels.conv2d(arguments.pop("x"), weight, arguments.pop("bias", None), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("weight", "groups", "message"),
+    [
+        (torch.zeros(4, 8, 3, 3, dtype=torch.float64), 1, "weight: got torch.float64"),
+        (torch.zeros(4, 8, 3), 1, "weight: got shape"),
+        (torch.zeros(4, 8, 3, 3), 3, "groups: got 3"),
+        (torch.zeros(4, 8, 3, 3), 0, "groups: got 0"),
+    ],
+    ids=["dtype", "shape", "groups", "no-groups"],
+)
+def test_bad_weights_are_named(weight: Tensor, groups: int, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        kernels.pack_weight(weight, groups)

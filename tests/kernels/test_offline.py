@@ -1,0 +1,67 @@
+"""The core set of kernels compiles for GPUs that are not here, and to the right instructions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import drowsy_kernels as kernels
+from drowsy_kernels.offline import ARCHITECTURES, compile_launch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The report, made in a process whose kernels are not interpreted."""
+    path = tmp_path_factory.mktemp("report") / "core.json"
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.compile_report", "--core", "--json", str(path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(path.read_text())["rows"]
+
+
+def test_every_architecture_without_spills(rows: list[dict[str, Any]]) -> None:
+    assert {row["arch"] for row in rows} == set(ARCHITECTURES)
+    assert not [row for row in rows if row["spill_bytes"]]
+
+
+@pytest.mark.parametrize(("arch", "instruction"), [(80, "mma"), (90, "wgmma"), (100, "tcgen05")])
+def test_matrix_instructions(rows: list[dict[str, Any]], arch: int, instruction: str) -> None:
+    matrix = [
+        row
+        for row in rows
+        if row["arch"] == arch and row["kernel"] == "_conv2d_kernel" and "ieee" not in row["case"]
+    ]
+    assert {name for row in matrix for name in ("fp16", "bf16", "tf32") if name in row["case"]} == {
+        "fp16",
+        "bf16",
+        "tf32",
+    }
+    assert all(row[instruction] > 0 for row in matrix)
+
+
+def test_main_loop_loads_16_bytes_at_a_time(rows: list[dict[str, Any]]) -> None:
+    # 128 x 64 and 64 x 128 halves over 256 threads are 8 vectors of 16 bytes each.
+    wide = [row for row in rows if row["case"].startswith("conv2d fp16 128x128x64")]
+    assert [row["loop_global_loads"] for row in wide] == [8] * len(ARCHITECTURES)
+
+
+@pytest.mark.skipif(not kernels.interpreted(), reason="kernels are compiled in this process")
+def test_interpreted_kernels_are_refused() -> None:
+    launch = kernels.Launch(None, (1,), {}, num_warps=4, num_stages=1)
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
+        compile_launch(launch, 90)
