@@ -148,9 +148,7 @@ def report(core: bool, architectures: tuple[int, ...]) -> list[dict[str, int | s
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
         reports = pool.map(_compile, *zip(*work, strict=True))
-        return [
-            {"case": name, **asdict(row)} for (name, _), row in zip(work, reports, strict=True)
-        ]
+        return [{"case": name, **asdict(row)} for (name, _), row in zip(work, reports, strict=True)]
 
 
 def table(rows: list[dict[str, int | str]]) -> str:
@@ -158,7 +156,8 @@ def table(rows: list[dict[str, int | str]]) -> str:
     wide = max(len(str(row["case"])) for row in rows)
     head = f"{'kernel':{wide}}  {'arch':>6}" + "".join(f"{label:>9}" for _, label in _COLUMNS)
     lines = [
-        f"{row['case']:{wide}}  sm_{row['arch']:<3}" + "".join(f"{row[key]:>9}" for key, _ in _COLUMNS)
+        f"{row['case']:{wide}}  sm_{row['arch']:<3}"
+        + "".join(f"{row[key]:>9}" for key, _ in _COLUMNS)
         for row in rows
     ]
     return "\n".join([head, *lines])

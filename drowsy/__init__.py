@@ -1,0 +1,43 @@
+"""drowsy: a power-accuracy knob for pretrained CNNs that turns while they run.
+
+    net = drowsy.convert(model)                      # weights shared, state_dict keys unchanged
+    frontier = drowsy.search(net, images, labels)    # measured trade-off, resumable
+    net.set(frontier.at(saving=0.25))                # in place, per batch if you like
+"""
+
+from drowsy.convert import convert, revert
+from drowsy.cost import cost_table, layer_costs
+from drowsy.evaluate import Evaluator
+from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.layer import DrowsyConv2d
+from drowsy.net import DrowsyNet
+from drowsy.schedule import LayerSetting, Schedule
+from drowsy.search import Measurer, search
+from drowsy.sleep import Bernoulli, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.store import Store
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bernoulli",
+    "DrowsyConv2d",
+    "DrowsyNet",
+    "Evaluator",
+    "Frontier",
+    "Grain",
+    "Lattice",
+    "LayerSetting",
+    "Lfsr",
+    "Measurer",
+    "NoSuchPoint",
+    "OperatingPoint",
+    "Schedule",
+    "SleepSpec",
+    "Store",
+    "Stratified",
+    "convert",
+    "cost_table",
+    "layer_costs",
+    "revert",
+    "search",
+]

@@ -10,11 +10,11 @@ def require(module: str, extra: str) -> ModuleType:
     """Import an optional module.
 
     Raises:
-        ImportError: it is not installed; names the pip line that installs it.
+        ImportError: it cannot be imported; says why, and the pip line that installs it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f'{module} is not installed; install it with: pip install "drowsy[{extra}]"'
+            f'{module} cannot be imported ({error}); install it with: pip install "drowsy[{extra}]"'
         ) from error

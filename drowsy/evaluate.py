@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,12 +54,14 @@ class Counts:
     divergence: float
 
     def rates(self) -> dict[str, float | None]:
-        """Fractions of the images; ``divergence`` is the mean."""
-        return {
-            name: None if value is None else value / self.images
-            for name, value in asdict(self).items()
-            if name != "images"
+        """Fractions of the images: top1, top5, agreement; and the mean divergence."""
+        sums = {
+            "top1": self.top1,
+            "top5": self.top5,
+            "agreement": self.agree,
+            "divergence": self.divergence,
         }
+        return {name: None if v is None else v / self.images for name, v in sums.items()}
 
 
 class Evaluator:

@@ -58,10 +58,12 @@ class OperatingPoint:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}: got {value}, allowed: 0 to 1")
-        for name in ("divergence", "latency_ms", "joules"):
+        if self.divergence is not None and not math.isfinite(self.divergence):
+            raise ValueError(f"divergence: got {self.divergence}, allowed: a finite number")
+        for name in ("latency_ms", "joules"):
             value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name}: got {value}, allowed: a finite number")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name}: got {value}, allowed: a finite number, 0 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -78,15 +80,25 @@ class OperatingPoint:
         schedule = Schedule.from_dict(data["schedule"], f"{where}: schedule")
         for name in ("saving", "top1", "top5", "agreement", "divergence", "latency_ms", "joules"):
             value = data[name]
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number and (value is not None or name == "saving"):
+            if not _is_number(value) and (value is not None or name == "saving"):
                 raise ValueError(f"{where}: {name}: got {value!r}, allowed: a number")
-        if not isinstance(data["images"], int) or not isinstance(data["seeds"], list):
-            raise ValueError(f"{where}: images and seeds: allowed: an integer and a list")
+        images, seeds, spread = data["images"], data["seeds"], data["spread"]
+        if type(images) is not int or images < 0:
+            raise ValueError(f"{where}: images: got {images!r}, allowed: an integer, 0 or more")
+        if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
+            raise ValueError(f"{where}: seeds: got {seeds!r}, allowed: a list of integers")
+        if spread is not None and not (
+            isinstance(spread, dict) and all(map(_is_number, spread.values()))
+        ):
+            raise ValueError(f"{where}: spread: got {spread!r}, allowed: names with numbers")
         try:
-            return cls(**{**data, "schedule": schedule, "seeds": tuple(data["seeds"])})
+            return cls(**{**data, "schedule": schedule, "seeds": tuple(seeds)})
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def pareto(points: Iterable[OperatingPoint], objective: str = "top1") -> list[OperatingPoint]:
@@ -114,13 +126,24 @@ class Frontier:
     Args:
         points: any operating points; those that are not optimal are dropped.
         objective: ``top1``, ``top5`` or ``agreement``.
+
+    Attributes:
+        points: the optimal points.
+        reference: the point at rate 0, or None if there was none; losses count from it. Sleep can
+            chance to beat it on a finite set of images, so it need not be among ``points``.
+
+    Raises:
+        ValueError: no point, an unknown objective, or one that was not measured at every point.
     """
 
     def __init__(self, points: Iterable[OperatingPoint], objective: str = "top1") -> None:
-        self.points = pareto(points, objective)
+        pool = list(points)
+        self.points = pareto(pool, objective)
         self.objective = objective
         if not self.points:
             raise ValueError("points: got none, allowed: one or more")
+        awake = (p for p in pool if not any(p.schedule.thresholds().values()))
+        self.reference = next(awake, None)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -142,11 +165,12 @@ class Frontier:
         Args:
             saving: the most accurate point that saves at least this fraction.
             max_loss: the point that saves most among those that lose at most this much of the
-                objective (0.01 is one point of accuracy) against the frontier's best.
+                objective (0.01 is one point of accuracy) against rate 0.
             latency_ms, joules: the most accurate point within this budget.
 
         Raises:
-            NoSuchPoint: no point satisfies the request.
+            NoSuchPoint: no point satisfies the request; names the nearest ones.
+            ValueError: not exactly one request, or one that is no finite number.
         """
         requests = {
             "saving": saving,
@@ -160,61 +184,69 @@ class Frontier:
                 f"at: got {', '.join(given) or 'nothing'}, allowed: one of {', '.join(requests)}"
             )
         ((name, wanted),) = given.items()
-        if not isinstance(wanted, (int, float)) or not math.isfinite(wanted):
+        if not _is_number(wanted) or not math.isfinite(wanted):
             raise ValueError(f"{name}: got {wanted!r}, allowed: a finite number")
+        # A saving is a sum of floats: 0.5 must find the point of 0.49999999999999994.
+        slack = 1e-12
+        measured = self._measured(name)
         if name == "saving":
-            fitting = [point for point in self.points if point.saving >= wanted - 1e-12]
-            chosen = max(fitting, key=self.value, default=None)
-        elif name == "max_loss":
-            best = max(map(self.value, self.points))
-            fitting = [p for p in self.points if best - self.value(p) <= wanted + 1e-12]
-            chosen = max(fitting, key=lambda point: point.saving, default=None)
+            fitting = [point for point, value in measured if value >= wanted - slack]
         else:
-            measured = [point for point in self.points if getattr(point, name) is not None]
-            if not measured:
-                raise NoSuchPoint(f"{name}: was not measured at any point of this frontier")
-            fitting = [point for point in measured if getattr(point, name) <= wanted]
-            chosen = max(fitting, key=self.value, default=None)
-        if chosen is None:
-            raise NoSuchPoint(f"no point with {name} {wanted}; nearest: {self._nearest(name, wanted)}")
-        return chosen
+            fitting = [point for point, value in measured if value <= wanted + slack]
+        if not fitting:
+            nearest = sorted(measured, key=lambda pair: abs(pair[1] - wanted))[:2]
+            raise NoSuchPoint(
+                f"no point with {name} {wanted}; nearest: "
+                + " and ".join(
+                    f"{value:.4g} (saving {p.saving:.1%}, {self.objective} {self.value(p):.1%})"
+                    for p, value in nearest
+                )
+            )
+        if name == "max_loss":
+            return max(fitting, key=lambda point: point.saving)
+        return max(fitting, key=self.value)
 
-    def _nearest(self, name: str, wanted: float) -> str:
-        best = max(map(self.value, self.points))
+    def _measured(self, name: str) -> list[tuple[OperatingPoint, float]]:
+        """Points with what a request by this name is compared to, where it is known."""
+        if name == "max_loss":
+            if self.reference is None:
+                raise NoSuchPoint("max_loss: no point at rate 0 was given, so losses are not known")
+            best = self.value(self.reference)
+            return [(point, best - self.value(point)) for point in self.points]
+        known = [(p, getattr(p, name)) for p in self.points if getattr(p, name) is not None]
+        if not known:
+            raise NoSuchPoint(f"{name}: was not measured at any point of this frontier")
+        return known
 
-        def measure(point: OperatingPoint) -> float:
-            return best - self.value(point) if name == "max_loss" else getattr(point, name)
+    def hypervolume(self, ref: tuple[float, float] = (0.0, 0.0)) -> float:
+        """Area under the frontier, as a staircase: saving times objective, both from ``ref``.
 
-        known = [p for p in self.points if name == "max_loss" or getattr(p, name) is not None]
-        close = sorted(known, key=lambda point: abs(measure(point) - wanted))[:2]
-        return " and ".join(
-            f"{name} {measure(p):.4g} (saving {p.saving:.1%}, {self.objective} {self.value(p):.1%})"
-            for p in close
-        )
-
-    def hypervolume(self) -> float:
-        """Area under the frontier: saving times objective, both from 0; at most 1."""
-        area, left = 0.0, 0.0
+        At most 1 with the default ``ref``; only points beyond ``ref`` in both count.
+        """
+        left, floor = ref
+        area = 0.0
         for point in self.points:
-            area += (point.saving - left) * self.value(point)
-            left = point.saving
+            width, height = point.saving - left, self.value(point) - floor
+            if width > 0 and height > 0:
+                area += width * height
+                left = point.saving
         return area
 
     # --- files and tables ---------------------------------------------------------------------
 
     def rows(self) -> list[dict[str, str]]:
-        """One row a point: saving, what was measured, and the rates in eighths (or 1/k)."""
-        names = ("top1", "top5", "agreement", "divergence", "latency_ms", "joules")
-        shown = [n for n in names if any(getattr(p, n) is not None for p in self.points)]
+        """One row a point: saving, what was measured, its spread, and the rates in 1/k."""
+        values = [_measurements(point) for point in self.points]
+        shown = list(dict.fromkeys(name for value in values for name in value))
         return [
             {
                 "saving": f"{point.saving:.4f}",
-                **{n: "" if (v := getattr(point, n)) is None else f"{v:.4f}" for n in shown},
+                **{name: f"{value[name]:.4f}" if name in value else "" for name in shown},
                 f"rates (1/{point.schedule.k})": " ".join(
                     map(str, point.schedule.thresholds().values())
                 ),
             }
-            for point in self.points
+            for point, value in zip(self.points, values, strict=True)
         ]
 
     def table(self) -> str:
@@ -237,6 +269,7 @@ class Frontier:
             "format": FORMAT,
             "version": VERSION,
             "objective": self.objective,
+            "reference": None if self.reference is None else self.reference.to_dict(),
             "points": [point.to_dict() for point in self.points],
         }
         write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
@@ -250,14 +283,31 @@ class Frontier:
         """
         data, where = read_json(path), str(Path(path))
         check_header(data, FORMAT, VERSION, where)
-        check_keys(data, {"format", "version", "objective", "points"}, where)
+        check_keys(data, {"format", "version", "objective", "reference", "points"}, where)
         if not isinstance(data["points"], list):
             raise ValueError(f"{where}: points: got {data['points']!r}, allowed: a list")
         points = [
             OperatingPoint.from_dict(entry, f"{where}: point {i}")
             for i, entry in enumerate(data["points"])
         ]
+        if data["reference"] is not None:
+            reference = OperatingPoint.from_dict(data["reference"], f"{where}: reference")
+            if any(reference.schedule.thresholds().values()):
+                raise ValueError(f"{where}: reference: allowed: a point whose rates are all 0")
+            points.append(reference)
         try:
             return cls(points, data["objective"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+
+
+def _measurements(point: OperatingPoint) -> dict[str, float]:
+    """What was measured at a point; NAME_std is NAME's standard deviation over the seeds."""
+    columns = {}
+    spread = point.spread or {}
+    for name in (*OBJECTIVES, "divergence", "latency_ms", "joules"):
+        if getattr(point, name) is not None:
+            columns[name] = getattr(point, name)
+        if name in spread:
+            columns[f"{name}_std"] = spread[name]
+    return columns

@@ -19,13 +19,21 @@ FORMAT, VERSION = "drowsy.schedule", 1
 
 @dataclass(frozen=True)
 class LayerSetting:
-    """One layer's rate (in [0, 1)), grain (text form) and fill (``zero`` or ``rescale``)."""
+    """One layer's rate (in [0, 1)), grain (text form) and fill (``zero`` or ``rescale``).
+
+    The rate may also be given as a number or as text (``"3/8"``). A ``Schedule``, which knows
+    ``k``, checks its range and makes it exact.
+
+    Raises:
+        ValueError, TypeError: a rate that is no number, an unknown grain or fill.
+    """
 
     rate: Fraction = Fraction(0)
     grain: str = "neuron"
     fill: str = "zero"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rate", _number(self.rate))
         object.__setattr__(self, "grain", str(Grain.parse(self.grain)))
         if self.fill not in FILLS:
             raise ValueError(f"fill: got {self.fill!r}, allowed: {', '.join(FILLS)}")
@@ -35,16 +43,24 @@ class LayerSetting:
 class Schedule:
     """Layer name -> setting, for rates that are multiples of ``1/k``.
 
+    Schedules are equal when their ``k`` and settings are, whatever the order of the layers.
+
     Raises:
-        ValueError: a rate outside [0, 1) or not a multiple of ``1/k``.
+        ValueError: a rate outside [0, 1) or not a multiple of ``1/k`` (within 1e-9).
+        TypeError: a name that is no text, or a setting that is no ``LayerSetting``.
     """
 
     k: int = DEFAULT_K
     layers: Mapping[str, LayerSetting] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
+        if type(self.k) is not int or not 2 <= self.k <= MAX_K:
             raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
+        for name, layer in self.layers.items():
+            if not isinstance(name, str):
+                raise TypeError(f"layers: got the name {name!r}, allowed: text")
+            if not isinstance(layer, LayerSetting):
+                raise TypeError(f"layer {name}: got {layer!r}, allowed: a LayerSetting")
         exact = {
             name: LayerSetting(
                 Fraction(_named(name, threshold, layer.rate, self.k), self.k),
@@ -56,7 +72,7 @@ class Schedule:
         object.__setattr__(self, "layers", MappingProxyType(exact))
 
     def __hash__(self) -> int:
-        return hash((self.k, tuple(self.layers.items())))
+        return hash((self.k, frozenset(self.layers.items())))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Schedule, (self.k, dict(self.layers))
@@ -93,27 +109,47 @@ class Schedule:
             place = f"{where}: layers: {name}"
             check_keys(entry, {"rate", "grain", "fill"}, place)
             try:
-                rate = Fraction(entry["rate"])
-                layers[name] = LayerSetting(rate, entry["grain"], entry["fill"])
-            except (ValueError, TypeError, ZeroDivisionError) as error:
+                layers[name] = LayerSetting(entry["rate"], entry["grain"], entry["fill"])
+            except (ValueError, TypeError) as error:
                 raise ValueError(f"{place}: {error}") from error
         try:
             return cls(data["k"], layers)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
+    def to_json(self) -> str:
+        """The text of a schedule file."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Schedule:
+        """Read the text of a schedule file; errors as for ``load``."""
+        return cls.from_dict(parse_json(text, "schedule"))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the schedule as JSON, whole or not at all."""
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:
         """Read a schedule file.
 
         Raises:
-            ValueError: not JSON, another format or version, or a setting that is not allowed.
+            OSError: the file cannot be read.
+            ValueError: not JSON, another format or version, or a setting that is not allowed; names
+                the file, the field, what it holds and what is allowed.
         """
         return cls.from_dict(read_json(path), str(path))
+
+
+def _number(rate: Any) -> Fraction:
+    """A rate as given: text, or a finite number."""
+    try:
+        if isinstance(rate, (str, int, float, Fraction)) and not isinstance(rate, bool):
+            return Fraction(rate)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        pass
+    raise ValueError(f'rate: got {rate!r}, allowed: a number in [0, 1), or text such as "3/8"')
 
 
 def _named(name: str, function: Any, *args: Any) -> Any:
@@ -130,9 +166,25 @@ def _named(name: str, function: Any, *args: Any) -> Any:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Parse a JSON file; ValueError names the file when it is truncated or is no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); is the file truncated?") from error
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON in which no object has a name twice; ``where`` names it in errors."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{where}: {', '.join(sorted(twice))}: given more than once")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not valid JSON ({error}); is the file truncated?") from error
 
 
 def check_header(data: Any, form: str, version: int, where: str) -> None:
@@ -141,7 +193,7 @@ def check_header(data: Any, form: str, version: int, where: str) -> None:
         raise ValueError(f"{where}: got {type(data).__name__}, allowed: an object")
     if data.get("format") != form:
         raise ValueError(f"{where}: format: got {data.get('format')!r}, allowed: {form!r}")
-    if data.get("version") != version:
+    if type(data.get("version")) is not int or data["version"] != version:
         raise ValueError(f"{where}: version: got {data.get('version')!r}, allowed: {version}")
 
 

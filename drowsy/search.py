@@ -64,6 +64,11 @@ class Measurer:
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the weights and of the images with their labels."""
+        return {"weights_sha256": self._weights, "data_sha256": self._data}
+
     def context(self, seed: int) -> Context:
         """What, besides the rates, decides a result."""
         layers = {
@@ -121,7 +126,7 @@ class Measurer:
         rates = [each.rates() for each in counts]
         mean: dict[str, float | None] = {}
         spread: dict[str, float] = {}
-        for name in ("top1", "top5", "agree", "divergence"):
+        for name in ("top1", "top5", "agreement", "divergence"):
             values = [rate[name] for rate in rates if rate[name] is not None]
             mean[name] = statistics.fmean(values) if values else None
             if len(values) > 1:
@@ -131,7 +136,7 @@ class Measurer:
             saving=self.saving(setting),
             top1=mean["top1"],
             top5=mean["top5"],
-            agreement=mean["agree"],
+            agreement=mean["agreement"],
             divergence=mean["divergence"],
             spread=spread or None,
             images=counts[0].images,

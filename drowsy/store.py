@@ -1,13 +1,15 @@
 """Every evaluated point, in an SQLite file, the moment it is known.
 
 A row is one (weights, data, configuration, seed, setting). ``put`` commits before it returns, so a
-killed search loses at most the point in flight, and several processes may write at once.
+killed search loses at most the point in flight, and several processes may write at once. (A power
+cut may cost the last few points, never the file: WAL with ``synchronous = NORMAL``.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 from collections.abc import Mapping
@@ -21,6 +23,8 @@ from torch import Tensor
 from drowsy.evaluate import Counts, Setting
 
 VERSION = 1
+# How long a writer waits for another one; a write takes well under a millisecond.
+_WAIT_S = 60
 _SCHEMA = """
 CREATE TABLE contexts (
     id INTEGER PRIMARY KEY,
@@ -58,7 +62,8 @@ class Store:
     """An evaluation store in the file ``path`` (``":memory:"`` for none), made if missing.
 
     Raises:
-        ValueError: the file is no evaluation store, or one of another version.
+        ValueError: the file cannot be opened, is no evaluation store, or one of another version. It
+            is then as it was.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,35 +71,51 @@ class Store:
         self._ids: dict[str, int] = {}
         try:
             # Autocommit: every statement is durable on its own unless a BEGIN says otherwise.
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise ValueError(f"store {self.path}: cannot be opened ({error})") from error
+        try:
             self._prepare()
         except sqlite3.DatabaseError as error:
+            self.close()
             raise ValueError(f"store {self.path}: not an evaluation store ({error})") from error
+        except ValueError:
+            self.close()
+            raise
 
     def _prepare(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version == 0 and tables == 0:
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
+        if version == 0 and not tables:
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {VERSION}")
-            version = VERSION
-        self._db.execute("COMMIT")
-        if version != VERSION:
+        elif not {"contexts", "points"} <= tables:
+            raise ValueError(f"store {self.path}: not an evaluation store (another database)")
+        elif version != VERSION:
             raise ValueError(f"store {self.path}: has version {version}, allowed: {VERSION}")
+        self._db.execute("COMMIT")
+        # Only now: the journal's mode is a property of the file, and the file may be another's.
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
 
     def put(self, context: Context, setting: Setting, counts: Counts) -> None:
-        """Keep a result; it is on disk when this returns.
+        """Keep a result; it outlives this process from the moment this returns.
 
         Raises:
-            ValueError: the store holds another result for the same point.
+            ValueError: the store holds another result for the same point (divergence, a sum of
+                floats, may differ), or the divergence is not finite.
         """
+        if not math.isfinite(counts.divergence):
+            raise ValueError(
+                f"divergence: got {counts.divergence} for setting {setting}, allowed: a finite "
+                "number; does the network put out NaN?"
+            )
         key = (self._id(context), ",".join(map(str, setting)))
         inserted = self._db.execute(
-            "INSERT OR IGNORE INTO points VALUES (?, ?, ?, ?, ?, ?, ?)", (*key, *astuple(counts))
+            "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*key, *astuple(counts)),
         )
         if inserted.rowcount:
             return
@@ -139,7 +160,10 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -163,5 +187,7 @@ def fingerprint_data(images: Tensor, labels: Tensor | None) -> str:
 
 def _update(digest: Any, name: str, tensor: Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    data = tensor.detach().cpu().contiguous().flatten()
-    digest.update(data.view(torch.uint8).numpy() if data.numel() else b"")
+    # In parts, so that a large set of images is not copied whole into the order that counts.
+    for part in tensor.detach().split(64) if tensor.dim() else [tensor.detach()]:
+        data = part.cpu().contiguous().flatten()
+        digest.update(data.view(torch.uint8).numpy() if data.numel() else b"")

@@ -7,11 +7,19 @@ take CUDA tensors, or CPU tensors where ``TRITON_INTERPRET=1`` was set before th
 
 if __name__ != "drowsy_kernels":
     raise ImportError(
-        f"this package is drowsy_kernels and was imported as {__name__!r}; another project owns the "
-        "name 'kernels': install drowsy (pip install -e .) and import drowsy_kernels"
+        f"this package is drowsy_kernels and was imported as {__name__!r}, a name that another "
+        "project owns: install drowsy (pip install -e .) and import drowsy_kernels"
     )
 
-from drowsy_kernels.conv2d import ACTIVATIONS, PRECISIONS, PackedWeight, conv2d, output_size, pack_weight, plan_conv2d
+from drowsy_kernels.conv2d import (
+    ACTIVATIONS,
+    PRECISIONS,
+    PackedWeight,
+    conv2d,
+    output_size,
+    pack_weight,
+    plan_conv2d,
+)
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map

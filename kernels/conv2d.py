@@ -17,6 +17,9 @@ Depthwise convolutions (one input channel per group) have no GEMM to do; they ge
 multiplies and adds per channel.
 """
 
+# Triton's language has no type annotations.
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 import functools
@@ -104,9 +107,7 @@ def _dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 
 
 @triton.jit
-def _all_asleep(
-    bitmap, pc, first_c, last_c, cell_c, words, TILE_WORDS: tl.constexpr
-):
+def _all_asleep(bitmap, pc, first_c, last_c, cell_c, words, TILE_WORDS: tl.constexpr):
     """Whether every cell that a tile touches sleeps: rows ``pc`` by channels [first_c, last_c)."""
     first_cell, last_cell = first_c // cell_c, (last_c - 1) // cell_c
     word = first_cell // 32 + tl.arange(0, TILE_WORDS)
@@ -640,8 +641,8 @@ def plan_conv2d(
     cell_p, cell_c = cell or (1, 1)
     # Depthwise tiles cross groups.
     span = out_channels if weight.depthwise else out_channels_per_group
-    tiles_m = -(-positions // config.block_m)
-    tiles_n = out_channels // max(span, 1) * -(-span // config.block_n)
+    tiles_m = triton.cdiv(positions, config.block_m)
+    tiles_n = out_channels // max(span, 1) * triton.cdiv(span, config.block_n)
     arguments: dict[str, Any] = {
         "x": x.permute(0, 2, 3, 1).contiguous(),
         "w": weight.data,
@@ -769,7 +770,8 @@ def _check_bitmap(
         return 0, 0
     if len(cell) != 2 or min(cell) < 1:
         raise ValueError(f"cell: got {cell}, allowed: (positions, channels), each 1 or more")
-    rows, words = -(-positions // cell[0]), -(-(-(-channels // cell[1])) // 32)
+    rows, cells = triton.cdiv(positions, cell[0]), triton.cdiv(channels, cell[1])
+    words = triton.cdiv(cells, 32)
     check_operand(
         "bitmap", bitmap, dtypes=(torch.int32,), shape=(images, rows, words), device=device
     )

@@ -51,8 +51,11 @@ _HALF = tuple(
     for block_k in (32, 64)
 )
 # IEEE float32 has no tensor core: accumulators and operands of an outer product live in registers,
-# 64 x 64 on four warps is 32 accumulators a thread.
-_SINGLE = tuple(ConvConfig(64, block_n, 32, 4, 3) for block_n in (16, 32, 64))
+# 64 x 64 on four warps is 32 accumulators a thread. At 64 x 16, ptxas trades registers of four
+# warps for a spill; two warps have none.
+_SINGLE = tuple(
+    ConvConfig(64, block_n, 32, 2 if block_n == 16 else 4, 3) for block_n in (16, 32, 64)
+)
 # Depthwise is bound by memory: 16-byte loads across channels, 16 to 32 elements a thread.
 _DEPTHWISE = tuple(ConvConfig(block_m, 32, 0, 4, 1) for block_m in (64, 128))
 

@@ -18,7 +18,7 @@ MAX_ELEMENTS_PER_IMAGE = 2**31 - 1
 
 
 @triton.jit
-def _probe():
+def _probe() -> None:
     pass
 
 

@@ -122,7 +122,7 @@ def _source(launch: Launch) -> ASTSource:
 
 @dataclass(frozen=True)
 class _Line:
-    """One machine instruction: address, operation (``LDG``), full name (``LDG.E.128``), operands."""
+    """One machine instruction; ``operation`` is LDG where ``name`` is LDG.E.128."""
 
     address: int
     operation: str

@@ -10,6 +10,9 @@ reseeding neither recompiles nor synchronises, and works in a captured graph. At
 random number is drawn.
 """
 
+# Triton's language has no type annotations.
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 from typing import Any
@@ -331,13 +334,11 @@ def plan_sleep_map(
             raise ValueError(f"{name}: its tables go with source {name!r}, got source {source!r}")
 
     n, channels, height, width = shape
-    positions, cells = -(-height * width // cell[0]), -(-channels // cell[1])
-    words = -(-cells // 32)
+    positions, cells = triton.cdiv(height * width, cell[0]), triton.cdiv(channels, cell[1])
+    words = triton.cdiv(cells, 32)
     if out is None:
         out = torch.empty((n, positions, words), dtype=torch.int32, device=device)
-    check_operand(
-        "out", out, dtypes=(torch.int32,), shape=(n, positions, words), device=device
-    )
+    check_operand("out", out, dtypes=(torch.int32,), shape=(n, positions, words), device=device)
     row_bytes, image_bytes = 4 * words, 4 * words * positions
     if image_bytes > MAX_ELEMENTS_PER_IMAGE // 8:
         raise ValueError(
@@ -361,7 +362,7 @@ def plan_sleep_map(
     elif source == "stratified" and positions > 1 and k <= _MAX_UNROLLED_K:
         kernel = _stratified_runs_kernel
         arguments |= {"positions": positions}
-        items, block = -(-positions // k) * row_bytes, _BLOCK_RUNS
+        items, block = triton.cdiv(positions, k) * row_bytes, _BLOCK_RUNS
     elif source == "stratified":
         kernel = _stratified_cells_kernel
         arguments |= {"ALONG_CHANNELS": positions == 1}
@@ -379,7 +380,7 @@ def plan_sleep_map(
     elif lfsr is not None:
         kernel = _lfsr_kernel
         arguments |= _lfsr_arguments(*lfsr, positions=positions, device=device)
-    blocks = -(-items // block)
+    blocks = triton.cdiv(items, block)
     arguments |= {"blocks": blocks, "BLOCK": block}
     return out, Launch(kernel, (n * blocks,), arguments, num_warps=4, num_stages=1)
 

@@ -171,9 +171,7 @@ def random_cases(count: int) -> list[Case]:
             config=fixed,
         )
         try:
-            kernels.output_size(
-                case.size, case.kernel, case.stride, case.padding, case.dilation
-            )
+            kernels.output_size(case.size, case.kernel, case.stride, case.padding, case.dilation)
         except ValueError:
             continue
         cases.append(case)
@@ -211,7 +209,7 @@ def test_nan_and_infinity_reach_the_awake(activation: str, triton_device: torch.
     layer = make_layer(case, triton_device)
     layer.x.copy_(torch.tensor([math.nan, math.inf, -math.inf]).view(1, 1, 1, 3).expand(2, 1, 1, 3))
     layer.weight.fill_(1)
-    y, expected = layer.run(bitmap=None, cell=None), layer.eager(torch.float32)
+    y, expected = layer.run(bitmap=None, cell=None), layer.eager(torch.float64).float()
     torch.testing.assert_close(y, expected, equal_nan=True)
 
 
@@ -284,7 +282,9 @@ def test_a_sleeping_channel_tile_never_meets_its_weights(triton_device: torch.de
     case = Case(out_channels=64, grain="channel", config=kernels.ConvConfig(64, 32, 32, 4, 3))
     layer = make_layer(case, triton_device)
     asleep = torch.arange(64, device=triton_device) >= 32
-    poisoned = replace(layer, weight=layer.weight.masked_fill(asleep[:, None, None, None], math.nan))
+    poisoned = replace(
+        layer, weight=layer.weight.masked_fill(asleep[:, None, None, None], math.nan)
+    )
     y = poisoned.run(bitmap=pack_bitmap(asleep.expand(2, 1, 64)))
     assert not y[:, 32:].any()
     layer.check(y[:, :32], layer.awake[:, :32])

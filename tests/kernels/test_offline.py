@@ -55,7 +55,7 @@ def test_matrix_instructions(rows: list[dict[str, Any]], arch: int, instruction:
 
 
 def test_main_loop_loads_16_bytes_at_a_time(rows: list[dict[str, Any]]) -> None:
-    # 128 x 64 and 64 x 128 halves over 256 threads are 8 vectors of 16 bytes each.
+    # A K step is 128 x 64 and 64 x 128 halves: 8 vectors of 16 bytes for each of 256 threads.
     wide = [row for row in rows if row["case"].startswith("conv2d fp16 128x128x64")]
     assert [row["loop_global_loads"] for row in wide] == [8] * len(ARCHITECTURES)
 

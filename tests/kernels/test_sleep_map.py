@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def draw(
     """``kernels.sleep_map`` with a poisoned output buffer and the tables that its source needs."""
     n, channels, height, width = shape
     cell = spec.grain.cell(max(channels, 1), max(height * width, 1))
-    rows, words = -(-height * width // cell[0]), -(-(-(-channels // cell[1])) // 32)
+    rows, cells = math.ceil(height * width / cell[0]), math.ceil(channels / cell[1])
     tables: dict[str, Any] = {}
     if isinstance(spec.source, Lattice):
         slope, order = lattice_tables(spec.k)
@@ -58,7 +59,7 @@ def draw(
         stream=spec.stream,
         threshold=torch.tensor([j], dtype=torch.int32, device=at.device),
         clock=at,
-        out=torch.full((n, rows, words), -1, dtype=torch.int32, device=at.device),
+        out=torch.full((n, rows, math.ceil(cells / 32)), -1, dtype=torch.int32, device=at.device),
         **tables,
         **options,
     )

@@ -1,0 +1,252 @@
+"""The ``drowsy`` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from drowsy import models
+from drowsy.convert import convert
+from drowsy.cost import cost_table, layer_costs, layer_shares
+from drowsy.data import ImageSet, load_images
+from drowsy.frontier import Frontier
+from drowsy.inspect import inspect
+from drowsy.models import MODELS, ModelInfo, Preprocess
+from drowsy.models.checkpoint import load_weights
+from drowsy.net import DrowsyNet
+from drowsy.search import METHODS, Measurer
+from drowsy.store import Store
+from drowsy.study import Study
+
+# What a user can mend is told in a line; anything else keeps its traceback.
+_USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; returns the exit code (2 for bad input)."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except _USER_ERRORS as error:
+        print(f"drowsy {args.command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+# --- subcommands ---------------------------------------------------------------------------------
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    net, info = _network(args)
+    shares = layer_shares(layer_costs(net, _image_shape(info)))
+    print(inspect(net, shares))
+
+
+def _cost(args: argparse.Namespace) -> None:
+    info = _info(args)
+    with torch.device("meta"):
+        model = info.build(num_classes=info.num_classes).eval()
+    print(cost_table(layer_costs(model, _image_shape(info))))
+
+
+def _sensitivity(args: argparse.Namespace) -> None:
+    study = _study(args)
+    study.savings()
+    study.sensitivity()
+    print(f"wrote {study.out}")
+
+
+def _uniform(args: argparse.Namespace) -> None:
+    study = _study(args)
+    study.uniform()
+    print(f"wrote {study.out}")
+
+
+def _search(args: argparse.Namespace) -> None:
+    study = _study(args)
+    _show(study.nonuniform(study.uniform(), args.method), study)
+
+
+def _run_study(args: argparse.Namespace) -> None:
+    study = _study(args)
+    _show(study.run(args.method), study)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from drowsy.demo import demo
+
+    demo(Path(args.out))
+
+
+def _show(frontiers: dict[str, Frontier], study: Study) -> None:
+    for name, frontier in frontiers.items():
+        print(f"\nPareto-optimal settings by {name}\n{frontier.table()}")
+    print(f"\nwrote {study.out}: tables (csv), records (json), pictures (png), frontiers (json)")
+
+
+# --- what they share -----------------------------------------------------------------------------
+
+
+def _study(args: argparse.Namespace) -> Study:
+    net, info = _network(args)
+    data = _data(args, info)
+    dtype = getattr(torch, args.dtype)
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device: got cuda, but torch finds no CUDA device here")
+    net.to(device=device, dtype=dtype)
+    net.refresh()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    measurer = Measurer(
+        net,
+        data.images.to(device=device, dtype=dtype),
+        data.labels,
+        seeds=args.seeds,
+        store=Store(args.store or out / "points.sqlite"),
+        batch=args.batch,
+        progress=sys.stderr.isatty(),
+    )
+    images = f"{len(data):,} images"
+    about = {"model": args.model, "dtype": args.dtype, "first": data.names[0], "last": data.names[-1]}
+    return Study(measurer, out, f"{info.name}, {images}", about)
+
+
+def _network(args: argparse.Namespace) -> tuple[DrowsyNet, ModelInfo]:
+    info = _info(args)
+    model: nn.Module
+    if info.name in MODELS:
+        model = models.load(info.name, args.weights)
+    else:
+        model = info.build().eval()
+        if args.weights:
+            load_weights(model, Path(args.weights))
+    model.to(memory_format=torch.channels_last)
+    net = convert(
+        model, source=args.source, grain=args.grain, k=args.k, fill=args.fill, skip=args.skip
+    )
+    return net, info
+
+
+def _info(args: argparse.Namespace) -> ModelInfo:
+    """A network of the registry, or ``module:function`` of the user's."""
+    if args.model in MODELS:
+        info = MODELS[args.model]
+    else:
+        module, _, function = args.model.partition(":")
+        if not function:
+            raise ValueError(
+                f"model: got {args.model!r}, allowed: {', '.join(MODELS)}, or MODULE:FUNCTION for a "
+                "function of yours that makes the network"
+            )
+        sys.path.insert(0, "")
+        build: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+        default = MODELS["resnet18"].preprocess
+        info = ModelInfo(args.model, build, default, args.classes or 1000)
+    p = info.preprocess
+    preprocess = Preprocess(
+        args.resize if args.resize is not None else p.resize,
+        args.crop or p.crop,
+        tuple(args.mean) if args.mean else p.mean,
+        tuple(args.std) if args.std else p.std,
+    )
+    return ModelInfo(info.name, info.build, preprocess, args.classes or info.num_classes, info.weights)
+
+
+def _data(args: argparse.Namespace, info: ModelInfo) -> ImageSet:
+    return load_images(
+        args.data,
+        info.preprocess,
+        labels=args.labels,
+        classes=info.num_classes,
+        indices=args.images,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _image_shape(info: ModelInfo) -> tuple[int, int, int]:
+    return (3, info.preprocess.crop, info.preprocess.crop)
+
+
+def _range(text: str) -> range:
+    first, _, last = text.partition(":")
+    try:
+        return range(int(first or 0), int(last))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: FIRST:LAST, as 0:2500") from error
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="drowsy", description=(__doc__ or "").strip())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command("demo", _demo, "the main job on a network and images that pip delivers")
+    demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
+    _add_network(command("inspect", _inspect, "what conversion does with a network, and why"))
+    _add_network(command("cost", _cost, "neurons and multiplications by layer (Table I)"))
+    for name, run, text in (
+        ("sensitivity", _sensitivity, "each layer alone (Figs. 4 and 5)"),
+        ("uniform", _uniform, "one rate for all layers (Fig. 6)"),
+        ("search", _search, "non-uniform rates (Fig. 7) and their frontier"),
+        ("study", _run_study, "the paper's whole study (Figs. 4 to 7)"),
+    ):
+        sub = command(name, run, text)
+        _add_network(sub)
+        _add_data(sub)
+        if name in ("search", "study"):
+            sub.add_argument(
+                "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
+            )
+    return parser
+
+
+def _add_network(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("network")
+    group.add_argument(
+        "--model", required=True, help=f"{', '.join(MODELS)}, or MODULE:FUNCTION that makes yours"
+    )
+    group.add_argument("--weights", help="safetensors file (names as in state_dict)")
+    group.add_argument("--classes", type=int, help="number of classes (yours only)")
+    group.add_argument("--resize", type=int, help="shortest side to scale larger images to")
+    group.add_argument("--crop", type=int, help="side of the centre crop")
+    group.add_argument("--mean", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
+    group.add_argument("--std", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
+    sleep = sub.add_argument_group("sleep")
+    sleep.add_argument("--source", default="bernoulli", help="how maps are drawn")
+    sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
+    sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
+    sleep.add_argument("--fill", default="auto", help="auto (the paper's rule), zero or rescale")
+    sleep.add_argument("--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)")
+
+
+def _add_data(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("images")
+    group.add_argument("--data", required=True, help="folder: class subfolders, or a labels CSV")
+    group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
+    group.add_argument("--images", type=_range, help="FIRST:LAST by sorted name (default: all)")
+    run = sub.add_argument_group("run")
+    run.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
+    run.add_argument("--batch", type=int, default=50, help="images per forward pass")
+    run.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    run.add_argument("--device", default="cpu", help="cpu or cuda")
+    run.add_argument("--out", default="drowsy-study", help="folder for the results")
+    run.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

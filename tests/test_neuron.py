@@ -1,0 +1,141 @@
+"""The Drowsy Neuron against the paper's equation, written out as loops in float64."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drowsy.neuron import ACTIVATIONS, awake_conv2d, check_activation, sleep
+from drowsy.sleep import Grain, scale
+
+PLAIN = {
+    "stride": (1, 1),
+    "padding": (0, 0, 0, 0),
+    "padding_mode": "zeros",
+    "dilation": (1, 1),
+    "groups": 1,
+    "activation": "none",
+}
+
+TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu:0.1": lambda y: F.leaky_relu(y, 0.1),
+    "leaky_relu:-0.5": lambda y: F.leaky_relu(y, -0.5),
+    "leaky_relu:1e-3": lambda y: F.leaky_relu(y, 1e-3),
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
+    "hardswish": F.hardswish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+def paper_neuron(
+    x: Tensor, weight: Tensor, bias: Tensor, asleep: Tensor, rate: float, flavour: str
+) -> Tensor:
+    """DrowsyNet's equations of section III-A, neuron by neuron: ReLU, stride 1, no padding."""
+    images, _, height, width = x.shape
+    filters, channels, rows, columns = weight.shape
+    out = torch.empty(images, filters, height - rows + 1, width - columns + 1, dtype=torch.float64)
+    for n, f, i, j in itertools.product(*map(range, out.shape)):
+        total = bias[f].item()
+        for c, u, v in itertools.product(range(channels), range(rows), range(columns)):
+            total += x[n, c, i + u, j + v].item() * weight[f, c, u, v].item()
+        output = max(total, 0.0)
+        if flavour == "rescale":
+            output = output / (1 - rate)
+        out[n, f, i, j] = 0.0 if asleep[n, f, i, j] else output
+    return out
+
+
+@pytest.mark.parametrize("flavour", ["zero", "rescale"])
+@pytest.mark.parametrize("j", [0, 1, 4, 7])
+def test_both_flavours_follow_the_papers_equation(
+    flavour: str, j: int, generator: torch.Generator
+) -> None:
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, generator=generator)
+    weight = torch.randn(4, 3, 3, 2, dtype=torch.float64, generator=generator)
+    bias = torch.randn(4, dtype=torch.float64, generator=generator)
+    levels = torch.randint(0, 8, (2, 9, 4), dtype=torch.uint8, generator=generator)
+    asleep = (levels < j).view(2, 3, 3, 4).permute(0, 3, 1, 2)
+
+    awake = awake_conv2d(x, weight, bias, **{**PLAIN, "activation": "relu"})
+    slept = sleep(awake, levels, j, scale(j, 8, flavour), Grain())
+
+    expected = paper_neuron(x, weight, bias, asleep, j / 8, flavour)
+    torch.testing.assert_close(slept, expected, rtol=1e-13, atol=1e-13)
+    assert (slept[asleep] == 0).all()
+    assert (slept != 0).any()
+
+
+@pytest.mark.parametrize("name", TORCH_ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_activation_is_torchs(name: str, dtype: torch.dtype) -> None:
+    x = torch.linspace(-8, 8, 161, dtype=dtype).view(1, 1, 7, 23)
+    identity = torch.ones(1, 1, 1, 1, dtype=dtype)
+    y = awake_conv2d(x, identity, None, **{**PLAIN, "activation": name})
+    assert torch.equal(y, TORCH_ACTIVATIONS[name](x))
+    assert y.dtype == dtype
+
+
+def test_every_activation_is_tested() -> None:
+    tested = {"leaky_relu:SLOPE" if name.startswith("leaky") else name for name in TORCH_ACTIVATIONS}
+    assert tested == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("name", ["relu7", "", "leaky_relu", "leaky_relu:", "leaky_relu:x", "ReLU"])
+def test_unknown_activation_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"activation: got .*allowed: none, relu"):
+        check_activation(name)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "sigmoid", "hardswish"])
+def test_activation_leaves_the_input_as_it_was(activation: str) -> None:
+    x = torch.randn(1, 2, 3, 3)
+    before = x.clone()
+    awake_conv2d(x, torch.randn(2, 2, 1, 1), None, **{**PLAIN, "activation": activation})
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("factor", [1.0, 8.0])
+def test_sleeper_is_zero_whatever_it_held(value: float, factor: float) -> None:
+    y = torch.full((1, 2, 1, 2), value)
+    levels = torch.tensor([[[0, 5], [7, 1]]], dtype=torch.uint8)
+    slept = sleep(y, levels, 2, factor, Grain())
+    assert slept[0, :, 0, 0].tolist()[0] == 0
+    assert slept[0, :, 0, 1].tolist()[1] == 0
+    awake = torch.stack([slept[0, 1, 0, 0], slept[0, 0, 0, 1]])
+    torch.testing.assert_close(awake, torch.full((2,), value), equal_nan=True)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_sleep_leaves_its_input_as_it_was(factor: float) -> None:
+    y = torch.randn(2, 3, 4, 4)
+    before = y.clone()
+    levels = torch.randint(0, 8, (2, 16, 3), dtype=torch.uint8)
+    slept = sleep(y, levels, 4, factor, Grain())
+    assert torch.equal(y, before)
+    assert slept.data_ptr() != y.data_ptr()
+
+
+def test_threshold_and_scale_may_be_tensors() -> None:
+    y, levels = torch.randn(2, 3, 4, 4), torch.randint(0, 8, (2, 16, 3), dtype=torch.uint8)
+    tensors = sleep(y, levels, torch.tensor(3, dtype=torch.int32), torch.tensor(1.6), Grain())
+    assert torch.equal(tensors, sleep(y, levels, 3, 1.6, Grain()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_output_keeps_its_dtype(dtype: torch.dtype) -> None:
+    y = torch.randn(1, 2, 2, 2, dtype=dtype)
+    levels = torch.randint(0, 8, (1, 4, 2), dtype=torch.uint8)
+    assert sleep(y, levels, 3, torch.tensor(1.6), Grain()).dtype == dtype
