@@ -74,7 +74,7 @@ def conv_launch(
         meta(width, dtype=dtype),
         padding=(1, 1, 1, 1),
         activation="silu",
-        bitmap=meta((n, size * size, -(-width // 32)), dtype=torch.int32),
+        bitmap=meta((n, size * size, triton.cdiv(width, 32)), dtype=torch.int32),
         cell=(1, 1),
         scale=meta(1),
         precision=precision,

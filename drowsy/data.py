@@ -43,6 +43,16 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, places: slice | Sequence[int]) -> ImageSet:
+        """The images of a slice, or at these places."""
+        chosen = range(len(self))[places] if isinstance(places, slice) else list(places)
+        index = places if isinstance(places, slice) else chosen
+        return ImageSet(
+            self.images[index],
+            None if self.labels is None else self.labels[index],
+            tuple(self.names[i] for i in chosen),
+        )
+
 
 def load_images(
     folder: str | os.PathLike[str],
@@ -98,9 +108,9 @@ def load_images(
 
 
 def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """uint8 ``[N, H, W, 3]`` -> float32 ``[N, 3, H, W]`` (channels_last) as the network takes it."""
+    """uint8 ``[N, H, W, 3]`` -> float32 ``[N, 3, H, W]`` (channels_last), normalised."""
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    return pixels.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
 class _Reader:
@@ -114,7 +124,7 @@ class _Reader:
         try:
             with self.image.open(path) as file:
                 image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, self.image.DecompressionBombError) as error:
             raise ValueError(f"data: {path} cannot be read as an image ({error})") from error
         side, crop = self.preprocess.resize, self.preprocess.crop
         width, height = image.size
@@ -153,15 +163,23 @@ def _list_files(root: Path, labels: Path | None) -> list[tuple[Path, int | None]
 
 
 def _read_csv(table: Path, root: Path) -> list[tuple[Path, int | None]]:
-    with open(table, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "label"} <= set(reader.fieldnames or ()):
-            raise ValueError(
-                f"labels: {table} has columns {reader.fieldnames}, allowed: file and label"
-            )
-        rows = sorted((row["file"], row["label"]) for row in reader)
+    # "utf-8-sig": spreadsheets put a byte order mark before the first column's name.
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"labels: {table} cannot be read as CSV ({error})") from error
+    if not {"file", "label"} <= set(columns):
+        raise ValueError(f"labels: {table} has columns {columns}, allowed: file and label")
+    label_of: dict[str, str] = {}
+    for row in rows:
+        if row["file"] in label_of:
+            raise ValueError(f"labels: {table} names {row['file']} twice, allowed: once")
+        label_of[row["file"]] = row["label"]
     found: list[tuple[Path, int | None]] = []
-    for name, label in rows:
+    for name, label in sorted(label_of.items()):
         path = next((p for p in (root / name, root / "images" / name) if p.exists()), None)
         if path is None:
             raise FileNotFoundError(f"labels: {table} names {name}, which is not in {root}")
@@ -189,17 +207,19 @@ def _load_cifar(
         raise ValueError(f"data: {image_file} cannot be read as an image ({error})") from error
     if pixels.shape[1] != 32 * 32 or preprocess.crop != 32:
         raise ValueError(
-            f"data: {image_file} is {pixels.shape[1]} wide for images of {preprocess.crop} pixels a "
-            "side, allowed: rows of 32 x 32 = 1024 pixels and a network for 32"
+            f"data: {image_file} is {pixels.shape[1]} wide for images of {preprocess.crop} pixels "
+            "a side, allowed: rows of 32 x 32 = 1024 pixels and a network for 32"
         )
     try:
-        values = json.loads(label_file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        values = json.loads(label_file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"labels: {label_file} cannot be read ({error})") from error
+    if not isinstance(values, list):
+        raise ValueError(f"labels: {label_file} holds no list, allowed: a list of integers")
     if len(values) != len(pixels):
         raise ValueError(f"labels: {label_file} has {len(values)} for {len(pixels)} images")
     for value in values:
-        if not isinstance(value, int):
+        if type(value) is not int:
             raise ValueError(f"labels: {label_file} holds {value!r}, allowed: integers")
         _check_label(value, classes, label_file)
     chosen = list(_check_indices(indices, len(pixels), image_file))

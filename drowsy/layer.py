@@ -153,11 +153,12 @@ class DrowsyConv2d(nn.Conv2d):
 
     def stage(self, *, fill: str | None = None, grain: str | Grain | None = None) -> None:
         """Change fill and grain without touching ``control`` (the network writes it in one go)."""
+        parsed = self.sleep.grain if grain is None else Grain.parse(grain)
         if fill is not None:
             if fill not in FILLS:
                 raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(FILLS)}")
             self._fill = fill
-        if grain is not None and (parsed := Grain.parse(grain)) != self.sleep.grain:
+        if parsed != self.sleep.grain:
             self._set_sleep(replace(self.sleep, grain=parsed))
 
     def _set_sleep(self, sleep: SleepSpec) -> None:

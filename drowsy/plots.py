@@ -12,6 +12,8 @@ from drowsy.atomic import replacing
 
 Row = Mapping[str, Any]
 _PANELS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)", "agreement": "agreement (%)"}
+# As many layers as there are colours that nobody confuses.
+_DISTINCT = 10
 _UNIFORM_STYLE = {
     "rescale": ("rescaled", "tab:blue", "o"),
     "zero": ("non-rescaled", "tab:orange", "s"),
@@ -22,53 +24,37 @@ _UNIFORM_STYLE = {
 def plot_sensitivity(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
     """Fig. 4: accuracy against the rate of one layer alone; a line per layer.
 
-    Rows need ``layer``, ``rate`` (a number) and the measured columns.
+    Rows need ``layer``, ``rate`` (a number), the measured columns (0 to 1) and their ``_std`` where
+    known, which is drawn as a band.
     """
     panels = _measured(rows)
     figure, axes = _figure(len(panels))
-    names = list(dict.fromkeys(row["layer"] for row in rows))
-    colours = _by_depth(len(names))
     for axis, panel in zip(axes, panels, strict=True):
-        for name, colour in zip(names, colours, strict=True):
-            mine = [row for row in rows if row["layer"] == name]
-            axis.plot(
-                [row["rate"] for row in mine],
-                [100 * row[panel] for row in mine],
-                marker="o",
-                markersize=3.5,
-                color=colour,
-                label=name,
-            )
+        _draw_layers(axis, rows, panel)
         _label(axis, "dropout rate of the layer", _PANELS[panel])
         _eighths(axis)
-    _legend(figure, axes[-1], len(names))
+    _legend(figure, axes[-1])
     return _save(figure, path, title)
 
 
 def plot_savings(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
-    """Fig. 5: multiplications saved by one layer, as a share of the network's, against its rate."""
+    """Fig. 5: multiplications saved by one layer, as a share of the network's, against its rate.
+
+    Rows need ``layer``, ``rate`` and ``saving`` (0 to 1, of the network's multiplications).
+    """
     figure, (axis,) = _figure(1)
-    names = list(dict.fromkeys(row["layer"] for row in rows))
-    for name, colour in zip(names, _by_depth(len(names)), strict=True):
-        mine = [row for row in rows if row["layer"] == name]
-        axis.plot(
-            [row["rate"] for row in mine],
-            [100 * row["saving"] for row in mine],
-            marker="o",
-            markersize=3.5,
-            color=colour,
-            label=name,
-        )
+    _draw_layers(axis, rows, "saving")
     _label(axis, "dropout rate of the layer", "multiplications saved (% of the network's)")
     _eighths(axis)
-    _legend(figure, axis, len(names))
+    _legend(figure, axis)
     return _save(figure, path, title)
 
 
 def plot_uniform(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
     """Fig. 6: accuracy against saving at one rate for all layers; a line per flavour.
 
-    Rows need ``fill``, ``saving``, the measured columns and their ``_std`` where known.
+    Rows need ``fill``, ``saving``, the measured columns (0 to 1) and their ``_std`` where known,
+    which is drawn as a band.
     """
     panels = _measured(rows)
     figure, axes = _figure(len(panels))
@@ -95,13 +81,15 @@ def plot_nonuniform(
     """
     panels = [panel for panel in _measured(rows) if panel in frontiers]
     figure, axes = _figure(len(panels))
-    size = 2 if len(rows) > 2000 else 10
+    # Tens of thousands of dots: small and translucent, so that their density shows.
+    many = len(rows) > 2000
     for axis, panel in zip(axes, panels, strict=True):
         axis.scatter(
             [100 * row["saving"] for row in rows],
             [100 * row[panel] for row in rows],
-            s=size,
-            color="0.72",
+            s=3 if many else 12,
+            color="0.45",
+            alpha=0.3 if many else 0.6,
             linewidths=0,
             rasterized=True,
             label=f"each of {len(rows):,} settings",
@@ -112,10 +100,12 @@ def plot_nonuniform(
             [100 * row[panel] for row in frontiers[panel]],
             color="tab:red",
             linewidth=2,
-            label="Pareto-optimal",
+            zorder=3,
+            label="non-uniform, Pareto-optimal",
         )
         _label(axis, "multiplications saved (%)", _PANELS[panel])
-    axes[0].legend(frameon=False, markerscale=2)
+    for handle in axes[0].legend(loc="lower left", framealpha=0.9).legend_handles[:1]:
+        handle.set(sizes=[16], alpha=0.8)
     return _save(figure, path, title)
 
 
@@ -124,8 +114,20 @@ def plot_nonuniform(
 
 def _measured(rows: Sequence[Row]) -> list[str]:
     """Accuracy panels where there are labels, agreement where there are none."""
+    if not rows:
+        raise ValueError("rows: got none, allowed: one or more")
     found = [name for name in ("top1", "top5") if rows[0].get(name) is not None]
     return found or ["agreement"]
+
+
+def _draw_layers(axis: Any, rows: Sequence[Row], column: str) -> None:
+    """A line per layer of ``column`` against the rate."""
+    names = list(dict.fromkeys(row["layer"] for row in rows))
+    for i, (name, colour) in enumerate(zip(names, _by_depth(len(names)), strict=True)):
+        mine = [row for row in rows if row["layer"] == name]
+        # Neighbours in depth have like colours when there are many layers; markers tell them apart.
+        marker = "o" if len(names) <= _DISTINCT else "osD^v"[i % 5]
+        _draw_line(axis, mine, "rate", 1, column, "-", marker, colour, name)
 
 
 def _draw_uniform(axis: Any, rows: Sequence[Row], panel: str, line: str) -> None:
@@ -133,13 +135,28 @@ def _draw_uniform(axis: Any, rows: Sequence[Row], panel: str, line: str) -> None
         mine = [row for row in rows if row["fill"] == fill]
         if not mine:
             continue
-        x, y = [100 * row["saving"] for row in mine], [100 * row[panel] for row in mine]
-        axis.plot(x, y, line, marker=marker, markersize=4, color=colour, label=f"uniform, {label}")
-        spread = [row.get(f"{panel}_std") for row in mine]
-        if all(value is not None for value in spread):
-            low = [v - 100 * s for v, s in zip(y, spread, strict=True)]
-            high = [v + 100 * s for v, s in zip(y, spread, strict=True)]
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        _draw_line(axis, mine, "saving", 100, panel, line, marker, colour, f"uniform, {label}")
+
+
+def _draw_line(
+    axis: Any,
+    rows: Sequence[Row],
+    x_column: str,
+    x_unit: float,
+    column: str,
+    line: str,
+    marker: str,
+    colour: Any,
+    label: str,
+) -> None:
+    """A line in per cent, with a band of one standard deviation where ``column``_std is known."""
+    x, y = [x_unit * row[x_column] for row in rows], [100 * row[column] for row in rows]
+    axis.plot(x, y, line, marker=marker, markersize=4, color=colour, label=label, clip_on=False)
+    spread = [row.get(f"{column}_std") for row in rows]
+    if all(value is not None for value in spread):
+        low = [v - 100 * s for v, s in zip(y, spread, strict=True)]
+        high = [v + 100 * s for v, s in zip(y, spread, strict=True)]
+        axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _figure(panels: int) -> tuple[Any, list[Any]]:
@@ -153,7 +170,7 @@ def _figure(panels: int) -> tuple[Any, list[Any]]:
 def _by_depth(count: int) -> list[Any]:
     """Distinct colours for a few layers; a sequence from first to last for many."""
     maps = require("matplotlib", "plot").colormaps
-    if count <= 10:
+    if count <= _DISTINCT:
         return [maps["tab10"](i) for i in range(count)]
     return [maps["viridis"](0.95 * i / (count - 1)) for i in range(count)]
 
@@ -173,16 +190,16 @@ def _eighths(axis: Any) -> None:
     axis.set_xticks([i / 8 for i in range(8)], ["0", *(f"{i}/8" for i in range(1, 8))])
 
 
-def _legend(figure: Any, axis: Any, names: int) -> None:
+def _legend(figure: Any, axis: Any) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    small = names > 10
+    small = len(labels) > _DISTINCT
     figure.legend(
         handles,
         labels,
         loc="outside right center",
         frameon=False,
         fontsize=6.5 if small else 9,
-        ncols=2 if names > 30 else 1,
+        ncols=2 if len(labels) > 30 else 1,
     )
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from types import TracebackType
@@ -97,8 +98,20 @@ class Store:
             raise ValueError(f"store {self.path}: has version {version}, allowed: {VERSION}")
         self._db.execute("COMMIT")
         # Only now: the journal's mode is a property of the file, and the file may be another's.
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._use_wal()
         self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def _use_wal(self) -> None:
+        """Change the journal's mode, which does not wait for other processes on its own."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def put(self, context: Context, setting: Setting, counts: Counts) -> None:
         """Keep a result; it outlives this process from the moment this returns.

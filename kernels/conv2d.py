@@ -34,7 +34,7 @@ from torch import Tensor
 
 from drowsy_kernels.heuristics import MIN_CHANNELS_PER_TAP, ConvConfig, choose_config
 from drowsy_kernels.launch import (
-    MAX_ELEMENTS_PER_IMAGE,
+    MAX_ELEMENTS,
     Launch,
     check_device,
     check_operand,
@@ -501,6 +501,8 @@ def pack_weight(weight: Tensor, groups: int = 1) -> PackedWeight:
     if groups < 1 or out_channels % groups:
         raise ValueError(f"groups: got {groups}, allowed: divisors of {out_channels} channels")
     depth = channels * kh * kw
+    if out_channels * depth > MAX_ELEMENTS // 2:
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, allowed: below 2**30 elements")
     if _is_depthwise(channels, groups):
         data = weight.reshape(out_channels, depth).t().contiguous()
     else:
@@ -595,7 +597,7 @@ def plan_conv2d(
     images, channels, height, width = _check_input(x, weight)
     oh, ow = output_size((height, width), weight.kernel_size, stride, padding, dilation)
     positions, out_channels = oh * ow, weight.out_channels
-    if max(height * width * channels, positions * out_channels) > MAX_ELEMENTS_PER_IMAGE:
+    if max(height * width * channels, positions * out_channels) > MAX_ELEMENTS:
         raise ValueError(
             f"x: {(channels, height, width)} -> {(out_channels, oh, ow)}, allowed: fewer than "
             "2**31 elements in an image's input and output"

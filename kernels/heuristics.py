@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import triton
 
 # Programs that keep a large GPU busy: two for each of the 132 multiprocessors of an H100/H200.
 _ENOUGH_PROGRAMS = 264
@@ -85,17 +86,15 @@ def choose_config(
         dtype: of input and weight.
         cell: ``(positions, channels)`` of a sleep cell; a tile that fits into one can be skipped.
     """
-    depthwise = groups > 1 and channels_per_group == 1
-    if depthwise:
+    if groups > 1 and channels_per_group == 1:
         candidates = SHIPPED_CONFIGS["depthwise"]
-        width = groups * out_channels_per_group
-        tiles = -(-width // candidates[0].block_n)
+        # Channels that one row of tiles covers, and how many such rows there are.
+        span, spans = groups * out_channels_per_group, 1
     else:
-        candidates = SHIPPED_CONFIGS["single" if dtype == torch.float32 else "half"]
-        depth = _block_k(channels_per_group, max(config.block_k for config in candidates))
-        candidates = tuple(config for config in candidates if config.block_k == depth)
-        width = out_channels_per_group
-        tiles = groups
+        shipped = SHIPPED_CONFIGS["single" if dtype == torch.float32 else "half"]
+        depth = _block_k(channels_per_group, max(config.block_k for config in shipped))
+        candidates = tuple(config for config in shipped if config.block_k == depth)
+        span, spans = out_channels_per_group, groups
     if cell is not None:
         within = tuple(
             config
@@ -105,17 +104,15 @@ def choose_config(
         candidates = within or candidates
 
     widths = sorted({config.block_n for config in candidates})
-    block_n = next((n for n in widths if n >= width), widths[-1])
-    if not depthwise:
-        tiles = groups * -(-width // block_n)
+    block_n = next((width for width in widths if width >= span), widths[-1])
     fitting = sorted(
         (config for config in candidates if config.block_n == block_n),
         key=lambda config: config.block_m,
     )
     # The tallest tile that neither starves the GPU nor reaches past a small image.
     for config in reversed(fitting[1:]):
-        programs = images * tiles * -(-positions // config.block_m)
-        if positions > fitting[0].block_m and programs >= _ENOUGH_PROGRAMS:
+        tiles = spans * triton.cdiv(span, block_n) * triton.cdiv(positions, config.block_m)
+        if positions > fitting[0].block_m and images * tiles >= _ENOUGH_PROGRAMS:
             return config
     return fitting[0]
 
@@ -124,4 +121,5 @@ def _block_k(channels: int, deepest: int) -> int:
     """The deepest K step that pads ``channels`` no further than a step of 32 does."""
     if channels < MIN_CHANNELS_PER_TAP:
         return 32
-    return deepest if -(-channels // deepest) * deepest == -(-channels // 32) * 32 else 32
+    padded = triton.cdiv(channels, deepest) * deepest
+    return deepest if padded == triton.cdiv(channels, 32) * 32 else 32

@@ -14,7 +14,8 @@ import triton
 from torch import Tensor
 
 MAX_PROGRAMS = 2**31 - 1
-MAX_ELEMENTS_PER_IMAGE = 2**31 - 1
+# Of whatever a kernel addresses with 32 bits: one image's input, output or map.
+MAX_ELEMENTS = 2**31 - 1
 
 
 @triton.jit

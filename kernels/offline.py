@@ -111,12 +111,19 @@ def _source(launch: Launch) -> ASTSource:
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for index, parameter in enumerate(launch.kernel.params):
         name, value = parameter.name, launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+        if parameter.is_constexpr or value is None:
             signature[name], constants[name] = "constexpr", value
-            continue
-        signature[name] = _POINTERS[value.dtype] if isinstance(value, Tensor) else "i32"
-        if isinstance(value, Tensor) or value % 16 == 0:
+        elif isinstance(value, Tensor):
+            signature[name] = _POINTERS[value.dtype]
             attributes[(index,)] = _DIVISIBLE_BY_16
+        elif parameter.do_not_specialize:
+            signature[name] = "i32"
+        elif value == 1:
+            signature[name], constants[name] = "constexpr", 1
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0:
+                attributes[(index,)] = _DIVISIBLE_BY_16
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 

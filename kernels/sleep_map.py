@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from drowsy_kernels.launch import (
-    MAX_ELEMENTS_PER_IMAGE,
+    MAX_ELEMENTS,
     Launch,
     check_device,
     check_operand,
@@ -40,6 +40,8 @@ _MAX_UNROLLED_K = 16
 _BLOCK_RUNS = 64
 # Bytes x 8 cells, per program, where every cell walks over its own run.
 _BLOCK_CELLS = 64
+# Layers differ in their streams: one compiled kernel serves them all.
+_STREAM = ("stream",)
 
 
 @triton.jit
@@ -51,7 +53,7 @@ def _image_draw(c0, image, stream, TAG: tl.constexpr, seed):
     return tl.philox(seed, c0, c1, c2, zero + TAG)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_STREAM)
 def _bernoulli_kernel(
     out,
     threshold,
@@ -83,7 +85,7 @@ def _bernoulli_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_STREAM)
 def _stratified_runs_kernel(
     out,
     threshold,
@@ -131,7 +133,7 @@ def _stratified_runs_kernel(
             tl.store(p_out + pc * row_bytes, b_zero, mask=pc < positions)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_STREAM)
 def _stratified_cells_kernel(
     out,
     threshold,
@@ -180,7 +182,7 @@ def _stratified_cells_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_STREAM)
 def _lattice_kernel(
     out,
     threshold,
@@ -246,7 +248,8 @@ def _lfsr_kernel(
         rounds = (cells + ENGINES - 1) // ENGINES
         # Where the registers stand after the images before this one; one 64-bit division.
         start = (image * (rounds * positions) % PERIOD).to(tl.int32)
-        for bit in tl.static_range(8):
+        # Not unrolled: eight gathers of tables at once would spill.
+        for bit in range(8):
             cell = byte * 8 + bit
             exists = cell < cells
             phase = tl.load(phases + cell % ENGINES, mask=exists, other=0).to(tl.int32)
@@ -340,7 +343,7 @@ def plan_sleep_map(
         out = torch.empty((n, positions, words), dtype=torch.int32, device=device)
     check_operand("out", out, dtypes=(torch.int32,), shape=(n, positions, words), device=device)
     row_bytes, image_bytes = 4 * words, 4 * words * positions
-    if image_bytes > MAX_ELEMENTS_PER_IMAGE // 8:
+    if image_bytes > MAX_ELEMENTS // 8:
         raise ValueError(
             f"shape: got {shape}, allowed: fewer than 2**31 cells in an image's sleep map"
         )

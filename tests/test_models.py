@@ -92,7 +92,8 @@ def test_fx_traces_to_the_same_function(name: str):
     x = torch.randn(2, 3, NETWORKS[name][1], NETWORKS[name][1])
     logits = model(x.clone())
     assert logits.shape == (2, 7)
-    assert logits.isfinite().all() and logits.std() > 0
+    assert logits.isfinite().all()
+    assert logits.std() > 0
     assert torch.equal(torch.fx.symbolic_trace(model)(x.clone()), logits)
 
 
@@ -130,7 +131,8 @@ def test_padded_shortcut_is_option_a():
     y = shortcut(x)
     assert y.shape == (2, 32, 4, 3)
     assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
-    assert not y[:, :8].any() and not y[:, 24:].any()
+    assert not y[:, :8].any()
+    assert not y[:, 24:].any()
 
 
 # --- registry ------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ def test_every_misfit_is_listed(small):
     state["linear.bias"] = torch.zeros(11)
     state["bn1.weight"] = torch.ones(16, dtype=torch.int8)
     safetensors_torch.save_file(state, path)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="does not fit the network") as caught:
         models.load("cifar_resnet20", path)
     message = str(caught.value)
     assert str(path) in message
@@ -254,7 +256,8 @@ def test_shipped_record_describes_the_shipped_weights():
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
     }
-    assert record["test_images"] == 10_000 and record["test_top1"] >= 0.85
+    assert record["test_images"] == 10_000
+    assert record["test_top1"] >= 0.85
     assert weights.stat().st_size < 5_000_000
 
 

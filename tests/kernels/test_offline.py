@@ -17,13 +17,12 @@ from drowsy_kernels.offline import ARCHITECTURES, compile_launch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The report, made in a process whose kernels are not interpreted."""
-    path = tmp_path_factory.mktemp("report") / "core.json"
+def run_python(*arguments: str) -> None:
+    """Run Python at the root of the checkout, in a process whose kernels are not interpreted."""
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path]))
+    environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
-        [sys.executable, "-m", "bench.compile_report", "--core", "--json", str(path)],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -31,6 +30,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows of the core report."""
+    path = tmp_path_factory.mktemp("report") / "core.json"
+    run_python("-m", "bench.compile_report", "--core", "--json", str(path))
     return json.loads(path.read_text())["rows"]
 
 
@@ -58,6 +64,10 @@ def test_main_loop_loads_16_bytes_at_a_time(rows: list[dict[str, Any]]) -> None:
     # A K step is 128 x 64 and 64 x 128 halves: 8 vectors of 16 bytes for each of 256 threads.
     wide = [row for row in rows if row["case"].startswith("conv2d fp16 128x128x64")]
     assert [row["loop_global_loads"] for row in wide] == [8] * len(ARCHITECTURES)
+
+
+def test_every_branch_compiles() -> None:
+    run_python(str(Path(__file__).with_name("compile_variants.py")))
 
 
 @pytest.mark.skipif(not kernels.interpreted(), reason="kernels are compiled in this process")

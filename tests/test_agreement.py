@@ -1,0 +1,241 @@
+"""The Triton kernels against eager torch: the same maps bit for bit, outputs within a budget.
+
+Budget of an output: as far from float64 as the eager backend is at the same precision, plus
+``eps * sqrt(K)`` of the accumulated magnitude for sums taken in another order.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from drowsy import neuron, ops
+from drowsy.layer import DrowsyConv2d
+from drowsy.neuron import ACTIVATIONS
+from drowsy.sleep import Grain, SleepSpec, levels, unpack_bitmap
+
+CONFIGURATIONS = 240
+LFSRS = ("lfsr", "lfsr:engines=5", "lfsr:width=8,taps=8.6.5.4", "lfsr:width=4,taps=4.3,seeding=9")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One layer, its input and its clock."""
+
+    source: str
+    grain: str
+    k: int
+    j: int
+    fill: str
+    activation: str
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    kernel: tuple[int, int]
+    groups: int
+    channels: tuple[int, int]
+    bias: bool
+    dtype: torch.dtype
+    layout: torch.memory_format
+    shape: tuple[int, int, int]
+    seed: int
+    image: int
+    stream: int
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        n, height, width = self.shape
+        return (
+            f"{self.source}-{self.grain}-{self.j}of{self.k}-{self.fill}-{self.activation}-{dtype}"
+            f"-N{n}C{self.channels[0]}H{height}W{width}-O{self.channels[1]}"
+            f"K{self.kernel[0]}x{self.kernel[1]}G{self.groups}"
+        )
+
+
+def configuration(number: int) -> Configuration:
+    """The layer of this number: everything drawn at random, so that interactions are met."""
+    rng = random.Random(number)
+    pick = rng.choice
+    k = pick((2, 3, 5, 8, 8, 8, 10, 16, 31, 256))
+    groups = pick((1, 1, 1, 2, 3))
+    kernel = (pick((1, 2, 3)), pick((1, 2, 3)))
+    dilation = (pick((1, 1, 2)), pick((1, 1, 2)))
+    return Configuration(
+        source=pick(("bernoulli", "stratified", "lattice", pick(LFSRS))),
+        grain=pick(
+            ("neuron", "position", f"position:{pick((3, 16, 32))}", "channel")
+            + (f"tile:{pick((2, 8, 16))}x{pick((3, 16, 32))}",) * 2
+        ),
+        k=k,
+        j=rng.randrange(k) if rng.random() < 0.9 else pick((0, k - 1)),
+        fill=pick(("zero", "rescale")),
+        activation=pick([name.replace("SLOPE", "0.2") for name in ACTIVATIONS]),
+        stride=(pick((1, 1, 2)), pick((1, 1, 2))),
+        padding=(pick((0, 1, 2)), pick((0, 1, 2))),
+        dilation=dilation,
+        kernel=kernel,
+        groups=groups,
+        channels=(groups * pick((1, 3, 5)), groups * pick((1, 7, 16, 21))),
+        bias=rng.random() < 0.7,
+        dtype=pick((torch.float32, torch.float16, torch.bfloat16)),
+        layout=pick((torch.contiguous_format, torch.channels_last)),
+        shape=(pick((1, 2, 3)), rng.randint(5, 8), rng.randint(5, 8)),
+        seed=pick((0, 1, 2**32 + 5, 2**63 - 1, rng.randrange(2**63))),
+        image=pick((0, 1, 49_999, 2**31 - 1, 2**32 - 2, 2**32 + 7)),
+        stream=pick((0, 1, 30, 2**31, 2**32 - 1)),
+    )
+
+
+def make_layer(
+    c: Configuration, device: torch.device
+) -> tuple[DrowsyConv2d, Tensor]:
+    layer = DrowsyConv2d(
+        *c.channels,
+        c.kernel,
+        c.stride,
+        c.padding,
+        c.dilation,
+        c.groups,
+        c.bias,
+        device=device,
+        dtype=c.dtype,
+        activation=c.activation,
+        sleep=SleepSpec(c.source, c.grain, c.k, c.stream),
+        rate=c.j / c.k,
+        fill=c.fill,
+    )
+    n, height, width = c.shape
+    x = torch.randn(n, c.channels[0], height, width, device=device).to(c.dtype)
+    return layer, x.contiguous(memory_format=c.layout)
+
+
+def run_at(layer: DrowsyConv2d, x: Tensor, c: Configuration, backend: str) -> Tensor:
+    layer.backend = backend
+    layer.control.reseed(c.seed, c.image)
+    with torch.inference_mode():
+        return layer(x)
+
+
+@pytest.mark.parametrize("number", range(CONFIGURATIONS))
+def test_backends_agree(number: int, triton_device: torch.device) -> None:
+    c = configuration(number)
+    torch.manual_seed(number)
+    layer, x = make_layer(c, triton_device)
+    eager, kernel = run_at(layer, x, c, "torch"), run_at(layer, x, c, "triton")
+    assert kernel.shape == eager.shape, c
+    assert kernel.dtype == eager.dtype, c
+
+    # The map, bit for bit.
+    spec, shape = layer.sleep, tuple(eager.shape)
+    clock = torch.tensor([c.seed, c.image], device=triton_device)
+    drawn = levels(spec, shape, clock)
+    cell = spec.grain.cell(shape[1], shape[2] * shape[3])
+    bitmap = ops._draw_bitmap(spec, shape, cell, layer.control.thresholds[0], clock)
+    assert torch.equal(unpack_bitmap(bitmap, drawn.shape[2]), drawn < c.j), c
+    whole = unpack_bitmap(bitmap, bitmap.shape[2] * 32)
+    assert not whole[..., drawn.shape[2] :].any(), f"padding bits are 0: {c}"
+
+    # The output, against float64.
+    scale = float(layer.control.scales[0])
+    weight, bias = layer.weight.detach(), layer.bias.detach() if c.bias else None
+    exact = _float64(layer, x, weight, bias, drawn, c.j, scale)
+    eager_error = (eager.double() - exact).abs().max().item()
+    kernel_error = (kernel.double() - exact).abs().max().item()
+    terms = weight[0].numel()
+    magnitude = max(1.0, exact.abs().max().item())
+    slack = torch.finfo(c.dtype).eps * math.sqrt(terms) * magnitude
+    assert kernel_error <= eager_error + slack, (c, kernel_error, eager_error, slack)
+    asleep = _neurons(drawn < c.j, shape, spec.grain)
+    assert (kernel[asleep] == 0).all(), c
+
+
+def _neurons(asleep: Tensor, shape: tuple[int, int, int, int], grain: Grain) -> Tensor:
+    from drowsy.sleep import expand_cells
+
+    return expand_cells(asleep, shape, grain)
+
+
+def _float64(
+    layer: DrowsyConv2d,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    drawn: Tensor,
+    j: int,
+    scale: float,
+) -> Tensor:
+    """The layer's output in float64, from the same rounded input and parameters."""
+    awake = neuron.awake_conv2d(
+        x.double(),
+        weight.double(),
+        None if bias is None else bias.double(),
+        **layer._geometry(),
+        activation=layer.activation,
+    )
+    return neuron.sleep(awake, drawn, j, scale, layer.sleep.grain)
+
+
+def test_configurations_meet_every_source_grain_and_dtype() -> None:
+    drawn = [configuration(number) for number in range(CONFIGURATIONS)]
+    met = {
+        (c.source.partition(":")[0], c.grain.partition(":")[0], c.dtype)
+        for c in drawn
+        if c.j > 0
+    }
+    assert len(met) == 4 * 4 * 3
+    assert {c.activation.partition(":")[0] for c in drawn} == {
+        name.partition(":")[0] for name in ACTIVATIONS
+    }
+    assert len({str(c) for c in drawn}) == CONFIGURATIONS
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_backends_agree_on_other_paddings(mode: str, triton_device: torch.device) -> None:
+    layer = DrowsyConv2d(
+        3, 5, 3, padding="same", padding_mode=mode, rate=0.5, device=triton_device
+    )
+    x = torch.randn(2, 3, 6, 6, device=triton_device)
+    outputs = []
+    for backend in ("torch", "triton"):
+        layer.backend = backend
+        layer.control.reseed(0)
+        with torch.inference_mode():
+            outputs.append(layer(x))
+    torch.testing.assert_close(outputs[1], outputs[0])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_triton_sleeper_is_zero_whatever_it_held(
+    value: float, triton_device: torch.device
+) -> None:
+    layer = DrowsyConv2d(
+        2, 8, 1, rate=0.5, fill="rescale", backend="triton", device=triton_device
+    )
+    with torch.inference_mode():
+        y = layer(torch.full((2, 2, 6, 6), value, device=triton_device))
+    layer.control.reseed(0)
+    drawn = levels(layer.sleep, (2, 8, 6, 6), layer.control.clock)
+    asleep = _neurons(drawn < 4, (2, 8, 6, 6), layer.sleep.grain)
+    assert (y[asleep] == 0).all()
+    assert not y[~asleep].isfinite().any()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 6, 6), (2, 3, 6, 6)])
+def test_triton_takes_an_empty_batch_and_a_sleeping_layer(
+    shape: tuple[int, int, int, int], triton_device: torch.device
+) -> None:
+    spec = SleepSpec("stratified", "position", k=256)
+    layer = DrowsyConv2d(3, 5, 3, sleep=spec, rate=255 / 256, device=triton_device)
+    outputs = []
+    for backend in ("torch", "triton"):
+        layer.backend = backend
+        layer.control.reseed(2)
+        with torch.inference_mode():
+            outputs.append(layer(torch.ones(shape, device=triton_device)))
+    torch.testing.assert_close(outputs[1], outputs[0])
+    assert outputs[1].shape == (shape[0], 5, 4, 4)
