@@ -22,12 +22,12 @@ from functools import partial
 # Interpreted kernels cannot be compiled; this must come before they are decorated.
 os.environ.pop("TRITON_INTERPRET", None)
 
+import drowsy_kernels as kernels
 import torch
 import triton
-
-import drowsy_kernels as kernels
-from drowsy.atomic import write_json
 from drowsy_kernels.offline import ARCHITECTURES, CompileReport, compile_launch
+
+from drowsy.atomic import write_json
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _CORE_CASES = (

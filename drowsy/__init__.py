@@ -1,8 +1,8 @@
 """drowsy: a power-accuracy knob for pretrained CNNs that turns while they run.
 
-    net = drowsy.convert(model)                      # weights shared, state_dict keys unchanged
-    frontier = drowsy.search(net, images, labels)    # measured trade-off, resumable
-    net.set(frontier.at(saving=0.25))                # in place, per batch if you like
+net = drowsy.convert(model)                      # weights shared, state_dict keys unchanged
+frontier = drowsy.search(net, images, labels)    # measured trade-off, resumable
+net.set(frontier.at(saving=0.25))                # in place, per batch if you like
 """
 
 from drowsy.convert import convert, revert

@@ -115,7 +115,12 @@ def _study(args: argparse.Namespace) -> Study:
         progress=sys.stderr.isatty(),
     )
     images = f"{len(data):,} images"
-    about = {"model": args.model, "dtype": args.dtype, "first": data.names[0], "last": data.names[-1]}
+    about = {
+        "model": args.model,
+        "dtype": args.dtype,
+        "first": data.names[0],
+        "last": data.names[-1],
+    }
     return Study(measurer, out, f"{info.name}, {images}", about)
 
 
@@ -128,7 +133,7 @@ def _network(args: argparse.Namespace) -> tuple[DrowsyNet, ModelInfo]:
         model = info.build().eval()
         if args.weights:
             load_weights(model, Path(args.weights))
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     net = convert(
         model, source=args.source, grain=args.grain, k=args.k, fill=args.fill, skip=args.skip
     )
@@ -143,8 +148,8 @@ def _info(args: argparse.Namespace) -> ModelInfo:
         module, _, function = args.model.partition(":")
         if not function:
             raise ValueError(
-                f"model: got {args.model!r}, allowed: {', '.join(MODELS)}, or MODULE:FUNCTION for a "
-                "function of yours that makes the network"
+                f"model: got {args.model!r}, allowed: {', '.join(MODELS)}, "
+                "or MODULE:FUNCTION for a function of yours that makes the network"
             )
         sys.path.insert(0, "")
         build: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
@@ -157,7 +162,9 @@ def _info(args: argparse.Namespace) -> ModelInfo:
         tuple(args.mean) if args.mean else p.mean,
         tuple(args.std) if args.std else p.std,
     )
-    return ModelInfo(info.name, info.build, preprocess, args.classes or info.num_classes, info.weights)
+    return ModelInfo(
+        info.name, info.build, preprocess, args.classes or info.num_classes, info.weights
+    )
 
 
 def _data(args: argparse.Namespace, info: ModelInfo) -> ImageSet:
@@ -231,7 +238,9 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
     sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
     sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
     sleep.add_argument("--fill", default="auto", help="auto (the paper's rule), zero or rescale")
-    sleep.add_argument("--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)")
+    sleep.add_argument(
+        "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
+    )
 
 
 def _add_data(sub: argparse.ArgumentParser) -> None:

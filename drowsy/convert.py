@@ -153,7 +153,9 @@ def convert(
             choices[name].reason,
         )
         if name in layers
-        else LayerReport(name, _geometry(modules[name]), "", "", "", _why_not(name, modules, skipped))
+        else LayerReport(
+            name, _geometry(modules[name]), "", "", "", _why_not(name, modules, skipped)
+        )
         for name in calls
     ]
     return DrowsyNet.assemble(model, graph, layers, control, report)
@@ -196,9 +198,7 @@ def _device(model: nn.Module) -> torch.device | None:
     return next((tensor.device for tensor in model.parameters()), None)
 
 
-def _convolution_calls(
-    graph: fx.Graph, modules: dict[str, nn.Module]
-) -> dict[str, list[fx.Node]]:
+def _convolution_calls(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, list[fx.Node]]:
     """Nodes by convolution module, in order of execution; aliases of a module count as one."""
     first_name: dict[int, str] = {}
     calls: dict[str, list[fx.Node]] = {}
@@ -223,7 +223,9 @@ def _matching(patterns: Sequence[str], names: list[str]) -> set[str]:
         else:
             hits = [name for name in names if name == pattern]
         if not hits:
-            raise ValueError(f"skip: {pattern!r} names no convolution; there are {', '.join(names)}")
+            raise ValueError(
+                f"skip: {pattern!r} names no convolution; there are {', '.join(names)}"
+            )
         found.update(hits)
     return found
 

@@ -97,18 +97,18 @@ def cost_table(costs: Sequence[LayerCost]) -> str:
     """The paper's Table I for any network, as aligned text."""
     rows = [("layer", "Ch x H x W", "#N", "Ch x H x W", "#M", "#N x #M", "share")]
     shares = layer_shares(costs)
-    for cost in costs:
-        rows.append(
-            (
-                cost.name,
-                " x ".join(map(str, cost.shape)),
-                _short(cost.neurons),
-                " x ".join(map(str, cost.kernel)),
-                _short(cost.multiplies_per_neuron),
-                _short(cost.multiplies),
-                f"{shares[cost.name]:.1%}",
-            )
+    rows += [
+        (
+            cost.name,
+            " x ".join(map(str, cost.shape)),
+            _short(cost.neurons),
+            " x ".join(map(str, cost.kernel)),
+            _short(cost.multiplies_per_neuron),
+            _short(cost.multiplies),
+            f"{shares[cost.name]:.1%}",
         )
+        for cost in costs
+    ]
     total = sum(cost.multiplies for cost in costs)
     rows.append(("total", "", _short(sum(c.neurons for c in costs)), "", "", _short(total), "100%"))
     return align(rows)

@@ -53,28 +53,31 @@ def demo(out: Path) -> None:
     print("SqueezeNet 1.1 for ImageNet, converted:\n")
     print(inspect(net, shares))
     print(
-        f"\nMeasuring on {len(views)} crops of {len(images)} photographs, without labels: how often "
-        "the first choice\nis that of the awake network (agreement), and how far the class "
-        "probabilities move (divergence)."
+        f"\nMeasuring on {len(views)} crops of {len(images)} photographs, without labels: how\n"
+        "often the first choice is that of the awake network (agreement), and how far the\n"
+        "class probabilities move (divergence)."
     )
     out.mkdir(parents=True, exist_ok=True)
     with Store(out / "points.sqlite") as store:
         measurer = Measurer(net, views, store=store, progress=True)
-        study = Study(measurer, out, f"SqueezeNet 1.1, {len(views)} crops", {"model": "squeezenet1_1"})
+        study = Study(
+            measurer, out, f"SqueezeNet 1.1, {len(views)} crops", {"model": "squeezenet1_1"}
+        )
         frontier = study.run("additive")["agreement"]
-    print(f"\nPareto-optimal settings (rates in eighths, by layer):\n{_thinned(frontier.table())}\n")
+    print(
+        f"\nPareto-optimal settings (rates in eighths, by layer):\n{_thinned(frontier.table())}\n"
+    )
     _turn_the_knob(net, frontier, images, labels)
     pictures = " ".join(str(path) for path in sorted(out.glob("*.png")))
     print(f"\nPictures: {pictures}")
     print(f"Frontier: {out / 'frontier_agreement.json'}   ({time.perf_counter() - start:.0f} s)")
     print(
-        "\nWhat these numbers can tell: agreement and divergence compare the network with itself, on "
-        f"{len(views)} crops;\nthey rank settings well and need no labels, but crops of one photograph "
-        "are not independent.\nTop-1 and top-5 are real accuracy, but on twenty photographs one image "
-        "is five points: they show that\nthe knob turns, not how much accuracy it costs. "
-        "docs/study has that, on 1,300 and 2,500 images.\n"
-        "Multiplications saved are what a chip with per-neuron gating would save; this CPU computes "
-        "and masks."
+        "\nWhat these numbers can tell: agreement and divergence compare the network with itself,\n"
+        f"on {len(views)} crops; they rank settings, but crops of one photograph\n"
+        "are not independent. Top-1 and top-5 are real accuracy, but on twenty photographs one\n"
+        "image is five points: they show that the knob turns, not how much accuracy it costs;\n"
+        "docs/study has that, on 1,300 and 2,500 images. Multiplications saved are what a chip\n"
+        "that gates single neurons would save: this CPU computes every neuron and masks."
     )
 
 
@@ -94,7 +97,7 @@ def squeezenet() -> nn.Module:
     first = next(iter(state))
     state[first] = state[first].flip(1)
     model.load_state_dict(state)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def labelled_images() -> tuple[Tensor, Tensor]:
@@ -176,4 +179,3 @@ def _package_files(package: str, pattern: str) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"{package}: has no file matching {pattern}")
     return found
-

@@ -12,6 +12,7 @@ its index, so that results do not depend on the split into batches.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,7 @@ Setting = tuple[int, ...]
 
 _Live = dict[fx.Node, Any]
 
-_OUT_OF_PLACE = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,8 @@ class Evaluator:
         map_cache: int = 6 << 30,
     ) -> None:
         check_images(images)
+        if labels is not None and labels.dtype != torch.int64:
+            raise TypeError(f"labels: got {labels.dtype}, allowed: int64 class numbers")
         if labels is not None and labels.shape != images.shape[:1]:
             raise ValueError(
                 f"labels: got shape {tuple(labels.shape)} for {len(images)} images, "
@@ -143,6 +141,7 @@ class Evaluator:
                 first.setdefault(self._layer_of[node], place)
         assert list(first) == sorted(first), "layers are numbered in order of execution"
         self._cuts = list(first.values())
+        self._in_place = {node for node in self._nodes if self._overwrites(node)}
         self._last_use = {
             used: place for place, node in enumerate(self._nodes) for used in node.all_input_nodes
         }
@@ -178,7 +177,7 @@ class Evaluator:
         logits = []
         for chunk, live in enumerate(states):
             out = self._run(live, start, stop, chunk, setting)
-            value = fx.map_arg(self._nodes[-1].args[0], lambda node, out=out: out[node])
+            value = fx.map_arg(self._nodes[-1].args[0], out.__getitem__)
             if not isinstance(value, Tensor) or value.dim() != 2:
                 raise TypeError(
                     f"model: its output is {type(value).__name__}, "
@@ -203,6 +202,10 @@ class Evaluator:
             value = self._call(node, live, chunk)
             if place != stop and node in self._layer_of:
                 value = self._sleep(value, node, chunk, prefix)
+            if node in self._in_place and isinstance(value, Tensor):
+                # Later readers of the old tensor, under any name, see the new one.
+                old = live[node.all_input_nodes[0]]
+                live |= {name: value for name, held in live.items() if held is old}
             live[node] = value
             self._drop(live, place)
         return live
@@ -216,27 +219,33 @@ class Evaluator:
     def _call(self, node: fx.Node, live: _Live, chunk: int) -> Any:
         if node.op == "placeholder":
             return self._chunks[chunk]
-        args = fx.map_arg(node.args, lambda used: live[used])
-        kwargs = fx.map_arg(node.kwargs, lambda used: live[used])
+        target: Any = node.target
+        args: Any = fx.map_arg(node.args, live.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, live.__getitem__)
         if node.op == "get_attr":
-            return operator.attrgetter(node.target)(self.net)
+            return operator.attrgetter(target)(self.net)
         # Live tensors are shared between branches of the walk, so nothing may be overwritten.
+        if node in self._in_place and isinstance(args[0], Tensor):
+            args = (args[0].clone(), *args[1:])
         if node.op == "call_module":
-            module = self.net.get_submodule(node.target)
+            module = self.net.get_submodule(target)
             if isinstance(module, DrowsyConv2d):
                 return module.awake(*args, **kwargs)
-            if getattr(module, "inplace", False):
-                args = (args[0].clone(), *args[1:])
             return module(*args, **kwargs)
-        if kwargs.get("inplace"):
-            kwargs = {**kwargs, "inplace": False}
         if node.op == "call_method":
-            if node.target.endswith("_") and not node.target.endswith("__"):
-                args = (args[0].clone(), *args[1:])
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        if getattr(node.target, "__name__", "").endswith("_") and isinstance(args[0], Tensor):
-            args = (args[0].clone(), *args[1:])
-        return _OUT_OF_PLACE.get(node.target, node.target)(*args, **kwargs)
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+    def _overwrites(self, node: fx.Node) -> bool:
+        """Whether a node writes its result over its first argument."""
+        if not node.args or not isinstance(node.args[0], fx.Node):
+            return False
+        if node.op == "call_module":
+            return bool(getattr(self.net.get_submodule(str(node.target)), "inplace", False))
+        if node.op == "call_function" and node.target in _IN_PLACE:
+            return True
+        name = str(getattr(node.target, "__name__", node.target))
+        return (name.endswith("_") and not name.endswith("__")) or _asked_in_place(node)
 
     def _sleep(self, y: Tensor, node: fx.Node, chunk: int, setting: Setting) -> Tensor:
         index = self._layer_of[node]
@@ -265,10 +274,27 @@ class Evaluator:
         )
         top1 = top5 = None
         if self.labels is not None:
+            low, high = self.labels.aminmax()
+            if low < 0 or high >= logits.shape[1]:
+                raise ValueError(
+                    f"labels: got {int(low)} to {int(high)}, allowed: 0 to {logits.shape[1] - 1}, "
+                    "the network's classes"
+                )
             rank = _rank(logits, self.labels.to(logits.device))
             top1, top5 = int((rank < 1).sum()), int((rank < 5).sum())
         agree = int((_rank(logits, baseline.argmax(1)) < 1).sum())
         return Counts(len(logits), top1, top5, agree, float(divergence))
+
+
+def _asked_in_place(node: fx.Node) -> bool:
+    """Whether a function was called with ``inplace``, by name or by position."""
+    if "inplace" in node.kwargs or node.op != "call_function":
+        return bool(node.kwargs.get("inplace"))
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a builtin, which has no such argument
+        return False
+    return "inplace" in names and any(node.args[names.index("inplace") :][:1])
 
 
 def _rank(logits: Tensor, target: Tensor) -> Tensor:

@@ -284,8 +284,8 @@ class Frontier:
         data, where = read_json(path), str(Path(path))
         check_header(data, FORMAT, VERSION, where)
         check_keys(data, {"format", "version", "objective", "reference", "points"}, where)
-        if not isinstance(data["points"], list):
-            raise ValueError(f"{where}: points: got {data['points']!r}, allowed: a list")
+        if not isinstance(data["points"], list) or not data["points"]:
+            raise ValueError(f"{where}: points: got {data['points']!r}, allowed: a list of points")
         points = [
             OperatingPoint.from_dict(entry, f"{where}: point {i}")
             for i, entry in enumerate(data["points"])

@@ -17,7 +17,14 @@ def inspect(net: DrowsyNet, shares: Mapping[str, float] | None = None) -> str:
     """
     header = ["layer", "convolution", "batch norm", "activation", "flavour", "why"]
     rows = [
-        [line.name, line.geometry, line.norm or "-", line.activation or "-", line.fill or "-", line.reason]
+        [
+            line.name,
+            line.geometry,
+            line.norm or "-",
+            line.activation or "-",
+            line.fill or "-",
+            line.reason,
+        ]
         for line in net.report
     ]
     if shares is not None:

@@ -65,7 +65,7 @@ class DrowsyConv2d(nn.Conv2d):
             dilation,  # type: ignore[arg-type]
             groups,
             bias,
-            padding_mode,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )
@@ -115,8 +115,8 @@ class DrowsyConv2d(nn.Conv2d):
         nn.Module.__init__(layer)
         layer.__dict__.update({k: v for k, v in conv.__dict__.items() if not k.startswith("_")})
         layer._reversed_padding_repeated_twice = conv._reversed_padding_repeated_twice
-        layer.register_parameter("weight", conv.weight)
-        layer.register_parameter("bias", conv.bias)
+        layer.weight = conv.weight
+        layer.bias = conv.bias
         layer._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
         layer._norm = () if norm is None else (norm,)
         layer._cache_folded = cache_folded
@@ -203,7 +203,7 @@ class DrowsyConv2d(nn.Conv2d):
 
     # --- inference ------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, input: Tensor) -> Tensor:
         """Run the layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
 
         Raises:
@@ -211,20 +211,20 @@ class DrowsyConv2d(nn.Conv2d):
                 inference.
             TypeError: a dtype that is not supported.
         """
-        if not isinstance(x, torch.fx.Proxy):
-            if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+        if not isinstance(input, torch.fx.Proxy):
+            if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
                 raise RuntimeError(
                     "DrowsyConv2d is for inference and has no gradient: call the network under "
                     "torch.inference_mode() or torch.no_grad()"
                 )
-            if x.dtype not in _DTYPES:
+            if input.dtype not in _DTYPES:
                 raise TypeError(
-                    f"input: got {x.dtype}, allowed: {', '.join(map(str, _DTYPES))}"
+                    f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}"
                 )
-            if x.dim() == 3:
-                return self.forward(x[None])[0]
+            if input.dim() == 3:
+                return self.forward(input[None])[0]
         y = torch.ops.drowsy.conv2d(
-            x,
+            input,
             *self.parameters_in_effect(),
             self.control.thresholds,
             self.control.scales,
@@ -236,13 +236,13 @@ class DrowsyConv2d(nn.Conv2d):
             self.backend,
         )
         if self.owns_control:
-            self.control(x)
+            self.control(input)
         return y
 
-    def awake(self, x: Tensor) -> Tensor:
+    def awake(self, input: Tensor) -> Tensor:
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
         return awake_conv2d(
-            x, *self.parameters_in_effect(), **self._geometry(), activation=self.activation
+            input, *self.parameters_in_effect(), **self._geometry(), activation=self.activation
         )
 
     def _geometry(self) -> dict[str, Any]:

@@ -123,10 +123,10 @@ class DrowsyNet(fx.GraphModule):
             if setting.k != self.k:
                 raise ValueError(f"schedule: has k = {setting.k}, the network has k = {self.k}")
             self._check_names(setting.layers)
-            wanted = {name: 0 for name in layers} | setting.thresholds()
-            for name, layer in setting.layers.items():
-                fills.setdefault(name, layer.fill)
-                grains[name] = layer.grain
+            wanted = dict.fromkeys(layers, 0) | setting.thresholds()
+            for name, wish in setting.layers.items():
+                fills.setdefault(name, wish.fill)
+                grains[name] = wish.grain
         elif isinstance(setting, Mapping):
             self._check_names(setting)
             wanted = dict(zip(layers, self.control.thresholds.tolist(), strict=True))
@@ -168,7 +168,8 @@ class DrowsyNet(fx.GraphModule):
         unknown = [name for name in names if name not in self._own_fills]
         if unknown:
             raise ValueError(
-                f"layer: {', '.join(map(repr, unknown))} unknown; there are {', '.join(self._layers)}"
+                f"layer: {', '.join(map(repr, unknown))} unknown; "
+                f"there are {', '.join(self._layers)}"
             )
 
     # --- copying --------------------------------------------------------------------------------
@@ -189,10 +190,10 @@ def _adopt(net: DrowsyNet, model: nn.Module, layers: dict[str, DrowsyConv2d]) ->
     """Rebuild ``model``'s tree in ``net``: its own containers, shared leaves, drowsy layers."""
 
     def copy_tree(target: nn.Module, source: nn.Module, prefix: str) -> None:
-        for key, value in source._parameters.items():
-            target.register_parameter(key, value)
-        for key, value in source._buffers.items():
-            target.register_buffer(key, value, key not in source._non_persistent_buffers_set)
+        for key, parameter in source._parameters.items():
+            target.register_parameter(key, parameter)
+        for key, buffer in source._buffers.items():
+            target.register_buffer(key, buffer, key not in source._non_persistent_buffers_set)
         for key, child in source._modules.items():
             name = f"{prefix}{key}"
             if name in layers:
@@ -216,7 +217,8 @@ def _restore(state: dict[str, Any], graph: fx.Graph) -> DrowsyNet:
 
 def _unpickle(state: dict[str, Any], imports: str) -> DrowsyNet:
     traced = reduce_graph_module(dict(state), imports)
-    return _restore({k: v for k, v in state.items() if k not in ("_code",)}, traced.graph)
+    assert isinstance(traced, fx.GraphModule)
+    return _restore({k: v for k, v in state.items() if k != "_code"}, traced.graph)
 
 
 def _refresh_after_load(net: nn.Module, _: Any) -> None:

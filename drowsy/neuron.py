@@ -84,7 +84,9 @@ def awake_conv2d(
     return _activation(activation)(y)
 
 
-def sleep(y: Tensor, levels: Tensor, j: int | Tensor, scale: float | Tensor, grain: Grain) -> Tensor:
+def sleep(
+    y: Tensor, levels: Tensor, j: int | Tensor, scale: float | Tensor, grain: Grain
+) -> Tensor:
     """Put neurons to sleep: scale the awake, write 0 over the sleepers.
 
     Args:

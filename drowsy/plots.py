@@ -104,8 +104,16 @@ def plot_nonuniform(
             label="non-uniform, Pareto-optimal",
         )
         _label(axis, "multiplications saved (%)", _PANELS[panel])
-    for handle in axes[0].legend(loc="lower left", framealpha=0.9).legend_handles[:1]:
-        handle.set(sizes=[16], alpha=0.8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        frameon=False,
+        ncols=2 if len(panels) == 1 else 4,
+    )
+    # The dots in the picture are too small and too pale for a legend.
+    legend.legend_handles[0].set(sizes=[16], alpha=0.8)
     return _save(figure, path, title)
 
 
@@ -152,8 +160,8 @@ def _draw_line(
     """A line in per cent, with a band of one standard deviation where ``column``_std is known."""
     x, y = [x_unit * row[x_column] for row in rows], [100 * row[column] for row in rows]
     axis.plot(x, y, line, marker=marker, markersize=4, color=colour, label=label, clip_on=False)
-    spread = [row.get(f"{column}_std") for row in rows]
-    if all(value is not None for value in spread):
+    spread = [std for row in rows if (std := row.get(f"{column}_std")) is not None]
+    if len(spread) == len(rows):
         low = [v - 100 * s for v, s in zip(y, spread, strict=True)]
         high = [v + 100 * s for v, s in zip(y, spread, strict=True)]
         axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -17,7 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d)
+_MAX_POOLS = (
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool2d,
+    nn.FractionalMaxPool2d,
+)
 _MAX_POOL_CALLS = {
     F.max_pool2d,
     F.adaptive_max_pool2d,

@@ -127,7 +127,7 @@ class Measurer:
         mean: dict[str, float | None] = {}
         spread: dict[str, float] = {}
         for name in ("top1", "top5", "agreement", "divergence"):
-            values = [rate[name] for rate in rates if rate[name] is not None]
+            values = [value for rate in rates if (value := rate[name]) is not None]
             mean[name] = statistics.fmean(values) if values else None
             if len(values) > 1:
                 spread[name] = statistics.stdev(values)
@@ -165,9 +165,7 @@ def all_settings(layers: int, k: int) -> list[Setting]:
     return list(itertools.product(range(k), repeat=layers))
 
 
-def additive_settings(
-    damage: np.ndarray, shares: np.ndarray, count: int = 64
-) -> list[Setting]:
+def additive_settings(damage: np.ndarray, shares: np.ndarray, count: int = 64) -> list[Setting]:
     """Settings that would be optimal if layers' damages added up.
 
     Each minimises ``sum(damage) - price * saving`` for one price of a saved multiplication, which
@@ -234,7 +232,9 @@ def search_points(measurer: Measurer, method: str = "auto") -> dict[Setting, Ope
     """Every point that ``method`` measures."""
     layers, k = len(measurer.names), measurer.net.k
     exhaustive = method == "exhaustive" or (method == "auto" and k**layers <= EXHAUSTIVE_LIMIT)
-    run: Callable[[Measurer], dict[Setting, OperatingPoint]] = _exhaustive if exhaustive else _additive
+    run: Callable[[Measurer], dict[Setting, OperatingPoint]] = (
+        _exhaustive if exhaustive else _additive
+    )
     return run(measurer)
 
 

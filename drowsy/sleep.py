@@ -215,7 +215,7 @@ def parse_source(text: str | Source) -> Source:
             )
         numbers = tuple(int(number) for number in value.split("."))
         values[key] = numbers if key in ("taps", "seeding") else numbers[0]
-    return kind(**values)
+    return kind(**values)  # type: ignore[arg-type]
 
 
 def source_text(source: Source) -> str:

@@ -1,7 +1,7 @@
 """The paper's study (section IV) of any network: Figures 4 to 7 as tables, records and pictures.
 
-Each function measures, writes ``NAME.csv`` (the table), ``NAME.json`` (the record: where the numbers
-come from) and ``NAME.png`` (the picture) into a folder, and returns the table's rows.
+Each function measures, writes ``NAME.csv`` (the table), ``NAME.json`` (the record: where the
+numbers come from) and ``NAME.png`` (the picture) into a folder, and returns the table's rows.
 """
 
 from __future__ import annotations

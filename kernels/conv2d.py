@@ -30,8 +30,6 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from drowsy_kernels.heuristics import MIN_CHANNELS_PER_TAP, ConvConfig, choose_config
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
@@ -40,6 +38,7 @@ from drowsy_kernels.launch import (
     check_operand,
     interpreted,
 )
+from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PRECISIONS = ("ieee", "tf32")

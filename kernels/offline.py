@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 import triton
+from drowsy_kernels.launch import Launch, interpreted
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from drowsy_kernels.launch import Launch, interpreted
 
 ARCHITECTURES = (80, 90, 100)
 

@@ -20,14 +20,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
     Launch,
     check_device,
     check_operand,
 )
+from torch import Tensor
 
 SOURCES = ("bernoulli", "stratified", "lattice", "lfsr")
 MAX_K = 256

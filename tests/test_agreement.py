@@ -17,9 +17,9 @@ from torch import Tensor
 from drowsy import neuron, ops
 from drowsy.layer import DrowsyConv2d
 from drowsy.neuron import ACTIVATIONS
-from drowsy.sleep import Grain, SleepSpec, levels, unpack_bitmap
+from drowsy.sleep import SleepSpec, expand_cells, levels, unpack_bitmap
 
-CONFIGURATIONS = 240
+CONFIGURATIONS = 200
 LFSRS = ("lfsr", "lfsr:engines=5", "lfsr:width=8,taps=8.6.5.4", "lfsr:width=4,taps=4.3,seeding=9")
 
 
@@ -80,20 +80,18 @@ def configuration(number: int) -> Configuration:
         dilation=dilation,
         kernel=kernel,
         groups=groups,
-        channels=(groups * pick((1, 3, 5)), groups * pick((1, 7, 16, 21))),
+        channels=(groups * pick((1, 3, 5)), groups * pick((1, 7, 16, 18))),
         bias=rng.random() < 0.7,
         dtype=pick((torch.float32, torch.float16, torch.bfloat16)),
         layout=pick((torch.contiguous_format, torch.channels_last)),
-        shape=(pick((1, 2, 3)), rng.randint(5, 8), rng.randint(5, 8)),
+        shape=(pick((1, 1, 2)), rng.randint(4, 6), rng.randint(4, 6)),
         seed=pick((0, 1, 2**32 + 5, 2**63 - 1, rng.randrange(2**63))),
         image=pick((0, 1, 49_999, 2**31 - 1, 2**32 - 2, 2**32 + 7)),
         stream=pick((0, 1, 30, 2**31, 2**32 - 1)),
     )
 
 
-def make_layer(
-    c: Configuration, device: torch.device
-) -> tuple[DrowsyConv2d, Tensor]:
+def make_layer(c: Configuration, device: torch.device) -> tuple[DrowsyConv2d, Tensor]:
     layer = DrowsyConv2d(
         *c.channels,
         c.kernel,
@@ -150,14 +148,8 @@ def test_backends_agree(number: int, triton_device: torch.device) -> None:
     magnitude = max(1.0, exact.abs().max().item())
     slack = torch.finfo(c.dtype).eps * math.sqrt(terms) * magnitude
     assert kernel_error <= eager_error + slack, (c, kernel_error, eager_error, slack)
-    asleep = _neurons(drawn < c.j, shape, spec.grain)
+    asleep = expand_cells(drawn < c.j, shape, spec.grain)
     assert (kernel[asleep] == 0).all(), c
-
-
-def _neurons(asleep: Tensor, shape: tuple[int, int, int, int], grain: Grain) -> Tensor:
-    from drowsy.sleep import expand_cells
-
-    return expand_cells(asleep, shape, grain)
 
 
 def _float64(
@@ -183,9 +175,7 @@ def _float64(
 def test_configurations_meet_every_source_grain_and_dtype() -> None:
     drawn = [configuration(number) for number in range(CONFIGURATIONS)]
     met = {
-        (c.source.partition(":")[0], c.grain.partition(":")[0], c.dtype)
-        for c in drawn
-        if c.j > 0
+        (c.source.partition(":")[0], c.grain.partition(":")[0], c.dtype) for c in drawn if c.j > 0
     }
     assert len(met) == 4 * 4 * 3
     assert {c.activation.partition(":")[0] for c in drawn} == {
@@ -196,9 +186,7 @@ def test_configurations_meet_every_source_grain_and_dtype() -> None:
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_backends_agree_on_other_paddings(mode: str, triton_device: torch.device) -> None:
-    layer = DrowsyConv2d(
-        3, 5, 3, padding="same", padding_mode=mode, rate=0.5, device=triton_device
-    )
+    layer = DrowsyConv2d(3, 5, 3, padding="same", padding_mode=mode, rate=0.5, device=triton_device)
     x = torch.randn(2, 3, 6, 6, device=triton_device)
     outputs = []
     for backend in ("torch", "triton"):
@@ -210,17 +198,13 @@ def test_backends_agree_on_other_paddings(mode: str, triton_device: torch.device
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_triton_sleeper_is_zero_whatever_it_held(
-    value: float, triton_device: torch.device
-) -> None:
-    layer = DrowsyConv2d(
-        2, 8, 1, rate=0.5, fill="rescale", backend="triton", device=triton_device
-    )
+def test_triton_sleeper_is_zero_whatever_it_held(value: float, triton_device: torch.device) -> None:
+    layer = DrowsyConv2d(2, 8, 1, rate=0.5, fill="rescale", backend="triton", device=triton_device)
     with torch.inference_mode():
         y = layer(torch.full((2, 2, 6, 6), value, device=triton_device))
     layer.control.reseed(0)
     drawn = levels(layer.sleep, (2, 8, 6, 6), layer.control.clock)
-    asleep = _neurons(drawn < 4, (2, 8, 6, 6), layer.sleep.grain)
+    asleep = expand_cells(drawn < 4, (2, 8, 6, 6), layer.sleep.grain)
     assert (y[asleep] == 0).all()
     assert not y[~asleep].isfinite().any()
 

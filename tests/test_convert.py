@@ -526,7 +526,9 @@ def test_shipped_network_computes_the_same_at_rate_zero(name: str) -> None:
     net = convert(model)
     x = torch.randn(1, 3, SHIPPED[name][1], SHIPPED[name][1])
     expected = run(model, x)
-    torch.testing.assert_close(run(net, x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        run(net, x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
     net.set(0.5)
     assert not torch.allclose(run(net, x), expected)
 
@@ -558,7 +560,9 @@ def test_third_party_network_converts(package: str, name: str) -> None:
     net = convert(model)
     x = torch.randn(1, 3, 64, 64)
     expected = run(model, x)
-    torch.testing.assert_close(run(net, x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        run(net, x), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
 
 
 # --- the knob --------------------------------------------------------------------------------------

@@ -88,7 +88,9 @@ def test_activation_is_torchs(name: str, dtype: torch.dtype) -> None:
 
 
 def test_every_activation_is_tested() -> None:
-    tested = {"leaky_relu:SLOPE" if name.startswith("leaky") else name for name in TORCH_ACTIVATIONS}
+    tested = {
+        "leaky_relu:SLOPE" if name.startswith("leaky") else name for name in TORCH_ACTIVATIONS
+    }
     assert tested == set(ACTIVATIONS)
 
 

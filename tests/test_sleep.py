@@ -142,8 +142,7 @@ def level_in_python(
         run = (pc // k) * channels + cc if positions > 1 else cc // k
         counter = run * math.ceil(k / 4)
         keys = [
-            philox_in_python(counter + t // 4, image, spec.stream, 1, seed)[t % 4]
-            for t in range(k)
+            philox_in_python(counter + t // 4, image, spec.stream, 1, seed)[t % 4] for t in range(k)
         ]
         return sorted(range(k), key=lambda t: (keys[t], t)).index(along % k)
     if isinstance(spec.source, Lattice):
@@ -319,7 +318,10 @@ def _neighbours() -> dict[str, tuple[Tensor, Tensor]]:
         "next seed": (drawn, draw(shape=(60, 40, 8, 8), seed=5)),
         "seed + 2**32": (drawn, draw(shape=(60, 40, 8, 8), seed=4 + 2**32)),
         "next stream": (drawn, draw(shape=(60, 40, 8, 8), seed=4, stream=1)),
-        "stream as image": (draw(shape=(1, 40, 32, 32), image=1), draw(shape=(1, 40, 32, 32), stream=1)),
+        "stream as image": (
+            draw(shape=(1, 40, 32, 32), image=1),
+            draw(shape=(1, 40, 32, 32), stream=1),
+        ),
     }
     return pairs
 
@@ -336,7 +338,9 @@ def test_bernoulli_neighbours_are_independent(pair: tuple[str, tuple[Tensor, Ten
 def test_chi_square_notices_dependence() -> None:
     drawn = draw(shape=(60, 40, 8, 8))
     assert chi_square_sigmas(pair_table(drawn, drawn, 8)) > 100
-    rigged = torch.where(draw(shape=(60, 40, 8, 8), seed=1) == 0, drawn, draw(shape=(60, 40, 8, 8), seed=2))
+    rigged = torch.where(
+        draw(shape=(60, 40, 8, 8), seed=1) == 0, drawn, draw(shape=(60, 40, 8, 8), seed=2)
+    )
     assert chi_square_sigmas(pair_table(drawn, rigged, 8)) > SIGMAS
 
 
@@ -369,7 +373,9 @@ def test_stratified_has_exactly_j_sleepers_in_every_full_run(
     assert (rest[:, 1:] > rest[:, :-1]).all()
 
 
-@pytest.mark.parametrize(("grain", "shape"), [("neuron", (40, 8, 16, 16)), ("channel", (4000, 32, 2, 2))])
+@pytest.mark.parametrize(
+    ("grain", "shape"), [("neuron", (40, 8, 16, 16)), ("channel", (4000, 32, 2, 2))]
+)
 def test_stratified_places_every_level_everywhere_equally_often(
     grain: str, shape: tuple[int, int, int, int]
 ) -> None:
@@ -524,8 +530,12 @@ def test_engines_start_where_seeding_says() -> None:
 def test_engines_are_seeded_apart_by_default() -> None:
     drawn = draw("lfsr:width=16,taps=16.15.13.4,engines=64", k=256, shape=(1, 64, 1, 1))
     assert drawn.unique().numel() > 40
-    assert not torch.equal(drawn, draw("lfsr:width=16,taps=16.15.13.4", k=256, shape=(1, 64, 1, 1), seed=1))
-    assert not torch.equal(drawn, draw("lfsr:width=16,taps=16.15.13.4", k=256, shape=(1, 64, 1, 1), stream=1))
+    assert not torch.equal(
+        drawn, draw("lfsr:width=16,taps=16.15.13.4", k=256, shape=(1, 64, 1, 1), seed=1)
+    )
+    assert not torch.equal(
+        drawn, draw("lfsr:width=16,taps=16.15.13.4", k=256, shape=(1, 64, 1, 1), stream=1)
+    )
 
 
 def test_wider_register_comes_closer_to_the_rate_asked_for() -> None:

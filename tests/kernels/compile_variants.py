@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import drowsy_kernels as kernels
+import torch
 from drowsy_kernels.offline import compile_launch
+from torch import Tensor
 
 ARCH = 90
 

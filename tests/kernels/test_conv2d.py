@@ -12,11 +12,11 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
+import drowsy_kernels as kernels
 import pytest
 import torch
 from torch import Tensor
 
-import drowsy_kernels as kernels
 from drowsy.neuron import awake_conv2d
 from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
 

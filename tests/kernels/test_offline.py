@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import drowsy_kernels as kernels
+import pytest
 from drowsy_kernels.offline import ARCHITECTURES, compile_launch
 
 ROOT = Path(__file__).resolve().parents[2]

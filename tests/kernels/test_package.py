@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import drowsy_kernels
+import pytest
 
 
 def run_python(code: str, **variables: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import drowsy_kernels as kernels
 import pytest
 import torch
 from torch import Tensor
 
-import drowsy_kernels as kernels
 from drowsy.sleep import (
     Lattice,
     Lfsr,

@@ -1,0 +1,663 @@
+"""Bad input is refused with an error that names the argument, what was given and what is allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drowsy import models
+from drowsy.cli import main
+from drowsy.control import Control
+from drowsy.convert import convert
+from drowsy.evaluate import Evaluator
+from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.layer import DrowsyConv2d
+from drowsy.net import DrowsyNet
+from drowsy.schedule import LayerSetting, Schedule
+from drowsy.search import Measurer, search
+from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
+from drowsy.store import Store
+
+Call = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call (which may write into a folder of its own), and the error that it must raise."""
+
+    name: str
+    call: Call
+    error: type[Exception]
+    message: str
+
+
+# --- what the calls below share --------------------------------------------------------------------
+
+
+def model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(144, 5)
+    ).eval()
+
+
+def net(**options: Any) -> DrowsyNet:
+    return convert(model(), **options)
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, 8, 8)
+
+
+def evaluator(pixels: Tensor, labels: Tensor | None = None, **options: Any) -> Evaluator:
+    return Evaluator(net(), pixels, labels, **options)
+
+
+def spoiled(value: float) -> Tensor:
+    pixels = images()
+    pixels[2, 0, 1, 1] = value
+    return pixels
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.conv(x).mean((2, 3))
+        return y, -y
+
+
+def schedule_file(folder: Path, **changes: Any) -> Schedule:
+    """Load a schedule's file in which some keys are replaced, or dropped where the value is None."""
+    data = Schedule(8, {"0": LayerSetting(Fraction(1, 2))}).to_dict() | changes
+    path = folder / "schedule.json"
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    return Schedule.load(path)
+
+
+def layer_entry(folder: Path, **changes: Any) -> Schedule:
+    entry = {"rate": "1/2", "grain": "neuron", "fill": "zero"} | changes
+    return schedule_file(folder, layers={"conv1": entry})
+
+
+def truncated(folder: Path, what: Any, load: Callable[[Path], Any]) -> None:
+    path = folder / "file.json"
+    what.save(path)
+    path.write_text(path.read_text()[:-20])
+    load(path)
+
+
+def frontier() -> Frontier:
+    setting = Schedule(8, {"0": LayerSetting(Fraction(1, 2))})
+    return Frontier([OperatingPoint(setting, saving=0.5, top1=0.9)])
+
+
+def triton_on_the_cpu() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drowsy_kernels.launch.interpreted", lambda: False)
+        layer = DrowsyConv2d(2, 3, 1, rate=0.5, backend="triton")
+        with torch.no_grad():
+            layer(torch.randn(1, 2, 4, 4))
+
+
+def without_gradient(layer: DrowsyConv2d, x: Tensor) -> None:
+    with torch.no_grad():
+        layer(x)
+
+
+class CommandFailed(Exception):
+    """A ``drowsy`` command that exited with 2; its message is what it printed to stderr."""
+
+
+def drowsy(*argv: object) -> None:
+    """Run a command of ``drowsy``."""
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            code = main([str(argument) for argument in argv])
+        except SystemExit as stopped:  # argparse
+            code = stopped.code
+    printed = errors.getvalue()
+    assert "Traceback" not in printed
+    if code == 2:
+        raise CommandFailed(printed)
+
+
+def study(folder: Path, *options: object, model: str = "caffenet_cifar") -> None:
+    """``drowsy uniform`` on the images in ``folder``."""
+    drowsy("uniform", "--model", model, "--data", folder, "--out", folder / "out", *options)
+
+
+def with_images(folder: Path, *, labels: str | None = None, size: int = 32) -> Path:
+    """Put three images, and maybe a labels CSV, into a folder."""
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    for i in range(3):
+        image.new("RGB", (size, size), (i, 0, 0)).save(folder / f"{i}.png")
+    if labels is not None:
+        (folder / "labels.csv").write_text(labels)
+    return folder
+
+
+def with_file(path: Path, content: str = "this is no such file") -> Path:
+    path.write_text(content)
+    return path
+
+
+def without_cuda(call: Call) -> Call:
+    def run(folder: Path) -> object:
+        if torch.cuda.is_available():
+            pytest.skip("CUDA is here")
+        return call(folder)
+
+    return run
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+CASES = [
+    # Rates.
+    Case("rate of 1", lambda _: net().set(1.0), ValueError, r"rate: got 1\.0, .*0 to 7/8"),
+    Case("rate below 0", lambda _: net().set(-0.125), ValueError, r"rate: got -0\.125, allowed"),
+    Case("rate off the grid", lambda _: net().set(0.3), ValueError, r"0\.3, .*multiples of 1/8"),
+    Case("rate off a grid of 5", lambda _: net(k=5).set(0.25), ValueError, "multiples of 1/5"),
+    Case("rate NaN", lambda _: net().set(math.nan), ValueError, "rate: got nan, allowed"),
+    Case("rate infinite", lambda _: net().set(math.inf), ValueError, "rate: got inf, allowed"),
+    Case("rate a text", lambda _: net().set("half"), TypeError, "rate: got 'half', allowed"),
+    Case("rate a bool", lambda _: net().set(True), TypeError, "rate: got True, allowed"),
+    Case("rate of a layer", lambda _: DrowsyConv2d(2, 2, 1, rate=0.3), ValueError, r"got 0\.3"),
+    Case("no setting", lambda _: net().set(None), TypeError, "rate: got None, allowed"),
+    Case(
+        "unknown layer",
+        lambda _: net().set({"0": 0.5, "conv9": 0.5}),
+        ValueError,
+        r"layer: 'conv9' unknown; there are 0, 2",
+    ),
+    Case("k of 1", lambda _: net(k=1), ValueError, "k: got 1, .*2 to 256"),
+    Case("k of 257", lambda _: net(k=257), ValueError, "k: got 257, .*2 to 256"),
+    Case("k of 8.0", lambda _: net(k=8.0), ValueError, r"k: got 8\.0, allowed: an integer"),
+    # Fill, grain, source, backend, seed.
+    Case(
+        "unknown fill",
+        lambda _: net().set(0.5, fill="doze"),
+        ValueError,
+        "fill: got 'doze', allowed: auto, zero, rescale",
+    ),
+    Case("fill of convert", lambda _: net(fill="doze"), ValueError, "fill: got 'doze', allowed"),
+    Case(
+        "fill of a layer",
+        lambda _: DrowsyConv2d(2, 2, 1, fill="auto"),
+        ValueError,
+        "fill: got 'auto', allowed: zero, rescale",
+    ),
+    Case("unknown grain", lambda _: net(grain="row"), ValueError, "grain: got 'row', .*tile:MxN"),
+    Case("grain of no cells", lambda _: net(grain="position:0"), ValueError, "grain: .*position:0"),
+    Case("half a tile", lambda _: net(grain="tile:4"), ValueError, "grain: got 'tile:4', allowed"),
+    Case("grain a number", lambda _: net().set_grain(4), TypeError, "grain: got 4, allowed"),
+    Case("impossible grain", lambda _: Grain("tile"), ValueError, "grain: .*positive G, M, N"),
+    Case(
+        "unknown source",
+        lambda _: net(source="dice"),
+        ValueError,
+        "source: got 'dice', allowed: bernoulli, stratified, lattice, lfsr",
+    ),
+    Case(
+        "unknown option of a source",
+        lambda _: net(source="lfsr:length=3"),
+        ValueError,
+        "source lfsr: got option 'length=3', allowed: width, taps, engines, seeding",
+    ),
+    Case(
+        "option of a source without options",
+        lambda _: net(source="bernoulli:p=3"),
+        ValueError,
+        "source bernoulli: .*allowed: none",
+    ),
+    Case("lfsr of 1 bit", lambda _: Lfsr(width=1), ValueError, "lfsr width: got 1, .*2 to 20"),
+    Case("lfsr of 21 bits", lambda _: Lfsr(width=21), ValueError, "lfsr width: got 21, .*2 to 20"),
+    Case("lfsr tap outside", lambda _: Lfsr(taps=(4,)), ValueError, r"lfsr taps: .*1 to 3"),
+    Case("lfsr without taps", lambda _: Lfsr(taps=()), ValueError, r"lfsr taps: got \(\)"),
+    Case(
+        "lfsr that is too short",
+        lambda _: net(source="lfsr:width=4,taps=4.2"),
+        ValueError,
+        r"lfsr taps: \(4, 2\) visit \d+ states, a maximal register of 4 bits visits 15",
+    ),
+    Case("lfsr without engines", lambda _: Lfsr(engines=0), ValueError, "lfsr engines: got 0"),
+    Case(
+        "lfsr at state 0",
+        lambda _: Lfsr(seeding=(0,)),
+        ValueError,
+        r"lfsr seeding: got \(0,\), allowed: states 1 to 7",
+    ),
+    Case(
+        "lfsr with some states",
+        lambda _: Lfsr(engines=4, seeding=(1, 2)),
+        ValueError,
+        "lfsr seeding: got 2 states, allowed: none, 1 or 4",
+    ),
+    Case("stream", lambda _: SleepSpec(stream=-1), ValueError, "stream: got -1, allowed: 0 to"),
+    Case(
+        "unknown backend",
+        lambda _: net(backend="cuda"),
+        ValueError,
+        "backend: got 'cuda', allowed: auto, torch, triton",
+    ),
+    Case("seed below 0", lambda _: net(seed=-1), ValueError, "seed: got -1, allowed: 0 to"),
+    Case(
+        "seed of 64 bits",
+        lambda _: net().reseed(2**63),
+        ValueError,
+        "seed: got 9223372036854775808",
+    ),
+    Case("seed a float", lambda _: net().reseed(1.5), TypeError, r"seed: got 1\.5, .*an integer"),
+    Case("seed a bool", lambda _: Control(1, True), TypeError, "seed: got True, .*an integer"),
+    Case("image below 0", lambda _: net().reseed(0, -3), ValueError, "image: got -3, allowed"),
+    Case(
+        "unknown activation",
+        lambda _: DrowsyConv2d(2, 2, 1, activation="swish"),
+        ValueError,
+        "activation: got 'swish', allowed: none, relu",
+    ),
+    Case(
+        "bitmap of another type",
+        lambda _: unpack_bitmap(torch.zeros(1, 1, 1), 8),
+        ValueError,
+        r"bitmap: got torch\.float32 .*allowed: int32",
+    ),
+    # Models.
+    Case("no model", lambda _: convert("resnet18"), TypeError, "model: got str, .*nn.Module"),
+    Case("training", lambda _: convert(model().train()), ValueError, r"model: .*model\.eval\(\)"),
+    Case(
+        "training in part",
+        lambda _: convert(nn.Sequential(model(), nn.Dropout().train()).requires_grad_(False)),
+        ValueError,
+        "model: is in training mode",
+    ),
+    Case(
+        "no convolution",
+        lambda _: convert(nn.Sequential(nn.Linear(3, 3)).eval()),
+        ValueError,
+        "model: has no nn.Conv2d",
+    ),
+    Case("all skipped", lambda _: net(skip=["re:."]), ValueError, "model: has no nn.Conv2d"),
+    Case(
+        "untraceable",
+        lambda _: convert(nn.Sequential(nn.Conv2d(3, 3, 1), Branching()).eval()),
+        ValueError,
+        r"model: torch\.fx cannot trace Sequential .*must not branch on tensor values",
+    ),
+    Case("already drowsy", lambda _: convert(net()), ValueError, "model: is already drowsy"),
+    Case(
+        "skip names nothing",
+        lambda _: net(skip=["conv9"]),
+        ValueError,
+        "skip: 'conv9' names no convolution; there are 0, 2",
+    ),
+    Case(
+        "skip matches nothing",
+        lambda _: net(skip=["re:^x"]),
+        ValueError,
+        r"skip: 're:\^x' names",
+    ),
+    Case("skip a text", lambda _: net(skip="0"), TypeError, "skip: got the string '0', .*a list"),
+    Case(
+        "norm without statistics",
+        lambda _: DrowsyConv2d.from_conv(
+            nn.Conv2d(2, 2, 1), norm=nn.BatchNorm2d(2, track_running_stats=False)
+        ),
+        ValueError,
+        "norm: .*without running statistics",
+    ),
+    # Inference.
+    Case("gradient", lambda _: net()(images()), RuntimeError, r"inference.*torch\.inference_mode"),
+    Case(
+        "unsupported dtype",
+        lambda _: without_gradient(DrowsyConv2d(2, 2, 1), torch.ones(1, 2, 3, 3).int()),
+        TypeError,
+        r"input: got torch\.int32, allowed: torch\.float32, ",
+    ),
+    Case(
+        "float64 on Triton",
+        lambda _: without_gradient(
+            DrowsyConv2d(2, 2, 1, backend="triton", dtype=torch.float64),
+            torch.ones(1, 2, 3, 3, dtype=torch.float64),
+        ),
+        TypeError,
+        r"weight: got torch\.float64, allowed: torch\.float32",
+    ),
+    Case(
+        "Triton on the CPU",
+        lambda _: triton_on_the_cpu(),
+        ValueError,
+        "got a CPU tensor, .*TRITON_INTERPRET=1",
+    ),
+    # Evaluation.
+    Case(
+        "NaN image",
+        lambda _: evaluator(spoiled(math.nan)),
+        ValueError,
+        "images: number 2 holds NaN",
+    ),
+    Case("infinite image", lambda _: evaluator(spoiled(math.inf)), ValueError, "images: number 2"),
+    Case(
+        "integer images",
+        lambda _: evaluator(images().to(torch.uint8)),
+        TypeError,
+        r"images: got torch\.uint8, allowed: a floating-point tensor",
+    ),
+    Case("images a list", lambda _: evaluator([images()]), TypeError, "images: got list, allowed"),
+    Case(
+        "one image without a batch",
+        lambda _: evaluator(images()[0]),
+        ValueError,
+        r"images: got shape \(3, 8, 8\), allowed: \[N, C, H, W\]",
+    ),
+    Case("no images", lambda _: evaluator(images(0)), ValueError, r"images: got shape \(0, 3"),
+    Case(
+        "too few labels",
+        lambda _: evaluator(images(), torch.zeros(3, dtype=torch.int64)),
+        ValueError,
+        r"labels: got shape \(3,\) for 4 images, allowed: \(4,\)",
+    ),
+    Case(
+        "labels of two dimensions",
+        lambda _: evaluator(images(), torch.zeros(4, 5, dtype=torch.int64)),
+        ValueError,
+        r"labels: got shape \(4, 5\)",
+    ),
+    Case(
+        "labels not integers",
+        lambda _: evaluator(images(), torch.zeros(4)),
+        TypeError,
+        r"labels: got torch\.float32, allowed: int64",
+    ),
+    Case(
+        "label beyond the classes",
+        lambda _: evaluator(images(), torch.tensor([0, 5, 1, 1])).evaluate((0, 0)),
+        ValueError,
+        "labels: got 0 to 5, allowed: 0 to 4",
+    ),
+    Case(
+        "label below 0",
+        lambda _: evaluator(images(), torch.tensor([0, -1, 1, 1])).evaluate((0, 0)),
+        ValueError,
+        "labels: got -1 to 1, allowed: 0 to 4",
+    ),
+    Case("batch of 0", lambda _: evaluator(images(), batch=0), ValueError, "batch: got 0, allowed"),
+    Case(
+        "setting of another network",
+        lambda _: evaluator(images()).evaluate((0, 0, 0)),
+        ValueError,
+        r"setting: got \(0, 0, 0\), allowed: 2 integers 0 to 7",
+    ),
+    Case("threshold of k", lambda _: evaluator(images()).evaluate((0, 8)), ValueError, "0 to 7"),
+    Case(
+        "two outputs",
+        lambda _: Evaluator(convert(TwoOutputs().eval()), images()).evaluate((0,)),
+        TypeError,
+        r"model: its output is tuple, allowed: one tensor of logits \[N, classes\]",
+    ),
+    Case("no seeds", lambda _: Measurer(net(), images(), seeds=()), ValueError, r"seeds: got \(\)"),
+    Case("seed twice", lambda _: Measurer(net(), images(), seeds=(1, 1)), ValueError, "each once"),
+    Case(
+        "method", lambda _: search(net(), images(), method="luck"), ValueError, "method: got 'luck'"
+    ),
+    # Schedules, frontiers, stores.
+    Case(
+        "schedule for another k",
+        lambda _: net().set(Schedule(4)),
+        ValueError,
+        "schedule: has k = 4, the network has k = 8",
+    ),
+    Case(
+        "another format",
+        lambda folder: schedule_file(folder, format="drowsy.frontier"),
+        ValueError,
+        r"schedule\.json: format: got 'drowsy\.frontier', allowed: 'drowsy\.schedule'",
+    ),
+    Case(
+        "a later version",
+        lambda folder: schedule_file(folder, version=2),
+        ValueError,
+        r"schedule\.json: version: got 2, allowed: 1",
+    ),
+    Case(
+        "schedule's unknown key",
+        lambda folder: schedule_file(folder, seed=3),
+        ValueError,
+        r"schedule\.json: unknown seed; allowed: format, k, layers, version",
+    ),
+    Case(
+        "schedule's missing key",
+        lambda folder: schedule_file(folder, layers=None),
+        ValueError,
+        r"schedule\.json: missing layers",
+    ),
+    Case(
+        "layers a list",
+        lambda folder: schedule_file(folder, layers=["conv1"]),
+        ValueError,
+        r"layers: got \['conv1'\], allowed: an object",
+    ),
+    Case(
+        "rate in a schedule",
+        lambda folder: layer_entry(folder, rate="1/3"),
+        ValueError,
+        r"schedule\.json: .*conv1: .*multiples of 1/8",
+    ),
+    Case(
+        "rate over 0",
+        lambda folder: layer_entry(folder, rate="1/0"),
+        ValueError,
+        r"schedule\.json: .*conv1",
+    ),
+    Case(
+        "fill in a schedule",
+        lambda folder: layer_entry(folder, fill="doze"),
+        ValueError,
+        r"schedule\.json: layers: conv1: fill: got 'doze', allowed",
+    ),
+    Case(
+        "grain in a schedule",
+        lambda folder: layer_entry(folder, grain="row"),
+        ValueError,
+        r"schedule\.json: layers: conv1: grain: got 'row', allowed",
+    ),
+    Case(
+        "layer's unknown key",
+        lambda folder: layer_entry(folder, seed=1),
+        ValueError,
+        "layers: conv1: unknown seed; allowed: fill, grain, rate",
+    ),
+    Case(
+        "truncated schedule",
+        lambda folder: truncated(folder, Schedule(8, {"0": LayerSetting()}), Schedule.load),
+        ValueError,
+        r"file\.json: not valid JSON .*truncated\?",
+    ),
+    Case(
+        "truncated frontier",
+        lambda folder: truncated(folder, frontier(), Frontier.load),
+        ValueError,
+        r"file\.json: not valid JSON .*truncated\?",
+    ),
+    Case(
+        "schedule taken for a frontier",
+        lambda folder: Schedule().save(folder / "a.json") or Frontier.load(folder / "a.json"),
+        ValueError,
+        r"a\.json: format: got 'drowsy\.schedule', allowed: 'drowsy\.frontier'",
+    ),
+    Case("no points", lambda _: Frontier([]), ValueError, "points: got none, allowed: one or more"),
+    Case(
+        "objective", lambda _: Frontier([], "speed"), ValueError, "objective: got 'speed', allowed"
+    ),
+    Case("saving too high", lambda _: frontier().at(saving=0.9), NoSuchPoint, r"0\.9"),
+    Case(
+        "store of another kind",
+        lambda folder: Store(with_file(folder / "a.sqlite", "no database" * 100)),
+        ValueError,
+        r"store .*a\.sqlite: not an evaluation store",
+    ),
+    # Networks and their weights.
+    Case(
+        "network",
+        lambda _: models.create("lenet"),
+        ValueError,
+        "model: got 'lenet', allowed: caffenet",
+    ),
+    Case(
+        "no weights",
+        lambda _: models.load("resnet18"),
+        ValueError,
+        "weights: resnet18 ships without",
+    ),
+    # The command: images and labels.
+    Case(
+        "no folder",
+        lambda folder: study(folder / "none"),
+        CommandFailed,
+        r"drowsy uniform: data: no folder .*none; allowed: a folder with",
+    ),
+    Case("empty folder", lambda folder: study(folder), CommandFailed, "data: no image in"),
+    Case(
+        "unreadable image",
+        lambda folder: with_file(folder / "a.png") and study(folder),
+        CommandFailed,
+        r"data: .*a\.png cannot be read as an image",
+    ),
+    Case(
+        "image too small",
+        lambda folder: study(with_images(folder, size=16)),
+        CommandFailed,
+        r"0\.png is 16 x 16, allowed: at least 32",
+    ),
+    Case(
+        "label out of range",
+        lambda folder: study(with_images(folder, labels="file,label\n0.png,1\n1.png,10\n")),
+        CommandFailed,
+        r"labels: got 10 for .*1\.png, allowed: 0 to 9",
+    ),
+    Case(
+        "label not a number",
+        lambda folder: study(with_images(folder, labels="file,label\n0.png,cat\n")),
+        CommandFailed,
+        r"labels\.csv gives 'cat' for 0\.png, allowed: an integer",
+    ),
+    Case(
+        "label of no image",
+        lambda folder: study(with_images(folder, labels="file,label\n9.png,1\n")),
+        CommandFailed,
+        r"labels\.csv names 9\.png",
+    ),
+    Case(
+        "labels without a header",
+        lambda folder: study(with_images(folder, labels="0.png,1\n")),
+        CommandFailed,
+        r"labels\.csv has columns .*allowed: file and label",
+    ),
+    Case(
+        "no labels file",
+        lambda folder: study(with_images(folder), "--labels", folder / "none.csv"),
+        CommandFailed,
+        r"labels: no file .*none\.csv",
+    ),
+    Case(
+        "images beyond the last",
+        lambda folder: study(with_images(folder), "--images", "2:9"),
+        CommandFailed,
+        r"indices: got 3 for .*allowed: 0 to 2",
+    ),
+    Case(
+        "images no range",
+        lambda folder: study(folder, "--images", "many"),
+        CommandFailed,
+        "--images: got 'many', allowed: FIRST:LAST",
+    ),
+    # The command: everything else.
+    Case(
+        "network of the command",
+        lambda folder: drowsy("cost", "--model", "lenet"),
+        CommandFailed,
+        "model: got 'lenet', allowed: .*MODULE:FUNCTION",
+    ),
+    Case(
+        "module that is not there",
+        lambda folder: drowsy("cost", "--model", "no_such_module:build"),
+        CommandFailed,
+        "no_such_module",
+    ),
+    Case(
+        "weights of another kind",
+        lambda folder: study(folder, "--weights", with_file(folder / "a.safetensors")),
+        CommandFailed,
+        r"weights: .*a\.safetensors is not a whole safetensors file",
+    ),
+    Case(
+        "weights of no file",
+        lambda folder: study(folder, "--weights", folder / "none"),
+        CommandFailed,
+        "weights: no file .*none",
+    ),
+    Case(
+        "options of the command",
+        lambda folder: study(folder, "--source", "dice"),
+        CommandFailed,
+        "drowsy uniform: source: got 'dice', allowed: bernoulli",
+    ),
+    Case(
+        "store of the command",
+        lambda folder: study(with_images(folder), "--store", with_file(folder / "a.sqlite")),
+        CommandFailed,
+        r"store .*a\.sqlite: not an evaluation store",
+    ),
+    Case(
+        "CUDA without CUDA",
+        without_cuda(lambda folder: study(with_images(folder), "--device", "cuda")),
+        CommandFailed,
+        "device: got cuda, but torch finds no CUDA device here",
+    ),
+    Case(
+        "unknown device",
+        lambda folder: study(with_images(folder), "--device", "abacus"),
+        CommandFailed,
+        "device.*abacus",
+    ),
+    Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_is_refused(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(case.error, match=f"(?s){case.message}"):
+        case.call(tmp_path)
+
+
+def test_cases_have_names_of_their_own() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) >= 30
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.error is CommandFailed], ids=lambda case: case.name
+)
+def test_command_tells_of_bad_input_in_one_line(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed) as failed:
+        case.call(tmp_path)
+    told = [line for line in str(failed.value).splitlines() if not line.startswith(("usage:", " "))]
+    assert len(told) == 1
+    assert told[0].startswith("drowsy")

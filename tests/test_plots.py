@@ -1,0 +1,229 @@
+"""The paper's figures: what is drawn, from which rows, in which words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from drowsy import plots
+
+LAYERS = ("conv1", "conv2", "conv3")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures that were saved, in order."""
+    figures: list[Figure] = []
+    savefig = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        figures.append(figure)
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def layer_rows(layers: tuple[str, ...] = LAYERS, **more: Any) -> list[dict[str, Any]]:
+    """One layer asleep at a time, as the study writes them."""
+    return [
+        {
+            "layer": name,
+            "rate": j / 8,
+            "saving": j / 8 * (i + 1) / 10,
+            "top1": 0.6 - 0.01 * (i % 3) * j,
+            "top5": 0.8 - 0.01 * (i % 3) * j,
+            **more,
+        }
+        for i, name in enumerate(layers)
+        for j in range(8)
+    ]
+
+
+def uniform_rows() -> list[dict[str, Any]]:
+    return [
+        {"fill": fill, "saving": j / 8, "top1": top * (1 - j / 8), "top5": top, "top1_std": 0.02}
+        for fill, top in (("rescale", 0.5), ("zero", 0.6))
+        for j in range(8)
+    ]
+
+
+def lines(axis: Any) -> dict[str, tuple[list[float], list[float], str]]:
+    """Lines of a panel by their label: x, y, dash."""
+    return {
+        line.get_label(): (*map(list, line.get_data()), line.get_linestyle())
+        for line in axis.get_lines()
+    }
+
+
+def bands(axis: Any) -> int:
+    return len([c for c in axis.collections if type(c).__name__.startswith("FillBetween")])
+
+
+def legend_texts(figure: Figure) -> list[str]:
+    legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
+
+# --- Fig. 4 --------------------------------------------------------------------------------------
+
+
+def test_sensitivity_is_a_line_per_layer_in_per_cent(tmp_path: Path, drawn: list[Figure]):
+    path = plots.plot_sensitivity(layer_rows(), tmp_path / "s.png", "Fig. 4")
+    (figure,) = drawn
+    assert path == tmp_path / "s.png"
+    assert [axis.get_ylabel() for axis in figure.axes] == [
+        "top-1 accuracy (%)",
+        "top-5 accuracy (%)",
+    ]
+    assert {axis.get_xlabel() for axis in figure.axes} == {"dropout rate of the layer"}
+    found = lines(figure.axes[0])
+    assert list(found) == list(LAYERS)
+    assert found["conv3"][0] == [j / 8 for j in range(8)]
+    assert found["conv3"][1] == pytest.approx([60 - 2 * j for j in range(8)])
+    assert legend_texts(figure) == list(LAYERS)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()][:3] == ["0", "1/8", "2/8"]
+
+
+def test_a_band_is_drawn_where_the_spread_is_known(tmp_path: Path, drawn: list[Figure]):
+    plots.plot_sensitivity(layer_rows(top1_std=0.01), tmp_path / "s.png", "")
+    assert [bands(axis) for axis in drawn[0].axes] == [len(LAYERS), 0]
+    band = drawn[0].axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((59, 61))
+
+
+def test_without_labels_agreement_is_drawn(tmp_path: Path, drawn: list[Figure]):
+    rows = [{"layer": "a", "rate": j / 8, "agreement": 1 - j / 8} for j in range(8)]
+    plots.plot_sensitivity(rows, tmp_path / "s.png", "")
+    assert [axis.get_ylabel() for axis in drawn[0].axes] == ["agreement (%)"]
+
+
+@pytest.mark.parametrize("count", [10, 26, 55])
+def test_every_layer_of_a_deep_network_can_be_told_apart(
+    tmp_path: Path, drawn: list[Figure], count: int
+):
+    names = tuple(f"features.{i}.expand3x3" for i in range(count))
+    plots.plot_sensitivity(layer_rows(names), tmp_path / "s.png", "")
+    (figure,) = drawn
+    styles = {(str(x.get_color()), x.get_marker()) for x in figure.axes[0].get_lines()}
+    assert len(styles) == count
+    # The legend covers no curve and is on the picture as a whole.
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert all(not box.overlaps(axis.get_window_extent()) for axis in figure.axes)
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
+
+
+# --- Fig. 5 --------------------------------------------------------------------------------------
+
+
+def test_savings_are_shares_of_the_networks_multiplications(tmp_path: Path, drawn: list[Figure]):
+    plots.plot_savings(layer_rows(), tmp_path / "s.png", "Fig. 5")
+    (axis,) = drawn[0].axes
+    assert axis.get_ylabel() == "multiplications saved (% of the network's)"
+    assert lines(axis)["conv2"][1] == pytest.approx([100 * j / 8 * 0.2 for j in range(8)])
+
+
+# --- Fig. 6 --------------------------------------------------------------------------------------
+
+
+def test_uniform_is_a_solid_line_per_flavour(tmp_path: Path, drawn: list[Figure]):
+    plots.plot_uniform(uniform_rows(), tmp_path / "u.png", "Fig. 6")
+    (figure,) = drawn
+    for axis in figure.axes:
+        found = lines(axis)
+        assert list(found) == ["uniform, rescaled", "uniform, non-rescaled"]
+        assert {dash for _, _, dash in found.values()} == {"-"}
+        assert axis.get_xlabel() == "multiplications saved (%)"
+    x, y, _ = lines(figure.axes[0])["uniform, rescaled"]
+    assert x == pytest.approx([12.5 * j for j in range(8)])
+    assert y == pytest.approx([50 * (1 - j / 8) for j in range(8)])
+    assert [bands(axis) for axis in figure.axes] == [2, 0]
+
+
+# --- Fig. 7 --------------------------------------------------------------------------------------
+
+
+def test_nonuniform_is_dots_a_solid_frontier_and_dashed_uniform_lines(
+    tmp_path: Path, drawn: list[Figure]
+):
+    draw = np.random.default_rng(0)
+    rows = [
+        {"saving": s, "top1": a, "top5": min(1, a + 0.2)}
+        for s, a in zip(draw.random(3000), draw.random(3000), strict=True)
+    ]
+    best = {"top1": rows[:3], "top5": rows[:4]}
+    plots.plot_nonuniform(rows, best, uniform_rows(), tmp_path / "n.png", "Fig. 7")
+    (figure,) = drawn
+    for axis, count in zip(figure.axes, (3, 4), strict=True):
+        dots = axis.collections[0]
+        assert len(dots.get_offsets()) == 3000
+        assert dots.get_rasterized()
+        found = lines(axis)
+        assert len(found["non-uniform, Pareto-optimal"][0]) == count
+        assert {label: dash for label, (_, _, dash) in found.items()} == {
+            "uniform, rescaled": "--",
+            "uniform, non-rescaled": "--",
+            "non-uniform, Pareto-optimal": "-",
+        }
+    assert figure.axes[1].collections[0].get_offsets()[0].tolist() == pytest.approx(
+        [100 * rows[0]["saving"], 100 * rows[0]["top5"]]
+    )
+    assert legend_texts(figure)[0] == "each of 3,000 settings"
+    box = figure.legends[0].get_window_extent()
+    assert all(not box.overlaps(axis.get_window_extent()) for axis in figure.axes)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def test_the_picture_is_a_png_and_nothing_is_left_beside_it(tmp_path: Path):
+    path = plots.plot_uniform(uniform_rows(), str(tmp_path / "u.png"), "title")
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_picture_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = plots.plot_uniform(uniform_rows(), tmp_path / "u.png", "title")
+    before = path.read_bytes()
+
+    def fail(figure: Figure, file: Path, **kwargs: Any) -> None:
+        Path(file).write_bytes(b"half a picture")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plots.plot_uniform(uniform_rows(), path, "title")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_rows_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="rows: got none, allowed: one or more"):
+        plots.plot_uniform([], tmp_path / "u.png", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_plots_need_no_display_and_touch_no_global_state(tmp_path: Path):
+    code = (
+        "import sys; from drowsy import plots\n"
+        "assert 'matplotlib' not in sys.modules, 'imported before it is needed'\n"
+        "rows = [{'layer': 'a', 'rate': 0.0, 'saving': 0.0}]\n"
+        "plots.plot_savings(rows, sys.argv[1], '')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path / "s.png")]
+    subprocess.run(run, check=True, timeout=60)
+    assert (tmp_path / "s.png").exists()
