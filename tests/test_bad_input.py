@@ -1,4 +1,4 @@
-"""Bad input is refused with an error that names the argument, what was given and what is allowed."""
+"""Bad input is refused with an error that names the argument, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Case:
     message: str
 
 
-# --- what the calls below share --------------------------------------------------------------------
+# --- what the calls below share -------------------------------------------------------------------
 
 
 def model() -> nn.Module:
@@ -85,7 +85,7 @@ class TwoOutputs(nn.Module):
 
 
 def schedule_file(folder: Path, **changes: Any) -> Schedule:
-    """Load a schedule's file in which some keys are replaced, or dropped where the value is None."""
+    """Load a schedule file in which keys are replaced, or dropped where the value is None."""
     data = Schedule(8, {"0": LayerSetting(Fraction(1, 2))}).to_dict() | changes
     path = folder / "schedule.json"
     path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))

@@ -421,5 +421,5 @@ def test_half_precision_norm_is_folded_in_float32(dtype: torch.dtype) -> None:
 
 def test_norm_without_running_statistics_is_refused() -> None:
     norm = nn.BatchNorm2d(3, track_running_stats=False)
-    with pytest.raises(ValueError, match="norm: .*running statistics"):
+    with pytest.raises(ValueError, match=r"norm: .*running statistics"):
         DrowsyConv2d.from_conv(nn.Conv2d(2, 3, 3), norm=norm)

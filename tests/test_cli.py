@@ -1,0 +1,137 @@
+"""The ``drowsy`` command from end to end, on images that the test draws."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import drowsy
+from drowsy.cli import main
+from drowsy.demo import _read_arrays
+
+STUDY = ["study", "--model", "caffenet_cifar", "--k", "3"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three classes of four random images."""
+    rng = np.random.default_rng(0)
+    for label in range(3):
+        (tmp_path / "data" / f"class{label}").mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / f"class{label}" / f"{i}.png")
+    return tmp_path / "data"
+
+
+def test_study_writes_every_figure_as_table_record_and_picture(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = [*STUDY, "--data", str(folder), "--out", str(out), "--seeds", "0", "1"]
+    assert main(arguments) == 0
+    for name in ("sensitivity", "savings", "uniform", "nonuniform"):
+        assert (out / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        record = json.loads((out / f"{name}.json").read_text())
+        assert record["images"] == 12
+        assert record["versions"]["torch"]
+    with open(out / "nonuniform.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3**5
+    assert len({row["setting"] for row in rows}) == 3**5
+    frontier = drowsy.Frontier.load(out / "frontier_top1.json")
+    best = max(float(row["top1"]) for row in rows if float(row["saving"]) >= 0.3)
+    assert frontier.at(saving=0.3).top1 == pytest.approx(best, abs=1e-6)
+    assert "Pareto-optimal settings by top1" in capsys.readouterr().out
+
+
+def test_a_network_of_ones_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(4, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = ["uniform", "--model", "mynets:build", "--data", str(folder), "--crop", "32"]
+    assert main([*arguments, "--classes", "3", "--out", "mine"]) == 0
+    assert (tmp_path / "mine" / "uniform.csv").exists()
+
+
+def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--model", "caffenet_cifar"]) == 0
+    assert "feeds max-pooling (pool1)" in capsys.readouterr().out
+    assert main(["cost", "--model", "caffenet"]) == 0
+    assert "665.8 M" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "--model", "lenet"], "model: got 'lenet', allowed: caffenet"),
+        (["inspect", "--model", "resnet18"], "weights: resnet18 ships without"),
+        (["inspect", "--model", "caffenet_cifar", "--source", "dice"], "source: got 'dice'"),
+        (["inspect", "--model", "caffenet_cifar", "--grain", "row"], "grain: got 'row'"),
+        (["inspect", "--model", "caffenet_cifar", "--k", "1"], "k: got 1, allowed"),
+        (["inspect", "--model", "caffenet_cifar", "--skip", "conv9"], "'conv9' names no conv"),
+        ([*STUDY, "--data", "nowhere"], "data: no folder nowhere"),
+        ([*STUDY, "--data", "{data}", "--images", "0:13"], "indices: got 12"),
+        ([*STUDY, "--data", "{data}", "--device", "cuda"], "finds no CUDA device"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(
+    arguments: list[str],
+    message: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    assert main([a.format(data=folder) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_demo_reads_arrays_and_refuses_code(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.pkl", tmp_path / "bad.pkl"
+    good.write_bytes(pickle.dumps({"a": [np.arange(3.0)]}))
+    bad.write_bytes(pickle.dumps({"a": subprocess.Popen}))
+    np.testing.assert_array_equal(_read_arrays(good)["a"][0], np.arange(3.0))
+    with pytest.raises(pickle.UnpicklingError, match=r"subprocess.Popen is not allowed"):
+        _read_arrays(bad)
+
+
+def test_import_needs_no_extra_and_no_driver() -> None:
+    """Core imports only: optional packages and Triton itself are not touched."""
+    blocked = ("matplotlib", "PIL", "tqdm", "safetensors", "optuna", "ray", "pynvml", "triton")
+    script = (
+        "import sys\n"
+        f"for name in {blocked}: sys.modules[name] = None\n"
+        "import drowsy, torch\n"
+        "layer = drowsy.DrowsyConv2d(3, 4, 3, rate=0.5)\n"
+        "with torch.inference_mode(): print(tuple(layer(torch.ones(1, 3, 5, 5)).shape))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stdout == "(1, 4, 3, 3)\n", run.stderr
+
+
+def test_kernels_do_not_know_drowsy() -> None:
+    script = (
+        "import sys, drowsy_kernels\n"
+        "assert not any(m == 'drowsy' or m.startswith('drowsy.') for m in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
