@@ -42,7 +42,7 @@ class Case:
     message: str
 
 
-# --- what the calls below share -------------------------------------------------------------------
+# --- what the calls below share ------------------------------------------------------------------
 
 
 def model() -> nn.Module:

@@ -43,7 +43,7 @@ def neurons(net: DrowsyNet) -> dict[str, tuple[str, str, str]]:
     return {r.name: (r.norm, r.activation, r.fill) for r in net.report if r.fill}
 
 
-# --- networks in the shapes that torch code comes in ----------------------------------------------
+# --- networks in the shapes that torch code comes in ---------------------------------------------
 
 
 class Residual(nn.Module):
@@ -227,7 +227,7 @@ def test_input_is_left_as_it_was(network: nn.Module) -> None:
     assert torch.equal(x, before)
 
 
-# --- what belongs to a neuron ---------------------------------------------------------------------
+# --- what belongs to a neuron --------------------------------------------------------------------
 
 
 def test_norm_and_activation_become_part_of_the_neuron() -> None:
@@ -430,7 +430,7 @@ def test_flavour_can_be_asked_for(fill: str) -> None:
     assert {layer.fill for layer in net.layers.values()} == {fill}
 
 
-# --- what is left awake ---------------------------------------------------------------------------
+# --- what is left awake --------------------------------------------------------------------------
 
 
 def test_other_kinds_of_convolution_are_reported() -> None:
@@ -487,7 +487,7 @@ def test_options_reach_every_layer() -> None:
     assert sorted(layer.sleep.stream for layer in layers) == [0, 1, 2]
 
 
-# --- shipped and third-party networks -------------------------------------------------------------
+# --- shipped and third-party networks ------------------------------------------------------------
 
 # name: convolutions, smallest square input
 SHIPPED = {
@@ -565,7 +565,7 @@ def test_third_party_network_converts(package: str, name: str) -> None:
     )
 
 
-# --- the knob -------------------------------------------------------------------------------------
+# --- the knob ------------------------------------------------------------------------------------
 
 
 def rates(net: DrowsyNet) -> list[Fraction]:
@@ -684,7 +684,7 @@ def test_layers_of_a_network_sleep_independently() -> None:
     assert asleep == pytest.approx(0.75, abs=5 * (0.75 * 0.25 / x.numel()) ** 0.5)
 
 
-# --- copies, compilation, loading -----------------------------------------------------------------
+# --- copies, compilation, loading ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -222,7 +222,7 @@ def test_seeds_differ_and_repeat(images: Tensor) -> None:
 
 
 @pytest.fixture
-def convolved(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[DrowsyConv2d]]:
+def convolved(monkeypatch: pytest.MonkeyPatch) -> list[DrowsyConv2d]:
     """The layers whose convolution was run, in order."""
     calls: list[DrowsyConv2d] = []
     awake = DrowsyConv2d.awake

@@ -77,7 +77,7 @@ def pair_table(first: Tensor, second: Tensor, k: int) -> Tensor:
     return torch.bincount(pairs, minlength=k * k).double()
 
 
-# --- Philox ------------------------------------------------------------------------------------
+# --- Philox --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -587,7 +587,7 @@ def _mean_over_maps(source: str, fill: str, j: int, images: int) -> tuple[Tensor
 @pytest.mark.parametrize("j", [1, 4, 7])
 @pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice"])
 def test_rescale_keeps_the_expected_value(source: str, j: int) -> None:
-    images = 4000
+    images = 2000
     awake, mean = _mean_over_maps(source, "rescale", j, images)
     sigma = awake * math.sqrt(j / (8 - j) / images)
     assert ((mean - awake).abs() <= SIGMAS * sigma + 1e-6 * awake).all()
@@ -596,7 +596,7 @@ def test_rescale_keeps_the_expected_value(source: str, j: int) -> None:
 @pytest.mark.parametrize("j", [1, 4, 7])
 @pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice"])
 def test_zero_lowers_the_expected_value_by_the_rate(source: str, j: int) -> None:
-    images = 4000
+    images = 2000
     awake, mean = _mean_over_maps(source, "zero", j, images)
     sigma = awake * math.sqrt(j * (8 - j) / 64 / images)
     assert ((mean - awake * (1 - j / 8)).abs() <= SIGMAS * sigma + 1e-6 * awake).all()

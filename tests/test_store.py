@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,24 @@ def test_processes_that_open_and_write_at_once_lose_nothing(tmp_path: Path):
         assert [child.exitcode for child in children] == [0] * writers
         with Store(path) as store:
             assert store.results(CONTEXT) == {setting_of(n): counts_of(n) for n in range(500)}
+
+
+def test_opening_waits_for_another_process_that_reads(tmp_path: Path):
+    # As a new store is for an instant, before its first opener has turned on the write-ahead log.
+    path = tmp_path / "s.sqlite"
+    Store(path).close()
+    reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    reader.execute("PRAGMA journal_mode = DELETE")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM contexts").fetchall()
+    release = threading.Timer(0.3, reader.close)
+    release.start()
+    start = time.perf_counter()
+    with Store(path) as store:
+        assert time.perf_counter() - start > 0.2
+        store.put(CONTEXT, (1,), COUNTS)
+        assert store.results(CONTEXT) == {(1,): COUNTS}
+    release.join()
 
 
 # --- fingerprints --------------------------------------------------------------------------------

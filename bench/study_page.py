@@ -1,0 +1,188 @@
+"""Fill the tables of ``docs/study/README.md`` from the recorded results beside it.
+
+    python -m bench.study_page
+
+A table stands between ``<!-- NAME -->`` and ``<!-- end -->``; the sentences around it are written by
+hand and stay.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from drowsy import models
+from drowsy.atomic import write_text
+from drowsy.cost import layer_costs
+
+STUDY = Path(__file__).parents[1] / "docs" / "study"
+NETWORKS = {
+    "caffenet_cifar": "CaffeNet-shaped, CIFAR-10",
+    "squeezenet1_1": "SqueezeNet 1.1, ImageNet",
+    "resnet18": "ResNet-18, ImageNet",
+}
+RATES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)
+# Points lost by the paper's CaffeNet, uniform and non-rescaled (section IV).
+PAPER = {"top1": (1.9, 5.4, 12.8, 26.6), "top5": (1.3, 4.3, 9.5, 22.9)}
+# Table I as printed: neurons (K), multiplies per neuron, multiplies (M).
+PAPER_TABLE = {
+    "conv1": ("290", "363", "105"),
+    "conv2": ("187", "2.4 K", "448"),
+    "conv3": ("65", "2.3 K", "150"),
+    "conv4": ("64", "3.5 K", "224"),
+    "conv5": ("43", "3.5 K", "150"),
+}
+
+Row = dict[str, str]
+
+
+def read(network: str, name: str) -> list[Row]:
+    """Rows of one recorded table; none where it is not recorded."""
+    path = STUDY / network / f"{name}.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def uniform_table() -> str:
+    """Points lost at uniform rates, beside the paper's."""
+    rows = [["network", "flavour", "accuracy", *(f"{rate:g}" for rate in RATES)]]
+    for metric, losses in PAPER.items():
+        rows.append(["*paper: CaffeNet, ImageNet*", "non-rescaled", metric, *map(str, losses)])
+    for network, title in NETWORKS.items():
+        table = read(network, "uniform")
+        for fill, flavour in (("zero", "non-rescaled"), ("rescale", "rescaled")):
+            for metric in PAPER:
+                found = {float(r["rate"]): float(r[metric]) for r in table if r["fill"] == fill}
+                if found:
+                    losses = tuple(100 * (found[0.0] - found[rate]) for rate in RATES)
+                    rows.append([title, flavour, metric, *(f"{loss:.1f}" for loss in losses)])
+    return markdown(rows)
+
+
+def nonuniform_table() -> str:
+    """Points lost by the best measured setting at a saving, and by uniform rates there."""
+    savings = (0.1, 0.25, 0.5)
+    rows = [["network", "accuracy", *(f"{s:.0%} saved: best / uniform" for s in savings)]]
+    rows.append(["*paper: CaffeNet, ImageNet*", "top1", "", "", "13.8 / 26.6"])
+    rows.append(["*paper: CaffeNet, ImageNet*", "top5", "", "", "10.9 / 22.9"])
+    for network, title in NETWORKS.items():
+        points, uniform = read(network, "nonuniform"), read(network, "uniform")
+        for metric in PAPER if points else ():
+            dense = max(float(r[metric]) for r in points if float(r["saving"]) == 0)
+            cells = []
+            for saving in savings:
+                best = max(float(r[metric]) for r in points if float(r["saving"]) >= saving - 1e-9)
+                even = [float(r[metric]) for r in uniform if float(r["saving"]) >= saving - 1e-9]
+                cells.append(f"{100 * (dense - best):.1f} / {100 * (dense - max(even)):.1f}")
+            rows.append([title, metric, *cells])
+    return markdown(rows)
+
+
+def sensitivity_table() -> str:
+    """Top-1 points lost with one layer at rate 1/2: the five most and five least sensitive."""
+    rows = [["network", "most sensitive", "least sensitive"]]
+    rows.append(["*paper: CaffeNet, ImageNet*", "conv1", "conv5"])
+    for network, title in NETWORKS.items():
+        table = read(network, "sensitivity")
+        if not table:
+            continue
+        awake = {r["layer"]: float(r["top1"]) for r in table if float(r["rate"]) == 0}
+        loss = {
+            r["layer"]: 100 * (awake[r["layer"]] - float(r["top1"]))
+            for r in table
+            if float(r["rate"]) == 0.5
+        }
+        ordered = sorted(loss, key=lambda layer: -loss[layer])
+        count = min(5, len(ordered) // 2)
+        rows.append([title, *(_named(loss, part) for part in (ordered[:count], ordered[-count:]))])
+    return markdown(rows)
+
+
+def cost_comparison() -> str:
+    """The paper's Table I beside the arithmetic."""
+    model = models.create("caffenet")
+    rows = [["layer", "#N paper (K)", "#N", "#M paper", "#M", "#N x #M paper (M)", "#N x #M (M)"]]
+    for cost in layer_costs(model, (3, 227, 227)):
+        neurons, per_neuron, millions = PAPER_TABLE[cost.name]
+        ours = (f"{cost.neurons:,}", f"{cost.multiplies_per_neuron:,}")
+        total = f"{cost.multiplies / 1e6:.1f}"
+        rows.append([cost.name, neurons, ours[0], per_neuron, ours[1], millions, total])
+    return markdown(rows)
+
+
+def lfsr_table() -> str:
+    """Rates and accuracy of shift registers."""
+    with open(STUDY / "lfsr.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    asked = [row["asked"] for row in table if row["source"] == table[0]["source"]]
+    rows = [["asked", *(f"{float(rate):g}" for rate in asked)]]
+    for source in dict.fromkeys(row["source"] for row in table):
+        mine = [row for row in table if row["source"] == source]
+        rows.append([f"{source}: slept", *(f"{float(row['slept']):.3f}" for row in mine)])
+        rows.append(
+            [f"{source}: top-1 (%)"]
+            + [f"{100 * float(r['top1']):.1f} ± {100 * float(r['top1_std']):.1f}" for r in mine]
+        )
+    return markdown(rows)
+
+
+def provenance_table() -> str:
+    """What was measured on what."""
+    rows = [["network", "images", "dtype", "seeds", "settings measured", "commit"]]
+    for network, title in NETWORKS.items():
+        for name in ("sensitivity", "uniform", "nonuniform"):
+            path = STUDY / network / f"{name}.json"
+            if path.exists():
+                record = json.loads(path.read_text())
+                rows.append(
+                    [
+                        f"{title}: {name}",
+                        f"{record['images']:,}",
+                        record["dtype"],
+                        " ".join(map(str, record["seeds"])),
+                        f"{record['points']:,}",
+                        (record["commit"] or "")[:10],
+                    ]
+                )
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is its header."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "| " + " | ".join("---" for _ in rows[0]) + " |")
+    return "\n".join(lines)
+
+
+def _named(loss: dict[str, float], layers: Iterable[str]) -> str:
+    return ", ".join(f"{layer} ({loss[layer]:.1f})" for layer in layers)
+
+
+def main() -> None:
+    """Rewrite the page's tables."""
+    page = STUDY / "README.md"
+    text = page.read_text(encoding="utf-8")
+    tables = {
+        "uniform": uniform_table,
+        "nonuniform": nonuniform_table,
+        "sensitivity": sensitivity_table,
+        "cost": cost_comparison,
+        "lfsr": lfsr_table,
+        "provenance": provenance_table,
+    }
+    for name, table in tables.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        filled = f"\\g<1>{table()}\n\\g<2>"
+        text, count = re.subn(pattern, filled, text, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"{page}: wants one <!-- {name} --> ... <!-- end -->, has {count}")
+    write_text(page, text)
+
+
+if __name__ == "__main__":
+    main()
