@@ -230,22 +230,31 @@ def test_processes_that_open_and_write_at_once_lose_nothing(tmp_path: Path):
             assert store.results(CONTEXT) == {setting_of(n): counts_of(n) for n in range(500)}
 
 
-def test_opening_waits_for_another_process_that_reads(tmp_path: Path):
-    # As a new store is for an instant, before its first opener has turned on the write-ahead log.
+def test_turning_on_the_write_ahead_log_waits_for_another_opener(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = tmp_path / "s.sqlite"
-    Store(path).close()
-    reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    reader.execute("PRAGMA journal_mode = DELETE")
-    reader.execute("BEGIN")
-    reader.execute("SELECT * FROM contexts").fetchall()
-    release = threading.Timer(0.3, reader.close)
-    release.start()
-    start = time.perf_counter()
+    rival = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connect, release = sqlite3.connect, threading.Timer(0.3, rival.rollback)
+
+    class Late(sqlite3.Connection):
+        """A connection that a rival comes before, in the one step where SQLite does not wait."""
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if "journal_mode" in sql and not release.ident:
+                rival.execute("BEGIN IMMEDIATE")
+                release.start()
+            return super().execute(sql, *parameters)
+
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Late)
+    )
     with Store(path) as store:
-        assert time.perf_counter() - start > 0.2
+        assert release.ident, "the rival never came"
         store.put(CONTEXT, (1,), COUNTS)
         assert store.results(CONTEXT) == {(1,): COUNTS}
     release.join()
+    rival.close()
 
 
 # --- fingerprints --------------------------------------------------------------------------------
