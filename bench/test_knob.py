@@ -33,7 +33,7 @@ def test_overhead_at_rate_0(benchmark: Any, network: nn.Module, photographs: Ten
     """The converted network awake against the original, eager: medians of alternating runs."""
     net = drowsy.convert(network)
 
-    def alternate(rounds: int = 15) -> dict[str, list[float]]:
+    def alternate(rounds: int = 25) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {"original": [], "converted": []}
         for _ in range(rounds):
             for name, model in (("original", network), ("converted", net)):

@@ -223,7 +223,27 @@ class DrowsyConv2d(nn.Conv2d):
                 )
             if input.dim() == 3:
                 return self.forward(input[None])[0]
-        y = torch.ops.drowsy.conv2d(
+        y = self.awake(input) if self._idle(input) else self._drowse(input)
+        if self.owns_control:
+            self.control(input)
+        return y
+
+    def _idle(self, input: Tensor) -> bool:
+        """Whether this is eager torch on the CPU at rate 0: then the operator can be spared.
+
+        Its dispatch costs tens of microseconds, which small layers notice. Tracers see subclasses
+        of tensors, and compilers say so; both get the operator.
+        """
+        return (
+            not torch.compiler.is_compiling()
+            and type(input) is Tensor
+            and input.device.type == "cpu"
+            and self.backend != "triton"
+            and self.control.thresholds[self.index].item() == 0
+        )
+
+    def _drowse(self, input: Tensor) -> Tensor:
+        return torch.ops.drowsy.conv2d(
             input,
             *self.parameters_in_effect(),
             self.control.thresholds,
@@ -235,9 +255,6 @@ class DrowsyConv2d(nn.Conv2d):
             self._sleep_text,
             self.backend,
         )
-        if self.owns_control:
-            self.control(input)
-        return y
 
     def awake(self, input: Tensor) -> Tensor:
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
