@@ -73,7 +73,7 @@ def demo(out: Path) -> None:
     print(f"Frontier: {out / 'frontier_agreement.json'}   ({time.perf_counter() - start:.0f} s)")
     print(
         "\nWhat these numbers can tell: agreement and divergence compare the network with itself,\n"
-        f"on {len(views)} crops; they rank settings, but crops of one photograph\n"
+        f"on {len(views)} crops; they rank settings without labels, but crops of one photograph\n"
         "are not independent. Top-1 and top-5 are real accuracy, but on twenty photographs one\n"
         "image is five points: they show that the knob turns, not how much accuracy it costs;\n"
         "docs/study has that, on 1,300 and 2,500 images. Multiplications saved are what a chip\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,8 @@ def test_sensitivity_is_a_line_per_layer_in_per_cent(tmp_path: Path, drawn: list
     assert found["conv3"][0] == [j / 8 for j in range(8)]
     assert found["conv3"][1] == pytest.approx([60 - 2 * j for j in range(8)])
     assert legend_texts(figure) == list(LAYERS)
+    # The first marker lies on the axis and is drawn whole.
+    assert not any(line.get_clip_on() for line in figure.axes[0].get_lines())
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()][:3] == ["0", "1/8", "2/8"]
 
 
@@ -114,6 +117,9 @@ def test_every_layer_of_a_deep_network_can_be_told_apart(
     (figure,) = drawn
     styles = {(str(x.get_color()), x.get_marker()) for x in figure.axes[0].get_lines()}
     assert len(styles) == count
+    # Neighbours in a long row of colours look alike; their markers do not.
+    markers = [str(x.get_marker()) for x in figure.axes[0].get_lines()]
+    assert count <= 10 or all(a != b for a, b in itertools.pairwise(markers))
     # The legend covers no curve and is on the picture as a whole.
     (legend,) = figure.legends
     box = legend.get_window_extent()
