@@ -59,8 +59,8 @@ def uniform_table() -> str:
             for metric in PAPER:
                 found = {float(r["rate"]): float(r[metric]) for r in table if r["fill"] == fill}
                 if found:
-                    losses = tuple(100 * (found[0.0] - found[rate]) for rate in RATES)
-                    rows.append([title, flavour, metric, *(f"{loss:.1f}" for loss in losses)])
+                    lost = [f"{100 * (found[0.0] - found[rate]):.1f}" for rate in RATES]
+                    rows.append([title, flavour, metric, *lost])
     return markdown(rows)
 
 
