@@ -2,8 +2,8 @@
 
     python -m bench.study_page
 
-A table stands between ``<!-- NAME -->`` and ``<!-- end -->``; the sentences around it are written by
-hand and stay.
+A table stands between ``<!-- NAME -->`` and ``<!-- end -->``; the sentences around it are written
+by hand and stay.
 """
 
 from __future__ import annotations
