@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import drowsy.ops  # noqa: F401  (registers torch.ops.drowsy.conv2d)
 from drowsy.control import Control
-from drowsy.neuron import awake_conv2d, check_activation
+from drowsy.neuron import ConvSpec, awake_conv2d, check_activation
 from drowsy.ops import choose_backend
 from drowsy.sleep import FILLS, Grain, SleepSpec, scale, threshold
 
@@ -250,27 +249,27 @@ class DrowsyConv2d(nn.Conv2d):
             self.control.scales,
             self.control.clock,
             self.index,
-            *self._geometry().values(),
-            self.activation,
+            *vars(self.spec).values(),
             self._sleep_text,
             self.backend,
         )
 
     def awake(self, input: Tensor) -> Tensor:
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
-        return awake_conv2d(
-            input, *self.parameters_in_effect(), **self._geometry(), activation=self.activation
-        )
+        return awake_conv2d(input, *self.parameters_in_effect(), self.spec)
 
-    def _geometry(self) -> dict[str, Any]:
+    @property
+    def spec(self) -> ConvSpec:
+        """Geometry and activation."""
         left, right, top, bottom = self._reversed_padding_repeated_twice
-        return {
-            "stride": self.stride,
-            "padding": (left, right, top, bottom),
-            "padding_mode": self.padding_mode,
-            "dilation": self.dilation,
-            "groups": self.groups,
-        }
+        return ConvSpec(
+            self.stride,  # type: ignore[arg-type]
+            (left, right, top, bottom),
+            self.padding_mode,
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+            self.activation,
+        )
 
     def extra_repr(self) -> str:
         """``nn.Conv2d``'s line, then the neuron's."""

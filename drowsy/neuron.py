@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -51,37 +52,44 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
     return _ACTIVATIONS[name]
 
 
-def awake_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
-    padding_mode: str,
-    dilation: tuple[int, int],
-    groups: int,
-    activation: str,
-) -> Tensor:
+@dataclass(frozen=True)
+class ConvSpec:
+    """What a layer computes, its parameters and its sleep aside.
+
+    Args:
+        stride, dilation: ``(vertical, horizontal)``.
+        padding: cells added ``(left, right, top, bottom)``, as in ``F.pad``.
+        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+        groups: number of groups.
+        activation: one of ``ACTIVATIONS``.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding_mode: str = "zeros"
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    activation: str = "none"
+
+
+def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
     """What the neurons would output if none slept: ``act(conv2d(x) + bias)``.
 
     Args:
         x: ``[N, C, H, W]`` or ``[C, H, W]``, any floating dtype and memory format.
         weight: ``[OC, C / groups, KH, KW]`` of the same dtype.
         bias: ``[OC]`` or None.
-        padding: cells added ``(left, right, top, bottom)``.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        activation: one of ``ACTIVATIONS``.
+        spec: geometry and activation.
     """
-    left, right, top, bottom = padding
-    if padding_mode != "zeros":
-        x = F.pad(x, padding, mode=padding_mode)
+    left, right, top, bottom = spec.padding
+    if spec.padding_mode != "zeros":
+        x = F.pad(x, spec.padding, mode=spec.padding_mode)
         top = left = 0
     elif (left, top) != (right, bottom):
-        x = F.pad(x, padding)
+        x = F.pad(x, spec.padding)
         top = left = 0
-    y = F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
-    return _activation(activation)(y)
+    y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
+    return _activation(spec.activation)(y)
 
 
 def sleep(

@@ -12,7 +12,6 @@ if __name__ != "drowsy_kernels":
     )
 
 from drowsy_kernels.conv2d import (
-    ACTIVATIONS,
     PRECISIONS,
     PackedWeight,
     conv2d,
@@ -20,6 +19,7 @@ from drowsy_kernels.conv2d import (
     pack_weight,
     plan_conv2d,
 )
+from drowsy_kernels.epilogue import ACTIVATIONS
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map

@@ -22,14 +22,21 @@ multiplies and adds per channel.
 
 from __future__ import annotations
 
-import functools
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from drowsy_kernels.epilogue import (
+    activate,
+    all_asleep,
+    asleep,
+    dot,
+    map_mode,
+    parse_activation,
+    tile_words,
+)
 from drowsy_kernels.heuristics import MIN_CHANNELS_PER_TAP, ConvConfig, choose_config
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
@@ -42,116 +49,6 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PRECISIONS = ("ieee", "tf32")
-ACTIVATIONS = (
-    "none",
-    "relu",
-    "relu6",
-    "silu",
-    "gelu",
-    "gelu_tanh",
-    "hardswish",
-    "sigmoid",
-    "tanh",
-    "leaky_relu:SLOPE",
-)
-
-
-# --- device functions ---------------------------------------------------------------------------
-
-
-@triton.jit
-def _sigmoid(v):
-    return 1.0 / (1.0 + tl.exp(-v))
-
-
-@triton.jit
-def _tanh(v):
-    # Of the magnitude, so that the exponential cannot overflow.
-    e = tl.exp(-2.0 * tl.abs(v))
-    magnitude = (1.0 - e) / (1.0 + e)
-    return tl.where(v < 0, -magnitude, magnitude)
-
-
-@triton.jit
-def _activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
-    """Comparisons are written so that NaN stays NaN, as in torch."""
-    if ACTIVATION == "relu":
-        v = tl.where(v < 0, 0.0, v)
-    elif ACTIVATION == "relu6":
-        v = tl.where(v < 0, 0.0, tl.where(v > 6, 6.0, v))
-    elif ACTIVATION == "leaky_relu":
-        v = tl.where(v < 0, v * SLOPE, v)
-    elif ACTIVATION == "silu":
-        v = v * _sigmoid(v)
-    elif ACTIVATION == "gelu":
-        v = 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
-    elif ACTIVATION == "gelu_tanh":
-        v = 0.5 * v * (1.0 + _tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)))
-    elif ACTIVATION == "hardswish":
-        ramp = v + 3.0
-        v = v * tl.where(ramp < 0, 0.0, tl.where(ramp > 6, 6.0, ramp)) / 6.0
-    elif ACTIVATION == "sigmoid":
-        v = _sigmoid(v)
-    elif ACTIVATION == "tanh":
-        v = _tanh(v)
-    return v
-
-
-@triton.jit
-def _dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
-    # Triton's interpreter multiplies the bit patterns of bfloat16; float32 holds the same values.
-    if WIDEN:
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision=PRECISION)
-
-
-@triton.jit
-def _all_asleep(bitmap, pc, first_c, last_c, cell_c, words, TILE_WORDS: tl.constexpr):
-    """Whether every cell that a tile touches sleeps: rows ``pc`` by channels [first_c, last_c)."""
-    first_cell, last_cell = first_c // cell_c, (last_c - 1) // cell_c
-    word = first_cell // 32 + tl.arange(0, TILE_WORDS)
-    low, high = first_cell - word * 32, last_cell - word * 32
-    needed = (high >= 0) & (low < 32)
-    every = tl.full([TILE_WORDS], 0xFFFFFFFF, tl.uint32)
-    above = every << tl.minimum(tl.maximum(low, 0), 31).to(tl.uint32)
-    below = every >> (31 - tl.minimum(tl.maximum(high, 0), 31)).to(tl.uint32)
-    m_cells = tl.where(needed, above & below, 0).to(tl.int32, bitcast=True)
-    p_words = bitmap + pc[:, None] * words + word[None, :]
-    awake = ~tl.load(p_words, mask=needed[None, :], other=0) & m_cells[None, :]
-    return tl.max(tl.max((awake != 0).to(tl.int32), axis=1), axis=0) == 0
-
-
-@triton.jit
-def _asleep(
-    bitmap,
-    pc,
-    first_c,
-    cell_c,
-    words,
-    MAP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Sleep bits of a tile, broadcastable to [BLOCK_M, BLOCK_N]; ``MAP`` as in ``_map_mode``."""
-    if MAP == "rows":
-        cell = first_c // cell_c
-        bits = tl.load(bitmap + pc * words + cell // 32) >> (cell % 32)
-        return (bits & 1)[:, None] != 0
-    elif MAP == "words":
-        word = first_c // 32 + tl.arange(0, BLOCK_N // 32)
-        p_words = bitmap + pc[:, None] * words + word[None, :]
-        b_words = tl.load(p_words, mask=(word < words)[None, :], other=0)
-        bits = b_words[:, :, None] >> tl.arange(0, 32)[None, None, :]
-        return tl.reshape(bits & 1, [BLOCK_M, BLOCK_N]) != 0
-    else:
-        cell = (first_c + tl.arange(0, BLOCK_N)) // cell_c
-        word = tl.minimum(cell // 32, words - 1)
-        if MAP == "columns":
-            row = tl.max(pc, axis=0)
-            return ((tl.load(bitmap + row * words + word) >> (cell % 32)) & 1)[None, :] != 0
-        else:
-            b_words = tl.load(bitmap + pc[:, None] * words + word[None, :])
-            return ((b_words >> (cell % 32)[None, :]) & 1) != 0
 
 
 @triton.jit
@@ -181,13 +78,13 @@ def _finish_tile(
     if bias is not None:
         b_bias = tl.load(bias + c, mask=c < last_c, other=0)
         acc += b_bias.to(tl.float32)[None, :]
-    acc = _activate(acc, ACTIVATION, SLOPE)
+    acc = activate(acc, ACTIVATION, SLOPE)
     if scale is not None:
         acc *= tl.load(scale)
     if bitmap is not None:
         pc = tl.minimum(m, positions - 1) // cell_p
-        asleep = _asleep(bitmap, pc, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_N)
-        acc = tl.where(asleep, 0.0, acc)
+        b_asleep = asleep(bitmap, pc, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_N)
+        acc = tl.where(b_asleep, 0.0, acc)
     m_tile = (m < positions)[:, None] & (c < last_c)[None, :]
     tl.store(y + m[:, None] * OC + c[None, :], acc.to(y.dtype.element_ty), mask=m_tile)
 
@@ -275,7 +172,7 @@ def _conv2d_kernel(
 
     if bitmap is not None:
         bitmap += n * cell_rows * words
-        if _all_asleep(bitmap, m // cell_p, first_c, last_c, cell_c, words, TILE_WORDS):
+        if all_asleep(bitmap, m // cell_p, first_c, last_c, cell_c, words, TILE_WORDS):
             _store_zeros(y, first_m, first_c, last_c, positions, OC, BLOCK_M, BLOCK_N)
             return
 
@@ -301,7 +198,7 @@ def _conv2d_kernel(
                 m_x = m_x & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
             b_x = tl.load(x + (o_row[:, None] + o_depth[None, :]), mask=m_x, other=0.0)
             b_w = tl.load(p_w + step * BLOCK_K, mask=m_depth[:, None], other=0.0)
-            acc = _dot(b_x, b_w, acc, PRECISION, WIDEN)
+            acc = dot(b_x, b_w, acc, PRECISION, WIDEN)
     else:
         STEPS_TAP: tl.constexpr = (IC_G + BLOCK_K - 1) // BLOCK_K
         o_x = o_row[:, None] + k[None, :]
@@ -326,7 +223,7 @@ def _conv2d_kernel(
                 else:
                     b_x = tl.load(p_x)
                 b_w = tl.load(p_wk)
-            acc = _dot(b_x, b_w, acc, PRECISION, WIDEN)
+            acc = dot(b_x, b_w, acc, PRECISION, WIDEN)
 
     _finish_tile(
         acc,
@@ -399,7 +296,7 @@ def _depthwise_kernel(
 
     if bitmap is not None:
         bitmap += n * cell_rows * words
-        if _all_asleep(bitmap, m // cell_p, first_c, last_c, cell_c, words, TILE_WORDS):
+        if all_asleep(bitmap, m // cell_p, first_c, last_c, cell_c, words, TILE_WORDS):
             _store_zeros(y, first_m, first_c, last_c, positions, OC, BLOCK_M, BLOCK_N)
             return
 
@@ -590,7 +487,7 @@ def plan_conv2d(
     config: ConvConfig | None = None,
 ) -> tuple[Tensor, Launch]:
     """Check arguments, allocate the output and say what to launch; see ``conv2d``."""
-    kind, slope = _parse_activation(activation)
+    kind, slope = parse_activation(activation)
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, allowed: {', '.join(PRECISIONS)}")
     images, channels, height, width = _check_input(x, weight)
@@ -671,8 +568,8 @@ def plan_conv2d(
         "TOP": padding[2],
         "LEFT": padding[0],
         "CHECK_TAPS": any(padding),
-        "MAP": _map_mode(bitmap, (cell_p, cell_c), positions, out_channels, span, config),
-        "TILE_WORDS": _tile_words(cell_c, span, out_channels, config.block_n),
+        "MAP": map_mode(bitmap, (cell_p, cell_c), positions, out_channels, span, config),
+        "TILE_WORDS": tile_words(cell_c, span, out_channels, config.block_n),
         "ACTIVATION": kind,
         "SLOPE": slope,
         "BLOCK_M": config.block_m,
@@ -696,17 +593,6 @@ def plan_conv2d(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _parse_activation(name: str) -> tuple[str, float]:
-    """``(kind, slope)``; the slope is 0 but for ``leaky_relu``."""
-    kind, _, slope = name.partition(":")
-    if kind == "leaky_relu" and re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", slope):
-        return kind, float(slope)
-    if name not in ACTIVATIONS[:-1]:
-        raise ValueError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")
-    return name, 0.0
 
 
 def _check_input(x: Tensor, weight: PackedWeight) -> tuple[int, int, int, int]:
@@ -777,42 +663,3 @@ def _check_bitmap(
         "bitmap", bitmap, dtypes=(torch.int32,), shape=(images, rows, words), device=device
     )
     return rows, words
-
-
-def _map_mode(
-    bitmap: Tensor | None,
-    cell: tuple[int, int],
-    positions: int,
-    out_channels: int,
-    span: int,
-    config: ConvConfig,
-) -> str:
-    """How the epilogue reads a tile's bits: the cheapest way that its cells allow.
-
-    ``rows``: one channel cell covers the tile. ``columns``: one position cell does. ``words``: a
-    channel is a cell and tiles start at whole words. ``any``: a bit per neuron. ``span``: channels
-    after which tiles start anew.
-    """
-    cell_p, cell_c = cell
-    if bitmap is None:
-        return "none"
-
-    def aligned(unit: int) -> bool:
-        return config.block_n % unit == 0 and (span == out_channels or span % unit == 0)
-
-    if cell_c >= out_channels or cell_c % span == 0:
-        return "rows"
-    if cell_c % config.block_n == 0 and aligned(config.block_n):
-        return "rows"
-    if cell_p >= positions or cell_p % config.block_m == 0:
-        return "columns"
-    return "words" if cell_c == 1 and aligned(32) else "any"
-
-
-def _tile_words(cell_c: int, span: int, out_channels: int, block_n: int) -> int:
-    """Bitmap words that a tile's channels can touch, rounded up to a power of two."""
-    if cell_c == 1 and block_n % 32 == 0 and (span == out_channels or span % 32 == 0):
-        return block_n // 32
-    cells = (block_n - 2) // cell_c + 2
-    words = (cells - 2) // 32 + 2
-    return 1 << (words - 1).bit_length()

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from drowsy import neuron, ops
+from drowsy import neuron
+from drowsy.backends import triton
 from drowsy.layer import DrowsyConv2d
 from drowsy.neuron import ACTIVATIONS
 from drowsy.sleep import SleepSpec, expand_cells, levels, unpack_bitmap
@@ -130,13 +131,13 @@ def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 def bitmaps(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The sleep bitmaps that kernels drew for the layers that ran."""
     drawn: list[Tensor] = []
-    draw = ops._draw_bitmap
+    draw = triton.draw_bitmap
 
     def recording(*args: Any) -> Tensor:
         drawn.append(draw(*args))
         return drawn[-1]
 
-    monkeypatch.setattr(ops, "_draw_bitmap", recording)
+    monkeypatch.setattr(triton, "draw_bitmap", recording)
     return drawn
 
 
@@ -185,8 +186,7 @@ def _float64(
         x.double(),
         weight.double(),
         None if bias is None else bias.double(),
-        **layer._geometry(),
-        activation=layer.activation,
+        layer.spec,
     )
     return neuron.sleep(awake, drawn, j, scale, layer.sleep.grain)
 

@@ -353,8 +353,7 @@ def test_operator_passes_torchs_own_checks(
         layer.control.scales,
         layer.control.clock,
         0,
-        *layer._geometry().values(),
-        "relu",
+        *vars(layer.spec).values(),
         str(layer.sleep),
         "torch",
     )

@@ -11,17 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drowsy.neuron import ACTIVATIONS, awake_conv2d, check_activation, sleep
+from drowsy.neuron import ACTIVATIONS, ConvSpec, awake_conv2d, check_activation, sleep
 from drowsy.sleep import Grain, scale
-
-PLAIN = {
-    "stride": (1, 1),
-    "padding": (0, 0, 0, 0),
-    "padding_mode": "zeros",
-    "dilation": (1, 1),
-    "groups": 1,
-    "activation": "none",
-}
 
 TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
@@ -68,7 +59,7 @@ def test_both_flavours_follow_the_papers_equation(
     levels = torch.randint(0, 8, (2, 9, 4), dtype=torch.uint8, generator=generator)
     asleep = (levels < j).view(2, 3, 3, 4).permute(0, 3, 1, 2)
 
-    awake = awake_conv2d(x, weight, bias, **{**PLAIN, "activation": "relu"})
+    awake = awake_conv2d(x, weight, bias, ConvSpec(activation="relu"))
     slept = sleep(awake, levels, j, scale(j, 8, flavour), Grain())
 
     expected = paper_neuron(x, weight, bias, asleep, j / 8, flavour)
@@ -82,7 +73,7 @@ def test_both_flavours_follow_the_papers_equation(
 def test_activation_is_torchs(name: str, dtype: torch.dtype) -> None:
     x = torch.linspace(-8, 8, 161, dtype=dtype).view(1, 1, 7, 23)
     identity = torch.ones(1, 1, 1, 1, dtype=dtype)
-    y = awake_conv2d(x, identity, None, **{**PLAIN, "activation": name})
+    y = awake_conv2d(x, identity, None, ConvSpec(activation=name))
     assert torch.equal(y, TORCH_ACTIVATIONS[name](x))
     assert y.dtype == dtype
 
@@ -104,7 +95,7 @@ def test_unknown_activation_is_refused(name: str) -> None:
 def test_activation_leaves_the_input_as_it_was(activation: str) -> None:
     x = torch.randn(1, 2, 3, 3)
     before = x.clone()
-    awake_conv2d(x, torch.randn(2, 2, 1, 1), None, **{**PLAIN, "activation": activation})
+    awake_conv2d(x, torch.randn(2, 2, 1, 1), None, ConvSpec(activation=activation))
     assert torch.equal(x, before)
 
 

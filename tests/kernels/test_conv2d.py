@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drowsy.neuron import awake_conv2d
+from drowsy.neuron import ConvSpec, awake_conv2d
 from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -88,9 +88,7 @@ class Layer:
             self.x.to(dtype),
             self.weight.to(dtype),
             None if self.bias is None else self.bias.to(dtype),
-            padding_mode="zeros",
-            groups=self.case.groups,
-            **self.case.geometry,
+            ConvSpec(groups=self.case.groups, **self.case.geometry),
         )
 
     def run(self, **changes: Any) -> Tensor:

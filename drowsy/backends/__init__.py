@@ -1,0 +1,1 @@
+"""What runs a drowsy layer. No backend imports another."""

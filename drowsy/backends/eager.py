@@ -1,0 +1,36 @@
+"""The torch backend: any device, exact, the oracle of every other."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from drowsy import neuron
+from drowsy.neuron import ConvSpec
+from drowsy.sleep import SleepSpec, levels
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    threshold: Tensor,
+    scale: Tensor,
+    clock: Tensor,
+    spec: ConvSpec,
+    sleep: SleepSpec,
+) -> Tensor:
+    """A drowsy layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
+
+    Args:
+        x, weight, bias, spec: as for ``neuron.awake_conv2d``.
+        threshold, scale: one element each: the layer's ``j`` and the factor on awake outputs.
+        clock: int64 ``(seed, image)``.
+        sleep: how the layer's map is drawn.
+    """
+    y = neuron.awake_conv2d(x, weight, bias, spec)
+    # On the CPU the threshold is at hand without a synchronisation: rate 0 costs nothing.
+    if threshold.device.type == "cpu" and threshold.item() == 0:
+        return y
+    n, channels, height, width = y.shape
+    drawn = levels(sleep, (n, channels, height, width), clock)
+    return neuron.sleep(y, drawn, threshold, scale, sleep.grain)

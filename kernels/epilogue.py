@@ -1,0 +1,179 @@
+"""What every convolution kernel does to its accumulator, as device functions.
+
+``activate`` is torch's activation in float32; ``all_asleep`` and ``asleep`` read the packed sleep
+bitmap ``[N, PC, W]`` for a tile whose rows lie in the map rows ``row`` (``n * PC + pc``).
+"""
+
+# Triton's language has no type annotations.
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+import functools
+import re
+
+import triton
+import triton.language as tl
+from drowsy_kernels.heuristics import ConvConfig
+from torch import Tensor
+
+ACTIVATIONS = (
+    "none",
+    "relu",
+    "relu6",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "hardswish",
+    "sigmoid",
+    "tanh",
+    "leaky_relu:SLOPE",
+)
+
+
+@triton.jit
+def _sigmoid(v):
+    return 1.0 / (1.0 + tl.exp(-v))
+
+
+@triton.jit
+def _tanh(v):
+    # Of the magnitude, so that the exponential cannot overflow.
+    e = tl.exp(-2.0 * tl.abs(v))
+    magnitude = (1.0 - e) / (1.0 + e)
+    return tl.where(v < 0, -magnitude, magnitude)
+
+
+@triton.jit
+def activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
+    """Comparisons are written so that NaN stays NaN, as in torch."""
+    if ACTIVATION == "relu":
+        v = tl.where(v < 0, 0.0, v)
+    elif ACTIVATION == "relu6":
+        v = tl.where(v < 0, 0.0, tl.where(v > 6, 6.0, v))
+    elif ACTIVATION == "leaky_relu":
+        v = tl.where(v < 0, v * SLOPE, v)
+    elif ACTIVATION == "silu":
+        v = v * _sigmoid(v)
+    elif ACTIVATION == "gelu":
+        v = 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":
+        v = 0.5 * v * (1.0 + _tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)))
+    elif ACTIVATION == "hardswish":
+        ramp = v + 3.0
+        v = v * tl.where(ramp < 0, 0.0, tl.where(ramp > 6, 6.0, ramp)) / 6.0
+    elif ACTIVATION == "sigmoid":
+        v = _sigmoid(v)
+    elif ACTIVATION == "tanh":
+        v = _tanh(v)
+    return v
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    # Triton's interpreter multiplies the bit patterns of bfloat16; float32 holds the same values.
+    if WIDEN:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def all_asleep(bitmap, row, first_c, last_c, cell_c, words, TILE_WORDS: tl.constexpr):
+    """Whether every cell that a tile touches sleeps: rows by channels [first_c, last_c)."""
+    first_cell, last_cell = first_c // cell_c, (last_c - 1) // cell_c
+    word = first_cell // 32 + tl.arange(0, TILE_WORDS)
+    low, high = first_cell - word * 32, last_cell - word * 32
+    needed = (high >= 0) & (low < 32)
+    every = tl.full([TILE_WORDS], 0xFFFFFFFF, tl.uint32)
+    above = every << tl.minimum(tl.maximum(low, 0), 31).to(tl.uint32)
+    below = every >> (31 - tl.minimum(tl.maximum(high, 0), 31)).to(tl.uint32)
+    m_cells = tl.where(needed, above & below, 0).to(tl.int32, bitcast=True)
+    p_words = bitmap + row[:, None] * words + word[None, :]
+    awake = ~tl.load(p_words, mask=needed[None, :], other=0) & m_cells[None, :]
+    return tl.max(tl.max((awake != 0).to(tl.int32), axis=1), axis=0) == 0
+
+
+@triton.jit
+def asleep(
+    bitmap,
+    row,
+    first_c,
+    cell_c,
+    words,
+    MAP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Sleep bits of a tile, broadcastable to [BLOCK_M, BLOCK_N]; ``MAP`` as in ``map_mode``."""
+    if MAP == "rows":
+        cell = first_c // cell_c
+        bits = tl.load(bitmap + row * words + cell // 32) >> (cell % 32)
+        return (bits & 1)[:, None] != 0
+    elif MAP == "words":
+        word = first_c // 32 + tl.arange(0, BLOCK_N // 32)
+        p_words = bitmap + row[:, None] * words + word[None, :]
+        b_words = tl.load(p_words, mask=(word < words)[None, :], other=0)
+        bits = b_words[:, :, None] >> tl.arange(0, 32)[None, None, :]
+        return tl.reshape(bits & 1, [BLOCK_M, BLOCK_N]) != 0
+    else:
+        cell = (first_c + tl.arange(0, BLOCK_N)) // cell_c
+        word = tl.minimum(cell // 32, words - 1)
+        if MAP == "columns":
+            first = tl.max(row, axis=0)
+            return ((tl.load(bitmap + first * words + word) >> (cell % 32)) & 1)[None, :] != 0
+        else:
+            b_words = tl.load(bitmap + row[:, None] * words + word[None, :])
+            return ((b_words >> (cell % 32)[None, :]) & 1) != 0
+
+
+# --- what a launcher passes --------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def parse_activation(name: str) -> tuple[str, float]:
+    """``(kind, slope)``; the slope is 0 but for ``leaky_relu``."""
+    kind, _, slope = name.partition(":")
+    if kind == "leaky_relu" and re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", slope):
+        return kind, float(slope)
+    if name not in ACTIVATIONS[:-1]:
+        raise ValueError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")
+    return name, 0.0
+
+
+def map_mode(
+    bitmap: Tensor | None,
+    cell: tuple[int, int],
+    positions: int,
+    out_channels: int,
+    span: int,
+    config: ConvConfig,
+) -> str:
+    """How the epilogue reads a tile's bits: the cheapest way that its cells allow.
+
+    ``rows``: one channel cell covers the tile. ``columns``: one position cell does. ``words``: a
+    channel is a cell and tiles start at whole words. ``any``: a bit per neuron. ``span``: channels
+    after which tiles start anew.
+    """
+    cell_p, cell_c = cell
+    if bitmap is None:
+        return "none"
+
+    def aligned(unit: int) -> bool:
+        return config.block_n % unit == 0 and (span == out_channels or span % unit == 0)
+
+    if cell_c >= out_channels or cell_c % span == 0:
+        return "rows"
+    if cell_c % config.block_n == 0 and aligned(config.block_n):
+        return "rows"
+    if cell_p >= positions or cell_p % config.block_m == 0:
+        return "columns"
+    return "words" if cell_c == 1 and aligned(32) else "any"
+
+
+def tile_words(cell_c: int, span: int, out_channels: int, block_n: int) -> int:
+    """Bitmap words that a tile's channels can touch, rounded up to a power of two."""
+    if cell_c == 1 and block_n % 32 == 0 and (span == out_channels or span % 32 == 0):
+        return block_n // 32
+    cells = (block_n - 2) // cell_c + 2
+    words = (cells - 2) // 32 + 2
+    return 1 << (words - 1).bit_length()
