@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from drowsy._optional import require
-from drowsy.cost import layer_costs, layer_shares
+from drowsy.cost import layer_costs, layer_shares, saving
 from drowsy.evaluate import Counts, Evaluator, Setting, check_images
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.net import DrowsyNet
@@ -100,9 +100,8 @@ class Measurer:
 
     def saving(self, setting: Setting) -> float:
         """Fraction of the network's convolution multiplications saved."""
-        return sum(
-            j / self.net.k * self.shares[name] for j, name in zip(setting, self.names, strict=True)
-        )
+        rates = {name: j / self.net.k for name, j in zip(self.names, setting, strict=True)}
+        return saving(rates, self.shares)
 
     def schedule(self, setting: Setting) -> Schedule:
         """The setting with the network's present grains and fills."""
