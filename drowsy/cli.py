@@ -17,7 +17,7 @@ from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
 from drowsy.frontier import Frontier
-from drowsy.inspect import inspect
+from drowsy.inspect import inspect, inspect_kernels
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
@@ -45,6 +45,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _inspect(args: argparse.Namespace) -> None:
     net, info = _network(args)
+    if args.kernels:
+        dtype = getattr(torch, args.dtype)
+        image = _image_shape(info)
+        print(inspect_kernels(net, image, batch=args.batch, dtype=dtype, gpu=args.gpu))
+        return
     shares = layer_shares(layer_costs(net, _image_shape(info)))
     print(inspect(net, shares))
 
@@ -204,7 +209,9 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "the main job on a network and images that pip delivers")
     demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
-    _add_network(command("inspect", _inspect, "what conversion does with a network, and why"))
+    sub = command("inspect", _inspect, "what conversion does with a network, and why")
+    _add_network(sub)
+    _add_kernels(sub)
     _add_network(command("cost", _cost, "neurons and multiplications by layer (Table I)"))
     for name, run, text in (
         ("sensitivity", _sensitivity, "each layer alone (Figs. 4 and 5)"),
@@ -241,6 +248,16 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
     sleep.add_argument(
         "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
     )
+
+
+def _add_kernels(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("kernels")
+    group.add_argument(
+        "--kernels", action="store_true", help="what would run each layer at each grain, and why"
+    )
+    group.add_argument("--gpu", help="one with a tuning table, or sm_90 (default: this machine's)")
+    group.add_argument("--batch", type=int, default=32, help="images per inference")
+    group.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
 
 
 def _add_data(sub: argparse.ArgumentParser) -> None:
