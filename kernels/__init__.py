@@ -19,6 +19,15 @@ from drowsy_kernels.conv2d import (
     pack_weight,
     plan_conv2d,
 )
+from drowsy_kernels.conv2d_box import (
+    BOX_CONFIGS,
+    box_efficiency,
+    box_supports,
+    choose_box,
+    choose_box_config,
+    conv2d_box,
+    plan_conv2d_box,
+)
 from drowsy_kernels.epilogue import ACTIVATIONS
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
@@ -26,18 +35,25 @@ from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
 
 __all__ = [
     "ACTIVATIONS",
+    "BOX_CONFIGS",
     "PRECISIONS",
     "SHIPPED_CONFIGS",
     "SOURCES",
     "ConvConfig",
     "Launch",
     "PackedWeight",
+    "box_efficiency",
+    "box_supports",
+    "choose_box",
+    "choose_box_config",
     "choose_config",
     "conv2d",
+    "conv2d_box",
     "interpreted",
     "output_size",
     "pack_weight",
     "plan_conv2d",
+    "plan_conv2d_box",
     "plan_sleep_map",
     "sleep_map",
 ]
