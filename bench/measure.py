@@ -9,7 +9,7 @@ import torch
 from drowsy_kernels import tuning
 
 from bench.timing import Roofline, Timing, time_copies
-from bench.ways import LIBRARY, OURS, Problem, SleepMap, eligible
+from bench.ways import LIBRARY, OURS, Problem, SleepMap
 
 Row = dict[str, Any]
 KINDS = ("neuron", "position", "tile", "channel")
@@ -28,9 +28,7 @@ def measure_dense(problem: Problem, roofline: Roofline, ways: Sequence[str] = LI
     return row
 
 
-def measure_sleep(
-    problem: Problem, kind: str, rates: Sequence[float], roofline: Roofline
-) -> Row:
+def measure_sleep(problem: Problem, kind: str, rates: Sequence[float], roofline: Roofline) -> Row:
     """Time against rate at a grain, next to our own dense time in the same run.
 
     ``rates`` maps a rate to the times of every method; ``_map`` is with drawing the map and
@@ -45,7 +43,7 @@ def measure_sleep(
         row["cell"] = list(sleep.cell)
         times: Row = {"slept": sleep.slept}
         for way in OURS:
-            if not eligible(way, problem.shape, sleep.cell):
+            if not problem.eligible(way, sleep.cell):
                 continue
             times[way] = _timed(problem, way, sleep, roofline, rate)
             times[f"{way}_map"] = _timed(problem, way, sleep, roofline, rate, with_map=True)
@@ -70,7 +68,7 @@ def _head(problem: Problem, roofline: Roofline) -> Row:
 
 
 def _dense_ways(problem: Problem) -> list[str]:
-    return [way for way in ("box", "pointer") if eligible(way, problem.shape, None)]
+    return [way for way in ("box", "pointer") if problem.eligible(way, None)]
 
 
 def _timed(

@@ -30,6 +30,7 @@ DTYPES = {
 # A sample lasts at least this long: 0.1% of it is the resolution of events.
 _SAMPLE_MS = 0.5
 _SAMPLES = 15
+_HOST_SAMPLES = 2
 _WARM_MS = 30.0
 # Copies that outgrow the L2 cache this many times; one is enough when the caller's data do.
 _L2_FACTOR = 3
@@ -76,38 +77,59 @@ def copies_for(size: int, device: torch.device) -> int:
     return min(_MAX_COPIES, max(1, math.ceil(_L2_FACTOR * l2_bytes(device) / max(size, 1))))
 
 
-def time_copies(
-    copies: Sequence[Call], device: torch.device, *, samples: int = _SAMPLES
-) -> Timing:
+def time_copies(copies: Sequence[Call], device: torch.device) -> Timing:
     """Time one call of ``copies``, which are run in order, over and over.
 
-    On CUDA no call may synchronise with the host; each is run a few times before it is captured.
+    On CUDA no call may synchronise with the host; each is run twice before it is captured.
+    """
+    if device.type == "cuda":
+        return time_call(capture(copies).replay, device, len(copies))
+
+    def run() -> None:
+        for call in copies:
+            call()
+
+    return time_call(run, device, len(copies))
+
+
+def time_call(run: Call, device: torch.device, calls: int = 1) -> Timing:
+    """Time ``run`` as it is; its time counts for so many calls.
+
+    On the CPU, where only tests run this, a sample is one run.
     """
     if device.type != "cuda":
-        return _time_on_host(copies, samples)
-    graph = capture(copies)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    graph.replay()
-    end.record()
+        taken = []
+        for _ in range(_HOST_SAMPLES):
+            begin = time.perf_counter()
+            run()
+            taken.append((time.perf_counter() - begin) * 1e3 / calls)
+        return Timing(tuple(taken), calls)
+
+    def event() -> torch.cuda.Event:
+        recorded = torch.cuda.Event(enable_timing=True)
+        recorded.record()
+        return recorded
+
+    run()
+    start = event()
+    run()
+    end = event()
     end.synchronize()
     once = max(start.elapsed_time(end), 1e-3)
     for _ in range(math.ceil(min(_WARM_MS / once, 1000))):
-        graph.replay()
-    replays = math.ceil(_SAMPLE_MS / once)
+        run()
+    repeats = math.ceil(_SAMPLE_MS / once)
     flush = torch.empty(max(2 * l2_bytes(device), 1 << 20), dtype=torch.uint8, device=device)
-    events = []
-    for _ in range(samples):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    pairs = []
+    for _ in range(_SAMPLES):
         flush.zero_()
-        start.record()
-        for _ in range(replays):
-            graph.replay()
-        end.record()
-        events.append((start, end))
+        start = event()
+        for _ in range(repeats):
+            run()
+        pairs.append((start, event()))
     torch.cuda.synchronize(device)
-    calls = replays * len(copies)
-    return Timing(tuple(start.elapsed_time(end) / calls for start, end in events), calls)
+    done = repeats * calls
+    return Timing(tuple(start.elapsed_time(end) / done for start, end in pairs), done)
 
 
 def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
@@ -128,19 +150,7 @@ def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def _time_on_host(copies: Sequence[Call], samples: int) -> Timing:
-    for call in copies:
-        call()
-    taken = []
-    for _ in range(samples):
-        start = time.perf_counter()
-        for call in copies:
-            call()
-        taken.append((time.perf_counter() - start) * 1e3 / len(copies))
-    return Timing(tuple(taken), len(copies))
-
-
-# --- ceilings --------------------------------------------------------------------------------------
+# --- ceilings ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ class Roofline:
 def measure_roofline(
     device: torch.device, numbers: Sequence[str], *, side: int = 8192, copied: int = 1 << 31
 ) -> Roofline:
-    """Time a copy of ``copied`` bytes and products of ``side`` x ``side`` matrices, not of zeros."""
+    """Time a copy of ``copied`` bytes and products of square matrices, none of them zeros."""
     source = torch.randint(0, 127, (copied,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     moved = time_copies([lambda: target.copy_(source)], device)

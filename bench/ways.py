@@ -4,8 +4,8 @@ A ``Problem`` holds a convolution's tensors; ``Problem.copies`` gives the calls 
 against float64 before anybody times them.
 
 Ways: the methods of the dispatcher (``drowsy_kernels.tuning``), where ``cudnn`` is the bare
-convolution, and for comparison ``cudnn_neuron`` (convolution, bias and ReLU, fused by cuDNN where it
-can) and ``inductor`` (``torch.compile``, max-autotune, its Triton template).
+convolution, and for comparison ``cudnn_neuron`` (convolution, bias and ReLU, fused by cuDNN where
+it can) and ``inductor`` (``torch.compile``, max-autotune, its Triton template).
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ from drowsy.backends.triton import draw_bitmap
 from drowsy.sleep import Grain, SleepSpec, expand_cells, unpack_bitmap
 
 K = 8
-LISTS = {
-    "cells": kernels.awake_cells,
-    "rows": kernels.awake_rows,
-    "channels": kernels.awake_channels,
-}
+LISTS = ("cells", "rows", "channels")
 OURS = ("box", "pointer", *LISTS)
 LIBRARY = ("cudnn", "cudnn_neuron", "inductor")
 _SEED = 11
@@ -61,9 +57,7 @@ class Problem:
         device: CUDA, or the CPU under Triton's interpreter.
     """
 
-    def __init__(
-        self, shape: ConvShape, images: int, number: str, device: torch.device
-    ) -> None:
+    def __init__(self, shape: ConvShape, images: int, number: str, device: torch.device) -> None:
         self.shape, self.images, self.number, self.device = shape, images, number, device
         self.dtype = DTYPES[number]
         with_tf32(number)
@@ -94,8 +88,8 @@ class Problem:
         clock = torch.tensor([_SEED, 0], device=self.device)
         bitmap = draw_bitmap(spec, self.out_shape, cell, threshold, clock)
         cells = -(-self.shape.out_channels // cell[1])
-        # Edge cells hold fewer neurons; over a batch that is no difference.
-        slept = unpack_bitmap(bitmap, cells).float().mean().item()
+        # Of eight images: a batch of unpacked bits would not fit beside its tensors.
+        slept = unpack_bitmap(bitmap[:8], cells).float().mean().item()
         return SleepMap(spec, threshold, clock, cell, bitmap, slept)
 
     # --- ways -------------------------------------------------------------------------------------
@@ -121,8 +115,10 @@ class Problem:
         Raises:
             RedCheck: the output is further from float64 than eager torch allows.
         """
-        build = self._library if way in LIBRARY else functools.partial(
-            self._ours, sleep=sleep, config=config, with_map=with_map
+        build = (
+            self._library
+            if way in LIBRARY
+            else functools.partial(self._ours, sleep=sleep, config=config, with_map=with_map)
         )
         calls = [build(way, x, w) for x, w in zip(self.inputs, self.weights, strict=True)]
         if checked:
@@ -157,7 +153,6 @@ class Problem:
         out = torch.full(self.out_shape, math.nan, dtype=self.dtype, device=self.device)
         out = out.contiguous(memory_format=torch.channels_last)
         options: dict[str, Any] = {
-            "stride": self.shape.stride,
             "padding": self.shape.padding,
             "dilation": self.shape.dilation,
             "activation": "relu",
@@ -165,17 +160,20 @@ class Problem:
             "out": out,
             "config": config,
         }
+        if way != "box":
+            options["stride"] = self.shape.stride
         if sleep is not None:
             options |= {"bitmap": sleep.bitmap, "cell": sleep.cell}
         awake = None
         if sleep is not None and way in LISTS:
-            awake = options["awake"] = LISTS[way](sleep.bitmap, self.out_shape, sleep.cell)
+            compact = getattr(kernels, f"awake_{way}")
+            awake = options["awake"] = compact(sleep.bitmap, self.out_shape, sleep.cell)
 
         def call() -> Tensor:
             if with_map and sleep is not None:
                 self.draw(sleep)
                 if awake is not None:
-                    LISTS[way](sleep.bitmap, self.out_shape, sleep.cell, out=awake)
+                    compact(sleep.bitmap, self.out_shape, sleep.cell, out=awake)
             run(x, packed, self.bias, **options)
             if sleep is not None and way in ("cells", "rows"):
                 kernels.fill_sleepers(out, sleep.bitmap, sleep.cell, "zero")
@@ -195,6 +193,21 @@ class Problem:
             clock=sleep.clock,
             out=sleep.bitmap,
         )
+
+    def eligible(self, way: str, cell: tuple[int, int] | None) -> bool:
+        """Whether a way of ours takes this shape, with cells of this size (None: nobody sleeps)."""
+        if way == "box":
+            packed = kernels.pack_weight(self.weights[0], self.shape.groups)
+            return not kernels.box_supports(self.inputs[0], packed, stride=self.shape.stride)
+        if way == "pointer":
+            return True
+        if cell is None or self.shape.depthwise:
+            return False
+        return {
+            "cells": cell[0] > 1 and cell[1] > 1,
+            "rows": cell[0] == 1 and cell[1] > 1,
+            "channels": cell[0] >= self.shape.positions,
+        }[way]
 
     # --- correctness ------------------------------------------------------------------------------
 
@@ -230,21 +243,6 @@ class Problem:
             x, weight, bias, self.shape.stride, (top, left), self.shape.dilation, self.shape.groups
         )
         return y if way == "cudnn" else y.relu_()
-
-
-def eligible(way: str, shape: ConvShape, cell: tuple[int, int] | None) -> bool:
-    """Whether a way of ours takes this shape, with cells of this size (None: nobody sleeps)."""
-    if way == "box":
-        return shape.stride == (1, 1) and shape.groups == 1
-    if way == "pointer":
-        return True
-    if cell is None or shape.depthwise:
-        return False
-    return {
-        "cells": cell[0] > 1 and cell[0] < shape.positions,
-        "rows": cell[0] == 1 and cell[1] > 1,
-        "channels": cell[0] >= shape.positions,
-    }[way]
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor, *geometry: Any) -> Callable[..., Tensor]:

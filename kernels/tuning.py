@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drowsy_kernels.conv2d_box import BOX_CONFIGS
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig
 
 FORMAT, VERSION = "drowsy.tuning", 1
@@ -33,7 +34,12 @@ METHODS = ("cudnn", "box", "pointer", "cells", "rows", "channels")
 NUMBERS = ("fp16", "bf16", "tf32", "fp32")
 FOLDER = Path(__file__).with_name("tuned")
 
-_CONFIGS = {str(config): config for group in SHIPPED_CONFIGS.values() for config in group}
+_CONFIGS = {
+    str(config): config
+    for shipped in (SHIPPED_CONFIGS, BOX_CONFIGS)
+    for group in shipped.values()
+    for config in group
+}
 # The narrowest and shortest tile of tensor-core work; smaller cells cannot be skipped one by one.
 _MIN_CELL_CHANNELS, _MIN_CELL_POSITIONS = 16, 64
 
@@ -181,6 +187,13 @@ class Entry:
     number: str
     cell: tuple[int, int]
     candidates: tuple[Candidate, ...]
+
+    def config(self, method: str) -> ConvConfig | None:
+        """The best block shape of a method; None where it was not measured."""
+        for candidate in self.candidates:
+            if candidate.method == method and candidate.config is not None:
+                return _CONFIGS[candidate.config]
+        return None
 
 
 @dataclass(frozen=True)
@@ -448,8 +461,8 @@ def _dense(shape: ConvShape, number: str, capability: tuple[int, int] | None) ->
     if shape.stride != (1, 1) or shape.groups > 1:
         return "pointer", "strided and grouped layers have no boxes"
     unit = 16 // (4 if number in ("tf32", "fp32") else 2)
-    if shape.channels % unit:
-        return "pointer", f"a descriptor's rows are multiples of {unit} channels"
+    if shape.channels % unit or shape.out_channels % unit:
+        return "pointer", f"the rows of a descriptor are multiples of {unit} channels"
     return "box", "stride 1: boxes by tensor descriptors"
 
 
