@@ -11,11 +11,11 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import drowsy
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+import drowsy
 from bench.timing import DTYPES, activations, time_call, with_tf32
 from drowsy import models
 from drowsy.energy import Meter
@@ -42,7 +42,7 @@ def make_network(name: str, number: str, device: torch.device) -> nn.Module:
         norm.momentum = None
         norm.train()
     with torch.no_grad():
-        model(photographs(name, min(_CALIBRATED, 16), torch.float32, device))
+        model(photographs(name, _CALIBRATED, torch.float32, device))
     model.eval()
     return model.to(DTYPES[number], memory_format=torch.channels_last)  # type: ignore[call-overload]
 

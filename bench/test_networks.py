@@ -1,11 +1,11 @@
-"""Whole networks: images a second and joules an image at every uniform rate, and along a frontier.
+"""Whole networks: images a second and joules an image, at uniform rates and along a frontier.
 
-    python -m pytest bench/test_networks.py --benchmark-enable -m core --benchmark-json networks.json
+    python -m pytest bench/test_networks.py --benchmark-enable -m core --benchmark-json out.json
     python -m pytest bench/test_networks.py --benchmark-enable -k vgg16 --frontier frontier.json
 
 The dense baseline is the faster of eager torch with folded batch norms under a CUDA graph and
-``torch.compile(mode="max-autotune")``, measured in the same run. Energy is read over windows of five
-seconds (NVML; where there is none, the recorded JSON says so).
+``torch.compile(mode="max-autotune")``, measured in the same run. Energy is read over windows of
+five seconds (NVML; where there is none, the recorded JSON says so).
 """
 
 from __future__ import annotations

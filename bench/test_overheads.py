@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import drowsy
 import drowsy_kernels as kernels
 import pytest
 import torch
 from drowsy_kernels.tuning import ConvShape
 
+import drowsy
 from bench.measure import grain_of
 from bench.networks import convert, make_network, photographs
 from bench.timing import time_copies
