@@ -18,6 +18,7 @@ from torch.fx.experimental.optimization import fuse
 import drowsy
 from bench.timing import DTYPES, activations, time_call, with_tf32
 from drowsy import models
+from drowsy.cost import layer_costs, layer_shares, saving
 from drowsy.energy import Meter
 from drowsy.frontier import OperatingPoint
 
@@ -135,7 +136,7 @@ def measure_network(
     with_tf32(number)
     model = make_network(name, number, device)
     batch = photographs(name, images, DTYPES[number], device)
-    row = {
+    row: Row = {
         "network": name,
         "images": images,
         "number": number,
@@ -146,7 +147,7 @@ def measure_network(
     }
     with torch.inference_mode():
         net = convert(model, variant, batch)
-        shares = drowsy.layer_shares(drowsy.layer_costs(net, tuple(batch.shape[1:])))
+        shares = layer_shares(layer_costs(net, tuple(batch.shape[1:])))
         fast = drowsy.deploy(net, batch)
         row["steps"] = [vars(step) for step in fast.steps]
         for setting in settings:
@@ -155,7 +156,7 @@ def measure_network(
             row["points"].append(
                 {
                     "rate": setting if isinstance(setting, float) else None,
-                    "saving": drowsy.saving(rates, shares),
+                    "saving": saving(rates, shares),
                     **_measured(lambda: fast(batch), images, device, meter, seconds),
                 }
             )

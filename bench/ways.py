@@ -245,6 +245,50 @@ class Problem:
         return y if way == "cudnn" else y.relu_()
 
 
+def launches(
+    way: str,
+    shape: ConvShape,
+    images: int,
+    number: str,
+    cell: tuple[int, int],
+    config: Any,
+) -> list[kernels.Launch]:
+    """What a way of ours would launch over a sleep map, planned without tensors that hold data.
+
+    The list itself aside: its kernels do not depend on the layer.
+    """
+
+    def meta(*size: int, dtype: torch.dtype = DTYPES[number]) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta")
+
+    out_shape = (images, shape.out_channels, *shape.out_size)
+    rows, cells = -(-shape.positions // cell[0]), -(-shape.out_channels // cell[1])
+    bitmap = meta(images, rows, -(-cells // 32), dtype=torch.int32)
+    weight = meta(shape.out_channels, shape.channels // shape.groups, *shape.kernel_size)
+    x = meta(images, shape.channels, *shape.size).to(memory_format=torch.channels_last)
+    options: dict[str, Any] = {
+        "padding": shape.padding,
+        "dilation": shape.dilation,
+        "activation": "relu",
+        "bitmap": bitmap,
+        "cell": cell,
+        "precision": "tf32" if number == "tf32" else "ieee",
+        "config": config,
+    }
+    packed = kernels.pack_weight(weight, shape.groups)
+    bias = meta(shape.out_channels)
+    if way == "box":
+        return [kernels.plan_conv2d_box(x, packed, bias, **options)[1]]
+    options["stride"] = shape.stride
+    if way in LISTS:
+        plan = getattr(kernels, f"plan_awake_{way}")
+        options["awake"] = plan(bitmap, out_shape, cell)[0]
+    y, planned = kernels.plan_conv2d(x, packed, bias, **options)
+    if way not in ("cells", "rows"):
+        return list(planned)
+    return [*planned, kernels.plan_fill_sleepers(y, bitmap, cell, "zero")]
+
+
 def _fused(x: Tensor, weight: Tensor, bias: Tensor, *geometry: Any) -> Callable[..., Tensor]:
     """cuDNN's convolution with bias and ReLU, or torch's three steps where it has none."""
     if x.is_cuda:

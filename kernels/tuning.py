@@ -19,7 +19,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ METHODS = ("cudnn", "box", "pointer", "cells", "rows", "channels")
 NUMBERS = ("fp16", "bf16", "tf32", "fp32")
 FOLDER = Path(__file__).with_name("tuned")
 
-_CONFIGS = {
+_SHIPPED = {
     str(config): config
     for shipped in (SHIPPED_CONFIGS, BOX_CONFIGS)
     for group in shipped.values()
@@ -192,7 +192,7 @@ class Entry:
         """The best block shape of a method; None where it was not measured."""
         for candidate in self.candidates:
             if candidate.method == method and candidate.config is not None:
-                return _CONFIGS[candidate.config]
+                return parse_config(candidate.config)
         return None
 
 
@@ -343,6 +343,17 @@ def number_format(dtype: torch.dtype, precision: str = "ieee") -> str:
     return names[dtype]
 
 
+def parse_config(text: str) -> ConvConfig:
+    """The configuration whose text this is: one that ships, perhaps with K split (``-k2``)."""
+    match = re.fullmatch(r"(\w+-w\d+-s\d+)(?:-k([248]))?", text) if isinstance(text, str) else None
+    if match is None or match[1] not in _SHIPPED:
+        raise ValueError(
+            f"config: got {text!r}, allowed: one that ships, perhaps with -k2, -k4, -k8"
+        )
+    config = _SHIPPED[match[1]]
+    return replace(config, split_k=int(match[2])) if match[2] else config
+
+
 # --- the choice ----------------------------------------------------------------------------------
 
 
@@ -425,7 +436,7 @@ def _recorded(entry: Entry, rate: Fraction, fixed_rate: bool, gpu: str) -> Choic
     reason = f"recorded on {gpu} at rate {nearest}: {', '.join([f'{best} {ms:.3g} ms', *others])}"
     if timed[0][2].method == "cudnn" and best.method != "cudnn":
         reason += "; cuDNN cannot follow a rate that changes"
-    return Choice(best.method, _CONFIGS[best.config] if best.config else None, reason)
+    return Choice(best.method, parse_config(best.config) if best.config else None, reason)
 
 
 def _heuristic(
@@ -497,11 +508,17 @@ def _read_candidate(data: Any, where: str) -> Candidate:
     method, config = data["method"], data["config"]
     if method not in METHODS:
         raise ValueError(f"{where}: method: got {method!r}, allowed: {', '.join(METHODS)}")
-    if (config is None) != (method == "cudnn") or (config is not None and config not in _CONFIGS):
+    if (config is None) != (method == "cudnn"):
         raise ValueError(
-            f"{where}: config: got {config!r} for {method}, allowed: a configuration that ships "
-            "(null for cudnn); write the table anew with python -m bench.tune"
+            f"{where}: config: got {config!r} for {method}, allowed: null for cudnn, and only there"
         )
+    if config is not None:
+        try:
+            parse_config(config)
+        except ValueError as error:
+            raise ValueError(
+                f"{where}: {error}; write the table anew with python -m bench.tune"
+            ) from error
     if not isinstance(data["ms"], dict) or not data["ms"]:
         raise ValueError(f"{where}: ms: got {data['ms']!r}, allowed: times by rate")
     times = {}
