@@ -11,6 +11,7 @@ if __name__ != "drowsy_kernels":
         "project owns: install drowsy (pip install -e .) and import drowsy_kernels"
     )
 
+from drowsy_kernels.conv2d import PRECISIONS, conv2d, output_size, plan_conv2d
 from drowsy_kernels.conv2d_box import (
     BOX_CONFIGS,
     box_efficiency,
