@@ -5,6 +5,7 @@ frontier = drowsy.search(net, images, labels)    # measured trade-off, resumable
 net.set(frontier.at(saving=0.25))                # in place, per batch if you like
 """
 
+from drowsy import energy
 from drowsy.convert import convert, revert
 from drowsy.cost import cost_table, layer_costs
 from drowsy.evaluate import Evaluator
@@ -37,6 +38,7 @@ __all__ = [
     "Stratified",
     "convert",
     "cost_table",
+    "energy",
     "layer_costs",
     "revert",
     "search",

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drowsy import models
+from drowsy.atomic import write_json
 from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
+from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
 from drowsy.frontier import Frontier
-from drowsy.inspect import inspect
+from drowsy.inspect import inspect, inspect_kernels
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
+from drowsy.record import provenance
 from drowsy.search import METHODS, Measurer
+from drowsy.sleep import FILLS
 from drowsy.store import Store
 from drowsy.study import Study
 
@@ -45,6 +50,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _inspect(args: argparse.Namespace) -> None:
     net, info = _network(args)
+    if args.kernels:
+        dtype = getattr(torch, args.dtype)
+        image = _image_shape(info)
+        print(inspect_kernels(net, image, batch=args.batch, dtype=dtype, gpu=args.gpu))
+        return
     shares = layer_shares(layer_costs(net, _image_shape(info)))
     print(inspect(net, shares))
 
@@ -79,6 +89,40 @@ def _run_study(args: argparse.Namespace) -> None:
     _show(study.run(args.method), study)
 
 
+def _energy(args: argparse.Namespace) -> None:
+    frontier = Frontier.load(args.frontier)
+    net, info = _network(args)
+    if args.batch < 1:
+        raise ValueError(f"batch: got {args.batch}, allowed: 1 or more")
+    images = _place(net, args, _data(args, info).images[: args.batch])
+    images = images.contiguous(memory_format=torch.channels_last)
+    meter: Meter | None = None
+    try:
+        meter = Meter(args.device)
+        meter.measure_idle(args.seconds)
+    except NoMeter as error:
+        print(f"no joules, latency only: {error}", file=sys.stderr)
+    done: list[Profile] = []
+    found = profile(net, images, frontier, meter=meter, seconds=args.seconds, each=done.append)
+    found.save(args.out)
+    samples = Path(args.out).with_suffix(".samples.json")
+    write_json(
+        samples,
+        {
+            **provenance(),
+            "model": args.model,
+            "images": list(images.shape),
+            "dtype": args.dtype,
+            "profiles": [one.to_dict() for one in done],
+        },
+    )
+    print(profile_table(done, len(images)))
+    told = [one.measurement.warnings for one in done if one.measurement is not None]
+    for warning in dict.fromkeys(itertools.chain(*told)):
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"wrote {args.out} (the frontier) and {samples} (what was read, raw)")
+
+
 def _demo(args: argparse.Namespace) -> None:
     from drowsy.demo import demo
 
@@ -97,31 +141,36 @@ def _show(frontiers: dict[str, Frontier], study: Study) -> None:
 def _study(args: argparse.Namespace) -> Study:
     net, info = _network(args)
     data = _data(args, info)
-    dtype = getattr(torch, args.dtype)
-    device = torch.device(args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device: got cuda, but torch finds no CUDA device here")
-    net.to(device=device, dtype=dtype)
-    net.refresh()
+    images = _place(net, args, data.images)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     measurer = Measurer(
         net,
-        data.images.to(device=device, dtype=dtype),
+        images,
         data.labels,
         seeds=args.seeds,
         store=Store(args.store or out / "points.sqlite"),
         batch=args.batch,
         progress=sys.stderr.isatty(),
     )
-    images = f"{len(data):,} images"
     about = {
         "model": args.model,
         "dtype": args.dtype,
         "first": data.names[0],
         "last": data.names[-1],
     }
-    return Study(measurer, out, f"{info.name}, {images}", about)
+    return Study(measurer, out, f"{info.name}, {len(data):,} images", about)
+
+
+def _place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
+    """Move the network to its device and dtype, and return the images there."""
+    dtype = getattr(torch, args.dtype)
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device: got cuda, but torch finds no CUDA device here")
+    net.to(device=device, dtype=dtype)
+    net.refresh()
+    return images.to(device=device, dtype=dtype)
 
 
 def _network(args: argparse.Namespace) -> tuple[DrowsyNet, ModelInfo]:
@@ -204,7 +253,9 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "the main job on a network and images that pip delivers")
     demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
-    _add_network(command("inspect", _inspect, "what conversion does with a network, and why"))
+    sub = command("inspect", _inspect, "what conversion does with a network, and why")
+    _add_network(sub)
+    _add_kernels(sub)
     _add_network(command("cost", _cost, "neurons and multiplications by layer (Table I)"))
     for name, run, text in (
         ("sensitivity", _sensitivity, "each layer alone (Figs. 4 and 5)"),
@@ -215,10 +266,17 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, run, text)
         _add_network(sub)
         _add_data(sub)
+        _add_study(sub)
         if name in ("search", "study"):
             sub.add_argument(
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
+    energy = command("energy", _energy, "latency and joules of a frontier's points, here")
+    _add_network(energy)
+    _add_data(energy)
+    energy.add_argument("--frontier", required=True, help="frontier file of search or study")
+    energy.add_argument("--seconds", type=float, default=5.0, help="for each point (default: 5)")
+    energy.add_argument("--out", required=True, help="frontier file to write")
     return parser
 
 
@@ -237,10 +295,22 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
     sleep.add_argument("--source", default="bernoulli", help="how maps are drawn")
     sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
     sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
-    sleep.add_argument("--fill", default="auto", help="auto (the paper's rule), zero or rescale")
+    sleep.add_argument(
+        "--fill", default="auto", help=f"auto (the paper's rule), {', '.join(FILLS)}"
+    )
     sleep.add_argument(
         "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
     )
+
+
+def _add_kernels(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("kernels")
+    group.add_argument(
+        "--kernels", action="store_true", help="what would run each layer at each grain, and why"
+    )
+    group.add_argument("--gpu", help="one with a tuning table, or sm_90 (default: this machine's)")
+    group.add_argument("--batch", type=int, default=32, help="images per inference")
+    group.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
 
 
 def _add_data(sub: argparse.ArgumentParser) -> None:
@@ -249,12 +319,15 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
     group.add_argument("--images", type=_range, help="FIRST:LAST by sorted name (default: all)")
     run = sub.add_argument_group("run")
-    run.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
     run.add_argument("--batch", type=int, default=50, help="images per forward pass")
     run.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     run.add_argument("--device", default="cpu", help="cpu or cuda")
-    run.add_argument("--out", default="drowsy-study", help="folder for the results")
-    run.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
+
+
+def _add_study(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
+    sub.add_argument("--out", default="drowsy-study", help="folder for the results")
+    sub.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
 
 
 if __name__ == "__main__":

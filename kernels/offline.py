@@ -22,6 +22,7 @@ from drowsy_kernels.launch import Launch, interpreted
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -115,6 +116,8 @@ def _source(launch: Launch) -> ASTSource:
         elif isinstance(value, Tensor):
             signature[name] = _POINTERS[value.dtype]
             attributes[(index,)] = _DIVISIBLE_BY_16
+        elif isinstance(value, TensorDescriptor):
+            signature[name] = f"tensordesc<{_POINTERS[value.base.dtype][1:]}{value.block_shape}>"
         elif parameter.do_not_specialize:
             signature[name] = "i32"
         elif value == 1:

@@ -1,0 +1,104 @@
+"""What is measured of one convolution; the rows that ``bench.report`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from drowsy_kernels import tuning
+
+from bench.timing import Roofline, Timing, time_copies
+from bench.ways import LIBRARY, OURS, Problem, SleepMap
+
+Row = dict[str, Any]
+KINDS = ("neuron", "position", "tile", "channel")
+
+
+def grain_of(kind: str, shape: tuning.ConvShape) -> str:
+    """The grain that a kind stands for: tiles of 128 positions by up to 128 channels."""
+    return f"tile:128x{min(128, shape.out_channels)}" if kind == "tile" else kind
+
+
+def measure_dense(problem: Problem, roofline: Roofline, ways: Sequence[str] = LIBRARY) -> Row:
+    """Nobody sleeps: our kernels and the library's ``ways``."""
+    row = _head(problem, roofline)
+    for way in (*_dense_ways(problem), *ways):
+        row["ways"][way] = _timed(problem, way, None, roofline, 0.0)
+    return row
+
+
+def measure_sleep(problem: Problem, kind: str, rates: Sequence[float], roofline: Roofline) -> Row:
+    """Time against rate at a grain, next to our own dense time in the same run.
+
+    ``rates`` maps a rate to the times of every method; ``_map`` is with drawing the map and
+    building the list in the measured time.
+    """
+    grain = grain_of(kind, problem.shape)
+    row = _head(problem, roofline) | {"kind": kind, "grain": grain, "rates": {}}
+    for way in _dense_ways(problem):
+        row["ways"][way] = _timed(problem, way, None, roofline, 0.0)
+    for rate in rates:
+        sleep = problem.sleep_map(grain, rate)
+        row["cell"] = list(sleep.cell)
+        times: Row = {"slept": sleep.slept}
+        for way in OURS:
+            if not problem.eligible(way, sleep.cell):
+                continue
+            times[way] = _timed(problem, way, sleep, roofline, rate)
+            times[f"{way}_map"] = _timed(problem, way, sleep, roofline, rate, with_map=True)
+        row["rates"][str(rate)] = times
+    return row
+
+
+def _head(problem: Problem, roofline: Roofline) -> Row:
+    shape, itemsize = problem.shape, problem.dtype.itemsize
+    return {
+        "shape": str(shape),
+        "kernel": list(shape.kernel_size),
+        "images": problem.images,
+        "number": problem.number,
+        "copies": len(problem.inputs),
+        "gflop": 2e-9 * problem.images * shape.multiplies,
+        "mbytes": 1e-6 * shape.elements(problem.images) * itemsize,
+        "bytes_per_s": roofline.bytes_per_s,
+        "flop_per_s": roofline.flop_per_s[problem.number],
+        "ways": {},
+    }
+
+
+def _dense_ways(problem: Problem) -> list[str]:
+    return [way for way in ("box", "pointer") if problem.eligible(way, None)]
+
+
+def _timed(
+    problem: Problem,
+    way: str,
+    sleep: SleepMap | None,
+    roofline: Roofline,
+    rate: float,
+    *,
+    with_map: bool = False,
+) -> Row:
+    """Time of a way, and what it amounts to."""
+    config = recorded_config(problem, way, sleep)
+    copies = problem.copies(way, sleep, config, with_map=with_map, checked=not with_map)
+    timing: Timing = time_copies(copies, problem.device)
+    flop = 2 * problem.images * problem.shape.multiplies * (1 - rate)
+    floor = roofline.floor_ms(problem.shape, problem.images, problem.number, rate)
+    return {
+        **timing.to_dict(),
+        "config": str(config) if config is not None else None,
+        "tflop_per_s": flop / timing.ms * 1e-9,
+        "of_roofline": floor / timing.ms,
+    }
+
+
+def recorded_config(problem: Problem, way: str, sleep: SleepMap | None) -> Any:
+    """The block shape in this GPU's tuning table; None leaves it to the kernel's heuristic."""
+    if way not in OURS or problem.device.type != "cuda":
+        return None
+    table = tuning.table_for(torch.cuda.get_device_name())
+    cell = (1, 1) if sleep is None else sleep.cell
+    entry = table and table.find(problem.shape, problem.images, problem.number, cell)
+    return entry.config(way) if entry else None

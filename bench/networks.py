@@ -1,0 +1,212 @@
+"""What is measured of a whole network: images a second and joules an image, dense and asleep.
+
+Weights are random. Time and energy depend on them through the activations only, so they are drawn
+such that activations look like a trained network's: He's initialisation, and batch norms that hold
+the statistics of a batch. Nothing here says anything about accuracy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+import drowsy
+from bench.timing import DTYPES, activations, time_call, with_tf32
+from drowsy import models
+from drowsy.cost import layer_costs, layer_shares, saving
+from drowsy.energy import Meter
+from drowsy.frontier import OperatingPoint
+
+Row = dict[str, Any]
+NETWORKS = ("vgg16", "resnet50", "caffenet", "resnet18")
+# How a network sleeps: a grain for all layers, or position maps that the layers of a stage share.
+VARIANTS = ("tile:128x64", "position", "aligned", "channel", "neuron")
+_CALIBRATED = 16
+
+
+def make_network(name: str, number: str, device: torch.device) -> nn.Module:
+    """A network with random weights and lively activations, channels_last, in eval mode."""
+    torch.manual_seed(0)
+    with device:
+        model = models.create(name)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    for norm in norms:
+        # No running mean: one batch sets the statistics.
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        model(photographs(name, _CALIBRATED, torch.float32, device))
+    model.eval()
+    return model.to(DTYPES[number], memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def photographs(name: str, images: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A batch of the network's size, ``[N, 3, H, W]``, smooth as pictures are."""
+    side = models.MODELS[name].preprocess.crop
+    generator = torch.Generator(device).manual_seed(1)
+    return activations((images, 3, side, side), dtype, generator)
+
+
+# --- dense baselines -----------------------------------------------------------------------------
+
+
+def eager_graph(model: nn.Module, batch: Tensor) -> Callable[[], object]:
+    """Eager torch with folded batch norms, captured in a CUDA graph; copies its input in."""
+    folded = fuse(copy.deepcopy(model))
+    return _captured(folded, batch)
+
+
+def max_autotune(model: nn.Module, batch: Tensor) -> Callable[[], object]:
+    """``torch.compile(mode="max-autotune")`` of the same, with CUDA graphs of its own."""
+    torch._dynamo.reset()
+    compiled = torch.compile(fuse(copy.deepcopy(model)), mode="max-autotune", dynamic=False)
+
+    def run() -> object:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(batch)
+
+    for _ in range(3):
+        run()
+    return run
+
+
+def _captured(model: nn.Module, batch: Tensor) -> Callable[[], object]:
+    if not batch.is_cuda:
+        return lambda: model(batch)
+    static = batch.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = model(static)
+
+    def run() -> object:
+        static.copy_(batch)
+        graph.replay()
+        return kept
+
+    return run
+
+
+# --- asleep --------------------------------------------------------------------------------------
+
+
+def convert(model: nn.Module, variant: str, batch: Tensor) -> drowsy.DrowsyNet:
+    """The network with a knob, sleeping as ``variant`` says."""
+    grain = "position" if variant == "aligned" else variant
+    net = drowsy.convert(copy.deepcopy(model), grain=grain)
+    if variant == "aligned":
+        drowsy.align(net, batch)
+    return net
+
+
+def measure_network(
+    name: str,
+    images: int,
+    number: str,
+    variant: str,
+    settings: Iterable[float | OperatingPoint],
+    device: torch.device,
+    *,
+    baselines: dict[str, Row],
+    meter: Meter | None,
+    seconds: float,
+) -> Row:
+    """Time and energy of a deployed network at every setting, next to its dense baselines.
+
+    Args:
+        name, images, number, variant: what to run.
+        settings: rates for all layers, or points of a frontier.
+        baselines: from ``measure_baselines``, in the same run.
+        meter: None where energy cannot be read.
+        seconds: of an energy window.
+    """
+    with_tf32(number)
+    model = make_network(name, number, device)
+    batch = photographs(name, images, DTYPES[number], device)
+    row: Row = {
+        "network": name,
+        "images": images,
+        "number": number,
+        "variant": variant,
+        "weights": "random",
+        "baselines": baselines,
+        "points": [],
+    }
+    with torch.inference_mode():
+        net = convert(model, variant, batch)
+        shares = layer_shares(layer_costs(net, tuple(batch.shape[1:])))
+        fast = drowsy.deploy(net, batch)
+        row["steps"] = [vars(step) for step in fast.steps]
+        for setting in settings:
+            net.set(setting)
+            rates = {layer: each.rate for layer, each in net.schedule.layers.items()}
+            row["points"].append(
+                {
+                    "rate": setting if isinstance(setting, float) else None,
+                    "saving": saving(rates, shares),
+                    **_measured(lambda: fast(batch), images, device, meter, seconds),
+                }
+            )
+    return row
+
+
+def measure_baselines(
+    name: str,
+    images: int,
+    number: str,
+    device: torch.device,
+    *,
+    meter: Meter | None,
+    seconds: float,
+    compiled: bool,
+) -> dict[str, Row]:
+    """Time and energy of the dense network: eager under a CUDA graph, and max-autotune."""
+    with_tf32(number)
+    model = make_network(name, number, device)
+    batch = photographs(name, images, DTYPES[number], device)
+    ways = {"eager_graph": eager_graph} | ({"max_autotune": max_autotune} if compiled else {})
+    rows = {}
+    with torch.inference_mode():
+        for way, make in ways.items():
+            rows[way] = _measured(make(model, batch), images, device, meter, seconds)
+    return rows
+
+
+def _measured(
+    run: Callable[[], object],
+    images: int,
+    device: torch.device,
+    meter: Meter | None,
+    seconds: float,
+) -> Row:
+    timing = time_call(run, device)
+    row = {**timing.to_dict(), "images_per_s": images / timing.ms * 1e3, "energy": None}
+    if meter is not None:
+        energy = meter.measure(run, seconds=seconds)
+        joules, above_idle = energy.joules_per_call, energy.joules_above_idle_per_call
+        row["energy"] = {
+            "joules_per_image": joules and joules / images,
+            "above_idle_per_image": above_idle and above_idle / images,
+            "images_per_s": energy.seconds_per_call and images / energy.seconds_per_call,
+            "watts": energy.watts,
+            "idle_watts": energy.idle_watts,
+            "joules_counter": energy.joules_counter,
+            "joules_integrated": energy.joules_integrated,
+            "seconds": energy.seconds,
+            "calls": energy.calls,
+            "warnings": list(energy.warnings),
+        }
+    return row

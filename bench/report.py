@@ -1,0 +1,699 @@
+"""Turn recorded results into tables and pictures.
+
+    python -m bench.report bench/results/nvidia-h200 --out report
+
+Reads every JSON file of pytest-benchmark in the folder (and in ``../offline`` the compile report,
+in ``../cpu`` the CPU's results), all of one GPU. Writes ``report.md`` and its pictures. Every
+figure is a ratio to something measured in the same run; what was not measured says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.study_page import markdown
+from drowsy._optional import require
+from drowsy.atomic import replacing, write_text
+from drowsy.cost import align
+
+Row = dict[str, Any]
+
+DENSE_NETWORKS = ("resnet50", "vgg16", "caffenet")
+SLEEP_NETWORKS = ("resnet50", "vgg16")
+SLEEP_KINDS = ("tile", "position", "channel")
+RATES = (0.25, 0.5, 0.75)
+OURS = ("box", "pointer", "cells", "rows", "channels")
+TITLES = {
+    "vgg16": "VGG-16",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "caffenet": "CaffeNet",
+    "squeezenet1_1": "SqueezeNet 1.1",
+    "mobilenet_v2": "MobileNetV2",
+}
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows by the benchmark that made them, and where they come from.
+
+    Args:
+        rows: name of the test function -> its ``extra_info``, newest file last.
+        machine: of the GPU's files: pytest-benchmark's ``machine_info``; None without any.
+        commits: that the rows were measured at.
+        compiled: rows of the compile report.
+    """
+
+    rows: Mapping[str, list[Row]]
+    machine: Row | None
+    commits: tuple[str, ...]
+    compiled: list[Row]
+
+    def of(self, test: str) -> list[Row]:
+        """Rows of a test function."""
+        return self.rows.get(test, [])
+
+
+def read_results(folder: Path) -> Results:
+    """Read a folder of results.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a file that is not JSON, or results of more than one GPU.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"results: no folder {folder}")
+    rows: dict[str, list[Row]] = {}
+    machines: dict[str, Row] = {}
+    commits: list[str] = []
+    for path in [*_json_files(folder), *_json_files(folder.parent / "cpu")]:
+        data = _read(path)
+        if "benchmarks" not in data:
+            continue
+        machine = data["machine_info"]
+        gpu = machine.get("gpu")
+        if gpu and path.parent == folder:
+            machines[gpu["name"]] = machine
+        commits.append((machine.get("drowsy", {}).get("commit") or "unknown")[:12])
+        for benchmark in data["benchmarks"]:
+            test = benchmark["fullname"].split("::")[-1].split("[")[0]
+            rows.setdefault(test, []).append(benchmark["extra_info"])
+    if len(machines) > 1:
+        raise ValueError(f"results: of {', '.join(sorted(machines))}, allowed: one GPU a folder")
+    compiled: list[Row] = []
+    for path in _json_files(folder.parent / "offline"):
+        compiled += _read(path).get("rows", [])
+    return Results(
+        rows, next(iter(machines.values()), None), tuple(dict.fromkeys(commits)), compiled
+    )
+
+
+def _json_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _read(path: Path) -> Row:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); is the file truncated?") from error
+    return data if isinstance(data, dict) else {}
+
+
+# --- what a row says -----------------------------------------------------------------------------
+
+
+def fastest(times: Mapping[str, Any], ways: Iterable[str]) -> float | None:
+    """Milliseconds of the fastest of ``ways`` that were measured."""
+    return min((times[way]["ms"] for way in ways if way in times), default=None)
+
+
+def dense_ratio(row: Row, against: str = "cudnn") -> float | None:
+    """Our dense time over a library's."""
+    ours, theirs = fastest(row["ways"], ("box", "pointer")), fastest(row["ways"], (against,))
+    return ours / theirs if ours and theirs else None
+
+
+def sleep_ratio(row: Row, rate: float, suffix: str = "") -> float | None:
+    """Time at a rate over (1 - rate) of our own dense time; ``_map``: drawing and listing too."""
+    times = row["rates"].get(str(rate))
+    dense = fastest(row["ways"], ("box", "pointer"))
+    asleep = times and fastest(times, [f"{way}{suffix}" for way in OURS])
+    return asleep / ((1 - rate) * dense) if asleep and dense else None
+
+
+def baseline(row: Row) -> tuple[str, Row] | None:
+    """Name and times of the faster dense baseline of a network."""
+    return min(row["baselines"].items(), key=lambda item: item[1]["ms"], default=None)
+
+
+def geometric_mean(values: Iterable[float], weights: Iterable[float] | None = None) -> float | None:
+    """None of nothing."""
+    pool = list(values)
+    if not pool:
+        return None
+    return math.exp(statistics.fmean(map(math.log, pool), weights))
+
+
+# --- figures against their bars ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table of figures.
+
+    Args:
+        name: what is measured.
+        bar, aim: the most that it may be, and what is aimed at.
+        value: as measured; None where it was not.
+        note: how much of it was measured, or what else to know.
+        complete: whether all of it was measured.
+    """
+
+    name: str
+    bar: float
+    aim: float
+    value: float | None = None
+    note: str = ""
+    complete: bool = True
+
+    @property
+    def state(self) -> str:
+        """``met``, ``missed``, ``incomplete`` or ``not measured``."""
+        if self.value is None:
+            return "not measured"
+        if self.value > self.bar:
+            return "missed"
+        return "met" if self.complete else "incomplete"
+
+
+def figures(results: Results) -> list[Figure]:
+    """Every headline figure, measured or not."""
+    return [
+        _dense_figure(results),
+        *(_sleep_figure(results, kind) for kind in SLEEP_KINDS),
+        _network_figure(results, "vgg16", 0.65, 0.52),
+        _network_figure(results, "resnet50", 0.75, 0.58),
+        _energy_figure(results, "vgg16"),
+        _energy_figure(results, "resnet50"),
+        _neuron_figure(results),
+        _turn_figure(results),
+        _spill_figure(results),
+        _cpu_figure(results),
+    ]
+
+
+def _headline(rows: Iterable[Row], networks: Sequence[str]) -> list[Row]:
+    """Layers of these networks at batch 256 in bfloat16, the last measurement of each."""
+    found = {
+        (row["shape"], row.get("kind")): row
+        for row in rows
+        if (row["images"], row["number"]) == (256, "bf16") and set(networks) & set(row["networks"])
+    }
+    return list(found.values())
+
+
+def _count(row: Row, networks: Sequence[str]) -> int:
+    return sum(row["networks"].get(network, 0) for network in networks)
+
+
+def _covered(rows: Sequence[Row], networks: Sequence[str], three: bool) -> tuple[bool, str]:
+    """Whether these rows are all layers of the networks (all 3x3 ones), and how many they are."""
+    from bench.layers import layers
+
+    wanted = {
+        str(layer)
+        for layer in layers(*networks)
+        if not three or (layer.shape.kernel_size == (3, 3) and layer.shape.channels > 3)
+    }
+    have = wanted & {row["shape"] for row in rows}
+    return have == wanted, f"{len(have)} of {len(wanted)} shapes"
+
+
+def _dense_figure(results: Results) -> Figure:
+    rows = _headline(results.of("test_dense"), DENSE_NETWORKS)
+    pairs = [(ratio, _count(row, DENSE_NETWORKS)) for row in rows if (ratio := dense_ratio(row))]
+    complete, note = _covered(rows, DENSE_NETWORKS, three=False)
+    value = geometric_mean([r for r, _ in pairs], [n for _, n in pairs])
+    name = "dense Triton / cuDNN time, ResNet-50 + VGG-16 + CaffeNet, batch 256, bf16"
+    if value is not None:
+        worst = max(pairs)[0]
+        note += (
+            f", worst {worst:.2f}; weighted by the number of layers, against the bare convolution"
+        )
+    return Figure(name, 1.15, 1.0, value, note, complete)
+
+
+def _sleep_figure(results: Results, kind: str) -> Figure:
+    rows = [
+        row
+        for row in _headline(results.of("test_sleep"), SLEEP_NETWORKS)
+        if row["kind"] == kind and row["kernel"] == [3, 3]
+    ]
+    complete, note = _covered(rows, SLEEP_NETWORKS, three=True)
+    by_rate = {
+        rate: [ratio for row in rows if (ratio := sleep_ratio(row, rate)) is not None]
+        for rate in RATES
+    }
+    means = {rate: geometric_mean(ratios) for rate, ratios in by_rate.items()}
+    known = [mean for mean in means.values() if mean is not None]
+    name = f"time at rate r / ((1 - r) x own dense time), {kind}, VGG-16 and ResNet-50 3x3"
+    if not known:
+        return Figure(name, 1.15, 1.05, None, note, complete)
+    parts = ", ".join(f"{mean:.2f} at {rate:g}" for rate, mean in means.items() if mean)
+    worst = max(max(ratios) for ratios in by_rate.values() if ratios)
+    note = f"{parts}; worst layer {worst:.2f}; {note}"
+    return Figure(name, 1.15, 1.05, max(known), note, complete and len(known) == len(RATES))
+
+
+def _half_asleep(results: Results, network: str) -> list[tuple[Row, Row]]:
+    """(row, point) of every variant at rate 1/2, batch 256, bfloat16."""
+    return [
+        (row, point)
+        for row in results.of("test_network")
+        if (row["network"], row["images"], row["number"]) == (network, 256, "bf16")
+        for point in row["points"]
+        if point["rate"] == 0.5 and row["baselines"]
+    ]
+
+
+def _network_figure(results: Results, network: str, bar: float, aim: float) -> Figure:
+    name = f"whole {TITLES[network]} at 50% saved: time against dense, batch 256, bf16"
+    found = [
+        (point["ms"] / best[1]["ms"], row["variant"], best[0], len(row["baselines"]))
+        for row, point in _half_asleep(results, network)
+        if (best := baseline(row)) is not None
+    ]
+    if not found:
+        return Figure(name, bar, aim)
+    value, variant, against, baselines = min(found)
+    return Figure(name, bar, aim, value, f"{variant} against {against}", baselines == 2)
+
+
+def _energy_figure(results: Results, network: str) -> Figure:
+    name = f"joules per image at 50% saved against dense, {TITLES[network]}"
+    found = []
+    for row, point in _half_asleep(results, network):
+        best = baseline(row)
+        dense = best and joules(best[1])
+        asleep = joules(point)
+        if best and dense and asleep:
+            found.append((asleep / dense, row["variant"], best[0], len(row["baselines"])))
+    if not found:
+        return Figure(name, 0.70, 0.55)
+    value, variant, against, baselines = min(found)
+    return Figure(name, 0.70, 0.55, value, f"{variant} against {against}", baselines == 2)
+
+
+def joules(times: Row) -> float | None:
+    """Of an image, idle power included; None where no meter could be read."""
+    return times["energy"] and times["energy"]["joules_per_image"]
+
+
+def _neuron_figure(results: Results) -> Figure:
+    rows = [
+        row
+        for row in _headline(results.of("test_sleep"), SLEEP_NETWORKS)
+        if row["kind"] == "neuron"
+    ]
+    ratios = [ratio * 0.5 for row in rows if (ratio := sleep_ratio(row, 0.5)) is not None]
+    complete, note = _covered(rows, SLEEP_NETWORKS, three=True)
+    if ratios:
+        note = f"worst {max(ratios):.2f}; {note} (3x3)"
+    name = "neuron grain, time over dense"
+    return Figure(name, 1.05, 1.02, geometric_mean(ratios), note, complete)
+
+
+def _turn_figure(results: Results) -> Figure:
+    rows = [row for row in results.of("test_turn") if row["turn"] == "set"]
+    name = "rate change in a captured graph, microseconds of GPU time"
+    if not rows:
+        return Figure(name, 20, 5)
+    row = rows[-1]
+    value = statistics.median(row["gpu_us"])
+    if row["recaptured"] or not row["followed"]:
+        return Figure(name, 20, 5, math.inf, "captured again, or did not follow")
+    return Figure(name, 20, 5, value, f"{TITLES[row['network']]}, no recapture")
+
+
+def _spill_figure(results: Results) -> Figure:
+    name = "bytes spilled in shipped configurations"
+    if not results.compiled:
+        return Figure(name, 0, 0)
+    spilling = [row for row in results.compiled if row["spill_bytes"]]
+    note = f"{len(spilling)} of {len(results.compiled)} kernels and architectures spill"
+    return Figure(name, 0, 0, sum(row["spill_bytes"] for row in spilling), note)
+
+
+def _cpu_figure(results: Results) -> Figure:
+    name = "CPU, whole network, batch 8, 50% saved: time against dense F.conv2d"
+    found = [
+        (row["ratio"], row["network"], row.get("grain", ""))
+        for row in results.of("test_cpu_network")
+        if row.get("rate") == 0.5 and row.get("images") == 8
+    ]
+    if not found:
+        return Figure(name, 0.85, 0.6)
+    value, network, grain = min(found)
+    return Figure(name, 0.85, 0.6, value, f"{TITLES.get(network, network)}, {grain}")
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def figure_rows(results: Results) -> list[list[str]]:
+    """The table of figures."""
+    rows = [["figure", "bar", "aim", "measured", "state", "note"]]
+    for figure in figures(results):
+        measured = "" if figure.value is None else f"{figure.value:.3g}"
+        rows.append(
+            [
+                figure.name,
+                f"<= {figure.bar:g}",
+                f"<= {figure.aim:g}",
+                measured,
+                figure.state,
+                figure.note,
+            ]
+        )
+    return rows
+
+
+def dense_rows(results: Results) -> list[list[str]]:
+    """Dense layers: milliseconds of every way."""
+    ways = ("box", "pointer", "cudnn", "cudnn_neuron", "inductor")
+    rows = [["layer", "batch", "format", *ways, "ours / cudnn", "TFLOP/s", "of roofline", "spread"]]
+    for row in results.of("test_dense"):
+        ours = min(
+            (row["ways"][way] for way in ("box", "pointer") if way in row["ways"]),
+            key=lambda times: times["ms"],
+        )
+        ratio = dense_ratio(row)
+        rows.append(
+            [
+                row["shape"],
+                str(row["images"]),
+                row["number"],
+                *(_ms(row["ways"].get(way)) for way in ways),
+                "" if ratio is None else f"{ratio:.2f}",
+                f"{ours['tflop_per_s']:.0f}",
+                f"{ours['of_roofline']:.0%}",
+                f"{ours['spread']:.1%}",
+            ]
+        )
+    return rows
+
+
+def sleep_rows(results: Results) -> list[list[str]]:
+    """Layers asleep: time over (1 - r) of our own dense time."""
+    rates = sorted({float(rate) for row in results.of("test_sleep") for rate in row["rates"]})
+    heads = [f"r = {rate:g}" for rate in rates]
+    rows = [["layer", "batch", "format", "grain", "dense ms", *heads, "with its map at 0.5"]]
+    for row in results.of("test_sleep"):
+        ratios = [sleep_ratio(row, rate) for rate in rates]
+        drawn = sleep_ratio(row, 0.5, "_map")
+        rows.append(
+            [
+                row["shape"],
+                str(row["images"]),
+                row["number"],
+                row["grain"],
+                f"{fastest(row['ways'], ('box', 'pointer')):.3g}",
+                *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+                "" if drawn is None else f"{drawn:.2f}",
+            ]
+        )
+    return rows
+
+
+def network_rows(results: Results) -> list[list[str]]:
+    """Networks: images a second and joules an image."""
+    heads = ["network", "batch", "format", "sleeps by", "saved", "images/s", "time / dense"]
+    rows = [[*heads, "J/image", "above idle", "J / dense"]]
+    seen = set()
+    for row in results.of("test_network"):
+        head = [TITLES.get(row["network"], row["network"]), str(row["images"]), row["number"]]
+        best = baseline(row)
+        dense = best and joules(best[1])
+        if tuple(head) not in seen:
+            seen.add(tuple(head))
+            for way, times in row["baselines"].items():
+                rows.append([*head, f"dense: {way}", "", *_network_cells(times, best, dense)])
+        for point in sorted(row["points"], key=lambda point: point["saving"]):
+            saved = f"{point['saving']:.1%}"
+            rows.append([*head, row["variant"], saved, *_network_cells(point, best, dense)])
+    return rows
+
+
+def _network_cells(times: Row, best: tuple[str, Row] | None, dense: float | None) -> list[str]:
+    energy = times["energy"] or {}
+    spent, above = energy.get("joules_per_image"), energy.get("above_idle_per_image")
+    return [
+        f"{times['images_per_s']:,.0f}",
+        "" if best is None else f"{times['ms'] / best[1]['ms']:.3f}",
+        "not measured" if spent is None else f"{spent:.4g}",
+        "" if above is None else f"{above:.4g}",
+        "" if spent is None or not dense else f"{spent / dense:.3f}",
+    ]
+
+
+def overhead_rows(results: Results) -> list[list[str]]:
+    """What is not convolution, in microseconds."""
+    rows = [["what", "of", "layer", "batch", "microseconds", "spread"]]
+    for test, what in (("test_map", "map"), ("test_compaction", "list"), ("test_fill", "fill")):
+        for row in results.of(test):
+            of = " ".join(row[key] for key in ("source", "kind", "list", "fill") if key in row)
+            cells = [what, of, row["shape"], str(row["images"])]
+            rows.append([*cells, f"{1e3 * row['ms']:.1f}", f"{row['spread']:.1%}"])
+    for row in results.of("test_turn"):
+        times = row["gpu_us"]
+        spread = (max(times) - min(times)) / statistics.median(times)
+        name = TITLES[row["network"]]
+        rows.append(
+            ["knob", row["turn"], name, "", f"{statistics.median(times):.1f}", f"{spread:.0%}"]
+        )
+    return rows
+
+
+def _ms(times: Row | None) -> str:
+    return "" if times is None else f"{times['ms']:.3g}"
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+
+def plot_time(results: Results, path: Path) -> bool:
+    """Time over own dense time against the rate: a line a layer, the mean, and 1 - r."""
+    rows = [row for row in results.of("test_sleep") if row["kind"] in SLEEP_KINDS]
+    if not rows:
+        return False
+    figure, axes = _figure(len(SLEEP_KINDS))
+    for axis, kind in zip(axes, SLEEP_KINDS, strict=True):
+        mine = [row for row in rows if row["kind"] == kind]
+        means: dict[float, list[float]] = {0.0: [1.0]}
+        for row in mine:
+            line = {0.0: 1.0}
+            for rate in sorted(map(float, row["rates"])):
+                ratio = sleep_ratio(row, rate)
+                if ratio is not None:
+                    line[rate] = ratio * (1 - rate)
+                    means.setdefault(rate, []).append(line[rate])
+            axis.plot(line.keys(), line.values(), color="0.6", linewidth=0.8, alpha=0.6)
+        rates = sorted(means)
+        mean = [geometric_mean(means[rate]) for rate in rates]
+        axis.plot([], [], color="0.6", linewidth=0.8, label="a layer each")
+        if mine:
+            axis.plot(rates, mean, "o-", color="tab:red", label="geometric mean")
+        _ideal(axis)
+        _label(axis, f"{kind} grain: fraction asleep", "time / own dense time")
+    axes[0].legend(frameon=False, loc="lower left")
+    return _save(figure, path, results, "Convolutions asleep")
+
+
+def plot_energy_rate(results: Results, path: Path) -> bool:
+    """Joules an image over the dense baseline's against the rate; a panel a network."""
+    lines = _energy_lines(results, "rate")
+    return _plot_networks(
+        lines, path, results, "fraction asleep, all layers", "Energy against rate"
+    )
+
+
+def plot_energy_saving(results: Results, path: Path) -> bool:
+    """The same against the multiplications saved, points of a frontier among them."""
+    lines = _energy_lines(results, "saving")
+    return _plot_networks(lines, path, results, "multiplications saved", "Energy against saving")
+
+
+def _energy_lines(results: Results, x: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Network -> variant -> (x, energy over dense)."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in results.of("test_network"):
+        best = baseline(row)
+        dense = best and joules(best[1])
+        if not dense:
+            continue
+        points = [
+            (point[x], spent / dense)
+            for point in row["points"]
+            if point[x] is not None and (spent := joules(point)) is not None
+        ]
+        if points:
+            name = f"{TITLES.get(row['network'], row['network'])}, batch {row['images']}"
+            variants = panels.setdefault(f"{name}, {row['number']}", {})
+            variants[row["variant"]] = sorted(points)
+    return panels
+
+
+def _plot_networks(
+    panels: Mapping[str, Mapping[str, list[tuple[float, float]]]],
+    path: Path,
+    results: Results,
+    x: str,
+    title: str,
+) -> bool:
+    if not panels:
+        return False
+    figure, axes = _figure(len(panels))
+    for axis, (name, variants) in zip(axes, panels.items(), strict=True):
+        for variant, points in variants.items():
+            axis.plot(*zip(*points, strict=True), "o-", markersize=4, label=variant)
+        axis.axhline(1, color="0.3", linewidth=0.8, linestyle=":", label="dense baseline")
+        _ideal(axis)
+        _label(axis, x, "joules per image / dense")
+        axis.set_title(name, fontsize=10)
+        axis.legend(frameon=False, fontsize=8)
+    return _save(figure, path, results, title)
+
+
+def plot_roofline(results: Results, path: Path) -> bool:
+    """TFLOP/s against FLOP per byte of dense layers, under the ceilings of their run."""
+    rows = [row for row in results.of("test_dense") if row["images"] == 256] or results.of(
+        "test_dense"
+    )
+    numbers = list(dict.fromkeys(row["number"] for row in rows))
+    if not rows:
+        return False
+    figure, axes = _figure(len(numbers))
+    for axis, number in zip(axes, numbers, strict=True):
+        mine = [row for row in rows if row["number"] == number]
+        intensity = [1e3 * row["gflop"] / row["mbytes"] for row in mine]
+        peak, bandwidth = mine[-1]["flop_per_s"], mine[-1]["bytes_per_s"]
+        knee = peak / bandwidth
+        ends = [min(*intensity, knee) / 1.5, knee, max(*intensity, knee) * 1.5]
+        roof = [min(peak, bandwidth * x) * 1e-12 for x in ends]
+        axis.plot(ends, roof, color="0.3", label="measured ceilings")
+        for way, marker, colour in (
+            ("cudnn", "x", "tab:blue"),
+            ("inductor", "+", "tab:green"),
+            ("pointer", "o", "tab:orange"),
+            ("box", "s", "tab:red"),
+        ):
+            points = [
+                (x, row["ways"][way]["tflop_per_s"])
+                for x, row in zip(intensity, mine, strict=True)
+                if way in row["ways"]
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker, color=colour, alpha=0.8, label=way)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("FLOP per byte that must be moved")
+        axis.set_ylabel(f"TFLOP/s, {number}")
+        axis.grid(color="0.9", linewidth=0.8, which="both")
+        axis.set_axisbelow(True)
+        axis.legend(frameon=False, fontsize=8)
+    return _save(figure, path, results, "Dense convolutions and the roofline of their run")
+
+
+def _figure(panels: int) -> tuple[Any, list[Any]]:
+    # A Figure without pyplot: no global state, no display needed. Two panels to a row.
+    columns = min(panels, 3)
+    lines = -(-panels // columns)
+    figure = require("matplotlib.figure", "plot").Figure(
+        figsize=(4.4 * columns + 0.8, 4.0 * lines), layout="constrained"
+    )
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for spare in axes[panels:]:
+        spare.remove()
+    return figure, list(axes[:panels])
+
+
+def _ideal(axis: Any) -> None:
+    axis.plot([0, 1], [1, 0], "--", color="black", linewidth=1, label="1 - r")
+
+
+def _label(axis: Any, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(bottom=0)
+    axis.grid(color="0.9", linewidth=0.8)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _save(figure: Any, path: Path, results: Results, title: str) -> bool:
+    figure.suptitle(f"{title}: {_gpu(results)}", fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    return True
+
+
+def _gpu(results: Results) -> str:
+    return results.machine["gpu"]["name"] if results.machine else "no GPU"
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+PICTURES: dict[str, tuple[Callable[[Results, Path], bool], str]] = {
+    "time_vs_rate.png": (plot_time, "Time against rate"),
+    "energy_vs_rate.png": (plot_energy_rate, "Energy against rate"),
+    "energy_vs_saving.png": (plot_energy_saving, "Energy against multiplications saved"),
+    "roofline.png": (plot_roofline, "Roofline"),
+}
+
+
+def write_report(folder: Path, out: Path) -> Results:
+    """Write ``report.md`` and its pictures into ``out``; returns what was read."""
+    results = read_results(folder)
+    parts = [f"# Measurements: {_gpu(results)}", _about(results), "## Figures"]
+    parts.append(markdown(figure_rows(results)))
+    for name, (plot, text) in PICTURES.items():
+        if plot(results, out / name):
+            parts.append(f"![{text}]({name})")
+    for title, rows in (
+        ("Networks", network_rows(results)),
+        ("Layers, nobody asleep (ms)", dense_rows(results)),
+        ("Layers asleep: time / ((1 - r) x own dense time)", sleep_rows(results)),
+        ("Everything else", overhead_rows(results)),
+    ):
+        parts += [f"## {title}", markdown(rows) if len(rows) > 1 else "Not measured."]
+    write_text(out / "report.md", "\n\n".join(parts) + "\n")
+    return results
+
+
+def _about(results: Results) -> str:
+    if results.machine is None:
+        return "No results of a GPU."
+    gpu, record = results.machine["gpu"], results.machine["drowsy"]
+    versions = ", ".join(f"{name} {text}" for name, text in record["versions"].items() if text)
+    return (
+        f"{gpu['name']} (compute capability {gpu['capability'][0]}.{gpu['capability'][1]}, "
+        f"{gpu['multiprocessors']} multiprocessors), CUDA {gpu['cuda']}, cuDNN {gpu['cudnn']}, "
+        f"{versions}; commits {', '.join(results.commits)}. Weights of whole networks are random: "
+        "time and energy only."
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("results", type=Path, help="folder of recorded JSON")
+    parser.add_argument("--out", type=Path, help="folder to write (default: RESULTS/report)")
+    options = parser.parse_args(arguments)
+    out = options.out or options.results / "report"
+    try:
+        results = write_report(options.results, out)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"bench.report: {error}", file=sys.stderr)
+        return 2
+    print(align(figure_rows(results)))
+    print(f"\nwrote {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""Measure every shipped configuration of every method, and write this GPU's tuning table.
+
+    python -m bench.tune                       # ResNet-50, VGG-16 and CaffeNet at batch 256, bf16
+    python -m bench.tune --networks mobilenet_v2 --images 1 32 --numbers fp16 --seconds 600
+
+The table goes where ``drowsy_kernels.tuning`` looks for it; what an earlier run recorded of other
+shapes stays in it, and ``--missing`` goes on where that run was stopped. Each layer is written as
+soon as it is measured. Configurations are compiled ahead, by other processes.
+
+Exit code 1 when a configuration gave a wrong result; such a one is never recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import drowsy_kernels as kernels
+import torch
+from drowsy_kernels import tuning
+from drowsy_kernels.heuristics import ConvConfig
+from drowsy_kernels.tuning import Candidate, ConvShape, Entry, TuningTable
+
+from bench.layers import NETWORKS, layers
+from bench.measure import KINDS, grain_of
+from bench.timing import time_copies
+from bench.ways import LISTS, OURS, Problem, RedCheck, SleepMap, launches
+from drowsy.atomic import write_json
+from drowsy.record import provenance
+from drowsy.sleep import Grain
+
+RATES = (Fraction(0), Fraction(1, 2))
+# Configurations of a masked way that are timed at every kind of grain.
+_FINALISTS = 2
+Maps = dict[tuple[str, Fraction], SleepMap]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One configuration of a way, over a sleep map of this kind."""
+
+    shape: ConvShape
+    images: int
+    number: str
+    kind: str
+    way: str
+    config: ConvConfig
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """Of the sleep map."""
+        grain = Grain.parse(grain_of(self.kind, self.shape))
+        return grain.cell(self.shape.out_channels, self.shape.positions)
+
+    def fits(self) -> bool:
+        """Whether the way takes such a map, in whole tiles."""
+        (cell_p, cell_c), span = self.cell, self.shape.out_channels // self.shape.groups
+        rows = cell_p % self.config.block_m == 0 or cell_p >= self.shape.positions
+        columns = cell_c % self.config.block_n == 0 or cell_c >= span
+        if self.way in LISTS:
+            of_kind = {"cells": "tile", "rows": "position", "channels": "channel"}[self.way]
+            whole = {"cells": rows and columns, "rows": columns, "channels": True}[self.way]
+            return self.kind == of_kind and whole and not self.shape.depthwise
+        return self.way != "box" or (self.shape.stride == (1, 1) and self.shape.groups == 1)
+
+
+def configurations(way: str, shape: ConvShape, number: str) -> tuple[ConvConfig, ...]:
+    """What ships for a way, less what cannot win: tiles much wider or narrower than the layer."""
+    if way == "box":
+        shipped = kernels.BOX_CONFIGS["half" if number in ("fp16", "bf16") else "single"]
+    elif shape.depthwise:
+        return kernels.SHIPPED_CONFIGS["depthwise"]
+    else:
+        shipped = kernels.SHIPPED_CONFIGS[
+            {"fp16": "half", "bf16": "half", "tf32": "tf32", "fp32": "single"}[number]
+        ]
+    span, depth = shape.out_channels // shape.groups, shape.channels // shape.groups
+    widths = sorted({config.block_n for config in shipped})
+    covering = next((width for width in widths if width >= span), widths[-1])
+    deep = [config.block_k for config in shipped if config.block_k <= depth]
+    return tuple(
+        config
+        for config in shipped
+        if covering / 2 <= config.block_n <= covering and config.block_k >= max(deep, default=0) / 2
+    )
+
+
+def jobs(shape: ConvShape, images: int, number: str) -> list[Job]:
+    """What is compiled ahead: every configuration at ``neuron``, every list at its own kind."""
+    every = (
+        Job(shape, images, number, kind, way, config)
+        for kind in KINDS
+        for way in OURS
+        for config in configurations(way, shape, number)
+        if way in LISTS or kind == "neuron"
+    )
+    return [job for job in every if job.fits()]
+
+
+# --- compiling ahead -----------------------------------------------------------------------------
+
+
+def compile_job(job: Job) -> None:
+    """Put a job's kernels into Triton's cache on disk; runs in a process of its own."""
+    for launch in launches(job.way, job.shape, job.images, job.number, job.cell, job.config):
+        if launch.grid[0]:
+            launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options)
+
+
+class Compiler:
+    """Compiles jobs in other processes, in the order in which they are handed over."""
+
+    def __init__(self, workers: int) -> None:
+        # Fresh processes: a fork of one that holds a CUDA context cannot use the GPU.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=context)
+        self._pending: dict[Job, Future[None]] = {}
+
+    def start(self, work: Iterable[Job]) -> None:
+        """Begin to compile."""
+        self._pending |= {job: self._pool.submit(compile_job, job) for job in work}
+
+    def wait(self, job: Job) -> None:
+        """Until a job is compiled; errors show when it is run."""
+        if job in self._pending:
+            self._pending.pop(job).exception()
+
+    def close(self) -> None:
+        """Forget what was not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+class Tuner:
+    """Measures problems; ``red`` collects what was wrong."""
+
+    def __init__(self, device: torch.device, compiler: Compiler | None = None) -> None:
+        self.device, self.compiler = device, compiler
+        self.red: list[str] = []
+
+    def measure(self, shape: ConvShape, images: int, number: str) -> list[Entry]:
+        """An entry for each kind of grain.
+
+        Every configuration is timed at ``neuron`` or, if it goes by a list, at the list's kind;
+        the best masked ones are then timed at the other kinds too.
+        """
+        problem = Problem(shape, images, number, self.device)
+        cudnn = time_copies(problem.copies("cudnn_neuron"), self.device).ms
+        found: dict[str, list[Candidate]] = {
+            kind: [Candidate("cudnn", None, {Fraction(0): cudnn})] for kind in KINDS
+        }
+        maps = {
+            (kind, rate): problem.sleep_map(grain_of(kind, shape), float(rate))
+            for kind in KINDS
+            for rate in RATES
+        }
+        ahead = [job for job in jobs(shape, images, number) if problem.eligible(job.way, job.cell)]
+        masked = [job for job in ahead if job.kind == "neuron"]
+        listed = [job for job in ahead if job.kind != "neuron"]
+        for way in ("box", "pointer"):
+            ranked = self._ranked(problem, [job for job in masked if job.way == way], maps)
+            if not ranked:
+                continue
+            found["neuron"].append(self._candidate(problem, ranked[0][1], ranked[0][0], maps))
+            again = [
+                replace(job, kind=kind) for kind in KINDS[1:] for _, job in ranked[:_FINALISTS]
+            ]
+            self._start(again)
+            listed += again
+        for kind in KINDS[1:]:
+            for way in OURS:
+                work = [job for job in listed if (job.kind, job.way) == (kind, way)]
+                ranked = self._ranked(problem, work, maps)
+                if ranked:
+                    found[kind].append(self._candidate(problem, ranked[0][1], ranked[0][0], maps))
+        return [
+            Entry(shape, images, number, maps[kind, RATES[0]].cell, tuple(found[kind]))
+            for kind in KINDS
+        ]
+
+    def _ranked(self, problem: Problem, work: Sequence[Job], maps: Maps) -> list[tuple[float, Job]]:
+        """Time and job of what works, at the highest rate, the fastest first."""
+        timed = [(self._time(problem, job, maps[job.kind, RATES[-1]]), job) for job in work]
+        return sorted(
+            ((ms, job) for ms, job in timed if ms is not None),
+            key=lambda each: (each[0], str(each[1].config)),
+        )
+
+    def _candidate(self, problem: Problem, job: Job, ms: float, maps: Maps) -> Candidate:
+        times = {rate: self._time(problem, job, maps[job.kind, rate]) or ms for rate in RATES[:-1]}
+        return Candidate(job.way, str(job.config), times | {RATES[-1]: ms})
+
+    def _start(self, work: Sequence[Job]) -> None:
+        if self.compiler is not None:
+            self.compiler.start(work)
+
+    def _time(self, problem: Problem, job: Job, sleep: SleepMap) -> float | None:
+        """Milliseconds; None where a configuration does not fit this GPU, or is wrong."""
+        if self.compiler is not None:
+            self.compiler.wait(job)
+        try:
+            copies = problem.copies(job.way, sleep, job.config)
+            return time_copies(copies, self.device).ms
+        except RedCheck as error:
+            self.red.append(f"{job.config} {job.kind}: {error}")
+        except _does_not_fit() as error:
+            print(f"  {job.way} {job.config}: {error}", file=sys.stderr)
+        return None
+
+
+def _does_not_fit() -> type[Exception]:
+    from triton.runtime.errors import OutOfResources
+
+    return OutOfResources
+
+
+def merged(path: Path, entries: Sequence[Entry]) -> TuningTable:
+    """A table of this GPU: ``entries``, and what the file at ``path`` holds of other problems."""
+    properties = torch.cuda.get_device_properties(0)
+    record = provenance()
+    versions = record["versions"] | {
+        "cuda": torch.version.cuda,
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+
+    def key(entry: Entry) -> tuple[object, ...]:
+        return entry.shape, entry.images, entry.number, entry.cell
+
+    kept: dict[tuple[object, ...], Entry] = {}
+    if path.exists():
+        kept = {key(entry): entry for entry in tuning.load_table(path).entries}
+    kept |= {key(entry): entry for entry in entries}
+    return TuningTable(
+        properties.name,
+        (properties.major, properties.minor),
+        versions,
+        record["commit"],
+        tuple(kept.values()),
+    )
+
+
+def problems(
+    networks: Sequence[str], images: Sequence[int], numbers: Sequence[str]
+) -> Iterator[tuple[ConvShape, int, str]]:
+    """What to tune, in order."""
+    for number in numbers:
+        for count in images:
+            for layer in layers(*networks):
+                yield layer.shape, count, number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tune", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=["vgg16", "resnet50", "caffenet"]
+    )
+    parser.add_argument("--images", type=int, nargs="+", default=[256], help="batch sizes")
+    parser.add_argument("--numbers", nargs="+", choices=tuning.NUMBERS, default=["bf16"])
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no layer later")
+    parser.add_argument("--missing", action="store_true", help="only what the table lacks")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--out", type=Path, help="file (default: where the dispatcher looks)")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        parser.error("tuning needs a CUDA GPU; torch finds none here")
+    torch.backends.cudnn.benchmark = True
+    start = time.monotonic()
+    path = options.out or tuning.table_path(torch.cuda.get_device_name())
+    compiler = Compiler(options.workers)
+    work = list(problems(options.networks, options.images, options.numbers))
+    if options.missing and path.exists():
+        known = {(e.shape, e.images, e.number) for e in tuning.load_table(path).entries}
+        work = [problem for problem in work if problem not in known]
+    for problem in work:
+        compiler.start(jobs(*problem))
+    tuner = Tuner(torch.device("cuda"), compiler)
+    done = 0
+    for shape, images, number in work:
+        if time.monotonic() - start > options.seconds:
+            break
+        entries = tuner.measure(shape, images, number)
+        write_json(path, merged(path, entries).to_dict())
+        done += 1
+        best = [min(entry.candidates[1:], key=lambda c: c.ms[RATES[-1]]) for entry in entries]
+        kinds = ", ".join(f"{k} {c}" for k, c in zip(KINDS, best, strict=True))
+        print(
+            f"{time.monotonic() - start:6.0f} s  {shape} x {images} {number}: {kinds}", flush=True
+        )
+    compiler.close()
+    print(f"{done} of {len(work)} layers in {path}")
+    for line in tuner.red:
+        print(f"WRONG: {line}", file=sys.stderr)
+    return 1 if tuner.red else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""Benchmarks without a GPU: what they would run, that they refuse wrong results, and the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drowsy_kernels.tuning import ConvShape
+from torch import Tensor
+
+from bench import report
+from bench.layers import NETWORKS, layers, network_shapes
+from bench.measure import grain_of, measure_dense, measure_sleep
+from bench.timing import Roofline, Timing, activations, copies_for, time_copies
+from bench.ways import Problem, RedCheck
+from drowsy import models
+from drowsy.cost import layer_costs
+
+CPU = torch.device("cpu")
+SMALL = ConvShape(16, 24, (9, 7), (3, 3), padding=(1, 1, 1, 1))
+ROOFLINE = Roofline(1e9, {"fp16": 1e9, "fp32": 1e9})
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name in models.MODELS])
+def test_shapes_cost_what_the_network_costs(network: str) -> None:
+    with torch.device("meta"):
+        model = models.create(network)
+    crop = models.MODELS[network].preprocess.crop
+    expected = sum(cost.multiplies for cost in layer_costs(model, (3, crop, crop)))
+    found = network_shapes(network)
+    assert sum(shape.multiplies * count for shape, count in found.items()) == expected
+
+
+def test_mobilenet_v2_is_the_published_one() -> None:
+    # 52 convolutions and, with the linear layer's 1.28 M, the paper's 300 M multiply-adds.
+    found = network_shapes("mobilenet_v2")
+    assert found.total() == 52
+    total = sum(shape.multiplies * count for shape, count in found.items())
+    assert total + 1_280_000 == pytest.approx(300e6, rel=0.01)
+    assert sum(count for shape, count in found.items() if shape.depthwise) == 17
+
+
+def test_names_of_layers_are_unique() -> None:
+    names = [str(layer) for layer in layers()]
+    assert len(names) == len(set(names)) == 90
+
+
+# --- timing --------------------------------------------------------------------------------------
+
+
+def test_copies_outgrow_the_l2_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert copies_for(1000, CPU) == 1
+    monkeypatch.setattr("bench.timing.l2_bytes", lambda _: 50_000_000)
+    assert copies_for(30_000_000, CPU) == 5
+    assert copies_for(10**9, CPU) == 1
+    assert copies_for(1, CPU) == 64
+
+
+def test_median_and_spread() -> None:
+    timing = Timing((1.0, 2.0, 3.0, 4.0, 5.0), 1)
+    assert timing.ms == 3
+    assert timing.spread == pytest.approx(1.0)
+    assert Timing((2.0,), 1).spread == 0
+    calls: list[int] = []
+    timed = time_copies([lambda: calls.append(0), lambda: calls.append(1)], CPU)
+    assert calls == [0, 1] * len(timed.samples)
+
+
+@pytest.mark.parametrize("channels", [3, 16])
+def test_activations_are_no_zeros(channels: int) -> None:
+    x = activations((2, channels, 20, 20), torch.float16, torch.Generator().manual_seed(0))
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    zeros = (x == 0).float().mean()
+    assert zeros < 0.05 if channels == 3 else 0.2 < zeros < 0.8
+    assert x.std() > 0.3
+
+
+def test_floor_is_the_larger_of_work_and_traffic() -> None:
+    work, traffic = Roofline(1e30, {"fp16": 1e12}), Roofline(1e12, {"fp16": 1e30})
+    assert work.floor_ms(SMALL, 2, "fp16") == pytest.approx(4e-9 * SMALL.multiplies)
+    assert work.floor_ms(SMALL, 2, "fp16", 0.75) == pytest.approx(1e-9 * SMALL.multiplies)
+    elements = 2 * 63 * (16 + 24) + 24 * 16 * 9
+    assert traffic.floor_ms(SMALL, 2, "fp16", 0.75) == pytest.approx(2e-9 * elements)
+
+
+# --- ways ----------------------------------------------------------------------------------------
+
+
+def test_dense_row_holds_every_way() -> None:
+    problem = Problem(SMALL, 2, "fp32", CPU)
+    row = measure_dense(problem, ROOFLINE, ("cudnn", "cudnn_neuron"))
+    assert set(row["ways"]) == {"box", "pointer", "cudnn", "cudnn_neuron"}
+    json.dumps(row, allow_nan=False)
+    ours = row["ways"]["pointer"]
+    assert ours["tflop_per_s"] == pytest.approx(4e-9 * SMALL.multiplies / ours["ms"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "listed"),
+    [("neuron", None), ("position", "rows"), ("tile", "cells"), ("channel", "channels")],
+)
+def test_sleep_row_holds_every_rate(kind: str, listed: str | None) -> None:
+    problem = Problem(SMALL, 2, "fp16", CPU)
+    row = measure_sleep(problem, kind, [0.5], ROOFLINE)
+    assert row["grain"] == grain_of(kind, SMALL)
+    ways = {"box", "pointer"} | ({listed} if listed else set())
+    assert set(row["rates"]["0.5"]) == {"slept"} | ways | {f"{way}_map" for way in ways}
+
+
+def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(SMALL, 2, "fp16", CPU)
+
+    def without_bias(x: Tensor, weight: Any, bias: Tensor, **options: Any) -> Tensor:
+        return true(x, weight, None, **options)
+
+    true: Callable[..., Tensor] = __import__("drowsy_kernels").conv2d
+    monkeypatch.setattr("drowsy_kernels.conv2d", without_bias)
+    with pytest.raises(RedCheck, match=r"pointer on 16x9x7-o24-k3x3 x 2 fp16: error .* not timed"):
+        problem.copies("pointer")
+
+
+def test_sleepers_that_were_not_cleared_are_not_timed() -> None:
+    problem = Problem(SMALL, 2, "fp16", CPU)
+    sleep = problem.sleep_map("neuron", 0.5)
+    awake = problem.copies("pointer")[0]()
+    with pytest.raises(RedCheck, match="not timed"):
+        problem.check(awake, "pointer", sleep)
+    with pytest.raises(ValueError, match="sleep: got None"):
+        problem.copies("cells")
+
+
+# --- report --------------------------------------------------------------------------------------
+
+SYNTHETIC = "SYNTHETIC TEST DATA, no GPU"
+
+
+def synthetic_results(folder: Path, slowdown: float = 1.0) -> Path:
+    """Made-up results in the form of recorded ones; they say in every picture that they are."""
+    folder.mkdir(parents=True)
+    machine = {
+        "gpu": {
+            "name": SYNTHETIC,
+            "capability": [9, 0],
+            "multiprocessors": 132,
+            "cuda": "13.0",
+            "cudnn": 91002,
+        },
+        "drowsy": {"commit": "0" * 40, "versions": {"torch": "2.11.0", "triton": "3.6.0"}},
+    }
+    peak, bandwidth = 700e12, 3.0e12
+    dense, asleep = [], []
+    for i, layer in enumerate(layers("vgg16", "resnet50", "caffenet")):
+        shape = layer.shape
+        floor = Roofline(bandwidth, {"bf16": peak}).floor_ms(shape, 256, "bf16")
+        head = {
+            "shape": str(shape),
+            "kernel": list(shape.kernel_size),
+            "images": 256,
+            "number": "bf16",
+            "gflop": 2e-9 * 256 * shape.multiplies,
+            "mbytes": 2e-6 * shape.elements(256),
+            "bytes_per_s": bandwidth,
+            "flop_per_s": peak,
+            "networks": layer.counts,
+        }
+
+        def timed(ms: float, shape: ConvShape = shape, floor: float = floor) -> dict[str, Any]:
+            tflops = 2 * 256 * shape.multiplies / ms * 1e-9
+            return {"ms": ms, "spread": 0.01, "tflop_per_s": tflops, "of_roofline": floor / ms}
+
+        lib = floor * (1.25 + 0.1 * math.sin(i))
+        own = {"pointer": timed(1.1 * slowdown * lib), "box": timed(slowdown * lib)}
+        library = {"cudnn": timed(lib), "cudnn_neuron": timed(1.02 * lib)}
+        dense.append(head | {"ways": own | library})
+        if shape.kernel_size != (3, 3) or shape.channels == 3 or "caffenet" in layer.counts:
+            continue
+        for kind, way in (("tile", "cells"), ("position", "rows"), ("channel", "channels")):
+            rates: dict[str, Any] = {}
+            for rate in (0.25, 0.5, 0.75):
+                ms = slowdown * lib * ((1 - rate) * 1.02 + 0.02 + 0.01 * math.cos(i))
+                rates[str(rate)] = {way: timed(ms), f"{way}_map": timed(1.03 * ms)}
+            grain = grain_of(kind, shape)
+            asleep.append(head | {"ways": own, "kind": kind, "grain": grain, "rates": rates})
+        half = {"0.5": {"box": timed(1.01 * slowdown * lib)}}
+        asleep.append(head | {"ways": own, "kind": "neuron", "grain": "neuron", "rates": half})
+
+    def point(rate: float, ms: float, joules: float) -> dict[str, Any]:
+        energy = {"joules_per_image": joules, "above_idle_per_image": 0.8 * joules}
+        times = {"ms": ms, "spread": 0.005, "images_per_s": 256e3 / ms, "energy": energy}
+        return times | {"rate": rate, "saving": rate}
+
+    whole = [
+        {
+            "network": network,
+            "images": 256,
+            "number": "bf16",
+            "variant": variant,
+            "baselines": {
+                "eager_graph": point(0, ms, 0.1 * ms),
+                "max_autotune": point(0, 1.1 * ms, 0.11 * ms),
+            },
+            "points": [
+                point(
+                    j / 8, ms * (offset + slope * (1 - j / 8)), 0.1 * ms * (0.1 + 0.9 * (1 - j / 8))
+                )
+                for j in range(8)
+            ],
+        }
+        for network, ms in (("vgg16", 60.0), ("resnet50", 24.0))
+        for variant, offset, slope in (("position", 0.03, 1.0), ("tile:128x64", 0.05, 1.05))
+    ]
+    turn = {"network": "resnet50", "turn": "set", "gpu_us": [4.0, 4.2, 4.1]}
+    tests = {
+        "test_dense": dense,
+        "test_sleep": asleep,
+        "test_network": whole,
+        "test_turn": [turn | {"recaptured": False, "followed": True}],
+        "test_map": [
+            {"shape": "128x112x112-o128-k3x3", "kind": "tile", "source": "bernoulli", "images": 256}
+            | {"ms": 0.012, "spread": 0.02}
+        ],
+    }
+    for test, rows in tests.items():
+        benchmarks = [{"fullname": f"bench/x.py::{test}[case]", "extra_info": row} for row in rows]
+        data = {"machine_info": machine, "benchmarks": benchmarks}
+        (folder / f"{test}.json").write_text(json.dumps(data))
+    offline = folder.parent / "offline"
+    offline.mkdir(exist_ok=True)
+    rows = [{"case": "conv2d", "arch": 90, "spill_bytes": 0}] * 3
+    (offline / "compile_report.json").write_text(json.dumps({"rows": rows}))
+    return folder
+
+
+def states(results: report.Results) -> dict[str, str]:
+    return {figure.name: figure.state for figure in report.figures(results)}
+
+
+def test_report_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = synthetic_results(tmp_path / "synthetic")
+    out = tmp_path / "report"
+    assert report.main([str(folder), "--out", str(out)]) == 0
+    assert "not measured" in capsys.readouterr().out
+    page = (out / "report.md").read_text()
+    for name in report.PICTURES:
+        assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert f"({name})" in page
+    assert SYNTHETIC in page
+    found = states(report.read_results(folder))
+    assert [state for state in found.values() if state != "met"] == ["not measured"]
+    assert found["CPU, whole network, batch 8, 50% saved: time against dense F.conv2d"] != "met"
+
+
+def test_slow_kernels_miss_the_bar(tmp_path: Path) -> None:
+    results = report.read_results(synthetic_results(tmp_path / "synthetic", slowdown=1.3))
+    dense, *asleep = report.figures(results)[:4]
+    assert dense.state == "missed"
+    assert dense.value == pytest.approx(1.3)
+    # Against its own dense time a kernel sleeps as well as before.
+    assert [figure.state for figure in asleep] == ["met"] * 3
+
+
+def test_missing_layers_leave_a_figure_incomplete(tmp_path: Path) -> None:
+    folder = synthetic_results(tmp_path / "synthetic")
+    path = folder / "test_dense.json"
+    data = json.loads(path.read_text())
+    data["benchmarks"] = data["benchmarks"][:10]
+    path.write_text(json.dumps(data))
+    dense = report.figures(report.read_results(folder))[0]
+    assert (dense.state, dense.note.split(",")[0]) == ("incomplete", "10 of 37 shapes")
+
+
+def test_report_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    results = report.write_report(tmp_path / "results", tmp_path / "out")
+    assert set(states(results).values()) == {"not measured"}
+    assert "No results of a GPU" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "x.json").write_text("{"), "x.json: not valid JSON"),
+        (
+            lambda folder: (folder / "y.json").write_text(
+                json.dumps({"machine_info": {"gpu": {"name": "another"}}, "benchmarks": []})
+            ),
+            "allowed: one GPU a folder",
+        ),
+    ],
+)
+def test_report_refuses(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], object],
+    message: str,
+) -> None:
+    folder = synthetic_results(tmp_path / "synthetic")
+    spoil(folder)
+    assert report.main([str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert report.main([str(tmp_path / "nowhere")]) == 2
