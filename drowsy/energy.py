@@ -317,8 +317,7 @@ class Meter:
         self._measurement: Measurement | None = None
         # Sensors and samples are shared by the caller and the sampling thread.
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stop: Callable[[], None] | None = None
 
     @property
     def idle_watts(self) -> float | None:
@@ -361,10 +360,8 @@ class Meter:
             first = len(self._samples[0]) - 1
             counters = [sensor.joules() for sensor in self._sensors]
         self._windows[name] = _Window(clock.now(), counters, first)
-        if self._thread is None:
-            self._stop.clear()
-            self._thread = threading.Thread(target=self._run, name="drowsy-energy", daemon=True)
-            self._thread.start()
+        if self._stop is None:
+            self._stop = clock.every(self._interval, self._sample)
 
     def end(self, name: str) -> Measurement:
         """Close a window, once the devices have done what they were given.
@@ -404,10 +401,9 @@ class Meter:
     def close(self) -> None:
         """End sampling and forget open windows. The meter can be used again."""
         self._windows.clear()
-        if self._thread is not None:
-            self._stop.set()
-            self._thread.join()
-            self._thread = None
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
         for samples in self._samples:
             samples.clear()
 
@@ -503,10 +499,6 @@ class Meter:
                 self._full_at = clock.now()
             for sensor, samples in zip(self._sensors, self._samples, strict=True):
                 samples.append(sensor.sample(full))
-
-    def _run(self) -> None:
-        while not clock.wait(self._interval, self._stop):
-            self._sample()
 
     def _forget(self, name: str) -> None:
         del self._windows[name]
