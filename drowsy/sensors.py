@@ -377,15 +377,15 @@ def sensors(device: Device | Sequence[Device]) -> list[Sensor]:
 
 
 def _of(device: Any) -> list[Sensor]:
-    auto = device == "auto"
+    auto, name = device == "auto", device
     if auto:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if isinstance(device, int) and not isinstance(device, bool):
-        device = f"cuda:{device}"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif isinstance(device, int) and not isinstance(device, bool):
+        name = f"cuda:{device}"
     try:
-        where = torch.device(device)
+        where = torch.device(name)
     except (RuntimeError, TypeError):
-        where = torch.device("meta")
+        where = torch.device("meta")  # refused below
     if where.type == "cpu":
         try:
             return list(rapl_domains())

@@ -217,9 +217,9 @@ class FakeRapl:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeRapl:
         real = Path.read_text
 
-        def read_text(path: Path, *args: Any) -> str:
+        def read_text(path: Path, **options: Any) -> str:
             if path.name != "energy_uj" or path.parent.name not in self.watts:
-                return real(path, *args)
+                return real(path, **options)
             watts = self.watts[path.parent.name]
             counted = int(1e6 * watts * (self.clock.time - self.start) + 0.9 * self.range)
             return f"{counted % self.range}\n"

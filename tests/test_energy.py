@@ -20,6 +20,7 @@ from torch import nn
 
 import drowsy
 from drowsy import sensors
+from drowsy.cli import main
 from drowsy.energy import Measurement, Meter, NoMeter, Profile, available, measure, profile
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.schedule import LayerSetting, Schedule
@@ -308,6 +309,20 @@ def test_a_thread_samples_while_real_time_passes(
     assert not sampling()
 
 
+def test_an_interrupted_idle_measurement_ends_sampling(
+    rapl: FakeRapl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sensors.clock, "sleep", interrupt)
+    meter = Meter("cpu")
+    with pytest.raises(KeyboardInterrupt):
+        meter.measure_idle()
+    assert rapl.clock.running == []
+    assert meter.idle_watts is None
+
+
 # --- several GPUs --------------------------------------------------------------------------------
 
 
@@ -469,10 +484,10 @@ def test_a_file_that_may_not_be_read_is_named(
 ) -> None:
     read = Path.read_text
 
-    def forbidden(path: Path, *args: object) -> str:
+    def forbidden(path: Path, **options: object) -> str:
         if path.match("*/intel-rapl:1/energy_uj"):
             raise PermissionError(13, "Permission denied", str(path))
-        return read(path, *args)
+        return read(path, **options)
 
     monkeypatch.setattr(Path, "read_text", forbidden)
     with pytest.raises(
@@ -626,6 +641,14 @@ def test_without_a_meter_there_is_latency_only() -> None:
         Frontier([*uniform(2)]).at(joules=1.0)
 
 
+def test_the_meter_must_be_of_the_images_device(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = gpu_meter(clock, monkeypatch)
+    with pytest.raises(ValueError, match="meter: got one of cuda:0, allowed: one of cpu, where"):
+        profile(small_net(), torch.randn(1, 3, 8, 8), uniform(4), meter=meter)
+
+
 def test_a_failing_network_is_set_back(rapl: FakeRapl, clock: FakeClock) -> None:
     net = small_net()
     net.set(0.25)
@@ -636,3 +659,70 @@ def test_a_failing_network_is_set_back(rapl: FakeRapl, clock: FakeClock) -> None
     with pytest.raises(ZeroDivisionError):
         profile(net, torch.randn(1, 3, 8, 8), uniform(4), meter=Meter("cpu"), forward=fails)
     assert {layer.rate for layer in net.schedule.layers.values()} == {Fraction(1, 4)}
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """``drowsy energy`` on three images, a small network and a frontier of two points."""
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        image.new("RGB", (8, 8), (80 * i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "smallnet.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1),\n"
+        "                         nn.Flatten(), nn.Linear(144, 5))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Frontier(uniform(0, 4)).save("frontier.json")
+    network = ["--model", "smallnet:build", "--crop", "8", "--classes", "5"]
+    files = ["--data", "images", "--frontier", "frontier.json", "--out", "measured.json"]
+    return ["energy", *network, *files, "--seconds", "0.02"]
+
+
+def test_the_command_measures_a_frontier(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Running(FakeClock):
+        """Real time, for a tree of RAPL under a network that really runs."""
+
+        time = property(lambda _: time.perf_counter(), lambda *_: None)
+
+    tree = FakeRapl(tmp_path / "powercap", Running()).install(monkeypatch)
+    tree.add("intel-rapl:0", "package-0", 50.0)
+    assert main(command) == 0
+    assert Frontier.load(tmp_path / "measured.json").at(joules=1e6).saving == 0
+    record = json.loads((tmp_path / "measured.samples.json").read_text())
+    assert record["images"] == [3, 3, 8, 8]
+    assert record["versions"]["torch"]
+    assert [one["point"]["saving"] for one in record["profiles"]] == [0, 0.5]
+    for one in record["profiles"]:
+        measurement = one["measurement"]
+        assert measurement["joules"] == pytest.approx(50.0 * measurement["seconds"], rel=0.05)
+        assert one["point"]["joules"] == pytest.approx(measurement["joules_per_call"] / 3)
+        assert measurement["devices"][0]["samples"]["joules"]
+    told = capsys.readouterr()
+    assert "J/image above idle" in told.out
+    assert "reliable: 5 s or more" in told.out
+
+
+def test_the_command_says_that_there_is_no_meter(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sensors, "RAPL", tmp_path / "powercap")
+    assert main(command) == 0
+    assert "no joules, latency only: CPU energy is read from RAPL, but" in capsys.readouterr().out
+    for point in Frontier.load(tmp_path / "measured.json").points:
+        assert point.joules is None
+        assert point.latency_ms > 0
