@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,12 +95,12 @@ def _energy(args: argparse.Namespace) -> None:
         raise ValueError(f"batch: got {args.batch}, allowed: 1 or more")
     images = _place(net, args, _data(args, info).images[: args.batch])
     images = images.contiguous(memory_format=torch.channels_last)
-    meter: Meter | None = None
+    meter, told = None, []
     try:
         meter = Meter(args.device)
         meter.measure_idle(args.seconds)
     except NoMeter as error:
-        print(f"no joules, latency only: {error}", file=sys.stderr)
+        told.append(f"no joules, latency only: {error}")
     done: list[Profile] = []
     found = profile(net, images, frontier, meter=meter, seconds=args.seconds, each=done.append)
     found.save(args.out)
@@ -117,9 +116,10 @@ def _energy(args: argparse.Namespace) -> None:
         },
     )
     print(profile_table(done, len(images)))
-    told = [one.measurement.warnings for one in done if one.measurement is not None]
-    for warning in dict.fromkeys(itertools.chain(*told)):
-        print(f"warning: {warning}", file=sys.stderr)
+    for one in done:
+        told += one.measurement.warnings if one.measurement is not None else ()
+    for line in dict.fromkeys(told):
+        print(line)
     print(f"wrote {args.out} (the frontier) and {samples} (what was read, raw)")
 
 
