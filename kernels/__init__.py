@@ -20,24 +20,58 @@ from drowsy_kernels.conv2d import (
     plan_conv2d,
 )
 from drowsy_kernels.epilogue import ACTIVATIONS
+from drowsy_kernels.fill import FILLS, fill_sleepers, plan_fill_sleepers
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
+from drowsy_kernels.lists import (
+    COMBINATIONS,
+    AwakeBlocks,
+    AwakeCells,
+    AwakeChannels,
+    AwakeRows,
+    awake_blocks,
+    awake_cells,
+    awake_channels,
+    awake_rows,
+    combine,
+    plan_awake_blocks,
+    plan_awake_cells,
+    plan_awake_channels,
+    plan_awake_rows,
+)
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
 
 __all__ = [
     "ACTIVATIONS",
+    "COMBINATIONS",
+    "FILLS",
     "PRECISIONS",
     "SHIPPED_CONFIGS",
     "SOURCES",
+    "AwakeBlocks",
+    "AwakeCells",
+    "AwakeChannels",
+    "AwakeRows",
     "ConvConfig",
     "Launch",
     "PackedWeight",
+    "awake_blocks",
+    "awake_cells",
+    "awake_channels",
+    "awake_rows",
     "choose_config",
+    "combine",
     "conv2d",
+    "fill_sleepers",
     "interpreted",
     "output_size",
     "pack_weight",
+    "plan_awake_blocks",
+    "plan_awake_cells",
+    "plan_awake_channels",
+    "plan_awake_rows",
     "plan_conv2d",
+    "plan_fill_sleepers",
     "plan_sleep_map",
     "sleep_map",
 ]

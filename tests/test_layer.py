@@ -326,6 +326,7 @@ def test_symbolic_trace_goes_through_the_layer() -> None:
     assert torch.equal(run(traced, x), expected)
 
 
+@pytest.mark.parametrize("fill", ["zero", "nearest", "interpolate"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     "options",
@@ -338,7 +339,7 @@ def test_symbolic_trace_goes_through_the_layer() -> None:
     ids=str,
 )
 def test_operator_passes_torchs_own_checks(
-    options: dict[str, Any], layout: torch.memory_format
+    options: dict[str, Any], layout: torch.memory_format, fill: str
 ) -> None:
     dtype = options.get("dtype", torch.float32)
     layer = DrowsyConv2d(
@@ -355,6 +356,7 @@ def test_operator_passes_torchs_own_checks(
         0,
         *vars(layer.spec).values(),
         str(layer.sleep),
+        fill,
         "torch",
     )
     torch.library.opcheck(

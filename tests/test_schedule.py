@@ -145,7 +145,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, k: int, grain: str):
         ("grain", "row", "layers: conv1: grain: got 'row', allowed: neuron, position"),
         ("grain", "tile:0x4", "layers: conv1: grain: got 'tile:0x4', allowed: neuron, position"),
         ("grain", 3, "layers: conv1: grain: got 3, allowed: neuron, position"),
-        ("fill", "interpolate", "layers: conv1: fill: got 'interpolate', allowed: zero, rescale"),
+        ("fill", "doze", "layers: conv1: fill: got 'doze', allowed: zero, rescale"),
         ("fill", ["zero"], r"layers: conv1: fill: got \['zero'\], allowed: zero, rescale"),
     ],
 )
