@@ -30,6 +30,7 @@ import drowsy_kernels as kernels
 import torch
 import torch.nn.functional as F
 from drowsy_kernels import lists, tables
+from drowsy_kernels.launch import check_device
 from torch import Tensor, fx, nn
 
 from drowsy import cost
@@ -99,7 +100,7 @@ def deploy(
         )
     if net.training:
         raise ValueError("net: is in training mode; drowsy is for inference, call net.eval()")
-    kernels.check_device("example", example)
+    check_device("example", example)
     if graph is None:
         graph = example.is_cuda
     if graph and not example.is_cuda:
@@ -499,8 +500,9 @@ class _Builder:
     def __init__(self, net: DrowsyNet, example: Tensor, compact: bool) -> None:
         self._net, self._example, self._compact = net, example, compact
         self._modules: dict[str, Any] = dict(net.named_modules(remove_duplicate=False))
-        self._source = _without_overwriting(net.graph, self._modules)
-        self._shapes = shapes(net, example, self._source)
+        copies: dict[fx.Node, fx.Node] = {}
+        self._source = _without_overwriting(net.graph, self._modules, copies)
+        self._shapes = {copies[node]: shape for node, shape in shapes(net, example).items()}
         self._prologue = _Prologue(example.device)
         self._graph = fx.Graph()
         self._values: dict[fx.Node, _Value] = {}
@@ -649,20 +651,20 @@ class _Builder:
 
     def _shared_maps(self) -> dict[fx.Node, _Map]:
         """The map of every layer that keeps its outputs compact: two calls or more share it."""
-        groups: dict[object, list[fx.Node]] = {}
+        groups: dict[tuple[SleepSpec, int, int, int], list[fx.Node]] = {}
         equal = dict(zip(self._net.layers, _equal_rates(self._net), strict=True))
         for node in self._source.nodes:
             if not self._is_layer(node):
                 continue
             layer = self._modules[str(node.target)]
-            n, channels, height, width = self._shapes[node]
+            _, channels, height, width = self._shapes[node]
             one_cell = layer.sleep.grain.cell(channels, height * width) == (1, channels)
             plain = layer.groups == 1 and layer.padding_mode == "zeros"
             if one_cell and plain and _fill(layer) in tables.INDEX_FILLS:
                 sleep = replace(layer.sleep, grain=Grain("position"))
                 key = (sleep, height, width, equal[str(node.target)])
                 groups.setdefault(key, []).append(node)
-        homes = {}
+        homes: dict[fx.Node, _Map] = {}
         for (sleep, height, width, _), nodes in groups.items():
             if len(nodes) > 1:
                 layer = self._modules[str(nodes[0].target)]
@@ -756,14 +758,16 @@ def _sums(graph: fx.Graph, modules: dict[str, Any], sizes: dict[fx.Node, torch.S
     return found
 
 
-def _without_overwriting(graph: fx.Graph, modules: dict[str, Any]) -> fx.Graph:
+def _without_overwriting(
+    graph: fx.Graph, modules: dict[str, Any], copies: dict[fx.Node, fx.Node]
+) -> fx.Graph:
     """A copy of a graph in which no node overwrites its argument.
 
     What an in-place operation overwrote, later nodes read from its result. ``modules`` gains the
-    out-of-place twins of modules.
+    out-of-place twins of modules, ``copies`` the copy of every node.
     """
     made = fx.Graph()
-    made.output(made.graph_copy(graph, {}))
+    made.output(made.graph_copy(graph, copies))  # type: ignore[arg-type]
     place = {node: i for i, node in enumerate(made.nodes)}
     for node in made.nodes:
         if not _made_pure(node, modules):

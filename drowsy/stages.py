@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ from drowsy.convert import activation_name
 from drowsy.cost import align as align_columns
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
-from drowsy.sleep import Grain
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IDENTITY_CALLS = (F.dropout, F.dropout2d)
@@ -77,13 +76,10 @@ def pointwise(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
     return None if name in _WAKES_ZERO else name
 
 
-def shapes(
-    net: fx.GraphModule, example: Tensor, graph: fx.Graph | None = None
-) -> dict[fx.Node, torch.Size]:
+def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
     """The shape of every node's tensor for inputs like ``example``; computes nothing.
 
-    Of ``net``'s own graph, or of another over its modules. Nodes whose result is no tensor are left
-    out.
+    Nodes whose result is no tensor are left out.
     """
     found: dict[fx.Node, torch.Size] = {}
 
@@ -91,12 +87,12 @@ def shapes(
         def run_node(self, node: fx.Node) -> Any:
             # The clock must not advance.
             result = None if node.target == "control" else super().run_node(node)
-            if isinstance(result, Tensor):
+            if isinstance(result, Tensor) and node.op != "output":
                 found[node] = result.shape
             return result
 
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        Shapes(net, graph=graph).run(mode.from_tensor(example))
+        Shapes(net).run(mode.from_tensor(example))
     return found
 
 
@@ -150,8 +146,7 @@ def align(net: DrowsyNet, example: Tensor) -> list[Stage]:
     for stage in stages:
         stream = net.layers[stage.layers[0]].sleep.stream
         for name in stage.layers:
-            layer = net.layers[name]
-            layer._set_sleep(replace(layer.sleep, grain=Grain("position"), stream=stream))
+            net.layers[name].stage(grain="position", stream=stream)
     return stages
 
 
