@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gpu clean
 
 demo: .venv/demo
 	$(BIN)/drowsy demo
@@ -15,6 +15,10 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# On a machine with a GPU, with the Python that has its torch: see bench/gpu_session.sh.
+gpu:
+	bash bench/gpu_session.sh
 
 .venv/base: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "drowsy needs Python 3.10 or later")'

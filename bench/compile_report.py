@@ -3,6 +3,7 @@
     python -m bench.compile_report                  # everything, for sm_80, sm_90 and sm_100
     python -m bench.compile_report --core           # the small set that continuous integration runs
     python -m bench.compile_report --json out.json  # the same rows as a file
+    python -m bench.compile_report --markdown       # as a Markdown table
 
 Exit code 1 when a kernel spills registers.
 """
@@ -27,6 +28,7 @@ import torch
 import triton
 from drowsy_kernels.offline import ARCHITECTURES, CompileReport, compile_launch
 
+from bench.study_page import markdown
 from drowsy.atomic import write_json
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -163,6 +165,16 @@ def table(rows: list[dict[str, int | str]]) -> str:
     return "\n".join([head, *lines])
 
 
+def markdown_table(rows: list[dict[str, int | str]]) -> str:
+    """The same for a page."""
+    head = ["kernel", "arch", *(label for _, label in _COLUMNS)]
+    cells = [
+        [str(row["case"]), f"sm_{row['arch']}", *(str(row[key]) for key, _ in _COLUMNS)]
+        for row in rows
+    ]
+    return markdown([head, *cells])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.compile_report", description=__doc__)
@@ -177,9 +189,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="compute capabilities to compile for (default: all)",
     )
     parser.add_argument("--json", metavar="PATH", help="also write the rows to this file")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     options = parser.parse_args(arguments)
     rows = report(options.core, tuple(options.arch))
-    print(table(rows))
+    print(markdown_table(rows) if options.markdown else table(rows))
     if options.json:
         versions = {
             "triton": triton.__version__,

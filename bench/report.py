@@ -126,11 +126,16 @@ def dense_ratio(row: Row, against: str = "cudnn") -> float | None:
 
 
 def sleep_ratio(row: Row, rate: float, suffix: str = "") -> float | None:
-    """Time at a rate over (1 - rate) of our own dense time; ``_map``: drawing and listing too."""
+    """Time at a rate over (1 - rate) of our own dense time; ``_map``: drawing and listing too.
+
+    At ``neuron`` grain, where nothing can be skipped, over the whole of it.
+    """
     times = row["rates"].get(str(rate))
     dense = fastest(row["ways"], ("box", "pointer"))
     asleep = times and fastest(times, [f"{way}{suffix}" for way in OURS])
-    return asleep / ((1 - rate) * dense) if asleep and dense else None
+    if not asleep or not dense:
+        return None
+    return asleep / dense if row["kind"] == "neuron" else asleep / ((1 - rate) * dense)
 
 
 def baseline(row: Row) -> tuple[str, Row] | None:
@@ -307,7 +312,7 @@ def _neuron_figure(results: Results) -> Figure:
         for row in _headline(results.of("test_sleep"), SLEEP_NETWORKS)
         if row["kind"] == "neuron"
     ]
-    ratios = [ratio * 0.5 for row in rows if (ratio := sleep_ratio(row, 0.5)) is not None]
+    ratios = [ratio for row in rows if (ratio := sleep_ratio(row, 0.5)) is not None]
     complete, note = _covered(rows, SLEEP_NETWORKS, three=True)
     if ratios:
         note = f"worst {max(ratios):.2f}; {note} (3x3)"
@@ -396,7 +401,7 @@ def dense_rows(results: Results) -> list[list[str]]:
 
 
 def sleep_rows(results: Results) -> list[list[str]]:
-    """Layers asleep: time over (1 - r) of our own dense time."""
+    """Layers asleep: ``sleep_ratio`` at every rate."""
     rates = sorted({float(rate) for row in results.of("test_sleep") for rate in row["rates"]})
     heads = [f"r = {rate:g}" for rate in rates]
     rows = [["layer", "batch", "format", "grain", "dense ms", *heads, "with its map at 0.5"]]
@@ -501,32 +506,42 @@ def plot_time(results: Results, path: Path) -> bool:
     return _save(figure, path, results, "Convolutions asleep")
 
 
+def plot_network_time(results: Results, path: Path) -> bool:
+    """Time of whole networks over the dense baseline's against the rate."""
+    lines = _network_lines(results, "rate", lambda times: times["ms"])
+    labels = ("fraction asleep, all layers", "time / dense baseline")
+    return _plot_networks(lines, path, results, labels, "Networks asleep")
+
+
 def plot_energy_rate(results: Results, path: Path) -> bool:
-    """Joules an image over the dense baseline's against the rate; a panel a network."""
-    lines = _energy_lines(results, "rate")
-    return _plot_networks(
-        lines, path, results, "fraction asleep, all layers", "Energy against rate"
-    )
+    """Joules an image over the dense baseline's against the rate."""
+    lines = _network_lines(results, "rate", joules)
+    labels = ("fraction asleep, all layers", "joules per image / dense baseline")
+    return _plot_networks(lines, path, results, labels, "Energy against rate")
 
 
 def plot_energy_saving(results: Results, path: Path) -> bool:
     """The same against the multiplications saved, points of a frontier among them."""
-    lines = _energy_lines(results, "saving")
-    return _plot_networks(lines, path, results, "multiplications saved", "Energy against saving")
+    lines = _network_lines(results, "saving", joules)
+    labels = ("multiplications saved", "joules per image / dense baseline")
+    return _plot_networks(lines, path, results, labels, "Energy against saving")
 
 
-def _energy_lines(results: Results, x: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Network -> variant -> (x, energy over dense)."""
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+Lines = dict[str, dict[str, list[tuple[float, float]]]]
+
+
+def _network_lines(results: Results, x: str, value: Callable[[Row], float | None]) -> Lines:
+    """Network -> variant -> (x, value over that of the dense baseline)."""
+    panels: Lines = {}
     for row in results.of("test_network"):
         best = baseline(row)
-        dense = best and joules(best[1])
+        dense = best and value(best[1])
         if not dense:
             continue
         points = [
-            (point[x], spent / dense)
+            (point[x], found / dense)
             for point in row["points"]
-            if point[x] is not None and (spent := joules(point)) is not None
+            if point[x] is not None and (found := value(point)) is not None
         ]
         if points:
             name = f"{TITLES.get(row['network'], row['network'])}, batch {row['images']}"
@@ -536,11 +551,7 @@ def _energy_lines(results: Results, x: str) -> dict[str, dict[str, list[tuple[fl
 
 
 def _plot_networks(
-    panels: Mapping[str, Mapping[str, list[tuple[float, float]]]],
-    path: Path,
-    results: Results,
-    x: str,
-    title: str,
+    panels: Lines, path: Path, results: Results, labels: tuple[str, str], title: str
 ) -> bool:
     if not panels:
         return False
@@ -550,7 +561,7 @@ def _plot_networks(
             axis.plot(*zip(*points, strict=True), "o-", markersize=4, label=variant)
         axis.axhline(1, color="0.3", linewidth=0.8, linestyle=":", label="dense baseline")
         _ideal(axis)
-        _label(axis, x, "joules per image / dense")
+        _label(axis, *labels)
         axis.set_title(name, fontsize=10)
         axis.legend(frameon=False, fontsize=8)
     return _save(figure, path, results, title)
@@ -573,11 +584,12 @@ def plot_roofline(results: Results, path: Path) -> bool:
         ends = [min(*intensity, knee) / 1.5, knee, max(*intensity, knee) * 1.5]
         roof = [min(peak, bandwidth * x) * 1e-12 for x in ends]
         axis.plot(ends, roof, color="0.3", label="measured ceilings")
+        # What libraries do is drawn last, thin, so that ours shows behind it.
         for way, marker, colour in (
-            ("cudnn", "x", "tab:blue"),
-            ("inductor", "+", "tab:green"),
             ("pointer", "o", "tab:orange"),
             ("box", "s", "tab:red"),
+            ("cudnn", "x", "tab:blue"),
+            ("inductor", "+", "black"),
         ):
             points = [
                 (x, row["ways"][way]["tflop_per_s"])
@@ -588,20 +600,25 @@ def plot_roofline(results: Results, path: Path) -> bool:
                 axis.plot(*zip(*points, strict=True), marker, color=colour, alpha=0.8, label=way)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter("{x:g}")
+            side.set_minor_formatter(
+                lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""
+            )
         axis.set_xlabel("FLOP per byte that must be moved")
         axis.set_ylabel(f"TFLOP/s, {number}")
         axis.grid(color="0.9", linewidth=0.8, which="both")
         axis.set_axisbelow(True)
         axis.legend(frameon=False, fontsize=8)
-    return _save(figure, path, results, "Dense convolutions and the roofline of their run")
+    return _save(figure, path, results, "Dense convolutions")
 
 
 def _figure(panels: int) -> tuple[Any, list[Any]]:
-    # A Figure without pyplot: no global state, no display needed. Two panels to a row.
+    # A Figure without pyplot: no global state, no display needed. Three panels to a row.
     columns = min(panels, 3)
     lines = -(-panels // columns)
     figure = require("matplotlib.figure", "plot").Figure(
-        figsize=(4.4 * columns + 0.8, 4.0 * lines), layout="constrained"
+        figsize=(4.6 * columns + 1.2, 4.2 * lines), layout="constrained"
     )
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for spare in axes[panels:]:
@@ -638,7 +655,8 @@ def _gpu(results: Results) -> str:
 # --- the page ------------------------------------------------------------------------------------
 
 PICTURES: dict[str, tuple[Callable[[Results, Path], bool], str]] = {
-    "time_vs_rate.png": (plot_time, "Time against rate"),
+    "time_vs_rate.png": (plot_time, "Time of layers against rate"),
+    "network_time_vs_rate.png": (plot_network_time, "Time of networks against rate"),
     "energy_vs_rate.png": (plot_energy_rate, "Energy against rate"),
     "energy_vs_saving.png": (plot_energy_saving, "Energy against multiplications saved"),
     "roofline.png": (plot_roofline, "Roofline"),

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.compiling import Compiler, Job
 from bench.conftest import Budget
 from bench.layers import Layer, layers
 from bench.measure import KINDS, measure_dense, measure_sleep
 from bench.timing import Roofline
-from bench.ways import LIBRARY, Problem
+from bench.ways import LIBRARY, LISTS, OURS, Problem
 
 BATCHES = (256, 32, 1)
 NUMBERS = ("bf16", "fp16", "tf32")
@@ -40,8 +41,9 @@ def _is_core(layer: Layer, batch: int, number: str, kind: str | None) -> bool:
     return wide and bool({"vgg16", "resnet50"} & layer.counts.keys())
 
 
-def _cases(kinds: tuple[str | None, ...]) -> Iterator[Any]:
+def _cases(*kinds: str | None) -> list[Any]:
     """Cases of the core set first, then the rest."""
+    found = []
     every = [
         (layer, batch, number, kind)
         for kind in kinds
@@ -53,22 +55,56 @@ def _cases(kinds: tuple[str | None, ...]) -> Iterator[Any]:
         layer, batch, number, kind = case
         name = f"{'+'.join(layer.counts)}-{layer}-b{batch}-{number}"
         marks = [pytest.mark.core] if _is_core(*case) else []
-        yield pytest.param(*case, id=f"{name}-{kind}" if kind else name, marks=marks)
+        found.append(pytest.param(*case, id=f"{name}-{kind}" if kind else name, marks=marks))
+    return found
 
 
-@pytest.mark.parametrize(("layer", "batch", "number", "kind"), _cases((None,)))
-def test_dense(
-    benchmark: Any,
+@pytest.fixture(scope="session")
+def compiler(request: pytest.FixtureRequest, device: torch.device) -> Iterator[Compiler]:
+    """Compiles what the selected tests will launch, in their order."""
+    running = Compiler()
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.module.__name__ == __name__:
+            case: dict[str, Any] = item.callspec.params
+            running.start(_jobs(**case))
+    yield running
+    running.close()
+
+
+def _jobs(layer: Layer, batch: int, number: str, kind: str | None) -> list[Job]:
+    every = [
+        Job(layer.shape, batch, number, asleep, way)
+        for asleep in dict.fromkeys((None, kind))
+        for way in OURS
+    ]
+    # Those that do not take the layer fail at once, in their process.
+    return [job for job in every if job.kind or job.way not in LISTS]
+
+
+@pytest.fixture
+def problem(
     layer: Layer,
     batch: int,
     number: str,
-    kind: None,
+    kind: str | None,
     device: torch.device,
+    compiler: Compiler,
+) -> Problem:
+    """A test's tensors, once its kernels are compiled."""
+    for job in _jobs(layer, batch, number, kind):
+        compiler.wait(job)
+    return Problem(layer.shape, batch, number, device)
+
+
+@pytest.mark.parametrize(("layer", "batch", "number", "kind"), _cases(None))
+def test_dense(
+    benchmark: Any,
+    layer: Layer,
+    problem: Problem,
     roofline: Roofline,
     inductor_budget: Budget,
 ) -> None:
     """Nobody asleep: ours, cuDNN's bare convolution, cuDNN's neuron, and Inductor's."""
-    problem = Problem(layer.shape, batch, number, device)
     ways = [way for way in LIBRARY if way != "inductor"]
     row = benchmark.pedantic(measure_dense, args=(problem, roofline, ways), rounds=1)
     if inductor_budget.left():
@@ -79,20 +115,17 @@ def test_dense(
     benchmark.extra_info.update(row, networks=layer.counts)
 
 
-@pytest.mark.parametrize(("layer", "batch", "number", "kind"), _cases(KINDS))
+@pytest.mark.parametrize(("layer", "batch", "number", "kind"), _cases(*KINDS))
 def test_sleep(
     benchmark: Any,
     request: pytest.FixtureRequest,
     layer: Layer,
-    batch: int,
-    number: str,
     kind: str,
-    device: torch.device,
+    problem: Problem,
     roofline: Roofline,
 ) -> None:
     """Time against rate; a map of independent bits, its list built ahead and within."""
     core = request.config.option.markexpr == "core"
     rates = ((0.5,) if kind == "neuron" else CORE_RATES) if core else RATES
-    problem = Problem(layer.shape, batch, number, device)
     row = benchmark.pedantic(measure_sleep, args=(problem, kind, rates, roofline), rounds=1)
     benchmark.extra_info.update(row, networks=layer.counts)

@@ -10,7 +10,7 @@ five seconds (NVML; where there is none, the recorded JSON says so).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ CORE = (
 SECONDS = 5.0
 
 
-def _cases() -> Iterator[Any]:
+def _cases() -> list[Any]:
     every = [
         (network, images, number, variant)
         for number in ("bf16", "fp16", "tf32")
@@ -42,10 +42,13 @@ def _cases() -> Iterator[Any]:
         for variant in VARIANTS
     ]
     core = [(network, 256, "bf16", variant) for network, variant in CORE]
+    found = []
     for case in [*core, *(case for case in every if case not in core)]:
         network, images, number, variant = case
         marks = [pytest.mark.core] if case in core else []
-        yield pytest.param(*case, id=f"{network}-b{images}-{number}-{variant}", marks=marks)
+        name = f"{network}-b{images}-{number}-{variant}"
+        found.append(pytest.param(*case, id=name, marks=marks))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ DTYPES = {
 # A sample lasts at least this long: 0.1% of it is the resolution of events.
 _SAMPLE_MS = 0.5
 _SAMPLES = 15
-_HOST_SAMPLES = 2
+_HOST_SAMPLES = 1
 _WARM_MS = 30.0
 # Copies that outgrow the L2 cache this many times; one is enough when the caller's data do.
 _L2_FACTOR = 3

@@ -13,13 +13,10 @@ Exit code 1 when a configuration gave a wrong result; such a one is never record
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,47 +26,32 @@ from drowsy_kernels import tuning
 from drowsy_kernels.heuristics import ConvConfig
 from drowsy_kernels.tuning import Candidate, ConvShape, Entry, TuningTable
 
+from bench.compiling import Compiler, Job
 from bench.layers import NETWORKS, layers
 from bench.measure import KINDS, grain_of
 from bench.timing import time_copies
-from bench.ways import LISTS, OURS, Problem, RedCheck, SleepMap, launches
+from bench.ways import LISTS, OURS, Problem, RedCheck, SleepMap
 from drowsy.atomic import write_json
 from drowsy.record import provenance
-from drowsy.sleep import Grain
 
 RATES = (Fraction(0), Fraction(1, 2))
 # Configurations of a masked way that are timed at every kind of grain.
 _FINALISTS = 2
-Maps = dict[tuple[str, Fraction], SleepMap]
+Maps = dict[tuple[str | None, Fraction], SleepMap]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One configuration of a way, over a sleep map of this kind."""
-
-    shape: ConvShape
-    images: int
-    number: str
-    kind: str
-    way: str
-    config: ConvConfig
-
-    @property
-    def cell(self) -> tuple[int, int]:
-        """Of the sleep map."""
-        grain = Grain.parse(grain_of(self.kind, self.shape))
-        return grain.cell(self.shape.out_channels, self.shape.positions)
-
-    def fits(self) -> bool:
-        """Whether the way takes such a map, in whole tiles."""
-        (cell_p, cell_c), span = self.cell, self.shape.out_channels // self.shape.groups
-        rows = cell_p % self.config.block_m == 0 or cell_p >= self.shape.positions
-        columns = cell_c % self.config.block_n == 0 or cell_c >= span
-        if self.way in LISTS:
-            of_kind = {"cells": "tile", "rows": "position", "channels": "channel"}[self.way]
-            whole = {"cells": rows and columns, "rows": columns, "channels": True}[self.way]
-            return self.kind == of_kind and whole and not self.shape.depthwise
-        return self.way != "box" or (self.shape.stride == (1, 1) and self.shape.groups == 1)
+def fits(job: Job) -> bool:
+    """Whether the way takes such a map, in whole tiles."""
+    assert job.cell is not None
+    assert job.config is not None
+    (cell_p, cell_c), span = job.cell, job.shape.out_channels // job.shape.groups
+    rows = cell_p % job.config.block_m == 0 or cell_p >= job.shape.positions
+    columns = cell_c % job.config.block_n == 0 or cell_c >= span
+    if job.way in LISTS:
+        of_kind = {"cells": "tile", "rows": "position", "channels": "channel"}[job.way]
+        whole = {"cells": rows and columns, "rows": columns, "channels": True}[job.way]
+        return job.kind == of_kind and whole and not job.shape.depthwise
+    return job.way != "box" or (job.shape.stride == (1, 1) and job.shape.groups == 1)
 
 
 def configurations(way: str, shape: ConvShape, number: str) -> tuple[ConvConfig, ...]:
@@ -102,40 +84,7 @@ def jobs(shape: ConvShape, images: int, number: str) -> list[Job]:
         for config in configurations(way, shape, number)
         if way in LISTS or kind == "neuron"
     )
-    return [job for job in every if job.fits()]
-
-
-# --- compiling ahead -----------------------------------------------------------------------------
-
-
-def compile_job(job: Job) -> None:
-    """Put a job's kernels into Triton's cache on disk; runs in a process of its own."""
-    for launch in launches(job.way, job.shape, job.images, job.number, job.cell, job.config):
-        if launch.grid[0]:
-            launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options)
-
-
-class Compiler:
-    """Compiles jobs in other processes, in the order in which they are handed over."""
-
-    def __init__(self, workers: int) -> None:
-        # Fresh processes: a fork of one that holds a CUDA context cannot use the GPU.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context)
-        self._pending: dict[Job, Future[None]] = {}
-
-    def start(self, work: Iterable[Job]) -> None:
-        """Begin to compile."""
-        self._pending |= {job: self._pool.submit(compile_job, job) for job in work}
-
-    def wait(self, job: Job) -> None:
-        """Until a job is compiled; errors show when it is run."""
-        if job in self._pending:
-            self._pending.pop(job).exception()
-
-    def close(self) -> None:
-        """Forget what was not begun."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    return [job for job in every if fits(job)]
 
 
 # --- measuring -----------------------------------------------------------------------------------
@@ -159,7 +108,7 @@ class Tuner:
         found: dict[str, list[Candidate]] = {
             kind: [Candidate("cudnn", None, {Fraction(0): cudnn})] for kind in KINDS
         }
-        maps = {
+        maps: Maps = {
             (kind, rate): problem.sleep_map(grain_of(kind, shape), float(rate))
             for kind in KINDS
             for rate in RATES
@@ -270,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--numbers", nargs="+", choices=tuning.NUMBERS, default=["bf16"])
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no layer later")
     parser.add_argument("--missing", action="store_true", help="only what the table lacks")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
+    parser.add_argument("--workers", type=int, help="compiling processes (default: cores less 2)")
     parser.add_argument("--out", type=Path, help="file (default: where the dispatcher looks)")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():

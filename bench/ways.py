@@ -55,9 +55,17 @@ class Problem:
     Args:
         shape, images, number: what to run; ``number`` as in ``drowsy_kernels.tuning.NUMBERS``.
         device: CUDA, or the CPU under Triton's interpreter.
+        copies: of the tensors; by default as many as keep the L2 cache cold.
     """
 
-    def __init__(self, shape: ConvShape, images: int, number: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        shape: ConvShape,
+        images: int,
+        number: str,
+        device: torch.device,
+        copies: int | None = None,
+    ) -> None:
         self.shape, self.images, self.number, self.device = shape, images, number, device
         self.dtype = DTYPES[number]
         with_tf32(number)
@@ -70,7 +78,7 @@ class Problem:
             return drawn.to(self.dtype)
 
         self.inputs, self.weights = [], []
-        for _ in range(copies_for(size, device)):
+        for _ in range(copies or copies_for(size, device)):
             x = (images, shape.channels, *shape.size)
             self.inputs.append(activations(x, self.dtype, generator))
             drawn = normal(*weight) * math.sqrt(2 / shape.depth)
@@ -250,31 +258,31 @@ def launches(
     shape: ConvShape,
     images: int,
     number: str,
-    cell: tuple[int, int],
+    cell: tuple[int, int] | None,
     config: Any,
 ) -> list[kernels.Launch]:
-    """What a way of ours would launch over a sleep map, planned without tensors that hold data.
+    """What a way of ours would launch, planned on tensors that hold nothing.
 
-    The list itself aside: its kernels do not depend on the layer.
+    The building of a list aside: its kernels do not depend on the layer.
     """
 
     def meta(*size: int, dtype: torch.dtype = DTYPES[number]) -> Tensor:
         return torch.empty(size, dtype=dtype, device="meta")
 
-    out_shape = (images, shape.out_channels, *shape.out_size)
-    rows, cells = -(-shape.positions // cell[0]), -(-shape.out_channels // cell[1])
-    bitmap = meta(images, rows, -(-cells // 32), dtype=torch.int32)
     weight = meta(shape.out_channels, shape.channels // shape.groups, *shape.kernel_size)
     x = meta(images, shape.channels, *shape.size).to(memory_format=torch.channels_last)
     options: dict[str, Any] = {
         "padding": shape.padding,
         "dilation": shape.dilation,
         "activation": "relu",
-        "bitmap": bitmap,
-        "cell": cell,
         "precision": "tf32" if number == "tf32" else "ieee",
         "config": config,
     }
+    bitmap = None
+    if cell is not None:
+        rows, cells = -(-shape.positions // cell[0]), -(-shape.out_channels // cell[1])
+        bitmap = meta(images, rows, -(-cells // 32), dtype=torch.int32)
+        options |= {"bitmap": bitmap, "cell": cell}
     packed = kernels.pack_weight(weight, shape.groups)
     bias = meta(shape.out_channels)
     if way == "box":
@@ -282,6 +290,7 @@ def launches(
     options["stride"] = shape.stride
     if way in LISTS:
         plan = getattr(kernels, f"plan_awake_{way}")
+        out_shape = (images, shape.out_channels, *shape.out_size)
         options["awake"] = plan(bitmap, out_shape, cell)[0]
     y, planned = kernels.plan_conv2d(x, packed, bias, **options)
     if way not in ("cells", "rows"):

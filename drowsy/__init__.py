@@ -8,6 +8,7 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 from drowsy import energy
 from drowsy.convert import convert, revert
 from drowsy.cost import cost_table, layer_costs
+from drowsy.deploy import Deployed, deploy
 from drowsy.evaluate import Evaluator
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.layer import DrowsyConv2d
@@ -15,12 +16,14 @@ from drowsy.net import DrowsyNet
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Bernoulli, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.stages import Stage, align, find_stages
 from drowsy.store import Store
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli",
+    "Deployed",
     "DrowsyConv2d",
     "DrowsyNet",
     "Evaluator",
@@ -34,11 +37,15 @@ __all__ = [
     "OperatingPoint",
     "Schedule",
     "SleepSpec",
+    "Stage",
     "Store",
     "Stratified",
+    "align",
     "convert",
     "cost_table",
+    "deploy",
     "energy",
+    "find_stages",
     "layer_costs",
     "revert",
     "search",

@@ -22,6 +22,9 @@ class Control(nn.Module):
         thresholds: int32 ``[L]``; layer ``i`` sleeps at rate ``thresholds[i] / k``.
         scales: float32 ``[L]``; factor on the awake outputs of layer ``i``.
         clock: int64 ``[2]``: the seed, and the running index of the next batch's first image.
+
+    Attributes:
+        settings: the thresholds as last set, on the host: reading the knob never synchronises.
     """
 
     # Graph passes must not drop the call that advances the clock: its result has no user.
@@ -40,12 +43,20 @@ class Control(nn.Module):
         }
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
+        self.settings = [0] * layers
         self.reseed(seed)
 
     def set(self, thresholds: Sequence[int], scales: Sequence[float]) -> None:
         """Write every layer's threshold and scale."""
+        self.settings = list(thresholds)
         self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32))
         self.scales.copy_(torch.tensor(scales, dtype=torch.float32))
+
+    def set_layer(self, index: int, threshold: int, scale: float) -> None:
+        """Write one layer's threshold and scale."""
+        self.settings[index] = threshold
+        self.thresholds[index] = threshold
+        self.scales[index] = scale
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Restart the sleep maps at this seed and image index (each 0 to ``2**63 - 1``)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -250,7 +250,7 @@ def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> _Neuron:
             norm, norm_name = module, str(after.target)
             absorbed.append(after)
             after = _only_user(after)
-    name = None if after is None else _activation_name(after, modules)
+    name = None if after is None else activation_name(after, modules)
     if after is None or name is None:
         return _Neuron(norm, norm_name, "none", tuple(absorbed))
     return _Neuron(norm, norm_name, name, (*absorbed, after))
@@ -263,7 +263,8 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return users[0] if alone and users[0].all_input_nodes == [node] else None
 
 
-def _activation_name(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
+def activation_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
+    """Which of ``drowsy.neuron.ACTIVATIONS`` a node applies, None where it is something else."""
     if node.op == "call_module":
         module = modules[str(node.target)]
         name_of = _MODULE_ACTIVATIONS.get(type(module))

@@ -135,7 +135,7 @@ class DrowsyConv2d(nn.Conv2d):
     @property
     def rate(self) -> Fraction:
         """Fraction of this layer's neurons that sleep."""
-        return Fraction(int(self.control.thresholds[self.index]), self.sleep.k)
+        return Fraction(self.control.settings[self.index], self.sleep.k)
 
     @property
     def fill(self) -> str:
@@ -157,13 +157,20 @@ class DrowsyConv2d(nn.Conv2d):
         """
         j = threshold(self.rate if rate is None else rate, self.sleep.k)
         self.stage(fill=fill, grain=grain)
-        self.control.thresholds[self.index] = j
-        self.control.scales[self.index] = scale(j, self.sleep.k, self._fill)
+        self.control.set_layer(self.index, j, scale(j, self.sleep.k, self._fill))
 
-    def stage(self, *, fill: str | None = None, grain: str | Grain | None = None) -> None:
-        """Change fill and grain without touching ``control`` (the network writes it in one go)."""
+    def stage(
+        self,
+        *,
+        fill: str | None = None,
+        grain: str | Grain | None = None,
+        stream: int | None = None,
+    ) -> None:
+        """Change fill, grain and stream without touching ``control`` (the network writes it)."""
         fill, parsed = self.check(fill=fill, grain=grain)
-        sleep = self.sleep if parsed == self.sleep.grain else replace(self.sleep, grain=parsed)
+        sleep, stream = self.sleep, self.sleep.stream if stream is None else stream
+        if (parsed, stream) != (sleep.grain, sleep.stream):
+            sleep = replace(sleep, grain=parsed, stream=stream)
         self._set(sleep, fill)
 
     def check(

@@ -86,7 +86,7 @@ class DrowsyNet(fx.GraphModule):
     @property
     def schedule(self) -> Schedule:
         """The setting in force."""
-        thresholds = self.control.thresholds.tolist()
+        thresholds = self.control.settings
         return Schedule(
             self.k,
             {
@@ -130,7 +130,7 @@ class DrowsyNet(fx.GraphModule):
                 grains[name] = wish.grain
         elif isinstance(setting, Mapping):
             self._check_names(setting)
-            wanted = dict(zip(layers, self.control.thresholds.tolist(), strict=True))
+            wanted = dict(zip(layers, self.control.settings, strict=True))
             wanted |= {name: threshold(rate, self.k) for name, rate in setting.items()}
         else:
             j = threshold(setting, self.k)

@@ -53,7 +53,10 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The repository's commit, with ``-dirty`` where the package differs from it."""
+    """The repository's commit, with ``-dirty`` where the package differs from it.
+
+    Where there is no repository, ``DROWSY_COMMIT`` may tell.
+    """
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run(
@@ -66,5 +69,5 @@ def _commit() -> str | None:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("DROWSY_COMMIT")
     return commit + ("-dirty" if changed else "")

@@ -1,0 +1,695 @@
+"""The graph that a deployed network runs: rewritten from the network's own, one module a step.
+
+``Builder`` walks the network's graph and emits another. Every tensor of the network is there as its
+full map, as the awake rows of a shared map (*compact*), or as both, whichever its readers want.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import drowsy_kernels as kernels
+import torch
+import torch.nn.functional as F
+from drowsy_kernels import lists, tables
+from torch import Tensor, fx, nn
+
+from drowsy.convert import activation_name
+from drowsy.layer import DrowsyConv2d
+from drowsy.net import DrowsyNet
+from drowsy.sleep import (
+    NEIGHBOUR_FILLS,
+    Grain,
+    Lattice,
+    Lfsr,
+    SleepSpec,
+    Stratified,
+    lattice_tables,
+    lfsr_tables,
+)
+from drowsy.stages import pointwise, shapes
+
+
+@dataclass(frozen=True)
+class Step:
+    """How one drowsy layer of a deployed network runs.
+
+    Args:
+        layer: its name.
+        output: ``compact`` (awake rows of a shared map) or ``full``.
+        reads: ``compact``, ``full``, or what of the full input is skipped.
+        computes: which neurons: ``awake rows``, ``awake cells``, ``awake channels``, or ``masked``.
+        fused: residual sum and activation that became part of it.
+    """
+
+    layer: str
+    output: str
+    reads: str
+    computes: str
+    fused: str
+
+
+def structure(net: DrowsyNet, compact: bool) -> tuple[object, ...]:
+    """What a built graph depends on, beside the shapes; read without a synchronisation."""
+    layers = net.layers.values()
+    return (
+        [layer.sleep for layer in layers],
+        [_fill(layer) for layer in layers],
+        _equal_rates(net) if compact else [],
+    )
+
+
+def _fill(layer: DrowsyConv2d) -> str:
+    """A layer's fill; ``rescale`` is ``zero`` with a factor, and the factor is data."""
+    return layer.fill if layer.fill in NEIGHBOUR_FILLS else "zero"
+
+
+def _equal_rates(net: DrowsyNet) -> list[int]:
+    """For every layer the first layer of its stream that has the same rate."""
+    first: dict[tuple[int, int], int] = {}
+    settings = zip(net.layers.values(), net.control.settings, strict=True)
+    return [first.setdefault((layer.sleep.stream, j), i) for i, (layer, j) in enumerate(settings)]
+
+
+# --- what is drawn at the start of an inference --------------------------------------------------
+
+
+class _Prologue:
+    """Work that needs no data, in the order in which the layers need it.
+
+    Runs on a stream of its own; ``wait`` holds the current stream until what was added before
+    ``mark`` is there.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._work: list[Callable[[], None] | torch.cuda.Event] = []
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def add(self, work: kernels.Launch | Callable[[], None]) -> None:
+        """Append a launch, or a function to call."""
+        self._work.append(
+            (lambda: work.run(self._device)) if isinstance(work, kernels.Launch) else work
+        )
+
+    def mark(self) -> torch.cuda.Event | None:
+        """What to wait for, to have all that was added so far."""
+        if self._side is None:
+            return None
+        if not self._work or not isinstance(self._work[-1], torch.cuda.Event):
+            self._work.append(torch.cuda.Event())
+        event = self._work[-1]
+        assert isinstance(event, torch.cuda.Event)
+        return event
+
+    def run(self) -> None:
+        """Start the work."""
+        if self._side is None:
+            for work in self._work:
+                work()  # type: ignore[operator]
+            return
+        self._side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._side):
+            for work in self._work:
+                if isinstance(work, torch.cuda.Event):
+                    work.record()
+                else:
+                    work()
+
+
+def _channels_last(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous(memory_format=torch.channels_last)
+
+
+def _wait(event: torch.cuda.Event | None) -> None:
+    if event is not None:
+        event.wait()
+
+
+class _Draw(nn.Module):
+    """Starts the prologue."""
+
+    def __init__(self, prologue: _Prologue) -> None:
+        super().__init__()
+        self._prologue = prologue
+
+    def forward(self) -> None:
+        self._prologue.run()
+
+
+@dataclass(eq=False)
+class _Map:
+    """A sleep map's buffers, filled by the prologue.
+
+    Args:
+        shape: ``(N, C, OH, OW)`` that it is about; ``C`` is 1 where all channels share it.
+        cell: positions and channels that share a bit.
+        bitmap: int32 ``[N, PC, W]``.
+        exact: for ``awake_rows``.
+    """
+
+    prologue: _Prologue
+    shape: tuple[int, int, int, int]
+    cell: tuple[int, int]
+    bitmap: Tensor
+    exact: tuple[int, Tensor] | None
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def _planned(
+        self, key: object, plan: Callable[[], tuple[Any, Sequence[kernels.Launch]]]
+    ) -> Any:
+        """The buffers that ``plan`` allocates; its launches join the prologue, once."""
+        if key not in self._made:
+            self._made[key], launches = plan()
+            for launch in launches:
+                self.prologue.add(launch)
+        return self._made[key]
+
+    @property
+    def rows(self) -> lists.AwakeRows:
+        """Awake rows of every channel cell."""
+        return self._planned(
+            "rows",
+            lambda: lists.plan_awake_rows(self.bitmap, self.shape, self.cell, exact=self.exact),
+        )
+
+    @property
+    def cells(self) -> lists.AwakeCells:
+        """Awake cells."""
+        return self._planned(
+            "cells", lambda: lists.plan_awake_cells(self.bitmap, self.shape, self.cell)
+        )
+
+    @property
+    def channels(self) -> lists.AwakeChannels:
+        """Awake channels of every image."""
+        return self._planned(
+            "channels", lambda: lists.plan_awake_channels(self.bitmap, self.shape, self.cell)
+        )
+
+    def index(self, fill: str) -> Tensor:
+        """The compact row that stands for each position."""
+        rows = self.rows
+        return self._planned(
+            ("index", fill), lambda: tables.plan_row_index(self.bitmap, rows, self.shape[2:], fill)
+        )
+
+    def table(self, geometry: tables.Geometry, index: Tensor | None) -> Tensor:
+        """Tap table of a convolution onto this map; ``index`` is that of its compact input."""
+        rows = self.rows
+
+        def plan() -> tuple[Tensor, list[kernels.Launch]]:
+            table, launch = tables.plan_tap_table(rows, self.shape[0], geometry, index)
+            return table, [launch]
+
+        return self._planned((geometry, id(index)), plan)
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+# What the kernels work through, by kind of grain; a map of single neurons leaves nothing to skip.
+_LISTS = {"position": "rows", "tile": "cells", "channel": "channels", "neuron": ""}
+
+
+class _Conv(nn.Module):
+    """What both forms of a layer hold."""
+
+    def __init__(self, layer: DrowsyConv2d, index: int, post_activation: str) -> None:
+        super().__init__()
+        weight, bias = layer.parameters_in_effect()
+        self._weight = kernels.pack_weight(weight.detach(), layer.groups)
+        self._bias = None if bias is None else bias.detach()
+        self._spec = layer.spec
+        self._shared: dict[str, Any] = {
+            "activation": layer.activation,
+            "post_activation": post_activation,
+            "scale": layer.control.scales[index],
+            "precision": "tf32" if torch.backends.cudnn.allow_tf32 and weight.is_cuda else "ieee",
+        }
+
+
+class _FullConv(_Conv):
+    """A layer that writes the full map."""
+
+    def __init__(
+        self,
+        layer: DrowsyConv2d,
+        drawn: _Map,
+        awake: Any,
+        ready: torch.cuda.Event | None,
+        post_activation: str,
+    ) -> None:
+        super().__init__(layer, layer.index, post_activation)
+        self._drawn, self._awake, self._ready = drawn, awake, ready
+        self._fill = _fill(layer)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        spec, padding = self._spec, self._spec.padding
+        if spec.padding_mode != "zeros":
+            x, padding = F.pad(x, padding, mode=spec.padding_mode), (0, 0, 0, 0)
+        _wait(self._ready)
+        bitmap, cell = self._drawn.bitmap, self._drawn.cell
+        residual = _channels_last(residual)
+        y = kernels.conv2d(
+            x,
+            self._weight,
+            self._bias,
+            stride=spec.stride,
+            padding=padding,
+            dilation=spec.dilation,
+            bitmap=bitmap,
+            cell=cell,
+            awake=self._awake,
+            residual=residual,
+            **self._shared,
+        )
+        # Channel lists leave no sleeper to write, and neither does a masked convolution.
+        if self._fill != "zero" or isinstance(self._awake, (lists.AwakeRows, lists.AwakeCells)):
+            kernels.fill_sleepers(
+                y,
+                bitmap,
+                cell,
+                self._fill,
+                residual=residual,
+                post_activation=self._shared["post_activation"],
+            )
+        return y
+
+
+class _RowsConv(_Conv):
+    """A layer that writes the awake rows of a shared map."""
+
+    def __init__(
+        self,
+        layer: DrowsyConv2d,
+        rows: lists.AwakeRows,
+        table: Tensor | None,
+        ready: torch.cuda.Event | None,
+        post_activation: str,
+    ) -> None:
+        super().__init__(layer, layer.index, post_activation)
+        self._count, self._table, self._ready = rows.counts, table, ready
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if x.dim() == 4:
+            # The rows of a full map are its positions.
+            x = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        _wait(self._ready)
+        return kernels.conv2d_rows(
+            x,
+            self._weight,
+            self._bias,
+            table=self._table,
+            count=self._count,
+            residual=residual,
+            **self._shared,
+        )
+
+
+class _Expand(nn.Module):
+    """Fills in the full map of a compact activation, and adds a full residual."""
+
+    def __init__(
+        self,
+        index: Tensor,
+        shape: tuple[int, int, int, int],
+        ready: torch.cuda.Event | None,
+        post_activation: str = "none",
+    ) -> None:
+        super().__init__()
+        self._index, self._shape, self._ready = index, shape, ready
+        self._post_activation = post_activation
+
+    def forward(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
+        _wait(self._ready)
+        return tables.expand_rows(
+            rows,
+            self._index,
+            self._shape,
+            residual=_channels_last(residual),
+            post_activation=self._post_activation,
+        )
+
+
+# --- rewriting the graph -------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Value:
+    """What stands for a tensor of the network: its full map, its awake rows, or both."""
+
+    full: Any = None
+    rows: fx.Node | None = None
+    home: _Map | None = None
+    fill: str = ""
+
+    @property
+    def form(self) -> tuple[_Map | None, str]:
+        """What rows must have in common to belong together."""
+        return self.home, self.fill
+
+    def same_form(self, other: _Value) -> bool:
+        """Whether both have rows, and these belong together."""
+        return self.rows is not None and self.form == other.form
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """A sum that a layer may take in: ``conv`` is computed at ``add``'s place."""
+
+    conv: fx.Node
+    add: fx.Node
+    other: fx.Node
+    activation: str
+    last: fx.Node
+
+
+class Builder:
+    """Builds a deployed graph for the structure that a network has now."""
+
+    def __init__(self, net: DrowsyNet, example: Tensor, compact: bool) -> None:
+        self._net, self._example, self._compact = net, example, compact
+        self._modules: dict[str, Any] = dict(net.named_modules(remove_duplicate=False))
+        copies: dict[fx.Node, fx.Node] = {}
+        self._source = _without_overwriting(net.graph, self._modules, copies)
+        self._shapes = {copies[node]: shape for node, shape in shapes(net, example).items()}
+        self._prologue = _Prologue(example.device)
+        self._graph = fx.Graph()
+        self._values: dict[fx.Node, _Value] = {}
+        self._maps: dict[object, _Map] = {}
+        self.steps: list[Step] = []
+
+    def build(self) -> fx.GraphModule:
+        """The deployed graph as a module."""
+        self._homes = self._shared_maps() if self._compact else {}
+        sums = _sums(self._source, self._modules, self._shapes)
+        at_sum = {s.add: s for s in sums}
+        taken_in = {s.conv for s in sums} | {s.last for s in sums}
+        for node in self._source.nodes:
+            if node in at_sum:
+                self._emit_sum(at_sum[node])
+            elif node in taken_in:
+                continue
+            elif self._is_layer(node):
+                self._values[node] = self._emit_layer(node)
+            else:
+                self._emit_other(node)
+        used = {node.target for node in self._graph.nodes if node.op in ("call_module", "get_attr")}
+        root = {
+            name: self._modules[name]
+            if name in self._modules
+            else operator.attrgetter(name)(self._net)
+            for name in map(str, used)
+        }
+        return fx.GraphModule(root, self._graph, "Deployed")
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    def _is_layer(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(
+            self._modules[str(node.target)], DrowsyConv2d
+        )
+
+    def _emit_other(self, node: fx.Node) -> None:
+        """Copy a node; on rows where all of its tensors have them and it treats rows alone."""
+        values = [self._values[used] for used in node.all_input_nodes]
+        alike = values and all(value.same_form(values[0]) for value in values)
+        if alike and pointwise(node, self._modules):
+            made = self._graph.node_copy(node, lambda used: self._values[used].rows)
+            self._values[node] = _Value(None, made, values[0].home, values[0].fill)
+        else:
+            for used in node.all_input_nodes:
+                self._full(used)
+            made = self._graph.node_copy(node, lambda used: self._values[used].full)
+            self._values[node] = _Value(made)
+        if node.op == "placeholder":
+            self._call("draw", _Draw(self._prologue), ())
+
+    def _emit_sum(self, s: _Sum) -> None:
+        """A sum with its convolution, as one step where they commute."""
+        layer, other = self._modules[str(s.conv.target)], self._values[s.other]
+        home = self._homes.get(s.conv)
+        keeps_zero = s.last is s.add or pointwise(s.last, self._modules)
+        if home is not None and keeps_zero and other.rows and other.form == (home, _fill(layer)):
+            value = self._emit_layer(s.conv, other.rows, s.activation)
+        elif home is not None:
+            value = self._emit_layer(s.conv)
+            full = self._full(s.other)
+            value = _Value(self._expand(s.conv, value, full, s.activation))
+        elif _fill(layer) == "zero":
+            value = self._emit_layer(s.conv, self._full(s.other), s.activation)
+        else:
+            self._values[s.conv] = self._emit_layer(s.conv)
+            self._emit_other(s.add)
+            if s.last is not s.add:
+                self._emit_other(s.last)
+            return
+        self._values[s.last] = value
+
+    def _emit_layer(
+        self, node: fx.Node, residual: fx.Node | None = None, post_activation: str = "none"
+    ) -> _Value:
+        """A drowsy layer, compact where its map is shared."""
+        home = self._homes.get(node)
+        if home is None:
+            return self._emit_full(node, residual, post_activation)
+        layer = self._modules[str(node.target)]
+        x = node.all_input_nodes[0]
+        value = self._values[x]
+        spec, height_width = layer.spec, self._shapes[x][2:]
+        geometry = tables.Geometry(
+            (height_width[0], height_width[1]),
+            layer.kernel_size,
+            spec.stride,
+            spec.padding,
+            spec.dilation,
+        )
+        if value.rows is not None:
+            reads, data = "compact", value.rows
+            assert value.home is not None
+            index = value.home.index(value.fill)
+            own = geometry.identity and value.home is home
+            table = None if own else home.table(geometry, index)
+        else:
+            reads, data = "full", self._full(x)
+            table = home.table(geometry, None)
+        module = _RowsConv(layer, home.rows, table, self._prologue.mark(), post_activation)
+        rows = self._call(node.name, module, (data,) if residual is None else (data, residual))
+        self._note(node, "compact", reads, "awake rows", residual, post_activation)
+        return _Value(None, rows, home, _fill(layer))
+
+    def _emit_full(self, node: fx.Node, residual: fx.Node | None, post_activation: str) -> _Value:
+        layer = self._modules[str(node.target)]
+        n, channels, height, width = self._shapes[node]
+        drawn = self._map(layer, layer.sleep, (n, channels, height, width))
+        kind = _LISTS[layer.sleep.grain.kind]
+        awake = getattr(drawn, kind) if kind else None
+        module = _FullConv(layer, drawn, awake, self._prologue.mark(), post_activation)
+        data = self._full(node.all_input_nodes[0])
+        made = self._call(node.name, module, (data,) if residual is None else (data, residual))
+        self._note(
+            node, "full", "full", f"awake {kind}" if kind else "masked", residual, post_activation
+        )
+        return _Value(made)
+
+    def _full(self, node: fx.Node) -> Any:
+        """The full map of a value, filled in at its first use."""
+        value = self._values[node]
+        if value.full is None:
+            value.full = self._expand(node, value)
+        return value.full
+
+    def _expand(
+        self,
+        node: fx.Node,
+        value: _Value,
+        residual: fx.Node | None = None,
+        post_activation: str = "none",
+    ) -> fx.Node:
+        """Fill in ``value``, which stands for ``node``."""
+        assert value.rows is not None
+        assert value.home is not None
+        n, channels, height, width = self._shapes[node]
+        index = value.home.index(value.fill)
+        module = _Expand(
+            index, (n, channels, height, width), self._prologue.mark(), post_activation
+        )
+        args = (value.rows,) if residual is None else (value.rows, residual)
+        return self._call(f"{node.name}_full", module, args)
+
+    # --- maps -----------------------------------------------------------------------------------
+
+    def _shared_maps(self) -> dict[fx.Node, _Map]:
+        """The map of every layer that keeps its outputs compact: two calls or more share it."""
+        groups: dict[tuple[SleepSpec, int, int, int], list[fx.Node]] = {}
+        equal = dict(zip(self._net.layers, _equal_rates(self._net), strict=True))
+        for node in self._source.nodes:
+            if not self._is_layer(node):
+                continue
+            layer = self._modules[str(node.target)]
+            _, channels, height, width = self._shapes[node]
+            one_cell = layer.sleep.grain.cell(channels, height * width) == (1, channels)
+            plain = layer.groups == 1 and layer.padding_mode == "zeros"
+            if one_cell and plain and _fill(layer) in tables.INDEX_FILLS:
+                sleep = replace(layer.sleep, grain=Grain("position"))
+                key = (sleep, height, width, equal[str(node.target)])
+                groups.setdefault(key, []).append(node)
+        homes: dict[fx.Node, _Map] = {}
+        for (sleep, height, width, _), nodes in groups.items():
+            if len(nodes) > 1:
+                layer = self._modules[str(nodes[0].target)]
+                shape = (len(self._example), 1, height, width)
+                homes |= dict.fromkeys(nodes, self._map(layer, sleep, shape))
+        return homes
+
+    def _map(self, layer: DrowsyConv2d, sleep: SleepSpec, shape: tuple[int, int, int, int]) -> _Map:
+        """A map and its drawing, once for every layer, specification and shape."""
+        key = (layer.index, sleep, shape)
+        if key in self._maps:
+            return self._maps[key]
+        _, channels, height, width = shape
+        cell, source, k = sleep.grain.cell(channels, height * width), sleep.source, sleep.k
+        threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
+        given: dict[str, Any] = {}
+        if isinstance(source, Lattice):
+            slope, order = lattice_tables(k)
+            given["lattice"] = (slope, order.to(clock.device))
+        elif isinstance(source, Lfsr):
+            given["lfsr"] = lfsr_tables(source, k, sleep.stream, clock[0])
+            # The engines' starts depend on the seed.
+            phases = given["lfsr"][1]
+            self._prologue.add(
+                lambda: phases.copy_(lfsr_tables(source, k, sleep.stream, clock[0])[1])
+            )
+        bitmap, launch = kernels.plan_sleep_map(
+            source.name,
+            shape,
+            cell=cell,
+            k=k,
+            stream=sleep.stream,
+            threshold=threshold,
+            clock=clock,
+            **given,
+        )
+        self._prologue.add(launch)
+        runs = isinstance(source, Stratified) and cell[0] == 1 and k & (k - 1) == 0
+        exact = (k, threshold) if runs and height * width % k == 0 else None
+        self._maps[key] = made = _Map(self._prologue, shape, cell, bitmap, exact)
+        return made
+
+    # --- emitting -------------------------------------------------------------------------------
+
+    def _call(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> fx.Node:
+        target = f"step.{name}"
+        while target in self._modules:
+            target += "_"
+        self._modules[target] = module
+        return self._graph.call_module(target, args)
+
+    def _note(
+        self,
+        node: fx.Node,
+        output: str,
+        reads: str,
+        computes: str,
+        residual: fx.Node | None,
+        post_activation: str,
+    ) -> None:
+        fused = [] if residual is None else ["sum"]
+        if post_activation != "none":
+            fused.append(post_activation)
+        self.steps.append(Step(str(node.target), output, reads, computes, " + ".join(fused)))
+
+
+def _sums(graph: fx.Graph, modules: dict[str, Any], sizes: dict[fx.Node, torch.Size]) -> list[_Sum]:
+    """Sums of two tensors of one shape, one of them of a layer that nothing else reads."""
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    found = []
+    for add in graph.nodes:
+        if pointwise(add, modules) != "add" or len(add.all_input_nodes) != 2:
+            continue
+        convs = [
+            node
+            for node in add.all_input_nodes
+            if node.op == "call_module"
+            and isinstance(modules[str(node.target)], DrowsyConv2d)
+            and len(node.users) == 1
+        ]
+        if not convs or len({sizes[node] for node in add.all_input_nodes}) > 1:
+            continue
+        # The later one: what it is added to is there by then.
+        conv = max(convs, key=place.__getitem__)
+        other = next(node for node in add.all_input_nodes if node is not conv)
+        after = next(iter(add.users)) if len(add.users) == 1 else None
+        name = None if after is None else activation_name(after, modules)
+        if after is None or name is None or after.all_input_nodes != [add]:
+            after, name = add, "none"
+        found.append(_Sum(conv, add, other, name, after))
+    return found
+
+
+def _without_overwriting(
+    graph: fx.Graph, modules: dict[str, Any], copies: dict[fx.Node, fx.Node]
+) -> fx.Graph:
+    """A copy of a graph in which no node overwrites its argument.
+
+    What an in-place operation overwrote, later nodes read from its result. ``modules`` gains the
+    out-of-place twins of modules, ``copies`` the copy of every node.
+    """
+    made = fx.Graph()
+    made.output(made.graph_copy(graph, copies))  # type: ignore[arg-type]
+    place = {node: i for i, node in enumerate(made.nodes)}
+    for node in made.nodes:
+        if not _made_pure(node, modules):
+            continue
+        overwritten = node.args[0]
+        assert isinstance(overwritten, fx.Node)
+        for user in list(overwritten.users):
+            if place[user] > place[node]:
+                user.replace_input_with(overwritten, node)
+    return made
+
+
+def _made_pure(node: fx.Node, modules: dict[str, Any]) -> bool:
+    """Turn an in-place operation into its out-of-place twin; whether it was one."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if not getattr(module, "inplace", False):
+            return False
+        twin = f"{node.target}_pure"
+        modules[twin] = copy.copy(module)
+        modules[twin].inplace = False
+        node.target = twin
+        return True
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    name = str(getattr(node.target, "__name__", node.target))
+    if name.endswith("_") and not name.endswith("__"):
+        if isinstance(node.target, str):
+            node.target = name[:-1]
+            return True
+        homes = (torch, F)
+        twins = [getattr(home, name[:-1]) for home in homes if hasattr(home, name[:-1])]
+        if twins:
+            node.target = twins[0]
+        return bool(twins)
+    if node.target in _OUT_OF_PLACE:
+        node.target = _OUT_OF_PLACE[node.target]
+        return True
+    return False
+
+
+_OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}

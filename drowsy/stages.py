@@ -1,0 +1,244 @@
+"""Stages: layers of one resolution that can share a position map.
+
+Convolutions that follow each other at one resolution, or whose outputs are added or concatenated,
+form a *stage*. Let all of them sleep at the same positions (``align``) and a position that sleeps
+is gone from the whole stage: its 1x1 convolutions, residual sums and activations have fewer rows
+to work on, which is what a network bound by memory traffic needs. ``drowsy.deploy`` keeps the
+activations of such a stage compact.
+
+What lies between the layers of a stage must work on every position alone and keep 0 at 0, so that
+it neither moves nor wakes a sleeper: see ``pointwise``.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from drowsy.convert import activation_name
+from drowsy.cost import align as align_columns
+from drowsy.layer import DrowsyConv2d
+from drowsy.net import DrowsyNet
+
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_IDENTITY_CALLS = (F.dropout, F.dropout2d)
+_SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+# Activations of a neuron that are not 0 at 0.
+_WAKES_ZERO = ("sigmoid",)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Drowsy layers of one resolution, in order of execution.
+
+    Args:
+        size: ``(OH, OW)`` of their outputs.
+        layers: their names.
+        inputs: what the stage reads from outside: names of graph nodes.
+        ends: what reads the stage's activations and needs the full map: names of graph nodes.
+    """
+
+    size: tuple[int, int]
+    layers: tuple[str, ...]
+    inputs: tuple[str, ...]
+    ends: tuple[str, ...]
+
+
+# --- what an operation does to positions ---------------------------------------------------------
+
+
+def pointwise(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
+    """How a node works on every position alone, keeping 0 at 0; None if it does not.
+
+    Returns:
+        ``identity``; ``add`` (two tensors); ``cat`` (channels of several tensors); or the name of
+        an activation.
+    """
+    if node.op == "call_module" and isinstance(modules[str(node.target)], _IDENTITIES):
+        return "identity"
+    if node.op == "call_function" and node.target in _IDENTITY_CALLS:
+        return None if node.kwargs.get("training") or len(node.args) > 2 else "identity"
+    if node.target in _SUMS:
+        tensors = all(isinstance(argument, fx.Node) for argument in node.args)
+        return "add" if tensors and len(node.args) == 2 and not node.kwargs else None
+    if node.target in _CONCATENATIONS:
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        return "cat" if dim in (1, -3) else None
+    name = activation_name(node, modules)
+    return None if name in _WAKES_ZERO else name
+
+
+def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
+    """The shape of every node's tensor for inputs like ``example``; computes nothing.
+
+    Nodes whose result is no tensor are left out.
+    """
+    found: dict[fx.Node, torch.Size] = {}
+
+    class Shapes(fx.Interpreter):
+        def run_node(self, node: fx.Node) -> Any:
+            # The clock must not advance.
+            result = None if node.target == "control" else super().run_node(node)
+            if isinstance(result, Tensor) and node.op != "output":
+                found[node] = result.shape
+            return result
+
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        Shapes(net).run(mode.from_tensor(example))
+    return found
+
+
+# --- stages --------------------------------------------------------------------------------------
+
+
+def find_stages(net: DrowsyNet, example: Tensor) -> list[Stage]:
+    """The stages of a network, those of a single layer included, in order of execution.
+
+    Args:
+        net: a converted network.
+        example: an input ``[N, C, H, W]``; only its shape, dtype and device matter.
+
+    Raises:
+        TypeError, ValueError: ``net`` is no DrowsyNet, or ``example`` is no batch of images.
+    """
+    check_network(net, example)
+    sizes = shapes(net, example)
+    modules = dict(net.named_modules(remove_duplicate=False))
+    groups = _Groups()
+    # Layers whose outputs reach a node, at the node's resolution, through pointwise operations.
+    reaching: dict[fx.Node, list[str]] = {}
+    for node in net.graph.nodes:
+        sources = _at_size(node, sizes, reaching)
+        if node.op == "call_module" and isinstance(modules[str(node.target)], DrowsyConv2d):
+            name = str(node.target)
+            groups.join([name, *sources], sizes[node][-2:])
+            reaching[node] = [name]
+        elif pointwise(node, modules):
+            if sources:
+                groups.join(sources, sizes[node][-2:])
+            reaching[node] = sources
+        else:
+            reaching[node] = []
+    return [
+        Stage(size, tuple(names), *_borders(net, set(names), reaching, modules))
+        for names, size in groups.listed(list(net.layers))
+    ]
+
+
+def align(net: DrowsyNet, example: Tensor) -> list[Stage]:
+    """Let the layers of every stage share one position map; returns the stages.
+
+    Every layer gets the grain ``position`` (all channels of a position sleep together), and the
+    layers of a stage the stream of its first. Rates and fills stay as they are; the layers of a
+    stage sleep at exactly the same positions while their rates are equal.
+
+    Args, errors: as for ``find_stages``.
+    """
+    stages = find_stages(net, example)
+    for stage in stages:
+        stream = net.layers[stage.layers[0]].sleep.stream
+        for name in stage.layers:
+            net.layers[name].stage(grain="position", stream=stream)
+    return stages
+
+
+def explain(stages: list[Stage]) -> str:
+    """Stages as text, one line each."""
+    header = ["stage", "size", "layers", "reads", "filled in for"]
+    rows = [
+        [
+            str(number),
+            "x".join(map(str, stage.size)),
+            f"{stage.layers[0]} .. {stage.layers[-1]} ({len(stage.layers)})"
+            if len(stage.layers) > 1
+            else stage.layers[0],
+            ", ".join(stage.inputs),
+            ", ".join(stage.ends) or "-",
+        ]
+        for number, stage in enumerate(stages)
+    ]
+    return align_columns([header, *rows])
+
+
+def check_network(net: DrowsyNet, example: Tensor) -> None:
+    """Raise unless ``net`` is converted, takes one input, and ``example`` is a batch of images."""
+    if not isinstance(net, DrowsyNet):
+        raise TypeError(f"net: got {type(net).__name__}, allowed: a DrowsyNet (drowsy.convert)")
+    if not isinstance(example, Tensor) or not example.is_floating_point():
+        kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
+        raise TypeError(f"example: got {kind}, allowed: a floating-point tensor")
+    if example.dim() != 4 or 0 in example.shape:
+        raise ValueError(
+            f"example: got shape {tuple(example.shape)}, allowed: [N, C, H, W], none of them 0"
+        )
+    inputs = [node for node in net.graph.nodes if node.op == "placeholder" and not node.args]
+    if len(inputs) != 1:
+        raise ValueError(f"net: takes {len(inputs)} inputs, allowed: one")
+
+
+class _Groups:
+    """Disjoint sets of layers of one size."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+        self._size: dict[str, tuple[int, int]] = {}
+
+    def _root(self, name: str) -> str:
+        while self._parent.setdefault(name, name) != name:
+            name = self._parent[name]
+        return name
+
+    def join(self, names: list[str], size: torch.Size) -> None:
+        for name in names:
+            self._parent[self._root(name)] = self._root(names[0])
+            self._size[name] = (size[0], size[1])
+
+    def listed(self, order: list[str]) -> list[tuple[list[str], tuple[int, int]]]:
+        groups: dict[str, list[str]] = {}
+        for name in order:
+            if name in self._size:
+                groups.setdefault(self._root(name), []).append(name)
+        return [(names, self._size[names[0]]) for names in groups.values()]
+
+
+def _at_size(
+    node: fx.Node, sizes: Mapping[fx.Node, torch.Size], reaching: Mapping[fx.Node, list[str]]
+) -> list[str]:
+    """Layers that reach a node's arguments of the node's own resolution."""
+    if node not in sizes:
+        return []
+    return [
+        name
+        for used in node.all_input_nodes
+        if used in sizes and sizes[used][-2:] == sizes[node][-2:]
+        for name in reaching[used]
+    ]
+
+
+def _borders(
+    net: DrowsyNet,
+    members: set[str],
+    reaching: Mapping[fx.Node, list[str]],
+    modules: Mapping[str, nn.Module],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``(inputs, ends)`` of the stage of these layers."""
+    inputs: list[str] = []
+    ends: list[str] = []
+    for node in net.graph.nodes:
+        is_layer = node.op == "call_module" and node.target in net.layers
+        inside = is_layer and node.target in members
+        for used in node.all_input_nodes:
+            from_inside = bool(members.intersection(reaching[used]))
+            if inside and not from_inside:
+                inputs.append(used.name)
+            if from_inside and not is_layer and not pointwise(node, modules):
+                ends.append(node.name)
+    return tuple(dict.fromkeys(inputs)), tuple(dict.fromkeys(ends))

@@ -1,0 +1,418 @@
+"""Tables of the compact form, in which a stage of equal position maps keeps its activations.
+
+Where all layers of a stage share one position map, their activations are ``[L, C]``: the awake rows
+of the shared list, in its order. A 1x1 convolution then needs nothing but the row count. Any other
+reads its taps through a *tap table*: for every filter tap and awake output row, the input row to
+read, -1 for zeros (padding, or a sleeper that is zero). ``row_index`` says which compact row stands
+for a position: its own where it is awake; where it sleeps, that of its nearest awake neighbour
+(fill ``nearest``) or none (fills ``zero`` and ``rescale``). The same index fills in the full map,
+``expand_rows``, where something else than a convolution reads it.
+
+Tables depend on maps alone, so they are built off the critical path, once for all layers that
+share them. Counts stay on the device; entries past a count are unspecified.
+"""
+
+# Triton's language has no type annotations.
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+from drowsy_kernels.conv2d import DTYPES, output_size
+from drowsy_kernels.epilogue import activate, parse_activation
+from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from drowsy_kernels.lists import AwakeRows
+
+INDEX_FILLS = ("zero", "rescale", "nearest")
+
+_BLOCK = 256
+# Of an expanded tile: 16-byte accesses across channels, 32 elements a thread of four warps.
+_BLOCK_POSITIONS, _MAX_BLOCK_CHANNELS = 64, 64
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution's outputs lie over its input.
+
+    Args:
+        size: ``(H, W)`` of the input.
+        kernel_size, stride, padding, dilation: as for ``conv2d``.
+    """
+
+    size: tuple[int, int]
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def size_out(self) -> tuple[int, int]:
+        """``(OH, OW)``."""
+        return output_size(self.size, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    @property
+    def identity(self) -> bool:
+        """Whether an output reads the input at its own position and nothing else."""
+        return (self.kernel_size, self.stride) == ((1, 1), (1, 1)) and not any(self.padding)
+
+
+# --- kernels ------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _row_index_kernel(bitmap, rows, count, index, total, BLOCK: tl.constexpr):
+    """A lane writes -1 where its position sleeps, and its number at the row of that number."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    asleep = tl.load(bitmap + i, mask=i < total, other=0) & 1
+    tl.store(index + i, tl.full([BLOCK], -1, tl.int32), mask=asleep != 0)
+    m_row = i < tl.load(count)
+    tl.store(index + tl.load(rows + i, mask=m_row, other=0), i, mask=m_row)
+
+
+@triton.jit
+def _nearest_kernel(index, nearest, total, height, width, BLOCK: tl.constexpr):
+    """Sleepers take the index of the awake position first by (squared distance, dy, dx)."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    found = tl.load(index + i, mask=i < total, other=0)
+    asleep = found < 0
+    y, x = (i // width) % height, i % width
+    best = tl.full([BLOCK], 9 * 25, tl.int32)
+    for at in tl.static_range(25):
+        dy, dx = at // 5 - 2, at % 5 - 2
+        order = (dy * dy + dx * dx) * 25 + at
+        inside = (y + dy >= 0) & (y + dy < height) & (x + dx >= 0) & (x + dx < width)
+        there = tl.load(index + i + (dy * width + dx), mask=asleep & inside, other=-1)
+        nearer = (there >= 0) & (order < best)
+        found = tl.where(nearer, there, found)
+        best = tl.where(nearer, order, best)
+    tl.store(nearest + i, found, mask=i < total)
+
+
+@triton.jit
+def _tap_table_kernel(
+    rows,
+    count,
+    index,
+    table,
+    capacity,
+    height,
+    width,
+    out_width,
+    positions,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
+    TOP: tl.constexpr,
+    LEFT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A program resolves every tap of its rows, so that their coordinates are divided once."""
+    awake = tl.load(count)
+    first = tl.program_id(0) * BLOCK
+    if first < awake:
+        i = first + tl.arange(0, BLOCK)
+        m_row = i < awake
+        item = tl.load(rows + i, mask=m_row, other=0)
+        n, p = item // positions, item % positions
+        in_y, in_x = (p // out_width) * STRIDE_H - TOP, (p % out_width) * STRIDE_W - LEFT
+        for tap in range(KH * KW):
+            at_y, at_x = in_y + (tap // KW) * DILATION_H, in_x + (tap % KW) * DILATION_W
+            inside = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
+            source = (n * height + at_y) * width + at_x
+            if index is not None:
+                source = tl.load(index + source, mask=m_row & inside, other=-1)
+            tl.store(table + tap * capacity + i, tl.where(inside, source, -1), mask=m_row)
+
+
+@triton.jit
+def _expand_rows_kernel(
+    rows,
+    index,
+    residual,
+    y,
+    total,
+    blocks,
+    C: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """``y`` [total, C]; grid: position blocks x channel blocks, the channel block fastest."""
+    m = (tl.program_id(0) // blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_m = m < total
+    m_tile = m_m[:, None] & (c < C)[None, :]
+    row = tl.load(index + m, mask=m_m, other=-1)
+    p_rows = rows + row.to(tl.int64)[:, None] * C + c[None, :]
+    value = tl.load(p_rows, mask=m_tile & (row >= 0)[:, None], other=0.0).to(tl.float32)
+    o_tile = m.to(tl.int64)[:, None] * C + c[None, :]
+    if residual is not None:
+        value += tl.load(residual + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    value = activate(value, ACTIVATION, SLOPE)
+    tl.store(y + o_tile, value.to(y.dtype.element_ty), mask=m_tile)
+
+
+# --- launchers ----------------------------------------------------------------------------------
+
+
+def row_index(
+    bitmap: Tensor,
+    rows: AwakeRows,
+    size: tuple[int, int],
+    fill: str = "zero",
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Which compact row stands for each position of a map that all channels share.
+
+    Args:
+        bitmap: int32 ``[N, P, 1]``, one channel cell.
+        rows: the bitmap's awake rows: indices int32 ``[1, N * P]``, counts int32 ``[1]``.
+        size: ``(OH, OW)`` of the map, ``P = OH * OW``.
+        fill: ``zero`` and ``rescale``: a sleeper has no row; ``nearest``: it has that of the
+            nearest awake position of its image in the 5x5 window, ties by (squared distance, dy,
+            dx) ascending, none where nobody there is awake.
+        out: int32 ``[N * P]``, contiguous, to write into.
+
+    Returns:
+        int32 ``[N * P]``: a row of the compact form, -1 where there is none.
+
+    Raises:
+        ValueError, TypeError: an argument outside of what is listed here.
+    """
+    device = check_device("bitmap", bitmap)
+    out, launches = plan_row_index(bitmap, rows, size, fill, out=out)
+    for launch in launches:
+        launch.run(device)
+    return out
+
+
+def plan_row_index(
+    bitmap: Tensor,
+    rows: AwakeRows,
+    size: tuple[int, int],
+    fill: str = "zero",
+    *,
+    out: Tensor | None = None,
+) -> tuple[Tensor, list[Launch]]:
+    """Check arguments, allocate the index and say what to launch; see ``row_index``."""
+    if fill not in INDEX_FILLS:
+        raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(INDEX_FILLS)}")
+    device, (height, width) = bitmap.device, size
+    images, total = len(bitmap), len(bitmap) * height * width
+    shape = (images, height * width, 1)
+    check_operand("bitmap", bitmap, dtypes=(torch.int32,), shape=shape, device=device)
+    _check_rows(rows, total, device)
+    out = _buffer("out", out, (total,), device)
+    grid = (triton.cdiv(total, _BLOCK),)
+    nearest = fill == "nearest"
+    own = torch.empty_like(out) if nearest else out
+    arguments: dict[str, Any] = {
+        "bitmap": bitmap,
+        "rows": rows.indices,
+        "count": rows.counts,
+        "index": own,
+        "total": total,
+        "BLOCK": _BLOCK,
+    }
+    launches = [Launch(_row_index_kernel, grid, arguments, num_warps=4, num_stages=1)]
+    if nearest:
+        arguments = {
+            "index": own,
+            "nearest": out,
+            "total": total,
+            "height": height,
+            "width": width,
+            "BLOCK": _BLOCK,
+        }
+        launches.append(Launch(_nearest_kernel, grid, arguments, num_warps=4, num_stages=1))
+    return out, launches
+
+
+def tap_table(
+    rows: AwakeRows,
+    images: int,
+    geometry: Geometry,
+    index: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Which input row each tap of each awake output row reads.
+
+    Args:
+        rows: awake output positions: indices int32 ``[1, L]`` of ``n * P + p``, counts int32
+            ``[1]``; ``L = N * P``.
+        images: ``N``.
+        geometry: of the convolution.
+        index: int32 ``[N * H * W]`` from ``row_index`` where the input is compact; None where it is
+            a full channels_last map, whose rows are its positions.
+        out: int32 ``[KH * KW, L]``, contiguous, to write into.
+
+    Returns:
+        int32 ``[KH * KW, L]``: input rows, -1 where the tap reads zeros. Entries past the count
+        are unspecified.
+
+    Raises:
+        ValueError, TypeError: an argument outside of what is listed here.
+    """
+    device = check_device("rows.indices", rows.indices)
+    out, launch = plan_tap_table(rows, images, geometry, index, out=out)
+    launch.run(device)
+    return out
+
+
+def plan_tap_table(
+    rows: AwakeRows,
+    images: int,
+    geometry: Geometry,
+    index: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Launch]:
+    """Check arguments, allocate the table and say what to launch; see ``tap_table``."""
+    device = rows.indices.device
+    (height, width), (oh, ow) = geometry.size, geometry.size_out
+    positions, taps = oh * ow, geometry.kernel_size[0] * geometry.kernel_size[1]
+    capacity = images * positions
+    _check_rows(rows, capacity, device)
+    if max(images * height * width, taps * capacity) > MAX_ELEMENTS // 2:
+        raise ValueError(
+            f"geometry: got {geometry} for {images} images, allowed: below 2**30 input positions, "
+            "and below 2**30 pairs of a tap and an output position"
+        )
+    if index is not None:
+        shape = (images * height * width,)
+        check_operand("index", index, dtypes=(torch.int32,), shape=shape, device=device)
+    out = _buffer("out", out, (taps, capacity), device)
+    arguments: dict[str, Any] = {
+        "rows": rows.indices,
+        "count": rows.counts,
+        "index": index,
+        "table": out,
+        "capacity": capacity,
+        "height": height,
+        "width": width,
+        "out_width": ow,
+        "positions": positions,
+        "KH": geometry.kernel_size[0],
+        "KW": geometry.kernel_size[1],
+        "STRIDE_H": geometry.stride[0],
+        "STRIDE_W": geometry.stride[1],
+        "DILATION_H": geometry.dilation[0],
+        "DILATION_W": geometry.dilation[1],
+        "TOP": geometry.padding[2],
+        "LEFT": geometry.padding[0],
+        "BLOCK": _BLOCK,
+    }
+    grid = (triton.cdiv(capacity, _BLOCK),)
+    return out, Launch(_tap_table_kernel, grid, arguments, num_warps=4, num_stages=1)
+
+
+def expand_rows(
+    rows: Tensor,
+    index: Tensor,
+    shape: tuple[int, int, int, int],
+    *,
+    residual: Tensor | None = None,
+    post_activation: str = "none",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Fill in the full map of a compact activation: ``post_activation(filled + residual)``.
+
+    Args:
+        rows: ``[L, C]``, contiguous; float32, float16 or bfloat16.
+        index: int32 ``[N * P]`` from ``row_index``; positions of -1 are filled with 0.
+        shape: ``(N, C, OH, OW)``.
+        residual: channels_last ``[N, C, OH, OW]`` of the rows' dtype, added to every position.
+        post_activation: one of ``ACTIVATIONS``, applied after the sum.
+        out: channels_last ``[N, C, OH, OW]`` to write into; every element is written.
+
+    Returns:
+        ``[N, C, OH, OW]``, channels_last, of the rows' dtype.
+
+    Raises:
+        ValueError, TypeError: an argument outside of what is listed here.
+    """
+    device = check_device("rows", rows)
+    out, launch = plan_expand_rows(
+        rows, index, shape, residual=residual, post_activation=post_activation, out=out
+    )
+    launch.run(device)
+    return out
+
+
+def plan_expand_rows(
+    rows: Tensor,
+    index: Tensor,
+    shape: tuple[int, int, int, int],
+    *,
+    residual: Tensor | None = None,
+    post_activation: str = "none",
+    out: Tensor | None = None,
+) -> tuple[Tensor, Launch]:
+    """Check arguments, allocate the map and say what to launch; see ``expand_rows``."""
+    kind, slope = parse_activation(post_activation)
+    device, (images, channels, oh, ow) = rows.device, shape
+    total = images * oh * ow
+    if rows.dim() != 2:
+        raise ValueError(f"rows: got shape {tuple(rows.shape)}, allowed: [L, {channels}]")
+    check_operand("rows", rows, dtypes=DTYPES, shape=(len(rows), channels), device=device)
+    check_operand("index", index, dtypes=(torch.int32,), shape=(total,), device=device)
+    if out is None:
+        out = torch.empty(shape, dtype=rows.dtype, device=device, memory_format=torch.channels_last)
+    last = {"residual": residual, "out": out}
+    for name, tensor in last.items():
+        if tensor is not None:
+            check_operand(
+                f"{name} (as N, OH, OW, C)",
+                tensor.permute(0, 2, 3, 1),
+                dtypes=(rows.dtype,),
+                shape=(images, oh, ow, channels),
+                device=device,
+            )
+    block_n = min(_MAX_BLOCK_CHANNELS, triton.next_power_of_2(max(channels, 1)))
+    blocks = triton.cdiv(channels, block_n)
+    arguments: dict[str, Any] = {
+        "rows": rows,
+        "index": index,
+        "residual": residual,
+        "y": out,
+        "total": total,
+        "blocks": blocks,
+        "C": channels,
+        "ACTIVATION": kind,
+        "SLOPE": slope,
+        "BLOCK_M": _BLOCK_POSITIONS,
+        "BLOCK_N": block_n,
+    }
+    grid = (triton.cdiv(total, _BLOCK_POSITIONS) * blocks,)
+    return out, Launch(_expand_rows_kernel, grid, arguments, num_warps=4, num_stages=1)
+
+
+def _check_rows(rows: AwakeRows, total: int, device: torch.device) -> None:
+    if total > MAX_ELEMENTS // 2:
+        raise ValueError(f"rows: got {total} positions in a batch, allowed: below 2**30")
+    for name, tensor, shape in (
+        ("rows.indices", rows.indices, (1, total)),
+        ("rows.counts", rows.counts, (1,)),
+    ):
+        check_operand(name, tensor, dtypes=(torch.int32,), shape=shape, device=device)
+
+
+def _buffer(name: str, out: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if out is None:
+        return torch.empty(shape, dtype=torch.int32, device=device)
+    check_operand(name, out, dtypes=(torch.int32,), shape=shape, device=device)
+    return out
