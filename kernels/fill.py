@@ -22,7 +22,6 @@ import torch
 import triton
 import triton.language as tl
 from drowsy_kernels.epilogue import activate, asleep, map_mode, parse_activation
-from drowsy_kernels.heuristics import ConvConfig
 from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand
 from torch import Tensor
 
@@ -239,7 +238,7 @@ def plan_fill_sleepers(
 
     block_m, block_n = _block(fill, cell, channels)
     tiles_m, tiles_n = triton.cdiv(positions, block_m), triton.cdiv(channels, block_n)
-    block = ConvConfig(block_m, block_n, 0, 4, 1)
+    within = cell[0] >= positions or cell[0] % block_m == 0
     arguments: dict[str, Any] = {
         "y": data,
         "bitmap": bitmap,
@@ -254,7 +253,7 @@ def plan_fill_sleepers(
         "words": words,
         "C": channels,
         "FILL": "zero" if fill in _ZERO_FILLS else fill,
-        "MAP": map_mode(bitmap, cell, positions, channels, channels, block),
+        "MAP": map_mode(bitmap, cell[1], within, channels, channels, block_n),
         "ACTIVATION": kind,
         "SLOPE": slope,
         "BLOCK_M": block_m,
