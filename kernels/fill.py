@@ -238,7 +238,7 @@ def plan_fill_sleepers(
 
     block_m, block_n = _block(fill, cell, channels)
     tiles_m, tiles_n = triton.cdiv(positions, block_m), triton.cdiv(channels, block_n)
-    segmented = cell[0] >= positions or cell[0] % block_m == 0
+    within = cell[0] >= positions or cell[0] % block_m == 0
     arguments: dict[str, Any] = {
         "y": data,
         "bitmap": bitmap,
@@ -253,7 +253,7 @@ def plan_fill_sleepers(
         "words": words,
         "C": channels,
         "FILL": "zero" if fill in _ZERO_FILLS else fill,
-        "MAP": map_mode(bitmap, cell[1], segmented, channels, channels, block_n),
+        "MAP": map_mode(bitmap, cell[1], within, channels, channels, block_n),
         "ACTIVATION": kind,
         "SLOPE": slope,
         "BLOCK_M": block_m,
