@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import drowsy_kernels as kernels
 import torch
 import torch.nn.functional as F
+from drowsy_kernels import tuning
 from torch import Tensor
 
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, Lfsr, SleepSpec, lattice_tables, lfsr_tables
+
+# The rate is on the device and may change under a captured graph: a layer is run as suits this one.
+_EXPECTED_RATE = 0.5
 
 
 def conv2d(
@@ -35,22 +41,87 @@ def conv2d(
     shape = (x.shape[0], weight.shape[0], *size)
     cell = sleep.grain.cell(shape[1], size[0] * size[1])
     bitmap = draw_bitmap(sleep, shape, cell, threshold, clock)
-    y = kernels.conv2d(
-        x,
-        packed,
-        bias,
-        stride=spec.stride,
-        padding=padding,
-        dilation=spec.dilation,
-        activation=spec.activation,
-        bitmap=bitmap,
-        cell=cell,
-        scale=scale,
-        precision="tf32" if torch.backends.cudnn.allow_tf32 and x.is_cuda else "ieee",
-    )
-    if fill in NEIGHBOUR_FILLS:
+    choice = choose(x, packed, spec, padding, cell)
+    options = {
+        "padding": padding,
+        "dilation": spec.dilation,
+        "activation": spec.activation,
+        "bitmap": bitmap,
+        "cell": cell,
+        "scale": scale,
+        "precision": _precision(x),
+        "config": choice.config,
+    }
+    # What only the tensors at hand show, such as an odd address, is left to the kernel to say.
+    if choice.method == "box" and not kernels.box_supports(x, packed):
+        y = kernels.conv2d_box(x, packed, bias, **options)
+    else:
+        build = _LISTS.get(choice.method)
+        awake = build(bitmap, shape, cell) if build else None
+        if choice.method == "box":
+            options["config"] = None
+        y = kernels.conv2d(x, packed, bias, stride=spec.stride, awake=awake, **options)
+    if choice.method in ("cells", "rows") or fill in NEIGHBOUR_FILLS:
         kernels.fill_sleepers(y, bitmap, cell, fill)
     return y
+
+
+_LISTS = {
+    "cells": kernels.awake_cells,
+    "rows": kernels.awake_rows,
+    "channels": kernels.awake_channels,
+}
+
+
+def choose(
+    x: Tensor,
+    weight: kernels.PackedWeight,
+    spec: ConvSpec,
+    padding: tuple[int, int, int, int],
+    cell: tuple[int, int],
+) -> tuning.Choice:
+    """The way that a layer takes at whatever rate is set on the device."""
+    choice = _choose(
+        tuning.ConvShape(
+            weight.in_channels,
+            weight.out_channels,
+            (x.shape[2], x.shape[3]),
+            weight.kernel_size,
+            spec.stride,
+            padding,
+            spec.dilation,
+            spec.groups,
+        ),
+        x.shape[0],
+        tuning.number_format(x.dtype, _precision(x)),
+        cell,
+        x.device,
+    )
+    return choice
+
+
+@functools.lru_cache(maxsize=4096)
+def _choose(
+    shape: tuning.ConvShape,
+    images: int,
+    number: str,
+    cell: tuple[int, int],
+    device: torch.device,
+) -> tuning.Choice:
+    cuda = device.type == "cuda"
+    return tuning.choose(
+        shape,
+        images=images,
+        number=number,
+        cell=cell,
+        rate=_EXPECTED_RATE,
+        table=tuning.table_for(torch.cuda.get_device_name(device)) if cuda else None,
+        capability=torch.cuda.get_device_capability(device) if cuda else None,
+    )
+
+
+def _precision(x: Tensor) -> str:
+    return "tf32" if torch.backends.cudnn.allow_tf32 and x.is_cuda else "ieee"
 
 
 def draw_bitmap(
