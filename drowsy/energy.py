@@ -340,6 +340,7 @@ class Meter:
         return self._measurement
 
     def __enter__(self) -> Meter:
+        self._measurement = None
         self.begin("block")
         return self
 
