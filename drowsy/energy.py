@@ -771,19 +771,23 @@ def profile(
 
 
 def profile_table(profiles: Iterable[Profile], images: int) -> str:
-    """Saving, latency and joules of each point as aligned text; ``images`` are in a batch."""
+    """Saving, latency (median and quartiles of batches of ``images``) and joules of each point, as
+    aligned text."""
 
     def cell(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    rows = [("saving", "latency ms", "J/image", "J/image above idle", "integral - counter")]
+    names = ("saving", "latency ms", "quartiles", "J/image", "above idle", "integral - counter")
+    rows = [names]
     for one in profiles:
         taken = one.measurement
+        low, _, high = statistics.quantiles(one.latencies_ms, n=4)
         above = None if taken is None else _ratio(taken.joules_above_idle_per_call, images)
         rows.append(
             (
                 f"{one.point.saving:.1%}",
                 cell(one.point.latency_ms, ".3f"),
+                f"{low:.3f} - {high:.3f}",
                 cell(one.point.joules, ".4g"),
                 cell(above, ".4g"),
                 cell(None if taken is None else taken.disagreement, "+.1%"),
