@@ -49,7 +49,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drowsy.cost import align, layer_costs, layer_shares
+from drowsy.cost import align, layer_costs, layer_shares, saving
 from drowsy.evaluate import check_images
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.net import DrowsyNet
@@ -808,9 +808,8 @@ def _points(
     found = []
     for point in points:
         if isinstance(point, Schedule):
-            layers = point.layers.items()
-            saving = sum(float(layer.rate) * shares[name] for name, layer in layers)
-            point = OperatingPoint(point, saving)
+            rates = {name: layer.rate for name, layer in point.layers.items()}
+            point = OperatingPoint(point, saving(rates, shares))
         if not isinstance(point, OperatingPoint):
             raise TypeError(
                 f"points: got {point!r}, allowed: a Frontier, or OperatingPoints or Schedules"
