@@ -271,9 +271,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
-    energy = command("energy", _energy, "latency and joules of a frontier's points, here")
-    _add_network(energy)
-    _add_data(energy)
+    sub = command("energy", _energy, "latency and joules of a frontier's points, measured here")
+    _add_network(sub)
+    _add_data(sub)
+    energy = sub.add_argument_group("energy")
     energy.add_argument("--frontier", required=True, help="frontier file of search or study")
     energy.add_argument("--seconds", type=float, default=5.0, help="for each point (default: 5)")
     energy.add_argument("--out", required=True, help="frontier file to write")
@@ -325,9 +326,10 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_study(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
-    sub.add_argument("--out", default="drowsy-study", help="folder for the results")
-    sub.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
+    group = sub.add_argument_group("study")
+    group.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
+    group.add_argument("--out", default="drowsy-study", help="folder for the results")
+    group.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drowsy.cost import align, layer_costs, layer_shares
+from drowsy.cost import align, layer_costs, layer_shares, saving
 from drowsy.evaluate import check_images
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.net import DrowsyNet
@@ -340,6 +340,7 @@ class Meter:
         return self._measurement
 
     def __enter__(self) -> Meter:
+        self._measurement = None
         self.begin("block")
         return self
 
@@ -770,19 +771,23 @@ def profile(
 
 
 def profile_table(profiles: Iterable[Profile], images: int) -> str:
-    """Saving, latency and joules of each point as aligned text; ``images`` are in a batch."""
+    """Saving, latency (median and quartiles of batches of ``images``) and joules of each point, as
+    aligned text."""
 
     def cell(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    rows = [("saving", "latency ms", "J/image", "J/image above idle", "integral - counter")]
+    names = ("saving", "latency ms", "quartiles", "J/image", "above idle", "integral - counter")
+    rows = [names]
     for one in profiles:
         taken = one.measurement
+        low, _, high = statistics.quantiles(one.latencies_ms, n=4)
         above = None if taken is None else _ratio(taken.joules_above_idle_per_call, images)
         rows.append(
             (
                 f"{one.point.saving:.1%}",
                 cell(one.point.latency_ms, ".3f"),
+                f"{low:.3f} - {high:.3f}",
                 cell(one.point.joules, ".4g"),
                 cell(above, ".4g"),
                 cell(None if taken is None else taken.disagreement, "+.1%"),
@@ -803,9 +808,8 @@ def _points(
     found = []
     for point in points:
         if isinstance(point, Schedule):
-            layers = point.layers.items()
-            saving = sum(float(layer.rate) * shares[name] for name, layer in layers)
-            point = OperatingPoint(point, saving)
+            rates = {name: layer.rate for name, layer in point.layers.items()}
+            point = OperatingPoint(point, saving(rates, shares))
         if not isinstance(point, OperatingPoint):
             raise TypeError(
                 f"points: got {point!r}, allowed: a Frontier, or OperatingPoints or Schedules"

@@ -19,7 +19,7 @@ from fake_nvml import FakeClock, FakeGpu, FakeNvml, FakeRapl
 from torch import nn
 
 import drowsy
-from drowsy import sensors
+from drowsy import energy, sensors
 from drowsy.cli import main
 from drowsy.energy import Measurement, Meter, NoMeter, Profile, available, measure, profile
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
@@ -123,6 +123,8 @@ def test_the_curve_is_cut_at_the_windows_ends(
     start = first.watts / 50 - first.seconds
     exact = 25 * ((start + got.seconds) ** 2 - start**2)
     assert device.joules_integrated == pytest.approx(exact, rel=1e-9)
+    # Clocks are those of the window alone.
+    assert first.sm_mhz < device.sm_mhz.min < device.sm_mhz.max < last.sm_mhz
 
 
 def test_counter_and_integral_that_disagree_are_flagged(
@@ -249,6 +251,8 @@ def test_windows_nest_and_overlap_as_if_each_were_alone(
     assert b.joules_integrated == pytest.approx(b_alone.joules_integrated, rel=1e-3)
     for each in (a, b, block):
         assert each.joules_integrated == pytest.approx(each.joules_counter, rel=0.02)
+        first, second = each.devices[0].samples[:2]
+        assert first.seconds <= 0 < second.seconds
 
 
 def test_an_exception_ends_sampling_and_leaves_no_measurement(
@@ -263,6 +267,7 @@ def test_an_exception_ends_sampling_and_leaves_no_measurement(
             assert clock.running
             raise ZeroDivisionError
 
+    meter.measure_idle()
     with pytest.raises(ZeroDivisionError):
         fails()
     assert clock.running == []
@@ -641,6 +646,31 @@ def test_without_a_meter_there_is_latency_only() -> None:
         Frontier([*uniform(2)]).at(joules=1.0)
 
 
+def test_a_gpus_latency_is_the_time_between_events(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = 0
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.time = clock.now()
+
+        def synchronize(self) -> None:
+            nonlocal waits
+            waits += 1
+
+        def elapsed_time(self, later: Event) -> float:
+            return 1e3 * (later.time - self.time)
+
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    times = energy._latencies(lambda: clock.advance(0.03), seconds=1.0, cuda=True)
+    assert times == pytest.approx([30.0] * 35)
+    assert waits == 7  # not after every call
+
+
 def test_the_meter_must_be_of_the_images_device(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -710,7 +740,7 @@ def test_the_command_measures_a_frontier(
         assert one["point"]["joules"] == pytest.approx(measurement["joules_per_call"] / 3)
         assert measurement["devices"][0]["samples"]["joules"]
     told = capsys.readouterr()
-    assert "J/image above idle" in told.out
+    assert "J/image  above idle" in re.sub("  +", "  ", told.out)
     assert "reliable: 5 s or more" in told.out
 
 
