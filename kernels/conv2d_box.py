@@ -173,15 +173,21 @@ def _conv2d_box_kernel(
                 steps = 0
 
         acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-        for step in range(steps):
-            # Taps run fastest: their boxes overlap and are read while L2 holds them.
-            tap = step % TAPS
-            first_k = step // TAPS * BLOCK_K
-            in_y = first_y + tap // KW * DILATION_H - TOP
-            in_x = first_x + tap % KW * DILATION_W - LEFT
+        # Taps run fastest: their boxes overlap and are read while L2 holds them. Where a tap lies
+        # is counted on, as divisions would be a sixth of the loop.
+        top, left = first_y - TOP, first_x - LEFT
+        tap, first_k, in_y, in_x = 0, 0, top, left
+        for _ in range(steps):
             b_w = w.load([tap, first_c, first_k]).reshape(BLOCK_N, BLOCK_K)
             b_x = x.load([first_n, in_y, in_x, first_k]).reshape(BLOCK_M, BLOCK_K)
             acc = dot(b_w, b_x.T, acc, PRECISION, WIDEN)
+            tap += 1
+            in_x += DILATION_W
+            row_ends, taps_end = in_x == left + KW * DILATION_W, tap == TAPS
+            in_x = tl.where(row_ends, left, in_x)
+            in_y = tl.where(taps_end, top, tl.where(row_ends, in_y + DILATION_H, in_y))
+            first_k = tl.where(taps_end, first_k + BLOCK_K, first_k)
+            tap = tl.where(taps_end, 0, tap)
 
         if PART_M < BLOCK_M:
             low, high = acc.reshape(BLOCK_N, 2, PART_M).permute(0, 2, 1).split()
