@@ -85,6 +85,20 @@ def _map_rows(
 
 
 @triton.jit
+def _columns(acc, PART: tl.constexpr, WIDTH: tl.constexpr):
+    """The columns of ``acc`` from ``PART * WIDTH`` on, ``WIDTH`` being all, half or a quarter."""
+    COLUMNS: tl.constexpr = acc.shape[1]
+    if COLUMNS > WIDTH:
+        low, high = acc.reshape(acc.shape[0], 2, COLUMNS // 2).permute(0, 2, 1).split()
+        HALF: tl.constexpr = COLUMNS // 2 // WIDTH
+        acc = low if PART < HALF else high
+        if HALF == 2:
+            low, high = acc.reshape(acc.shape[0], 2, WIDTH).permute(0, 2, 1).split()
+            acc = low if PART % 2 == 0 else high
+    return acc
+
+
+@triton.jit
 def _conv2d_box_kernel(
     x,
     w,
@@ -133,7 +147,7 @@ def _conv2d_box_kernel(
 ):
     """Descriptors ``x``, ``y`` and ``residual`` [N, H, W, C], ``w`` [KH * KW, OC, IC]; any grid.
 
-    The epilogue takes a box in one or two parts, which halves the registers that it needs.
+    The epilogue takes a box 64 positions at a time, which bounds the registers that it needs.
     ``GEMM``: images and rows are laid end to end in W; a position is then ``x % positions`` of
     image ``x // positions``.
     """
@@ -173,26 +187,27 @@ def _conv2d_box_kernel(
                 steps = 0
 
         acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-        for step in range(steps):
-            # Taps run fastest: their boxes overlap and are read while L2 holds them.
-            tap = step % TAPS
-            first_k = step // TAPS * BLOCK_K
-            in_y = first_y + tap // KW * DILATION_H - TOP
-            in_x = first_x + tap % KW * DILATION_W - LEFT
+        # Taps run fastest: their boxes overlap and are read while L2 holds them. Where a tap lies
+        # is counted on, as divisions would be a sixth of the loop.
+        top, left = first_y - TOP, first_x - LEFT
+        tap, first_k, in_y, in_x = 0, 0, top, left
+        for _ in range(steps):
             b_w = w.load([tap, first_c, first_k]).reshape(BLOCK_N, BLOCK_K)
             b_x = x.load([first_n, in_y, in_x, first_k]).reshape(BLOCK_M, BLOCK_K)
             acc = dot(b_w, b_x.T, acc, PRECISION, WIDEN)
+            tap += 1
+            in_x += DILATION_W
+            row_ends, taps_end = in_x == left + KW * DILATION_W, tap == TAPS
+            in_x = tl.where(row_ends, left, in_x)
+            in_y = tl.where(taps_end, top, tl.where(row_ends, in_y + DILATION_H, in_y))
+            first_k = tl.where(taps_end, first_k + BLOCK_K, first_k)
+            tap = tl.where(taps_end, 0, tap)
 
-        if PART_M < BLOCK_M:
-            low, high = acc.reshape(BLOCK_N, 2, PART_M).permute(0, 2, 1).split()
         for part in tl.static_range(BLOCK_M // PART_M):
-            at_n = first_n + part * PART_N % BOX_N
-            at_y = first_y + part * PART_H % BOX_H
-            at_x = first_x + part * PART_W % BOX_W
-            if PART_M == BLOCK_M:
-                v = acc.T
-            else:
-                v = (low if part == 0 else high).T
+            at_n = first_n + part * PART_M // (BOX_H * BOX_W)
+            at_y = first_y + part * PART_M // BOX_W % BOX_H
+            at_x = first_x + part * PART_M % BOX_W
+            v = _columns(acc, part, PART_M).T
             if bias is not None:
                 c = first_c + tl.arange(0, BLOCK_N)
                 v += tl.load(bias + c, mask=c < OC, other=0).to(tl.float32)[None, :]
@@ -313,11 +328,14 @@ def box_efficiency(images: int, height: int, width: int, box: tuple[int, int, in
 
 # --- configurations -----------------------------------------------------------------------------
 
+# Positions that the epilogue takes at a time.
+_PART = 64
+
 # A K step is one 128-byte row of shared memory, the widest swizzle; 64-byte rows serve channel
 # counts that would pad it. An instruction m64n256k16 takes its 256 columns from the box, so the box
-# is the longer side: 256 x 128 reads each operand from L2 a quarter less often than 128 x 128 does.
-# Accumulators are 128 registers a thread at most; the epilogue takes boxes above 64 positions in
-# halves. Three stages keep the next two K steps in flight, those of the next tile included.
+# is the longer side: 256 x 128 reads a quarter less from L2 for the same products than 128 x 128.
+# Accumulators are 128 registers a thread at most. Stages fill the shared memory of one program,
+# or of two where a tile is small; IEEE float32 multiplies in registers, which hold 16 channels.
 BOX_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     "half": (
         ConvConfig(64, 64, 64, 4, 4),
@@ -325,15 +343,15 @@ BOX_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
         ConvConfig(128, 64, 64, 4, 3),
         ConvConfig(128, 128, 32, 8, 4),
         ConvConfig(128, 128, 64, 8, 3),
-        ConvConfig(256, 64, 64, 4, 3),
-        ConvConfig(256, 128, 64, 8, 3),
+        ConvConfig(256, 64, 64, 4, 4),
+        ConvConfig(256, 128, 64, 8, 4),
     ),
     "tf32": (
         ConvConfig(64, 64, 32, 4, 4),
         ConvConfig(128, 64, 32, 4, 3),
         ConvConfig(128, 128, 32, 8, 3),
     ),
-    "ieee": (ConvConfig(64, 64, 32, 4, 3),),
+    "ieee": (ConvConfig(64, 64, 16, 4, 3),),
 }
 
 # What an H100 or H200 does in a clock, per multiprocessor: multiplications of a tensor core unit
@@ -581,7 +599,7 @@ def plan_conv2d_box(
         )
     # The test whether a tile sleeps keeps its K steps apart from the next tile's; it must pay.
     skip = bitmap is not None and expected_tiles(*space, box, *cells) < 0.98 * math.prod(tiles)
-    part = _first_half(box) if config.block_m > 64 else box
+    part = _first_of(box, _PART)
 
     def described(
         tensor: Tensor, extent: tuple[int, int, int], block: list[int]
@@ -660,8 +678,8 @@ def _programs(x: Tensor, config: ConvConfig, residual: bool) -> int:
     if x.is_cuda:
         multiprocessors = torch.cuda.get_device_properties(x.device).multi_processor_count
     loaded = config.num_stages * (config.block_m + config.block_n) * config.block_k
-    stored = config.block_m * config.block_n // (2 if config.block_m > 64 else 1)
-    shared = (loaded + stored * (2 if residual else 1)) * x.element_size() + 2048
+    stored = _PART * config.block_n * (2 if residual else 1)
+    shared = (loaded + stored) * x.element_size() + 2048
     return multiprocessors * (2 if 2 * shared <= _SHARED_BYTES else 1)
 
 
@@ -687,9 +705,8 @@ def _map_mode(
     return "columns" if cell_p >= positions and box[0] == 1 and not gemm else "any"
 
 
-def _first_half(box: tuple[int, int, int]) -> tuple[int, int, int]:
-    """A box cut in two across its slowest dimension of more than 1."""
-    n, h, w = box
-    if n > 1:
-        return n // 2, h, w
-    return (1, h // 2, w) if h > 1 else (1, 1, w // 2)
+def _first_of(box: tuple[int, int, int], positions: int) -> tuple[int, int, int]:
+    """The part of a box that holds its first ``positions``, a power of two."""
+    w = min(box[2], positions)
+    h = min(box[1], positions // w)
+    return min(box[0], positions // (w * h)), h, w
