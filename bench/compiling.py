@@ -2,19 +2,27 @@
 
 Triton keeps what it compiles in a cache on disk, keyed by the kernel and its specialisation. A job
 plans a launch on tensors that hold nothing, and compiles it exactly as the launch would; the
-process that measures then finds it.
+process that measures then finds it. What a whole network launches is recorded by running it with
+nothing launched.
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
-from collections.abc import Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
+import torch
 from drowsy_kernels.heuristics import ConvConfig
+from drowsy_kernels.launch import Launch
 from drowsy_kernels.tuning import ConvShape
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench.measure import grain_of
 from bench.ways import launches
@@ -55,6 +63,66 @@ def compile_job(job: Job) -> None:
             launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options)
 
 
+@dataclass(frozen=True)
+class Specialisation:
+    """What a launch is compiled for, in a form that other processes understand.
+
+    Args:
+        module, kernel: where the kernel is found.
+        arguments: name -> value; tensors are of one element, on the meta device.
+        options: of the compiler.
+        key: equal where the compiled code is.
+    """
+
+    module: str
+    kernel: str
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+    key: tuple[Any, ...]
+
+
+def recorded(run: Callable[[], object]) -> list[Specialisation]:
+    """What ``run`` would launch, each once; nothing is launched, and its results mean nothing."""
+    found: dict[tuple[Any, ...], Specialisation] = {}
+
+    def note(launch: Launch, _: torch.device) -> None:
+        if launch.grid[0]:
+            made = _specialised(launch)
+            found.setdefault(made.key, made)
+
+    with mock.patch.object(Launch, "run", note):
+        run()
+    return list(found.values())
+
+
+def _specialised(launch: Launch) -> Specialisation:
+    arguments: dict[str, Any] = {}
+    key: list[Any] = [launch.kernel.__name__, launch.num_warps, launch.num_stages]
+    constants = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
+    for name, value in launch.arguments.items():
+        if isinstance(value, Tensor):
+            arguments[name] = torch.empty(1, dtype=value.dtype, device="meta")
+            key.append(value.dtype)
+        elif isinstance(value, TensorDescriptor):
+            base = torch.empty(1, dtype=value.base.dtype, device="meta")
+            arguments[name] = TensorDescriptor(base, value.shape, value.strides, value.block_shape)
+            key += [value.base.dtype, tuple(value.block_shape)]
+        else:
+            arguments[name] = value
+            plain = name in constants or type(value) is not int
+            key.append(value if plain else (value == 1, value % 16 == 0, abs(value) < 2**31))
+    function = launch.kernel.fn
+    return Specialisation(
+        function.__module__, function.__name__, arguments, launch.options, tuple(key)
+    )
+
+
+def compile_specialisation(made: Specialisation) -> None:
+    """Put a kernel into Triton's cache."""
+    kernel = getattr(importlib.import_module(made.module), made.kernel)
+    kernel.warmup(grid=(1,), **made.arguments, **made.options)
+
+
 class Compiler:
     """Compiles jobs in the order in which they are handed over.
 
@@ -79,6 +147,10 @@ class Compiler:
         """Until a job is compiled. What went wrong shows again when it is run."""
         if job in self._pending:
             self._pending[job].exception()
+
+    def compile(self, work: Iterable[Specialisation]) -> None:
+        """Compile, and wait until all is compiled."""
+        wait([self._pool.submit(compile_specialisation, made) for made in work])
 
     def close(self) -> None:
         """Forget what was not begun."""

@@ -203,19 +203,16 @@ class Problem:
         )
 
     def eligible(self, way: str, cell: tuple[int, int] | None) -> bool:
-        """Whether a way of ours takes this shape, with cells of this size (None: nobody sleeps)."""
-        if way == "box":
-            packed = kernels.pack_weight(self.weights[0], self.shape.groups)
-            return not kernels.box_supports(self.inputs[0], packed, stride=self.shape.stride)
-        if way == "pointer":
-            return True
-        if cell is None or self.shape.depthwise:
-            return False
-        return {
-            "cells": cell[0] > 1 and cell[1] > 1,
-            "rows": cell[0] == 1 and cell[1] > 1,
-            "channels": cell[0] >= self.shape.positions,
-        }[way]
+        """Whether a way of ours takes this shape on this device, with cells of this size."""
+        if way == "box" and self.device.type == "cuda":
+            return (
+                kernels.box_supports(self.inputs[0], self._packed(0), stride=self.shape.stride)
+                == ""
+            )
+        return eligible(way, self.shape, self.number, cell)
+
+    def _packed(self, copy: int) -> kernels.PackedWeight:
+        return kernels.pack_weight(self.weights[copy], self.shape.groups)
 
     # --- correctness ------------------------------------------------------------------------------
 
@@ -253,6 +250,33 @@ class Problem:
         return y if way == "cudnn" else y.relu_()
 
 
+def eligible(way: str, shape: ConvShape, number: str, cell: tuple[int, int] | None) -> bool:
+    """Whether a way of ours takes a shape with cells of this size (None: nobody sleeps)."""
+    if way == "box":
+        x, packed = _hollow(shape, 1, number)
+        return kernels.box_supports(x, packed, stride=shape.stride) == ""
+    if way == "pointer":
+        return True
+    if cell is None or shape.depthwise:
+        return False
+    return {
+        "cells": cell[0] > 1 and cell[1] > 1,
+        "rows": cell[0] == 1 and cell[1] > 1,
+        "channels": cell[0] >= shape.positions,
+    }[way]
+
+
+def _hollow(shape: ConvShape, images: int, number: str) -> tuple[Tensor, kernels.PackedWeight]:
+    """Input and weight that hold nothing, for plans."""
+
+    def meta(*size: int) -> Tensor:
+        made = torch.empty(size, dtype=DTYPES[number], device="meta")
+        return made.to(memory_format=torch.channels_last)
+
+    weight = meta(shape.out_channels, shape.channels // shape.groups, *shape.kernel_size)
+    return meta(images, shape.channels, *shape.size), kernels.pack_weight(weight, shape.groups)
+
+
 def launches(
     way: str,
     shape: ConvShape,
@@ -265,12 +289,8 @@ def launches(
 
     The building of a list aside: its kernels do not depend on the layer.
     """
-
-    def meta(*size: int, dtype: torch.dtype = DTYPES[number]) -> Tensor:
-        return torch.empty(size, dtype=dtype, device="meta")
-
-    weight = meta(shape.out_channels, shape.channels // shape.groups, *shape.kernel_size)
-    x = meta(images, shape.channels, *shape.size).to(memory_format=torch.channels_last)
+    x, packed = _hollow(shape, images, number)
+    bias = torch.empty(shape.out_channels, dtype=x.dtype, device="meta")
     options: dict[str, Any] = {
         "padding": shape.padding,
         "dilation": shape.dilation,
@@ -281,10 +301,8 @@ def launches(
     bitmap = None
     if cell is not None:
         rows, cells = -(-shape.positions // cell[0]), -(-shape.out_channels // cell[1])
-        bitmap = meta(images, rows, -(-cells // 32), dtype=torch.int32)
+        bitmap = torch.empty(images, rows, -(-cells // 32), dtype=torch.int32, device="meta")
         options |= {"bitmap": bitmap, "cell": cell}
-    packed = kernels.pack_weight(weight, shape.groups)
-    bias = meta(shape.out_channels)
     if way == "box":
         return [kernels.plan_conv2d_box(x, packed, bias, **options)[1]]
     options["stride"] = shape.stride
