@@ -30,8 +30,10 @@ _ZERO_FILLS = ("zero", "rescale")
 _NEIGHBOUR_FILLS = ("nearest", "interpolate")
 FILLS = (*_ZERO_FILLS, *_NEIGHBOUR_FILLS)
 
-# Elements of a program: 16 a thread.
-_BLOCK = 2048
+# Elements of a program. Zeros are stores and little else: 32 a thread. A position's bit serves all
+# of a block's channels, so that a search for neighbours costs little; a bit per neuron costs a
+# register for every neuron of the window.
+_ZERO_BLOCK, _ROWS_BLOCK, _BLOCK = 4096, 2048, 1024
 _MAX_BLOCK_N = 128
 
 
@@ -49,11 +51,11 @@ def _neighbour(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Position of a neighbour, and whether it exists and is awake; broadcastable to the block."""
+    """Position of a neighbour [BLOCK_M, 1], and whether it exists and is awake."""
     inside = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
     position = tl.where(inside, at_y * width + at_x, 0)
     slept = asleep(bitmap, position, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_N)
-    return position, inside[:, None] & (slept == 0)
+    return position[:, None], inside[:, None] & (slept == 0)
 
 
 @triton.jit
@@ -95,76 +97,75 @@ def _fill_kernel(
     at_y, at_x = row // width, row % width
     o_y = row[:, None] * C + c[None, :]
     value = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    # Loops are not unrolled: where every neuron has a bit, that would spill. They may visit the
+    # centre, which is never awake where it matters.
     if FILL == "nearest":
         # The least key is the nearest neighbour, the first by (row, column) of equally near ones.
-        best = tl.where(slept, 1 << 16, 1 << 16)
-        for dy in tl.static_range(-2, 3):
-            for dx in tl.static_range(-2, 3):
-                if dy != 0 or dx != 0:
-                    _, awake = _neighbour(
-                        bitmap,
-                        at_y + dy,
-                        at_x + dx,
-                        height,
-                        width,
-                        first_c,
-                        cell_c,
-                        words,
-                        MAP,
-                        BLOCK_M,
-                        BLOCK_N,
-                    )
-                    key = (dy * dy + dx * dx) * 64 + (dy + 2) * 8 + (dx + 2)
-                    best = tl.minimum(best, tl.where(awake, key, 1 << 16))
-        step = ((best // 8) % 8 - 2) * width + best % 8 - 2
-        found = mine & (best < 1 << 16)
+        NOBODY: tl.constexpr = 1 << 16
+        best = tl.where(slept & (m < positions)[:, None], NOBODY, NOBODY)
+        for place in range(25):
+            dy, dx = place // 5 - 2, place % 5 - 2
+            _, awake = _neighbour(
+                bitmap,
+                at_y + dy,
+                at_x + dx,
+                height,
+                width,
+                first_c,
+                cell_c,
+                words,
+                MAP,
+                BLOCK_M,
+                BLOCK_N,
+            )
+            key = (dy * dy + dx * dx) * 32 + place
+            best = tl.minimum(best, tl.where(awake, key, NOBODY))
+        place = best % 32
+        step = (place // 5 - 2) * width + place % 5 - 2
+        found = mine & (best < NOBODY)
         value = tl.load(y + o_y + step * C, mask=found, other=0.0).to(tl.float32)
     elif FILL == "interpolate":
-        weight = tl.where(slept, 0.0, 0.0)
-        for dy in tl.static_range(-1, 2):
-            for dx in tl.static_range(-1, 2):
-                if dy != 0 or dx != 0:
-                    position, awake = _neighbour(
-                        bitmap,
-                        at_y + dy,
-                        at_x + dx,
-                        height,
-                        width,
-                        first_c,
-                        cell_c,
-                        words,
-                        MAP,
-                        BLOCK_M,
-                        BLOCK_N,
-                    )
-                    o_n = position[:, None] * C + c[None, :]
-                    b_n = tl.load(y + o_n, mask=mine & awake, other=0.0).to(tl.float32)
-                    share = 1.0 / (dy * dy + dx * dx)
-                    value += b_n * share
-                    weight += tl.where(awake, share, 0.0)
-        alone = mine & (weight == 0)
-        if tl.max(tl.max(alone.to(tl.int32), axis=1), axis=0) != 0:
-            for dy in tl.static_range(-2, 3):
-                for dx in tl.static_range(-2, 3):
-                    if dy * dy + dx * dx > 2:
-                        position, awake = _neighbour(
-                            bitmap,
-                            at_y + dy,
-                            at_x + dx,
-                            height,
-                            width,
-                            first_c,
-                            cell_c,
-                            words,
-                            MAP,
-                            BLOCK_M,
-                            BLOCK_N,
-                        )
-                        o_n = position[:, None] * C + c[None, :]
-                        b_n = tl.load(y + o_n, mask=alone & awake, other=0.0).to(tl.float32)
-                        share = 1.0 / (dy * dy + dx * dx)
-                        value += b_n * share
-                        weight += tl.where(alone & awake, share, 0.0)
+        weight = tl.where(slept & (m < positions)[:, None], 0.0, 0.0)
+        for place in range(9):
+            dy, dx = place // 3 - 1, place % 3 - 1
+            position, awake = _neighbour(
+                bitmap,
+                at_y + dy,
+                at_x + dx,
+                height,
+                width,
+                first_c,
+                cell_c,
+                words,
+                MAP,
+                BLOCK_M,
+                BLOCK_N,
+            )
+            share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
+            b_n = tl.load(y + position * C + c[None, :], mask=mine & awake, other=0.0)
+            value += b_n.to(tl.float32) * share
+            weight += tl.where(awake, share, 0.0)
+        alone = weight == 0
+        if tl.max(tl.max((mine & alone).to(tl.int32), axis=1), axis=0) != 0:
+            for place in range(25):
+                dy, dx = place // 5 - 2, place % 5 - 2
+                position, awake = _neighbour(
+                    bitmap,
+                    at_y + dy,
+                    at_x + dx,
+                    height,
+                    width,
+                    first_c,
+                    cell_c,
+                    words,
+                    MAP,
+                    BLOCK_M,
+                    BLOCK_N,
+                )
+                share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
+                b_n = tl.load(y + position * C + c[None, :], mask=mine & alone & awake, other=0.0)
+                value += b_n.to(tl.float32) * share
+                weight += tl.where(alone & awake, share, 0.0)
         value = value / tl.where(weight > 0, weight, 1.0)
     if residual is not None:
         residual += n * positions * C
@@ -235,10 +236,9 @@ def plan_fill_sleepers(
     words = triton.cdiv(cells, 32)
     check_operand("bitmap", bitmap, dtypes=(torch.int32,), shape=(n, rows, words), device=y.device)
 
-    block_n = min(max(triton.next_power_of_2(channels), 16), _MAX_BLOCK_N)
-    block_m = _BLOCK // block_n
+    block_m, block_n = _block(fill, cell, channels)
     tiles_m, tiles_n = triton.cdiv(positions, block_m), triton.cdiv(channels, block_n)
-    segmented = cell[0] >= positions or cell[0] % block_m == 0
+    within = cell[0] >= positions or cell[0] % block_m == 0
     arguments: dict[str, Any] = {
         "y": data,
         "bitmap": bitmap,
@@ -253,13 +253,25 @@ def plan_fill_sleepers(
         "words": words,
         "C": channels,
         "FILL": "zero" if fill in _ZERO_FILLS else fill,
-        "MAP": map_mode(bitmap, cell[1], segmented, channels, channels, block_n),
+        "MAP": map_mode(bitmap, cell[1], within, channels, channels, block_n),
         "ACTIVATION": kind,
         "SLOPE": slope,
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
     }
     return Launch(_fill_kernel, (n * tiles_m * tiles_n,), arguments, num_warps=4, num_stages=1)
+
+
+def _block(fill: str, cell: tuple[int, int], channels: int) -> tuple[int, int]:
+    """Positions and channels of a program's block."""
+    block_n = min(max(triton.next_power_of_2(channels), 16), _MAX_BLOCK_N)
+    if cell[1] < channels and cell[1] % 16 == 0:
+        # The largest power of two that divides a cell's channels: a block lies in one cell.
+        block_n = min(cell[1] & -cell[1], block_n)
+    if fill in _ZERO_FILLS:
+        return _ZERO_BLOCK // block_n, block_n
+    one_bit_a_row = cell[1] >= channels or cell[1] % block_n == 0
+    return (_ROWS_BLOCK if one_bit_a_row else _BLOCK) // block_n, block_n
 
 
 def _check_fill(fill: str, cell: tuple[int, int], residual: Tensor | None, kind: str) -> None:

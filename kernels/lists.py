@@ -29,9 +29,9 @@ Shape = tuple[int, int, int, int]
 Launches = tuple[Launch, ...]
 COMBINATIONS = ("either", "both")
 
-# Items of a block: a scan of 8 a thread. Long lists take the larger one, which keeps the counts
-# that a block has to sum below a thousand up to 8 million items.
-_BLOCK, _LONG_BLOCK = 1024, 8192
+# Items of a block, 8 or 16 a thread. Long lists take the larger one, which keeps the counts that a
+# block has to sum few: a thousand for 4 million items.
+_BLOCK, _LONG_BLOCK = 1024, 4096
 _LONG = _BLOCK * 1024
 # Counts summed at a time.
 _COUNTS = 1024
@@ -116,24 +116,23 @@ def _awake(
     """
     exists = item < items
     if ORDER == "channels":
-        first = item * UNIT // cell_c
-        last = (tl.minimum((item + 1) * UNIT, channels) - 1) // cell_c
-        row = members.to(tl.int64)
+        unit = tl.minimum(item, tl.maximum(items - 1, 0))
+        first = unit * UNIT // cell_c
+        last = (tl.minimum((unit + 1) * UNIT, channels) - 1) // cell_c
         awake = item < 0
         for step in tl.static_range(SPAN):
             word = first // 32 + step
             low, high = tl.maximum(first - word * 32, 0), tl.minimum(last - word * 32, 31)
-            b_words = ~tl.load(bitmap + row * words + word, mask=exists & (high >= 0), other=-1)
-            # The bits low to high; a shift of up to 31 twice, since one of 32 is undefined.
-            b_words = (b_words.to(tl.uint32, bitcast=True) >> low.to(tl.uint32)) << (
-                31 - tl.maximum(high, 0) + low
-            ).to(tl.uint32)
+            b_words = tl.load(bitmap + members * words + word, mask=exists & (high >= 0), other=-1)
+            # Only the bits low to high remain.
+            b_words = (~b_words).to(tl.uint32, bitcast=True) >> low.to(tl.uint32)
+            b_words = b_words << (31 - tl.maximum(high, 0) + low).to(tl.uint32)
             awake = awake | (b_words != 0)
     else:
         if ORDER == "cells":
-            row, cell = (item // cells).to(tl.int64), item % cells
+            row, cell = item // cells, item % cells
         else:
-            row, cell = item.to(tl.int64), members
+            row, cell = item, members
         b_words = tl.load(bitmap + row * words + cell // 32, mask=exists, other=-1)
         awake = ((b_words >> (cell % 32)) & 1) == 0
     return (exists & awake).to(tl.int32)
@@ -196,7 +195,7 @@ def _scatter_kernel(
     else:
         before = 0
     rank = before + tl.cumsum(awake, axis=0) - 1
-    p_out = indices + members.to(tl.int64) * items + rank
+    p_out = indices + members * items + rank
     tl.store(p_out, item, mask=awake != 0)
     if block == blocks - 1:
         tl.store(counts + members, before + tl.sum(awake, axis=0))
@@ -436,7 +435,7 @@ def _compact(
     shared: dict[str, Any] = {
         "bitmap": bitmap,
         "items": items,
-        "cells": triton.cdiv(shape[1], cell[1]),
+        "cells": max(triton.cdiv(shape[1], cell[1]), 1),
         "channels": shape[1],
         "cell_c": cell[1],
         "words": bitmap.shape[2],
@@ -446,7 +445,7 @@ def _compact(
         "SPAN": (triton.cdiv(unit - 1, cell[1]) + 31) // 32 + 1 if unit > 1 else 1,
         "BLOCK": size,
     }
-    options = {"num_warps": 4, "num_stages": 1}
+    options = {"num_warps": 4 if size == _BLOCK else 8, "num_stages": 1}
     launches: Launches = ()
     partial = None
     if blocks > 1 and exact is None:

@@ -85,7 +85,7 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
     compiled = triton.compile(
         _source(launch),
         target=GPUTarget("cuda", arch, 32),
-        options=launch.options,
+        options=launch.options(arch),
     )
     ptx = compiled.asm["ptx"]
     usage, sass = _dump(compiled.asm["cubin"], arch)
@@ -165,15 +165,19 @@ def _spilled(line: _Line) -> int:
 
 
 def _main_loop(sass: list[_Line]) -> list[_Line]:
-    """The smallest loop that holds most of the kernel's multiplications; empty without any."""
+    """Of the innermost loops that multiply, the one that does most; empty without any."""
     tensor = any(line.operation in _TENSOR_MATH for line in sass)
     math = _TENSOR_MATH if tensor else ("FFMA", "FFMA2")
 
-    def weight(loop: list[_Line]) -> tuple[int, int]:
-        return sum(line.operation in math for line in loop), -len(loop)
+    def products(loop: list[_Line]) -> int:
+        return sum(line.operation in math for line in loop)
 
-    loop = max(_loops(sass), key=weight, default=[])
-    return loop if weight(loop)[0] else []
+    innermost: list[list[_Line]] = []
+    for loop in sorted(filter(products, _loops(sass)), key=len):
+        ends = loop[0].address, loop[-1].address
+        if not any(ends[0] <= kept[0].address <= ends[1] for kept in innermost):
+            innermost.append(loop)
+    return max(innermost, key=products, default=[])
 
 
 def _loops(sass: list[_Line]) -> Iterator[list[_Line]]:
