@@ -8,7 +8,7 @@ MODELS = ["safetensors>=0.4"]
 DATA = ["pillow>=10"]
 PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66"]
-ENERGY = ["nvidia-ml-py>=12"]
+ENERGY = ["nvidia-ml-py>=12.535"]
 STUDY = [*MODELS, *DATA, *PLOT, *SEARCH]
 
 setup(
@@ -35,7 +35,14 @@ setup(
         "search": SEARCH,
         "energy": ENERGY,
         "study": STUDY,
-        "test": [*STUDY, "pytest>=8", "pytest-benchmark>=5", "ruff==0.17.6", "mypy==2.4.1"],
+        "test": [
+            *STUDY,
+            *ENERGY,
+            "pytest>=8",
+            "pytest-benchmark>=5",
+            "ruff==0.17.6",
+            "mypy==2.4.1",
+        ],
     },
     entry_points={"console_scripts": ["drowsy = drowsy.cli:main"]},
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,12 +95,12 @@ def _energy(args: argparse.Namespace) -> None:
         raise ValueError(f"batch: got {args.batch}, allowed: 1 or more")
     images = _place(net, args, _data(args, info).images[: args.batch])
     images = images.contiguous(memory_format=torch.channels_last)
-    meter: Meter | None = None
+    meter, told = None, []
     try:
         meter = Meter(args.device)
         meter.measure_idle(args.seconds)
     except NoMeter as error:
-        print(f"no joules, latency only: {error}", file=sys.stderr)
+        told.append(f"no joules, latency only: {error}")
     done: list[Profile] = []
     found = profile(net, images, frontier, meter=meter, seconds=args.seconds, each=done.append)
     found.save(args.out)
@@ -117,9 +116,10 @@ def _energy(args: argparse.Namespace) -> None:
         },
     )
     print(profile_table(done, len(images)))
-    told = [one.measurement.warnings for one in done if one.measurement is not None]
-    for warning in dict.fromkeys(itertools.chain(*told)):
-        print(f"warning: {warning}", file=sys.stderr)
+    for one in done:
+        told += one.measurement.warnings if one.measurement is not None else ()
+    for line in dict.fromkeys(told):
+        print(line)
     print(f"wrote {args.out} (the frontier) and {samples} (what was read, raw)")
 
 
@@ -271,9 +271,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
-    energy = command("energy", _energy, "latency and joules of a frontier's points, here")
-    _add_network(energy)
-    _add_data(energy)
+    sub = command("energy", _energy, "latency and joules of a frontier's points, measured here")
+    _add_network(sub)
+    _add_data(sub)
+    energy = sub.add_argument_group("energy")
     energy.add_argument("--frontier", required=True, help="frontier file of search or study")
     energy.add_argument("--seconds", type=float, default=5.0, help="for each point (default: 5)")
     energy.add_argument("--out", required=True, help="frontier file to write")
@@ -325,9 +326,10 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_study(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
-    sub.add_argument("--out", default="drowsy-study", help="folder for the results")
-    sub.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
+    group = sub.add_argument_group("study")
+    group.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
+    group.add_argument("--out", default="drowsy-study", help="folder for the results")
+    group.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ where it cannot: nothing is ever estimated. Windows, integrals and warnings are 
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,15 +50,31 @@ class NoMeter(RuntimeError):
 
 
 class Clock:
-    """The time; one place, so that a test can put its own here."""
+    """The time; one place, so that tests can put theirs here."""
 
     now = staticmethod(time.perf_counter)
     sleep = staticmethod(time.sleep)
 
     @staticmethod
-    def wait(seconds: float, stopped: Any) -> bool:
-        """Wait for a ``threading.Event``, at most this long; whether it came."""
-        return stopped.wait(seconds)
+    def every(seconds: float, call: Callable[[], object]) -> Callable[[], None]:
+        """Call again and again from a thread, this long after the last call returned.
+
+        Returns:
+            What ends it, and waits for a call that is under way.
+        """
+        stopped = threading.Event()
+
+        def run() -> None:
+            while not stopped.wait(seconds):
+                call()
+
+        def stop() -> None:
+            stopped.set()
+            thread.join()
+
+        thread = threading.Thread(target=run, name="drowsy-energy", daemon=True)
+        thread.start()
+        return stop
 
 
 clock = Clock()
@@ -360,15 +377,15 @@ def sensors(device: Device | Sequence[Device]) -> list[Sensor]:
 
 
 def _of(device: Any) -> list[Sensor]:
-    auto = device == "auto"
+    auto, name = device == "auto", device
     if auto:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if isinstance(device, int) and not isinstance(device, bool):
-        device = f"cuda:{device}"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif isinstance(device, int) and not isinstance(device, bool):
+        name = f"cuda:{device}"
     try:
-        where = torch.device(device)
+        where = torch.device(name)
     except (RuntimeError, TypeError):
-        where = torch.device("meta")
+        where = torch.device("meta")  # refused below
     if where.type == "cpu":
         try:
             return list(rapl_domains())

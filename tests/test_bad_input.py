@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,7 @@ from drowsy import models
 from drowsy.cli import main
 from drowsy.control import Control
 from drowsy.convert import convert
+from drowsy.energy import Meter, NoMeter, profile
 from drowsy.evaluate import Evaluator
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.layer import DrowsyConv2d
@@ -109,6 +111,17 @@ def frontier() -> Frontier:
     return Frontier([OperatingPoint(setting, saving=0.5, top1=0.9)])
 
 
+def meter(folder: Path, device: Any = "cpu", **options: Any) -> Meter:
+    """A meter of a CPU whose RAPL tree is in the folder, and of which no counter advances."""
+    zone = folder / "intel-rapl:0"
+    zone.mkdir()
+    for name, text in (("name", "package-0"), ("max_energy_range_uj", "9"), ("energy_uj", "0")):
+        (zone / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drowsy.sensors.RAPL", folder)
+        return Meter(device, **options)
+
+
 def triton_on_the_cpu() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("drowsy_kernels.launch.interpreted", lambda: False)
@@ -142,6 +155,13 @@ def drowsy(*argv: object) -> None:
 def study(folder: Path, *options: object, model: str = "caffenet_cifar") -> None:
     """``drowsy uniform`` on the images in ``folder``."""
     drowsy("uniform", "--model", model, "--data", folder, "--out", folder / "out", *options)
+
+
+def energy(folder: Path, *options: object) -> None:
+    """``drowsy energy`` on images and a frontier that are in order."""
+    frontier().save(folder / "frontier.json")
+    files = ("--data", with_images(folder), "--frontier", folder / "frontier.json")
+    drowsy("energy", "--model", "caffenet_cifar", *files, "--out", folder / "out.json", *options)
 
 
 def with_images(folder: Path, *, labels: str | None = None, size: int = 32) -> Path:
@@ -618,6 +638,102 @@ CASES = [
         lambda folder: study(folder, "--images", "many"),
         CommandFailed,
         "--images: got 'many', allowed: FIRST:LAST",
+    ),
+    # Energy.
+    Case("meter of nothing", lambda _: Meter([]), ValueError, r"device: got \[\], allowed: one or"),
+    *(
+        Case(
+            f"meter of {device!r}",
+            lambda _, device=device: Meter(device),
+            ValueError,
+            f"device: got {re.escape(repr(device))}, allowed: auto, cpu, cuda",
+        )
+        for device in ("gpu", "meta", -1, 1.5, True, None)
+    ),
+    Case(
+        "meter of a GPU that is not there",
+        without_cuda(lambda _: Meter(0)),
+        NoMeter,
+        "cuda:0: torch finds no CUDA device here",
+    ),
+    Case("meter twice", lambda folder: meter(folder, ["cpu", "cpu"]), ValueError, "each once"),
+    Case(
+        "interval of 0",
+        lambda _: Meter("cpu", interval=0),
+        ValueError,
+        r"interval: got 0, allowed: 0\.01 to 1",
+    ),
+    Case(
+        "idle power below 0",
+        lambda folder: meter(folder, idle_watts=-1),
+        ValueError,
+        "idle_watts: got -1, allowed: a finite number, 0 or more, for each of cpu:package-0",
+    ),
+    Case(
+        "idle power of two devices",
+        lambda folder: meter(folder, idle_watts=[1, 2]),
+        ValueError,
+        r"idle_watts: got \[1, 2\], .*for each of cpu:package-0",
+    ),
+    Case(
+        "idle for no time",
+        lambda folder: meter(folder).measure_idle(0),
+        ValueError,
+        "seconds: got 0, allowed: a finite number above 0",
+    ),
+    Case(
+        "measured for ever",
+        lambda folder: meter(folder).measure(print, seconds=math.inf),
+        ValueError,
+        "seconds: got inf, allowed",
+    ),
+    Case(
+        "warm-up of half a call",
+        lambda folder: meter(folder).measure(print, warmup=0.5),
+        ValueError,
+        r"warmup: got 0\.5, allowed: an integer",
+    ),
+    Case(
+        "no point to profile",
+        lambda _: profile(net(), images(), [], meter=None),
+        ValueError,
+        "points: got none, allowed: one or more",
+    ),
+    Case(
+        "profile of rates",
+        lambda _: profile(net(), images(), [0.5], meter=None),
+        TypeError,
+        r"points: got 0\.5, allowed: a Frontier, or OperatingPoints or Schedules",
+    ),
+    Case(
+        "profile of no images",
+        lambda _: profile(net(), images(0), frontier(), meter=None),
+        ValueError,
+        r"images: got shape \(0, 3, 8, 8\)",
+    ),
+    Case(
+        "profile of another k",
+        lambda _: profile(net(k=4), images(), frontier(), meter=None),
+        ValueError,
+        "schedule: has k = 8, the network has k = 4",
+    ),
+    Case(
+        "energy of no frontier",
+        lambda folder: energy(folder, "--frontier", with_file(folder / "f.json")),
+        CommandFailed,
+        r"drowsy energy: .*f\.json",
+    ),
+    Case(
+        "energy of no images",
+        lambda folder: energy(folder, "--batch", "0"),
+        CommandFailed,
+        "drowsy energy: batch: got 0, allowed: 1 or more",
+    ),
+    Case(
+        "energy for no time",
+        lambda folder: energy(folder, "--seconds", "0"),
+        CommandFailed,
+        "drowsy energy: seconds: got 0.0, allowed",
     ),
     # The command: everything else.
     Case(
