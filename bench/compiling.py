@@ -13,11 +13,12 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 import torch
+import triton
 from drowsy_kernels.heuristics import ConvConfig
 from drowsy_kernels.launch import Launch
 from drowsy_kernels.tuning import ConvShape
@@ -60,7 +61,12 @@ def compile_job(job: Job) -> None:
     """Put a job's kernels into Triton's cache."""
     for launch in launches(job.way, job.shape, job.images, job.number, job.cell, job.config):
         if launch.grid[0]:
-            launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options)
+            _compile(launch)
+
+
+def _compile(launch: Launch) -> None:
+    arch = triton.runtime.driver.active.get_current_target().arch
+    launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options(arch))
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,13 @@ class Specialisation:
 
     Args:
         module, kernel: where the kernel is found.
-        arguments: name -> value; tensors are of one element, on the meta device.
-        options: of the compiler.
+        launch: without its kernel; tensors are of one element, on the meta device.
         key: equal where the compiled code is.
     """
 
     module: str
     kernel: str
-    arguments: dict[str, Any]
-    options: dict[str, Any]
+    launch: Launch
     key: tuple[Any, ...]
 
 
@@ -97,7 +101,8 @@ def recorded(run: Callable[[], object]) -> list[Specialisation]:
 
 def _specialised(launch: Launch) -> Specialisation:
     arguments: dict[str, Any] = {}
-    key: list[Any] = [launch.kernel.__name__, launch.num_warps, launch.num_stages]
+    function = launch.kernel.fn
+    key: list[Any] = [function.__name__, launch.num_warps, launch.num_stages, launch.max_registers]
     constants = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
     for name, value in launch.arguments.items():
         if isinstance(value, Tensor):
@@ -111,16 +116,14 @@ def _specialised(launch: Launch) -> Specialisation:
             arguments[name] = value
             plain = name in constants or type(value) is not int
             key.append(value if plain else (value == 1, value % 16 == 0, abs(value) < 2**31))
-    function = launch.kernel.fn
-    return Specialisation(
-        function.__module__, function.__name__, arguments, launch.options, tuple(key)
-    )
+    hollow = replace(launch, kernel=None, arguments=arguments)
+    return Specialisation(function.__module__, function.__name__, hollow, tuple(key))
 
 
 def compile_specialisation(made: Specialisation) -> None:
     """Put a kernel into Triton's cache."""
     kernel = getattr(importlib.import_module(made.module), made.kernel)
-    kernel.warmup(grid=(1,), **made.arguments, **made.options)
+    _compile(replace(made.launch, kernel=kernel))
 
 
 class Compiler:
