@@ -333,6 +333,7 @@ def _masked(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep) -> tup
         },
         config.num_warps,
         config.num_stages,
+        config.max_registers(arguments["y"].element_size()),
     )
     if split_k == 1:
         return (launch,)
@@ -381,10 +382,10 @@ def _listed(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep, awake:
         segments = triton.cdiv(positions, segment)
     else:
         lists = images if isinstance(awake, AwakeChannels) else cells
-    resident = config.resident(arguments["y"].element_size())
+    itemsize = arguments["y"].element_size()
     return Launch.pick(
         awake_conv2d_kernel,
-        multiprocessors(arguments["y"].device) * resident,
+        multiprocessors(arguments["y"].device) * config.resident(itemsize),
         arguments
         | {
             "awake": awake.indices,
@@ -400,6 +401,8 @@ def _listed(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep, awake:
         },
         config.num_warps,
         config.num_stages,
+        # Scattered stores want more than their share.
+        255 if isinstance(awake, AwakeChannels) else config.max_registers(itemsize),
     )
 
 

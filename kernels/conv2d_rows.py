@@ -280,6 +280,15 @@ def plan_conv2d_rows(
         "BLOCK_N": config.block_n,
         "BLOCK_K": config.block_k,
     }
+    tiles = triton.cdiv(length, config.block_m) * triton.cdiv(out_channels, config.block_n)
     programs = multiprocessors(x.device) * config.resident(x.element_size())
-    launch = Launch(conv2d_rows_kernel, (programs,), arguments, config.num_warps, config.num_stages)
+    launch = Launch(
+        conv2d_rows_kernel,
+        (min(programs, tiles),),
+        arguments,
+        config.num_warps,
+        # Half of the stages are spent between a table's entries and the rows that they name.
+        config.num_stages if table is None else 2 * config.num_stages - 1,
+        None if table is not None else config.max_registers(x.element_size()),
+    )
     return out, (launch,)

@@ -16,9 +16,9 @@ import triton
 _MULTIPROCESSORS = 132
 # Programs that keep a large GPU busy: two for each multiprocessor.
 _ENOUGH_PROGRAMS = 2 * _MULTIPROCESSORS
-# Shared memory and warps of a multiprocessor of an H100/H200, and a program's fixed share.
+# Of a multiprocessor of an H100/H200.
 _SHARED_BYTES = 227 * 1024
-_WARPS = 64
+_REGISTERS = 65536
 # A split of K has at least as many K steps: fewer would not amortise filling the pipeline and the
 # float32 round trip of the sums.
 _STEPS_OF_A_SPLIT = 8
@@ -53,12 +53,18 @@ class ConvConfig:
         return f"{shape}-w{self.num_warps}-s{self.num_stages}{split}"
 
     def resident(self, itemsize: int) -> int:
-        """Programs that fit on a multiprocessor, by shared memory and by registers of 8 warps."""
+        """Programs that share a multiprocessor: by shared memory, and by registers for 16 warps."""
         stage = (self.block_m + self.block_n) * max(self.block_k, 1) * itemsize
         by_memory = _SHARED_BYTES // (stage * self.num_stages + 1024)
-        # An accumulator of more than 128 x 128 leaves registers for one program.
-        by_registers = 16 // self.num_warps if self.block_m * self.block_n <= 128 * 128 else 1
+        # An accumulator of more than 128 x 128 leaves registers for one program; float32 has more
+        # operands in them.
+        warps = 12 if itemsize == 4 else 16
+        by_registers = warps // self.num_warps if self.block_m * self.block_n <= 128 * 128 else 1
         return max(1, min(by_memory, by_registers))
+
+    def max_registers(self, itemsize: int) -> int:
+        """Registers that a thread may have if so many programs are to share a multiprocessor."""
+        return min(255, _REGISTERS // (32 * self.num_warps * self.resident(itemsize)) // 8 * 8)
 
 
 # 64 rows are one wgmma instruction of a warpgroup of four warps; 128 x 128 accumulators need eight
@@ -121,7 +127,10 @@ def family(dtype: torch.dtype, precision: str, depthwise: bool = False) -> str:
 
 @functools.lru_cache
 def multiprocessors(device: torch.device) -> int:
-    """Of a CUDA device; an H100's elsewhere."""
+    """Of a CUDA device; an H100's of one that is not there."""
+    if device.type == "cpu":
+        # The interpreter runs programs one after another: enough of them to share the work.
+        return 1
     if device.type != "cuda":
         return _MULTIPROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -180,6 +189,9 @@ def choose_config(
             if (tall or cell_p % config.block_m == 0) and (wide or cell_c % config.block_n == 0)
         )
         candidates = within or candidates
+        if awake == "channels":
+            # Scattered stores of wider tiles need more registers than two programs have.
+            candidates = tuple(config for config in candidates if config.block_n <= 64)
         if awake in ("cells", "rows"):
             span, spans = min(span, cell_c), spans * triton.cdiv(span, min(span, cell_c))
 

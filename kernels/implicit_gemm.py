@@ -404,14 +404,14 @@ def _store_sleepers(
     m_c = (c >= first_c) & (c < tl.minimum(first_whole, last_c))
     store_rest(y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, UNIT)
     for whole in range(first_whole, last_whole, BLOCK_N):
-        c = tl.multiple_of(whole, UNIT) + tl.arange(0, BLOCK_N)
+        c_whole = tl.multiple_of(whole, UNIT) + tl.arange(0, BLOCK_N)
         store_rest(
             y,
             residual,
             m,
             m_m,
-            c,
-            c < last_whole,
+            c_whole,
+            c_whole < last_whole,
             OC,
             POST_ACTIVATION,
             POST_SLOPE,
