@@ -294,6 +294,7 @@ GRAPHS: dict[str, Callable[..., Tensor]] = {
     "awake operand": _sleeps_and_not,
     "overwritten": _reads_what_was_overwritten,
     "preactivated": _preactivated,
+    "overwritten by position": lambda n, x: n.c(n.a(x) + F.relu(x, True)) + x,
     "torch.add with a factor": lambda n, x: n.c(torch.add(n.a(x), n.b(x), alpha=2)),
     "concatenation of two forms": lambda n, x: torch.cat([n.a(x), F.avg_pool2d(x, 3, 1, 1)], 1),
     "layer as the output": lambda n, x: n.a(x),
