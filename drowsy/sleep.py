@@ -502,14 +502,20 @@ def lfsr_tables(source: Lfsr, k: int, stream: int, seed: Tensor) -> tuple[Tensor
 
     Both lie on the device of ``seed`` (an int64 tensor of one element).
     """
-    device = seed.device
-    table = _lfsr_table(source, k).to(device)
+    return _lfsr_table(source, k).to(seed.device), lfsr_phases(source, stream, seed)
+
+
+def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
+    """Where on its cycle each engine starts: int64 ``[engines]``, on the device of ``seed``.
+
+    Without a ``seeding`` nothing is copied from the host, so that a CUDA graph can hold it.
+    """
+    cycle = _lfsr_cycle(source.width, source.taps)
     if source.seeding:
-        cycle = _lfsr_cycle(source.width, source.taps)
-        starts = torch.tensor([cycle.index(state) for state in source.seeding], device=device)
-        return table, starts.expand(source.engines).contiguous()
-    engine = torch.arange(source.engines, device=device)
-    return table, philox(engine, engine * 0, stream, _TAG_LFSR, seed)[0] % len(table)
+        starts = [cycle.index(state) for state in source.seeding]
+        return torch.tensor(starts, device=seed.device).expand(source.engines).contiguous()
+    engine = torch.arange(source.engines, device=seed.device)
+    return philox(engine, engine * 0, stream, _TAG_LFSR, seed)[0] % len(cycle)
 
 
 @functools.lru_cache(maxsize=64)

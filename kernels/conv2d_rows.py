@@ -287,8 +287,8 @@ def plan_conv2d_rows(
         (min(programs, tiles),),
         arguments,
         config.num_warps,
-        # Loads through a table start a stage late.
-        config.num_stages + (table is not None),
-        config.max_registers(x.element_size()),
+        # Half of the stages are spent between a table's entries and the rows that they name.
+        config.num_stages if table is None else 2 * config.num_stages - 1,
+        None if table is not None else config.max_registers(x.element_size()),
     )
     return out, (launch,)

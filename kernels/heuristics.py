@@ -56,8 +56,10 @@ class ConvConfig:
         """Programs that share a multiprocessor: by shared memory, and by registers for 16 warps."""
         stage = (self.block_m + self.block_n) * max(self.block_k, 1) * itemsize
         by_memory = _SHARED_BYTES // (stage * self.num_stages + 1024)
-        # An accumulator of more than 128 x 128 leaves registers for one program.
-        by_registers = 16 // self.num_warps if self.block_m * self.block_n <= 128 * 128 else 1
+        # An accumulator of more than 128 x 128 leaves registers for one program; float32 has more
+        # operands in them.
+        warps = 12 if itemsize == 4 else 16
+        by_registers = warps // self.num_warps if self.block_m * self.block_n <= 128 * 128 else 1
         return max(1, min(by_memory, by_registers))
 
     def max_registers(self, itemsize: int) -> int:

@@ -117,6 +117,16 @@ def sequential() -> nn.Module:
     )
 
 
+def lively(model: nn.Module) -> nn.Module:
+    """Small random networks die: strong weights and positive biases keep some neurons above 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, 0, 0.5)
+    return model.eval()
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "basic": (lambda: residual(1), (21, 27)),
     "bottleneck": (lambda: residual(4), (19, 23)),
@@ -130,7 +140,7 @@ def make(
 ) -> tuple[DrowsyNet, Tensor]:
     build, size = NETS[name]
     x = torch.randn(images, 3, *size).to(device)
-    net = drowsy.convert(build().eval().to(device), **options)
+    net = drowsy.convert(lively(build()).to(device), **options)
     if aligned:
         drowsy.align(net, x)
     return net, x
@@ -156,6 +166,7 @@ def check(net: DrowsyNet, fast: Deployed, x: Tensor) -> Tensor:
     assert torch.equal(net.control.clock, after)
     # What sleeps is exactly 0 in both, and nothing else is.
     assert torch.equal(y == 0, expected == 0)
+    assert expected.any()
     largest = exact.abs().max()
     error, eager = (y - exact).abs().max(), (expected - exact).abs().max()
     assert error <= 2 * eager + 8 * torch.finfo(x.dtype).eps * largest, (error, eager)
@@ -173,8 +184,8 @@ def test_aligned_network(name: str, fill: str, triton_device: torch.device) -> N
     fast = drowsy.deploy(net, x, graph=False)
     assert any(step.output == "compact" for step in fast.steps)
     outputs = []
-    # Fresh maps, another rate, all but an eighth asleep, another seed, all awake.
-    for rate, seed in ((0.5, 7), (0.25, None), (0.875, None), (0.5, 2**40), (0, None)):
+    # Fresh maps, then all but an eighth asleep from another seed, then all awake.
+    for rate, seed in ((0.5, 7), (0.875, 2**40), (0, None)):
         net.set(rate)
         if seed is not None:
             net.reseed(seed, 3)
@@ -283,6 +294,7 @@ GRAPHS: dict[str, Callable[..., Tensor]] = {
     "awake operand": _sleeps_and_not,
     "overwritten": _reads_what_was_overwritten,
     "preactivated": _preactivated,
+    "overwritten by position": lambda n, x: n.c(n.a(x) + F.relu(x, True)) + x,
     "torch.add with a factor": lambda n, x: n.c(torch.add(n.a(x), n.b(x), alpha=2)),
     "concatenation of two forms": lambda n, x: torch.cat([n.a(x), F.avg_pool2d(x, 3, 1, 1)], 1),
     "layer as the output": lambda n, x: n.a(x),
@@ -293,7 +305,7 @@ GRAPHS: dict[str, Callable[..., Tensor]] = {
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_graph(graph: str, fill: str, triton_device: torch.device) -> None:
     x = torch.randn(2, 3, 7, 5, device=triton_device)
-    net = drowsy.convert(_Graph(GRAPHS[graph]).eval().to(triton_device))
+    net = drowsy.convert(lively(_Graph(GRAPHS[graph])).to(triton_device))
     drowsy.align(net, x)
     net.set(0.5, fill=fill)
     check(net, drowsy.deploy(net, x, graph=False), x)

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, Lfsr, SleepSpec, lattice_tables, lfsr_tables
+from drowsy.sleep import (
+    NEIGHBOUR_FILLS,
+    Lattice,
+    Lfsr,
+    SleepSpec,
+    Stratified,
+    lattice_tables,
+    lfsr_tables,
+)
 
 
 def conv2d(
@@ -35,6 +43,9 @@ def conv2d(
     shape = (x.shape[0], weight.shape[0], *size)
     cell = sleep.grain.cell(shape[1], size[0] * size[1])
     bitmap = draw_bitmap(sleep, shape, cell, threshold, clock)
+    awake = list_awake(
+        choose_way(cell, shape), bitmap, shape, cell, exact_run(sleep, shape), threshold
+    )
     y = kernels.conv2d(
         x,
         packed,
@@ -45,12 +56,68 @@ def conv2d(
         activation=spec.activation,
         bitmap=bitmap,
         cell=cell,
+        awake=awake,
         scale=scale,
         precision="tf32" if torch.backends.cudnn.allow_tf32 and x.is_cuda else "ieee",
     )
-    if fill in NEIGHBOUR_FILLS:
+    if fill in NEIGHBOUR_FILLS or isinstance(awake, (kernels.AwakeCells, kernels.AwakeRows)):
         kernels.fill_sleepers(y, bitmap, cell, fill)
     return y
+
+
+# The least tile of a convolution, positions by channels. Smaller cells leave nothing to skip.
+_LEAST_TILE = (64, 16)
+
+
+def choose_way(cell: tuple[int, int], shape: tuple[int, int, int, int]) -> str:
+    """How a layer of this output is run: through a list of awake ``cells``, ``rows`` or
+    ``channels``, or ``masked``, where everything is computed.
+
+    Args:
+        cell: ``(cell_p, cell_c)`` of the sleep map.
+        shape: ``(N, C, OH, OW)``.
+    """
+    _, channels, height, width = shape
+    if cell[0] >= height * width > 1:
+        return "channels"
+    if cell[1] < min(_LEAST_TILE[1], channels):
+        return "masked"
+    if cell[0] == 1:
+        return "rows"
+    return "cells" if cell[0] >= _LEAST_TILE[0] else "masked"
+
+
+def list_awake(
+    way: str,
+    bitmap: Tensor,
+    shape: tuple[int, int, int, int],
+    cell: tuple[int, int],
+    run: int | None,
+    threshold: Tensor,
+) -> kernels.AwakeCells | kernels.AwakeRows | kernels.AwakeChannels | None:
+    """The list that a way of ``choose_way`` works through; ``run`` is that of ``exact_run``."""
+    if way == "rows":
+        exact = None if run is None else (run, threshold)
+        return kernels.awake_rows(bitmap, shape, cell, exact=exact)
+    if way == "cells":
+        return kernels.awake_cells(bitmap, shape, cell)
+    return kernels.awake_channels(bitmap, shape, cell) if way == "channels" else None
+
+
+def exact_run(spec: SleepSpec, shape: tuple[int, int, int, int]) -> int | None:
+    """``k`` where exactly ``k - j`` of every ``k`` positions in a row are awake, for any ``j``.
+
+    Lists of rows are then built without counting (``kernels.awake_rows``).
+    """
+    _, _, height, width = shape
+    length = height * width if isinstance(spec.source, Stratified) else width
+    exact = (
+        isinstance(spec.source, (Stratified, Lattice))
+        and spec.grain.of_single_positions
+        and height * width > 1
+    )
+    # A power of two, so that runs do not straddle the blocks that kernels list at a time.
+    return spec.k if exact and length % spec.k == 0 and spec.k & (spec.k - 1) == 0 else None
 
 
 def draw_bitmap(
