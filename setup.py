@@ -22,7 +22,7 @@ setup(
     # "kernels" is another project's name on PyPI, so the folder is mapped to one of our own.
     package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels"},
     packages=["drowsy", "drowsy.backends", "drowsy.models", "drowsy_kernels"],
-    package_data={"drowsy.models": ["weights/*"], "drowsy": ["py.typed"]},
+    package_data={"drowsy.models": ["weights/*"], "drowsy": ["py.typed", "crossover.json"]},
     install_requires=["torch>=2.9", "triton>=3.6; platform_system=='Linux'", "numpy>=1.26"],
     extras_require={
         "models": MODELS,

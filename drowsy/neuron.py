@@ -52,6 +52,11 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
     return _ACTIVATIONS[name]
 
 
+def activate(y: Tensor, name: str) -> Tensor:
+    """Apply one of ``ACTIVATIONS``, in place where it can be."""
+    return _activation(name)(y)
+
+
 @dataclass(frozen=True)
 class ConvSpec:
     """What a layer computes, its parameters and its sleep aside.
@@ -89,7 +94,7 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         x = F.pad(x, spec.padding)
         top = left = 0
     y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
-    return _activation(spec.activation)(y)
+    return activate(y, spec.activation)
 
 
 def sleep(
