@@ -178,11 +178,11 @@ def estimate(way: str, layer: Layer, sleep: SleepSpec, j: int) -> float:
         return outputs * (layer.window + _MOVE) + _CALL
     if way == "rows":
         rows = awake * n * layer.positions
-        gathered = 0 if layer.window == layer.input[1] else inputs
-        gathered += cells * rows * layer.window
+        padded = 0 if layer.window == layer.input[1] else inputs
+        gathered = cells * rows * layer.window
         products = cells * math.ceil(rows / layer.chunk)
         product = _PRODUCT * awake * outputs * layer.window
-        return product + _MOVE * (gathered + outputs) + products * _CALL
+        return product + _MOVE * (padded + gathered + outputs) + products * _CALL
     if way == "sublattices":
         grids = cosets(sleep.k, j)
         period = max(m for m, _ in grids)
