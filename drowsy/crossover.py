@@ -115,22 +115,22 @@ def columns(layer: Layer, sleep: SleepSpec) -> list[slice]:
 
 
 @functools.lru_cache(maxsize=256)
-def cosets(k: int, j: int) -> tuple[tuple[int, int], ...]:
-    """``(m, residue)`` of the cosets whose union is a lattice's awake steps, largest first.
+def cosets(k: int, j: int) -> dict[int, list[int]]:
+    """``{m: residues}`` of the cosets whose union is a lattice's awake steps, largest first.
 
     A lattice's cell sleeps when ``order[step % k] < j``. The awake cells with ``step % m ==
     residue`` are ``m`` apart in every row: one grid of spacing ``m`` for every row modulo ``m``.
     """
     _, order = lattice_tables(k)
     left = {step for step, rank in enumerate(order.tolist()) if rank >= j}
-    found = []
+    found: dict[int, list[int]] = {}
     for m in (divisor for divisor in range(1, k + 1) if k % divisor == 0):
         for residue in range(m):
             coset = set(range(residue, k, m))
             if coset <= left:
-                found.append((m, residue))
+                found.setdefault(m, []).append(residue)
                 left -= coset
-    return tuple(found)
+    return found
 
 
 def candidates(layer: Layer, sleep: SleepSpec) -> tuple[str, ...]:
@@ -184,18 +184,20 @@ def estimate(way: str, layer: Layer, sleep: SleepSpec, j: int) -> float:
         product = _PRODUCT * awake * outputs * layer.window
         return product + _MOVE * (padded + gathered + outputs) + products * _CALL
     if way == "sublattices":
-        grids = cosets(sleep.k, j)
-        period = max(m for m, _ in grids)
-        calls = computed = 0
-        for m, _ in grids:
-            calls += min(m, height)
-            computed += min(m, height) * n * -(-height // m) * -(-(width + period - 1) // m)
-        moved = inputs + outputs + computed * channels + calls * weights
-        return computed * weights + _MOVE * moved + cells * calls * _CALL
+        spacings = cosets(sleep.k, j)
+        grids = sum(n * m * len(residues) for m, residues in spacings.items())
+        computed = sum(
+            n * m * len(residues) * -(-height // m) * -(-width // m)
+            for m, residues in spacings.items()
+        )
+        crops = grids * inputs / n
+        calls = cells * len(spacings)
+        moved = cells * crops + outputs + computed * channels + calls * weights
+        return computed * weights + _MOVE * moved + calls * _CALL
     # channels: images with the same awake channels are run together.
     patterns = n
     if isinstance(sleep.source, Lattice):
-        patterns = min(n, max(m for m, _ in cosets(sleep.k, j)))
+        patterns = min(n, max(cosets(sleep.k, j)))
     moved = inputs + 3 * outputs + patterns * weights
     return awake * outputs * layer.window + _MOVE * moved + patterns * _CALL
 

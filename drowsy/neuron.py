@@ -111,13 +111,20 @@ def sleep(
     Returns:
         a new tensor. A sleeper is 0 whatever it held, NaN and infinity too.
     """
+    return sleep_(y.clone(), levels, j, scale, grain)
+
+
+def sleep_(
+    y: Tensor, levels: Tensor, j: int | Tensor, scale: float | Tensor, grain: Grain
+) -> Tensor:
+    """``sleep`` in place."""
     n, channels, height, width = y.shape
     bits = _SAME_SIZE[y.element_size()]
     # All ones where awake: clearing bits is exact for any value, and several times as fast as a
     # masked fill, which does not vectorise on the CPU.
     keep = expand_cells((levels >= j).to(bits).neg_(), (n, channels, height, width), grain)
-    slept = (y.view(bits) & keep).view(y.dtype)
-    return slept if isinstance(scale, float) and scale == 1 else slept.mul_(scale)
+    y.view(bits).bitwise_and_(keep)
+    return y if isinstance(scale, float) and scale == 1 else y.mul_(scale)
 
 
 _SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}

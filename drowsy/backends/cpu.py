@@ -52,110 +52,109 @@ def conv2d(
         return neuron.awake_conv2d(x, weight, bias, spec)
     layer = Layer.of(x, weight, spec)
     way = WAYS[fastest(layer, sleep, j, x.dtype)]
-    return way(x, weight, bias, j, float(scale), clock, layer, sleep)
+    return way(Call(x, weight, bias, j, float(scale), clock, layer, sleep))
 
 
-# --- ways --------------------------------------------------------------------------------------
-# Each takes (x, weight, bias, j, scale, clock, layer, sleep) and returns [N, OC, OH, OW].
+@dataclass(frozen=True)
+class Call:
+    """One inference of a layer at rate ``j/k``, ``j > 0``; the rest as for ``conv2d``."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    j: int
+    scale: float
+    clock: Tensor
+    layer: Layer
+    sleep: SleepSpec
+
+    def parameters(self, kept: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of some output channels."""
+        return self.weight[kept], None if self.bias is None else self.bias[kept]
 
 
-def _mask(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    j: int,
-    scale: float,
-    clock: Tensor,
-    layer: Layer,
-    sleep: SleepSpec,
-) -> Tensor:
-    y = neuron.awake_conv2d(x, weight, bias, layer.spec)
-    return neuron.sleep(y, _levels(layer, sleep, clock), j, scale, sleep.grain)
+# --- ways: Call -> [N, OC, OH, OW] -------------------------------------------------------------
 
 
-def _rows(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    j: int,
-    scale: float,
-    clock: Tensor,
-    layer: Layer,
-    sleep: SleepSpec,
-) -> Tensor:
-    padded = _Padded.of(x, layer)
-    out = _Output.of(x, layer)
-    for part, awake in zip(columns(layer, sleep), _awake_rows(layer, sleep, j, clock), strict=True):
+def _mask(call: Call) -> Tensor:
+    y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.layer.spec)
+    return neuron.sleep_(y, _levels(call), call.j, call.scale, call.sleep.grain)
+
+
+def _rows(call: Call) -> Tensor:
+    layer = call.layer
+    pixels = _padded(call, (0, 0))
+    n, height, width, channels = pixels.shape
+    origins, taps, run = _window_tables(layer, height, width)
+    # The ``run`` pixels of a window that lie side by side are copied as one.
+    runs = pixels.as_strided(
+        (n * height * width - run + 1, run * channels), (channels, 1), pixels.storage_offset()
+    )
+    out = _Output.of(call)
+    for part, awake in zip(columns(layer, call.sleep), _awake_rows(call), strict=True):
+        weight, bias = call.parameters(part)
         # [OC, KH, KW, IC], as a window lies in the gathered matrix: a view where channels_last.
-        matrix = weight[part].permute(0, 2, 3, 1).flatten(1).t()
+        matrix = weight.permute(0, 2, 3, 1).flatten(1).t()
         for rows in awake.split(layer.chunk):
-            windows = padded.windows(rows, layer)
-            y = windows @ matrix if bias is None else torch.addmm(bias[part], windows, matrix)
-            out.write(rows, part, neuron.activate(y, layer.spec.activation), scale)
+            index = (origins[rows][:, None] + taps).flatten()
+            windows = runs.index_select(0, index).view(len(rows), layer.window)
+            y = windows @ matrix if bias is None else torch.addmm(bias, windows, matrix)
+            out.write(rows, part, neuron.activate(y, layer.spec.activation))
     return out.image()
 
 
-def _sublattices(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    j: int,
-    scale: float,
-    clock: Tensor,
-    layer: Layer,
-    sleep: SleepSpec,
-) -> Tensor:
-    grids = cosets(sleep.k, j)
-    period = max(m for m, _ in grids)
-    # Each image is moved to the right by its phase: then all of them have the same pattern.
-    shifts = [phase % period for phase in _phases(sleep, layer.output[0], clock)]
-    padded = _Padded.of(x, layer, tuple(shifts), period - 1)
-    out = _Output.of(x, layer)
-    slope, _ = lattice_tables(sleep.k)
-    images = torch.arange(layer.output[0])[:, None] * layer.positions
-    for cell, part in enumerate(columns(layer, sleep)):
-        part_weight, part_bias = weight[part], None if bias is None else bias[part]
-        for m, residue in grids:
-            for top in range(min(m, layer.output[2])):
-                left = (residue - slope * top - cell) % m
-                y = padded.grid(part_weight, part_bias, layer, m, top, left)
-                places = _grid_places(layer.output, period, m, top, left)[shifts]
-                rows = torch.where(places < 0, out.spare, places + images).flatten()
-                out.write(rows, part, y.permute(0, 2, 3, 1).flatten(0, 2), scale)
+def _sublattices(call: Call) -> Tensor:
+    layer, sleep = call.layer, call.sleep
+    grids = cosets(sleep.k, call.j)
+    phases = _phases(call)
+    pixels = _padded(call, _grid_reach(layer, max(grids)))
+    n, height, width, channels = pixels.shape
+    flat = pixels.reshape(-1, channels)
+    images = torch.arange(n)[:, None, None]
+    out = _Output.of(call)
+    for m in grids:
+        spec = replace(
+            layer.spec,
+            stride=(m * layer.spec.stride[0], m * layer.spec.stride[1]),
+            padding=(0, 0, 0, 0),
+            padding_mode="zeros",
+        )
+        for cell, part in enumerate(columns(layer, sleep)):
+            starts, crop, places, exact = _grid_tables(layer, sleep.k, call.j, m, cell, width)
+            # Every grid of every image is one image of a batch, so that the library lays the
+            # weights out only once.
+            index = starts[phases][..., None] + images * (height * width) + crop.flatten()
+            crops = flat.index_select(0, index.flatten()).view(-1, *crop.shape, channels)
+            y = neuron.awake_conv2d(crops.permute(0, 3, 1, 2), *call.parameters(part), spec)
+            rows = places[phases] + images * layer.positions
+            if not exact:
+                rows = torch.where(places[phases] < 0, out.spare, rows)
+            out.write(rows.flatten(), part, y.permute(0, 2, 3, 1).flatten(0, 2))
     return out.image()
 
 
-def _channels(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    j: int,
-    scale: float,
-    clock: Tensor,
-    layer: Layer,
-    sleep: SleepSpec,
-) -> Tensor:
+def _channels(call: Call) -> Tensor:
+    layer = call.layer
     n, channels, height, width = layer.output
-    awake = levels(sleep, layer.output, clock)[:, 0] >= j
-    _, unit = sleep.grain.cell(channels, layer.positions)
+    awake = _levels(call)[:, 0] >= call.j
+    _, unit = call.sleep.grain.cell(channels, layer.positions)
     if channels % unit:
         awake, unit = awake.repeat_interleave(unit, dim=1)[:, :channels], 1
     alike: dict[bytes, list[int]] = {}
     for image in awake.any(dim=1).nonzero().flatten().tolist():
         alike.setdefault(awake[image].numpy().tobytes(), []).append(image)
-    out = x.new_zeros((n, layer.positions, channels // unit, unit))
+    out = call.x.new_zeros((n, layer.positions, channels // unit, unit))
     for images in alike.values():
         cells = awake[images[0]].nonzero().flatten()
         kept = (cells[:, None] * unit + torch.arange(unit)).flatten()
-        part_bias = None if bias is None else bias[kept]
-        y = neuron.awake_conv2d(x[images], weight[kept], part_bias, layer.spec).mul_(scale)
-        y = y.permute(0, 2, 3, 1).reshape(len(images), layer.positions, -1, unit)
-        whole = out.new_zeros((len(images), *out.shape[1:])).index_copy_(2, cells, y)
-        out.index_copy_(0, torch.tensor(images), whole)
+        y = neuron.awake_conv2d(call.x[images], *call.parameters(kept), layer.spec)
+        y = y.permute(0, 2, 3, 1).reshape(len(images), layer.positions, len(cells), unit)
+        for image, values in zip(images, y, strict=True):
+            _copy_rows(out[image], 1, cells, values, call.scale)
     return out.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-WAYS: dict[str, Callable[..., Tensor]] = {
+WAYS: dict[str, Callable[[Call], Tensor]] = {
     "mask": _mask,
     "rows": _rows,
     "sublattices": _sublattices,
@@ -166,72 +165,19 @@ WAYS: dict[str, Callable[..., Tensor]] = {
 # --- tensors as rows of channels ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Padded:
-    """A padded batch as rows ``[N * H * W, IC]``: row ``(n * H + y) * W + x`` is one pixel.
-
-    Rows past the last pixel are there to be read by windows that nobody needs.
-    """
-
-    rows: Tensor
-    size: tuple[int, int, int, int]
-
-    @classmethod
-    def of(cls, x: Tensor, layer: Layer, shifts: tuple[int, ...] = (), extra: int = 0) -> _Padded:
-        """Pad ``x``; image ``n`` moved right by ``shifts[n]`` output columns of ``extra`` at most.
-
-        Without padding and shifts the rows are those of ``x``.
-        """
-        spec = layer.spec
-        left, right, top, bottom = spec.padding
-        if spec.padding_mode != "zeros":
-            x = F.pad(x, spec.padding, mode=spec.padding_mode)
-            left = right = top = bottom = 0
-        x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        n, height, width, channels = x.shape
-        if not (extra or left or right or top or bottom):
-            return cls(x.reshape(-1, channels), (n, height, width, channels))
-        across = spec.stride[1]
-        size = (n, height + top + bottom, width + left + right + extra * across, channels)
-        # The furthest grid starts ``extra`` rows and columns from the first pixel.
-        spare = extra * (spec.stride[0] * size[2] + across)
-        rows = x.new_zeros((n * size[1] * size[2] + spare, channels))
-        images = rows[: n * size[1] * size[2]].view(size)
-        if not extra:
-            images[:, top : top + height, left : left + width] = x
-        for image, shift in enumerate(shifts if extra else ()):
-            start = left + shift * across
-            images[image, top : top + height, start : start + width] = x[image]
-        return cls(rows, size)
-
-    def windows(self, outputs: Tensor, layer: Layer) -> Tensor:
-        """The inputs ``[A, KH * KW * IC]`` of output positions ``n * P + p`` (int64 ``[A]``)."""
-        origins, taps, run = _window_tables(self.size, layer)
-        channels = self.rows.shape[1]
-        # A row of a window is contiguous: one copy for KW pixels.
-        runs = self.rows.as_strided((self.rows.shape[0] - run + 1, run * channels), (channels, 1))
-        index = origins[outputs][:, None] + taps
-        return runs.index_select(0, index.flatten()).view(len(outputs), -1)
-
-    def grid(
-        self, weight: Tensor, bias: Tensor | None, layer: Layer, m: int, top: int, left: int
-    ) -> Tensor:
-        """The layer's outputs at rows ``top + m * i`` and columns ``left + m * i``, all images."""
-        n, height, width, channels = self.size
-        vertical, across = layer.spec.stride
-        start = self.rows.storage_offset() + (top * vertical * width + left * across) * channels
-        pixels = self.rows.as_strided(
-            (n, channels, height, width),
-            (height * width * channels, 1, width * channels, channels),
-            start,
-        )
-        spec = replace(
-            layer.spec,
-            stride=(m * vertical, m * across),
-            padding=(0, 0, 0, 0),
-            padding_mode="zeros",
-        )
-        return neuron.awake_conv2d(pixels, weight, bias, spec)
+def _padded(call: Call, least: tuple[int, int]) -> Tensor:
+    """The padded input ``[N, H, W, IC]``, with zeros beyond up to at least this ``(H, W)``."""
+    x, layer = call.x, call.layer
+    left, right, top, bottom = layer.spec.padding
+    if layer.spec.padding_mode != "zeros":
+        x = F.pad(x, layer.spec.padding, mode=layer.spec.padding_mode)
+        left = right = top = bottom = 0
+    x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    bottom = max(bottom, least[0] - top - x.shape[1])
+    right = max(right, least[1] - left - x.shape[2])
+    if left or right or top or bottom:
+        x = F.pad(x, (0, 0, left, right, top, bottom))
+    return x
 
 
 @dataclass(frozen=True)
@@ -239,115 +185,156 @@ class _Output:
     """The output as rows ``[N * P, OC]`` of zeros, and a spare row for what is no neuron."""
 
     rows: Tensor
-    shape: tuple[int, int, int, int]
+    call: Call
 
     @classmethod
-    def of(cls, x: Tensor, layer: Layer) -> _Output:
-        n, channels, height, width = layer.output
-        return cls(x.new_zeros((n * height * width + 1, channels)), layer.output)
+    def of(cls, call: Call) -> _Output:
+        n, channels, height, width = call.layer.output
+        return cls(call.x.new_zeros((n * height * width + 1, channels)), call)
 
     @property
     def spare(self) -> int:
         """Index of the spare row."""
         return self.rows.shape[0] - 1
 
-    def write(self, rows: Tensor, columns: slice, y: Tensor, scale: float) -> None:
-        """Write ``y`` ``[A, C]`` times ``scale`` to these rows (int64 ``[A]``) and columns."""
-        if scale != 1:
-            y.mul_(scale)
-        into, y = self.rows[:, columns], y.contiguous()
-        if _is_wide(into) and _is_wide(y):
-            into, y = into.view(torch.complex128), y.view(torch.complex128)
-        into.index_copy_(0, rows, y)
+    def write(self, rows: Tensor, columns: slice, y: Tensor) -> None:
+        """Write outputs ``y`` ``[A, C]``, scaled, to these rows (int64 ``[A]``) and columns."""
+        _copy_rows(self.rows[:, columns], 0, rows, y, self.call.scale)
 
     def image(self) -> Tensor:
         """``[N, OC, OH, OW]``, channels_last."""
-        n, channels, height, width = self.shape
+        n, channels, height, width = self.call.layer.output
         return self.rows[:-1].view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _copy_rows(into: Tensor, dim: int, index: Tensor, y: Tensor, scale: float) -> None:
+    """``into[index] = y * scale`` along ``dim``; ``y`` is overwritten."""
+    if scale != 1:
+        y.mul_(scale)
+    y = y.contiguous()
+    if _is_wide(into) and _is_wide(y):
+        into, y = into.view(torch.complex128), y.view(torch.complex128)
+    into.index_copy_(dim, index, y)
 
 
 def _is_wide(rows: Tensor) -> bool:
     """Whether rows can be seen as elements of 16 bytes, which are copied twice as fast."""
-    sizes = (rows.shape[1], rows.stride(0), rows.storage_offset())
+    sizes = (rows.shape[-1], *rows.stride()[:-1], rows.storage_offset())
     return all(size * rows.element_size() % 16 == 0 for size in sizes)
 
 
 # --- which are awake ---------------------------------------------------------------------------
 
 
-def _awake_rows(layer: Layer, sleep: SleepSpec, j: int, clock: Tensor) -> list[Tensor]:
+def _awake_rows(call: Call) -> list[Tensor]:
     """For each channel cell, the awake positions ``n * P + p``, ascending, int64."""
-    positions = layer.positions
-    cell_p, _ = sleep.grain.cell(layer.output[1], positions)
-    awake = _levels(layer, sleep, clock) >= j
+    positions = call.layer.positions
+    cell_p, _ = call.sleep.grain.cell(call.layer.output[1], positions)
+    awake = _levels(call) >= call.j
     if cell_p > 1:
         awake = awake.repeat_interleave(cell_p, dim=1)[:, :positions]
     return [cell.flatten().nonzero().flatten() for cell in awake.unbind(2)]
 
 
-def _levels(layer: Layer, sleep: SleepSpec, clock: Tensor) -> Tensor:
-    """The layer's level map, as ``sleep.levels`` draws it."""
+def _levels(call: Call) -> Tensor:
+    """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
+    layer, sleep = call.layer, call.sleep
     n, channels, height, width = layer.output
+    if not isinstance(sleep.source, Lattice) or sleep.grain.kind == "neuron" or n == 0:
+        return levels(sleep, layer.output, call.clock)
     cell_p, _ = sleep.grain.cell(channels, layer.positions)
-    if cell_p > 1 or sleep.grain.kind == "neuron" or not isinstance(sleep.source, Lattice):
-        return levels(sleep, layer.output, clock)
-    cells = len(columns(layer, sleep))
-    return _lattice_levels(sleep.k, height, width, cells)[_phases(sleep, n, clock)]
+    # Rows of the lattice are those of the map where cells are single positions.
+    rows, row = (height, width) if cell_p == 1 else (1, -(-layer.positions // cell_p))
+    maps = _lattice_levels(sleep.k, rows, row, len(columns(layer, sleep)))
+    return maps[_phases(call)]
 
 
-def _phases(sleep: SleepSpec, n: int, clock: Tensor) -> list[int]:
-    """Lattice phases of the batch's images."""
-    seed, first = clock.tolist()
-    blocks = range(first // _PHASE_BLOCK, (first + n - 1) // _PHASE_BLOCK + 1)
-    drawn = [phase for block in blocks for phase in _phase_block(sleep, seed, block)]
-    skipped = first % _PHASE_BLOCK
-    return drawn[skipped : skipped + n]
+def _phases(call: Call) -> Tensor:
+    """Lattice phases of the batch's images, int64 ``[N]``, ``N > 0``."""
+    seed, first = call.clock.tolist()
+    block, skipped = divmod(first, _PHASE_BLOCK)
+    drawn = _phase_block(call.sleep, seed, block)
+    while len(drawn) < skipped + call.layer.output[0]:
+        block += 1
+        drawn = torch.cat([drawn, _phase_block(call.sleep, seed, block)])
+    return drawn[skipped : skipped + call.layer.output[0]]
 
 
 @functools.lru_cache(maxsize=1024)
-def _phase_block(sleep: SleepSpec, seed: int, block: int) -> list[int]:
-    images = torch.arange(block * _PHASE_BLOCK, (block + 1) * _PHASE_BLOCK) & 0xFFFFFFFF
-    return lattice_phases(sleep, images, torch.tensor(seed)).tolist()
+def _phase_block(sleep: SleepSpec, seed: int, block: int) -> Tensor:
+    images = torch.arange(block * _PHASE_BLOCK, (block + 1) * _PHASE_BLOCK)
+    return lattice_phases(sleep, images & 0xFFFFFFFF, torch.tensor(seed))
 
 
 # --- tables, made once for a layer -------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=256)
-def _window_tables(padded: tuple[int, int, int, int], layer: Layer) -> tuple[Tensor, Tensor, int]:
-    """``(origins, taps, run)``: where windows start, their runs from there, pixels of a run.
+def _window_tables(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor, int]:
+    """Where windows lie among the pixels of a padded ``[N, height, width]``.
 
-    Windows are read in runs of ``run`` pixels that lie side by side.
+    Returns:
+        int64 ``[N * P]`` first pixels of the windows; int64 ``[runs]`` first pixels of a window's
+        runs, from there; pixels of a run.
     """
-    n, height, width, _ = padded
-    _, _, oh, ow = layer.output
+    n, _, oh, ow = layer.output
     (vertical, across), (down, right) = layer.spec.stride, layer.spec.dilation
     y, x = torch.arange(oh)[:, None] * vertical, torch.arange(ow) * across
     image = torch.arange(n)[:, None, None] * (height * width)
-    origins = (image + y * width + x).flatten()
     run = layer.kernel[1] if right == 1 else 1
-    rows = torch.arange(layer.kernel[0])[:, None] * (down * width)
-    taps = (rows + torch.arange(layer.kernel[1] // run) * right).flatten()
-    return origins, taps, run
+    taps_y = torch.arange(layer.kernel[0])[:, None] * down
+    taps_x = torch.arange(layer.kernel[1] // run) * right
+    return (image + y * width + x).flatten(), (taps_y * width + taps_x).flatten(), run
 
 
 @functools.lru_cache(maxsize=256)
 def _lattice_levels(k: int, height: int, width: int, cells: int) -> Tensor:
-    """A lattice's level maps, one for each phase: uint8 ``[k, P, cells]``."""
+    """A lattice's level maps, one for each phase: uint8 ``[k, height * width, cells]``."""
     slope, order = lattice_tables(k)
     phase = torch.arange(k)[:, None, None, None]
     y, x = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
     return order[(x + slope * y + torch.arange(cells) + phase) % k].flatten(1, 2)
 
 
-@functools.lru_cache(maxsize=1024)
-def _grid_places(
-    output: tuple[int, int, int, int], period: int, m: int, top: int, left: int
-) -> Tensor:
-    """Positions of a grid's outputs ``[period, outputs]``, a row for each shift; -1 outside."""
-    _, _, height, width = output
-    y = torch.arange(top, top + -(-height // m) * m, m)[:, None]
-    moved = torch.arange(left, left + -(-(width + period - 1) // m) * m, m)
-    x = moved - torch.arange(period)[:, None, None]
-    inside = (y < height) & (x >= 0) & (x < width)
-    return torch.where(inside, y * width + x, -1).flatten(1)
+def _grid_reach(layer: Layer, m: int) -> tuple[int, int]:
+    """Rows and columns of input that the grids of spacing ``m`` read, whatever their start."""
+    crop = _crop_size(layer, m)
+    vertical, across = layer.spec.stride
+    return (m - 1) * vertical + crop[0], (m - 1) * across + crop[1]
+
+
+def _crop_size(layer: Layer, m: int) -> tuple[int, int]:
+    """Rows and columns of input that one grid of spacing ``m`` reads."""
+    height, width = (
+        (-(-outputs // m) - 1) * m * stride + dilation * (kernel - 1) + 1
+        for outputs, stride, dilation, kernel in zip(
+            layer.output[2:], layer.spec.stride, layer.spec.dilation, layer.kernel, strict=True
+        )
+    )
+    return height, width
+
+
+@functools.lru_cache(maxsize=256)
+def _grid_tables(
+    layer: Layer, k: int, j: int, m: int, cell: int, pitch: int
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Where the grids of spacing ``m`` lie in one image of each phase ``0 .. k-1``.
+
+    Returns:
+        int64 ``[k, grids]`` first input pixels of the grids, in rows of ``pitch`` pixels; int64
+        ``[h, w]`` pixels of a grid's input, from there; int64 ``[k, grids, outputs]`` positions
+        of the outputs, -1 outside of the map; whether there are no such.
+    """
+    _, _, height, width = layer.output
+    slope, _ = lattice_tables(k)
+    top = torch.arange(m)[:, None].expand(k, m, len(cosets(k, j)[m]))
+    residue, phase = torch.tensor(cosets(k, j)[m]), torch.arange(k)[:, None, None]
+    left = (residue - slope * top - cell - phase) % m
+    vertical, across = layer.spec.stride
+    starts = (top * vertical * pitch + left * across).flatten(1)
+    crop_height, crop_width = _crop_size(layer, m)
+    crop = torch.arange(crop_height)[:, None] * pitch + torch.arange(crop_width)
+    y = top[..., None, None] + torch.arange(0, height, m)[:, None]
+    x = left[..., None, None] + torch.arange(0, width, m)
+    places = torch.where((y < height) & (x < width), y * width + x, -1).flatten(3).flatten(1, 2)
+    return starts, crop, places, bool((places >= 0).all())
