@@ -22,6 +22,7 @@ from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
 from drowsy.search import METHODS, Measurer
+from drowsy.sleep import FILLS
 from drowsy.store import Store
 from drowsy.study import Study
 
@@ -237,7 +238,9 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
     sleep.add_argument("--source", default="bernoulli", help="how maps are drawn")
     sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
     sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
-    sleep.add_argument("--fill", default="auto", help="auto (the paper's rule), zero or rescale")
+    sleep.add_argument(
+        "--fill", default="auto", help=f"auto (the paper's rule), {', '.join(FILLS)}"
+    )
     sleep.add_argument(
         "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
     )

@@ -15,7 +15,7 @@ from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, LayerReport
 from drowsy.ops import choose_backend
 from drowsy.rules import Choice, choose_fill
-from drowsy.sleep import DEFAULT_K, FILLS, Grain, SleepSpec, Source
+from drowsy.sleep import DEFAULT_K, FILLS, Grain, SleepSpec, Source, check_fill
 
 _MODULE_ACTIVATIONS: dict[type[nn.Module], Callable[..., str]] = {
     nn.ReLU: lambda m: "relu",
@@ -89,7 +89,8 @@ def convert(
         source: how sleep maps are drawn, e.g. ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``.
         grain: which neurons share a bit, e.g. ``neuron`` or ``position:64``.
         k: rates are multiples of ``1/k``.
-        fill: ``auto`` (each layer by the paper's rule), ``zero`` or ``rescale``.
+        fill: ``auto`` (each layer by the paper's rule: ``zero`` or ``rescale``), or one of
+            ``drowsy.sleep.FILLS`` for all layers.
         seed: of the sleep maps.
         fold_bn: keep a folded copy of the weights (``net.refresh()`` after changing parameters by
             hand), or fold at every inference from the live batch norm.
@@ -98,12 +99,14 @@ def convert(
 
     Raises:
         TypeError: ``model`` is no ``nn.Module``.
-        ValueError: training mode, no convolution, an unknown name in ``skip``, or a network whose
-            forward cannot be traced.
+        ValueError: training mode, no convolution, an unknown name in ``skip``, a fill that the
+            grain does not allow, or a network whose forward cannot be traced.
     """
     _check(model, fill)
     choose_backend(backend, torch.device("cpu"))
     spec = SleepSpec(source, grain, k)  # type: ignore[arg-type]
+    if fill != "auto":
+        check_fill(fill, spec.grain)
     graph = _trace(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = _convolution_calls(graph, modules)

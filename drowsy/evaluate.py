@@ -261,7 +261,8 @@ class Evaluator:
             if drawn.numel() <= self._room:
                 self._maps[index, chunk] = drawn
                 self._room -= drawn.numel()
-        return sleep(y, drawn, j, scale(j, layer.sleep.k, layer.fill), layer.sleep.grain)
+        factor = scale(j, layer.sleep.k, layer.fill)
+        return sleep(y, drawn, j, factor, layer.sleep.grain, layer.fill)
 
     # --- counting -----------------------------------------------------------------------------
 

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from drowsy.control import Control
 from drowsy.neuron import ConvSpec, awake_conv2d, check_activation
 from drowsy.ops import choose_backend
-from drowsy.sleep import FILLS, Grain, SleepSpec, scale, threshold
+from drowsy.sleep import (
+    NEIGHBOUR_FILLS,
+    Grain,
+    SleepSpec,
+    check_fill,
+    scale,
+    threshold,
+)
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -26,8 +33,9 @@ class DrowsyConv2d(nn.Conv2d):
         activation: what follows the convolution inside the neuron (``drowsy.neuron.ACTIVATIONS``).
         sleep: source, grain, number of rate steps and stream of the sleep map.
         rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
-        fill: what sleepers mean for the awake: ``zero`` (the paper's non-rescaled flavour) or
-            ``rescale`` (awake outputs times ``1 / (1 - rate)``).
+        fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled flavour); ``rescale`` (0,
+            and awake outputs are multiplied by ``1 / (1 - rate)``); ``nearest`` or ``interpolate``
+            (from awake neighbours, where the grain's cells are single positions).
         backend: ``auto`` (Triton on CUDA, torch elsewhere), ``torch`` or ``triton``.
 
     Input ``[N, C, H, W]`` (or ``[C, H, W]``), float32, float16, bfloat16 (and float64 on the torch
@@ -73,8 +81,7 @@ class DrowsyConv2d(nn.Conv2d):
 
     def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
         self.activation = check_activation(activation)
-        self._set_sleep(sleep)
-        self._fill = fill
+        self._set(sleep, check_fill(fill, sleep.grain))
         self.backend = backend
         choose_backend(backend, self.weight.device)
         self.control = Control(1, device=self.weight.device)
@@ -85,7 +92,6 @@ class DrowsyConv2d(nn.Conv2d):
         self._norm: tuple[nn.BatchNorm2d, ...] = ()
         self.register_buffer("folded_weight", None, persistent=False)
         self.register_buffer("folded_bias", None, persistent=False)
-        scale(0, sleep.k, fill)
 
     @classmethod
     def from_conv(
@@ -133,7 +139,7 @@ class DrowsyConv2d(nn.Conv2d):
 
     @property
     def fill(self) -> str:
-        """``zero`` or ``rescale``."""
+        """What a sleeper outputs, one of ``drowsy.sleep.FILLS``."""
         return self._fill
 
     def set(
@@ -143,27 +149,36 @@ class DrowsyConv2d(nn.Conv2d):
         fill: str | None = None,
         grain: str | Grain | None = None,
     ) -> None:
-        """Change rate, fill or grain in place; what is not given stays."""
+        """Change rate, fill or grain in place; what is not given stays.
+
+        Raises:
+            ValueError: a rate, fill or grain that is not allowed, or a fill that the grain does not
+                allow. The layer is then as it was.
+        """
         j = threshold(self.rate if rate is None else rate, self.sleep.k)
-        factor = scale(j, self.sleep.k, fill or self._fill)
         self.stage(fill=fill, grain=grain)
         self.control.thresholds[self.index] = j
-        self.control.scales[self.index] = factor
+        self.control.scales[self.index] = scale(j, self.sleep.k, self._fill)
 
     def stage(self, *, fill: str | None = None, grain: str | Grain | None = None) -> None:
         """Change fill and grain without touching ``control`` (the network writes it in one go)."""
-        parsed = self.sleep.grain if grain is None else Grain.parse(grain)
-        if fill is not None:
-            if fill not in FILLS:
-                raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(FILLS)}")
-            self._fill = fill
-        if parsed != self.sleep.grain:
-            self._set_sleep(replace(self.sleep, grain=parsed))
+        fill, parsed = self.check(fill=fill, grain=grain)
+        sleep = self.sleep if parsed == self.sleep.grain else replace(self.sleep, grain=parsed)
+        self._set(sleep, fill)
 
-    def _set_sleep(self, sleep: SleepSpec) -> None:
-        self.sleep = sleep
-        # The operator takes the specification as text; made here once, not at every call.
+    def check(
+        self, *, fill: str | None = None, grain: str | Grain | None = None
+    ) -> tuple[str, Grain]:
+        """The fill and grain that ``stage`` would give the layer; raises where it would."""
+        parsed = self.sleep.grain if grain is None else Grain.parse(grain)
+        return check_fill(self._fill if fill is None else fill, parsed), parsed
+
+    def _set(self, sleep: SleepSpec, fill: str) -> None:
+        self.sleep, self._fill = sleep, fill
+        # The operator takes both as text, made here once and not at every call. To a sleeper
+        # ``zero`` and ``rescale`` are one: compiled networks are not compiled anew for the other.
         self._sleep_text = str(sleep)
+        self._fill_text = fill if fill in NEIGHBOUR_FILLS else "zero"
 
     # --- folding --------------------------------------------------------------------------------
 
@@ -251,6 +266,7 @@ class DrowsyConv2d(nn.Conv2d):
             self.index,
             *vars(self.spec).values(),
             self._sleep_text,
+            self._fill_text,
             self.backend,
         )
 

@@ -14,7 +14,7 @@ from torch.fx.graph_module import reduce_graph_module
 
 from drowsy.control import Control
 from drowsy.layer import DrowsyConv2d
-from drowsy.schedule import LayerSetting, Schedule
+from drowsy.schedule import LayerSetting, Schedule, named
 from drowsy.sleep import FILLS, Grain, scale, threshold
 
 
@@ -109,12 +109,13 @@ class DrowsyNet(fx.GraphModule):
             setting: one rate for all layers; or a mapping from layer names to rates (layers that it
                 does not name stay as they are); or a ``Schedule`` or an ``OperatingPoint`` (layers
                 that it does not name wake up).
-            fill: also change every layer's flavour: ``zero``, ``rescale``, or ``auto`` for what
-                ``convert`` chose.
+            fill: also change every layer's flavour: ``zero``, ``rescale``, ``nearest``,
+                ``interpolate``, or ``auto`` for what ``convert`` chose.
 
         Raises:
             ValueError: a rate that is not a multiple of ``1/k`` in [0, 1), an unknown layer or
-                fill, a schedule for another ``k``. The network is then as it was.
+                fill, a fill that a layer's grain does not allow, a schedule for another ``k``. The
+                network is then as it was.
         """
         setting = getattr(setting, "schedule", setting)
         layers = self.layers
@@ -135,6 +136,8 @@ class DrowsyNet(fx.GraphModule):
             j = threshold(setting, self.k)
             wanted = dict.fromkeys(layers, j)
         for name, layer in layers.items():
+            named(name, layer.check, fill=fills.get(name), grain=grains.get(name))
+        for name, layer in layers.items():
             layer.stage(fill=fills.get(name), grain=grains.get(name))
         self.control.set(
             [wanted[name] for name in layers],
@@ -146,7 +149,15 @@ class DrowsyNet(fx.GraphModule):
         self.control.reseed(seed, image)
 
     def set_grain(self, grain: str | Grain) -> None:
-        """Give every layer this grain."""
+        """Give every layer this grain.
+
+        Raises:
+            ValueError: an unknown grain, or one that a layer's fill does not allow. The network is
+                then as it was.
+        """
+        grain = Grain.parse(grain)
+        for name, layer in self.layers.items():
+            named(name, layer.check, grain=grain)
         for layer in self.layers.values():
             layer.stage(grain=grain)
 

@@ -7,6 +7,16 @@ Source: DrowsyNet, section III-A. In a layer's output a neuron is
 
 with ``scale = 1 / (1 - r)`` for the *rescaled* flavour and 1 for the *non-rescaled* one. The paper
 writes the ReLU into the equation; here any activation stands in its place.
+
+Beyond the paper, a sleeper may take its value from awake neurons of its own image and channel,
+which are then not scaled:
+
+- ``nearest``: the nearest awake neuron of the 5x5 window around it, of equally near ones the first
+  by (row, column); 0 where nobody in the window is awake.
+- ``interpolate``: the mean of the awake neurons of the 3x3 window, weighted by the inverse of their
+  squared distance; where there are none, the same over the 5x5 window; else 0.
+
+Positions outside of the map do not count. A sleeper's own value is never read.
 """
 
 from __future__ import annotations
@@ -20,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drowsy.sleep import Grain, expand_cells
+from drowsy.sleep import NEIGHBOUR_FILLS, Grain, expand_cells
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
@@ -98,33 +108,157 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
 
 
 def sleep(
-    y: Tensor, levels: Tensor, j: int | Tensor, scale: float | Tensor, grain: Grain
+    y: Tensor,
+    levels: Tensor,
+    j: int | Tensor,
+    scale: float | Tensor,
+    grain: Grain,
+    fill: str = "zero",
 ) -> Tensor:
-    """Put neurons to sleep: scale the awake, write 0 over the sleepers.
+    """Put neurons to sleep: scale the awake, write the fill over the sleepers.
 
     Args:
         y: ``[N, C, OH, OW]`` outputs of neurons that are all awake; left as it is.
         levels: uint8 level map ``[N, PC, CC]`` of this grain.
         j: threshold; a cell sleeps when its level is below it.
-        scale: factor on awake outputs.
+        scale: factor on awake outputs; not read where sleepers are filled from them.
+        grain: of the map; single positions for ``nearest`` and ``interpolate``.
+        fill: one of ``drowsy.sleep.FILLS``. ``rescale`` is ``zero``, with its factor in ``scale``.
 
     Returns:
-        a new tensor. A sleeper is 0 whatever it held, NaN and infinity too.
+        a new tensor, laid out like ``y``. What a sleeper held, NaN and infinity too, leaves no
+        trace in it.
     """
-    return sleep_(y.clone(), levels, j, scale, grain)
+    shape = (y.shape[0], y.shape[1], y.shape[2], y.shape[3])
+    asleep = levels < j
+    if fill in NEIGHBOUR_FILLS and y.numel() > 0:
+        images, _, height, width = shape
+        cells = asleep.view(images, height, width, -1).permute(0, 3, 1, 2)
+        return (_nearest if fill == "nearest" else _interpolate)(y, cells, grain)
+    slept = _clear(y, asleep, grain)
+    return slept if isinstance(scale, float) and scale == 1 else slept.mul_(scale)
 
 
-def sleep_(
-    y: Tensor, levels: Tensor, j: int | Tensor, scale: float | Tensor, grain: Grain
-) -> Tensor:
-    """``sleep`` in place."""
+def _clear(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
+    """A copy of ``y`` with zeros where a cell of the boolean map ``[N, PC, CC]`` sleeps."""
+    keep = _keep(y, asleep, grain)
+    return (y.view(keep.dtype) & keep).view(y.dtype)
+
+
+def clear_(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
+    """Write zeros over the neurons of ``y`` whose cell of the boolean map ``[N, PC, CC]`` sleeps.
+
+    They are cleared whatever they hold, NaN and infinity too.
+    """
+    keep = _keep(y, asleep, grain)
+    y.view(keep.dtype).bitwise_and_(keep)
+    return y
+
+
+def _keep(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
+    """Integers as large as elements of ``y``, all ones where awake and all zeros where asleep.
+
+    Clearing bits is exact for any value, and several times as fast as a masked fill, which does not
+    vectorise on the CPU.
+    """
     n, channels, height, width = y.shape
-    bits = _SAME_SIZE[y.element_size()]
-    # All ones where awake: clearing bits is exact for any value, and several times as fast as a
-    # masked fill, which does not vectorise on the CPU.
-    keep = expand_cells((levels >= j).to(bits).neg_(), (n, channels, height, width), grain)
-    y.view(bits).bitwise_and_(keep)
-    return y if isinstance(scale, float) and scale == 1 else y.mul_(scale)
+    cells = asleep.to(_SAME_SIZE[y.element_size()]).sub_(1)
+    return expand_cells(cells, (n, channels, height, width), grain)
 
 
 _SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+# --- from awake neighbours -----------------------------------------------------------------------
+
+_REACH = 2
+_NOBODY = 255
+# The 5x5 window but its centre, in the order in which ``nearest`` looks: (squared distance, row,
+# column).
+_WINDOW = sorted(
+    (dy * dy + dx * dx, dy, dx)
+    for dy in range(-_REACH, _REACH + 1)
+    for dx in range(-_REACH, _REACH + 1)
+)[1:]
+
+
+def _nearest(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
+    """``y`` with the sleepers of the map ``[N, CC, OH, OW]`` replaced by their nearest awake."""
+    _, channels, height, width = y.shape
+    # A sleeper is all ones, so that whatever is combined with it stays beyond every choice.
+    padded = _pad(asleep.to(torch.uint8).mul_(_NOBODY), _NOBODY)
+    choice = _shift(padded, 0, 0).clone()
+    for number, (_, dy, dx) in enumerate(_WINDOW, start=1):
+        torch.minimum(choice, _shift(padded, dy, dx) | number, out=choice)
+    choice = _unpad(choice, padded)
+
+    steps = torch.zeros(_NOBODY + 1, dtype=torch.int64)
+    steps[1 : len(_WINDOW) + 1] = torch.tensor([dy * width + dx for _, dy, dx in _WINDOW])
+    here = torch.arange(height * width, device=y.device).view(height, width)
+    source = here + steps.to(y.device)[choice.int()]
+    filled = torch.empty_like(y)
+    source = _over_channels(source, channels, grain).expand_as(y)
+    torch.gather(y.flatten(2), 2, source.flatten(2), out=filled.flatten(2))
+    nobody = (choice == _NOBODY).permute(0, 2, 3, 1).flatten(1, 2)
+    return _clear(filled, nobody, grain)
+
+
+def _interpolate(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
+    """``y`` with the sleepers of the map ``[N, CC, OH, OW]`` replaced by means of neighbours."""
+    channels = y.shape[1]
+    dtype = torch.promote_types(y.dtype, torch.float32)
+    awake = _clear(y, asleep.permute(0, 2, 3, 1).flatten(1, 2), grain)
+    near, far = _window_sums(awake.to(dtype))
+    near_weight, far_weight = _window_sums((~asleep).to(dtype))
+    alone = near_weight == 0
+    weight = torch.where(alone, far_weight, near_weight)
+    # Nobody in the window: 0 / 1.
+    weight += weight == 0
+    mean = torch.where(_over_channels(alone, channels, grain), far, near)
+    mean /= _over_channels(weight, channels, grain)
+    sleeper = _over_channels(asleep, channels, grain)
+    return torch.where(sleeper, mean.to(y.dtype), y, out=torch.empty_like(y))
+
+
+def _window_sums(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the 3x3 window, and over what the 5x5 window adds to it.
+
+    Weighted by the inverse of the squared distance; the centre and what lies outside count 0.
+    """
+    padded = _pad(values, 0)
+    near, far = (torch.zeros_like(_shift(padded, 0, 0)) for _ in range(2))
+    for squared, dy, dx in _WINDOW:
+        total = near if squared <= 2 else far
+        total.add_(_shift(padded, dy, dx), alpha=1 / squared)
+    return _unpad(near, padded), _unpad(far, padded)
+
+
+# A shift of a padded map is a contiguous slice of its memory, of any layout: several times as fast
+# as a slice of its rows and columns.
+
+
+def _pad(values: Tensor, outside: int) -> Tensor:
+    return F.pad(values, (_REACH,) * 4, value=outside)
+
+
+def _shift(padded: Tensor, dy: int, dx: int) -> Tensor:
+    """What lies ``(dy, dx)`` away, for every position, as one row."""
+    steps = padded.stride(2), padded.stride(3)
+    reach = _REACH * sum(steps)
+    start = reach + dy * steps[0] + dx * steps[1]
+    length = padded.numel() - 2 * reach
+    return padded.as_strided((length,), (1,), start)
+
+
+def _unpad(row: Tensor, padded: Tensor) -> Tensor:
+    """The map ``[N, C, OH, OW]`` in a row that was made from shifts of ``padded``."""
+    n, channels, height, width = padded.shape
+    size = (n, channels, height - 2 * _REACH, width - 2 * _REACH)
+    return row.as_strided(size, padded.stride())
+
+
+def _over_channels(cells: Tensor, channels: int, grain: Grain) -> Tensor:
+    """A map ``[N, CC, OH, OW]`` in a shape that broadcasts to ``[N, channels, OH, OW]``."""
+    if cells.shape[1] in (1, channels):
+        return cells
+    return cells.repeat_interleave(grain.cell(channels, 1)[1], dim=1)[:, :channels]

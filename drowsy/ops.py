@@ -20,7 +20,7 @@ _library = torch.library.Library("drowsy", "DEF")
 _library.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor thresholds, Tensor scales, Tensor clock,"
     " int index, int[2] stride, int[4] padding, str padding_mode, int[2] dilation, int groups,"
-    " str activation, str sleep, str backend) -> Tensor"
+    " str activation, str sleep, str fill, str backend) -> Tensor"
 )
 
 
@@ -51,6 +51,7 @@ def _conv2d(
     groups: int,
     activation: str,
     sleep: str,
+    fill: str,
     backend: str,
 ) -> Tensor:
     spec = ConvSpec(
@@ -64,11 +65,11 @@ def _conv2d(
     arguments = (x, weight, bias, thresholds[index], scales[index], clock, spec)
     if choose_backend(backend, x.device) == "torch":
         backend_module = cpu if x.device.type == "cpu" else eager
-        return backend_module.conv2d(*arguments, SleepSpec.parse(sleep))
+        return backend_module.conv2d(*arguments, SleepSpec.parse(sleep), fill)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy.backends import triton
 
-    return triton.conv2d(*arguments, SleepSpec.parse(sleep))
+    return triton.conv2d(*arguments, SleepSpec.parse(sleep), fill)
 
 
 def _conv2d_shape(
@@ -86,6 +87,7 @@ def _conv2d_shape(
     groups: int,
     activation: str,
     sleep: str,
+    fill: str,
     backend: str,
 ) -> Tensor:
     """What the operator returns, for tracing: shape, dtype and strides without values."""

@@ -17,6 +17,8 @@ _DISTINCT = 10
 _UNIFORM_STYLE = {
     "rescale": ("rescaled", "tab:blue", "o"),
     "zero": ("non-rescaled", "tab:orange", "s"),
+    "nearest": ("nearest awake neighbour", "tab:purple", "D"),
+    "interpolate": ("interpolated", "tab:brown", "v"),
     "auto": ("by the paper's rule", "tab:green", "^"),
 }
 

@@ -12,20 +12,21 @@ from types import MappingProxyType
 from typing import Any
 
 from drowsy.atomic import write_text
-from drowsy.sleep import DEFAULT_K, FILLS, MAX_K, Grain, threshold
+from drowsy.sleep import DEFAULT_K, MAX_K, Grain, check_fill, threshold
 
 FORMAT, VERSION = "drowsy.schedule", 1
 
 
 @dataclass(frozen=True)
 class LayerSetting:
-    """One layer's rate (in [0, 1)), grain (text form) and fill (``zero`` or ``rescale``).
+    """One layer's rate (in [0, 1)), grain (text form) and fill (one of ``drowsy.sleep.FILLS``).
 
     The rate may also be given as a number or as text (``"3/8"``). A ``Schedule``, which knows
     ``k``, checks its range and makes it exact.
 
     Raises:
-        ValueError, TypeError: a rate that is no number, an unknown grain or fill.
+        ValueError, TypeError: a rate that is no number, an unknown grain or fill, or a fill that
+            the grain does not allow.
     """
 
     rate: Fraction = Fraction(0)
@@ -34,9 +35,9 @@ class LayerSetting:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", _number(self.rate))
-        object.__setattr__(self, "grain", str(Grain.parse(self.grain)))
-        if self.fill not in FILLS:
-            raise ValueError(f"fill: got {self.fill!r}, allowed: {', '.join(FILLS)}")
+        grain = Grain.parse(self.grain)
+        object.__setattr__(self, "grain", str(grain))
+        check_fill(self.fill, grain)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Schedule:
                 raise TypeError(f"layer {name}: got {layer!r}, allowed: a LayerSetting")
         exact = {
             name: LayerSetting(
-                Fraction(_named(name, threshold, layer.rate, self.k), self.k),
+                Fraction(named(name, threshold, layer.rate, self.k), self.k),
                 layer.grain,
                 layer.fill,
             )
@@ -152,10 +153,10 @@ def _number(rate: Any) -> Fraction:
     raise ValueError(f'rate: got {rate!r}, allowed: a number in [0, 1), or text such as "3/8"')
 
 
-def _named(name: str, function: Any, *args: Any) -> Any:
+def named(name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     """Call ``function``; its ValueError tells which layer it was about."""
     try:
-        return function(*args)
+        return function(*args, **kwargs)
     except (ValueError, TypeError) as error:
         raise ValueError(f"layer {name}: {error}") from error
 

@@ -48,22 +48,24 @@ class Grain:
     Args:
         kind: ``"neuron"``, ``"position"``, ``"channel"`` or ``"tile"``.
         positions: positions per cell (``tile`` only).
-        channels: channels per cell (``position``, where 0 means all channels, and ``tile``).
+        channels: channels per cell (``position``, where 0 means all channels; ``channel``, where 0
+            means one; and ``tile``).
 
     ``Grain.parse`` reads the text form that schedules use: ``neuron``, ``position`` (all channels
-    share a bit), ``position:64``, ``channel``, ``tile:64x32`` (positions x channels).
+    share a bit), ``position:64``, ``channel``, ``channel:16``, ``tile:64x32`` (positions x
+    channels).
     """
 
     kind: str = "neuron"
     positions: int = 0
     channels: int = 0
 
-    _FORMS: ClassVar[str] = "neuron, position, position:G, channel, tile:MxN"
+    _FORMS: ClassVar[str] = "neuron, position, position:G, channel, channel:G, tile:MxN"
 
     def __post_init__(self) -> None:
         needs = {
             "neuron": self.positions == 0 and self.channels == 0,
-            "channel": self.positions == 0 and self.channels == 0,
+            "channel": self.positions == 0 and self.channels >= 0,
             "position": self.positions == 0 and self.channels >= 0,
             "tile": self.positions > 0 and self.channels > 0,
         }
@@ -81,21 +83,27 @@ class Grain:
         if not isinstance(text, str):
             raise TypeError(f"grain: got {text!r}, allowed: {cls._FORMS}")
         match = re.fullmatch(
-            r"(neuron|channel|position)|position:([1-9]\d*)|tile:([1-9]\d*)x([1-9]\d*)", text
+            r"(neuron|channel|position)|(channel|position):([1-9]\d*)|tile:([1-9]\d*)x([1-9]\d*)",
+            text,
         )
         if match is None:
             raise ValueError(f"grain: got {text!r}, allowed: {cls._FORMS}")
-        plain, group, rows, columns = match.groups()
+        plain, grouped, group, rows, columns = match.groups()
         if plain:
             return cls(plain)
-        if group:
-            return cls("position", channels=int(group))
+        if grouped:
+            return cls(grouped, channels=int(group))
         return cls("tile", int(rows), int(columns))
 
     def __str__(self) -> str:
         if self.kind == "tile":
             return f"tile:{self.positions}x{self.channels}"
-        return f"position:{self.channels}" if self.channels else self.kind
+        return f"{self.kind}:{self.channels}" if self.channels else self.kind
+
+    @property
+    def of_single_positions(self) -> bool:
+        """Whether a cell is one position, so that a sleeper can have awake neighbours."""
+        return self.kind in ("neuron", "position") or self.positions == 1
 
     def cell(self, channels: int, positions: int) -> tuple[int, int]:
         """``(cell_p, cell_c)`` for an output of this many channels and positions (each >= 1)."""
@@ -104,7 +112,7 @@ class Grain:
         if self.kind == "position":
             return 1, min(self.channels or channels, channels)
         if self.kind == "channel":
-            return positions, 1
+            return positions, min(self.channels or 1, channels)
         return self.positions, self.channels
 
 
@@ -282,14 +290,32 @@ def threshold(rate: float | Fraction, k: int = DEFAULT_K) -> int:
     return j
 
 
-def scale(j: int, k: int, fill: str) -> float:
-    """Factor on awake outputs: 1 for ``zero``, ``k / (k - j)`` for ``rescale`` (paper, III-A)."""
+NEIGHBOUR_FILLS = ("nearest", "interpolate")
+FILLS = ("zero", "rescale", *NEIGHBOUR_FILLS)
+
+
+def check_fill(fill: str, grain: Grain) -> str:
+    """Return the name of a fill.
+
+    Raises:
+        ValueError: not one of ``FILLS``, or one that takes its values from awake neighbours where
+            the grain's cells are larger than a position.
+    """
     if fill not in FILLS:
         raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(FILLS)}")
+    if fill in NEIGHBOUR_FILLS and not grain.of_single_positions:
+        raise ValueError(
+            f"fill: got {fill!r} with grain {grain}, allowed: "
+            f"{', '.join(name for name in FILLS if name not in NEIGHBOUR_FILLS)}; "
+            f"{' and '.join(NEIGHBOUR_FILLS)} need a grain of single positions "
+            "(neuron, position, position:G, tile:1xN)"
+        )
+    return fill
+
+
+def scale(j: int, k: int, fill: str) -> float:
+    """Factor on awake outputs: ``k / (k - j)`` for ``rescale`` (paper, III-A), 1 for the others."""
     return k / (k - j) if fill == "rescale" else 1.0
-
-
-FILLS = ("zero", "rescale")
 
 
 def lfsr_rates(source: Lfsr, k: int = DEFAULT_K) -> list[float]:

@@ -73,11 +73,12 @@ class Study:
         return rows
 
     def uniform(self) -> list[Row]:
-        """Fig. 6: one rate for all layers, rescaled and non-rescaled."""
+        """Fig. 6: one rate for all layers, rescaled, non-rescaled and the network's own fills."""
         start = time.perf_counter()
         rows = []
         net = self.measurer.net
-        for fill in ("rescale", "zero"):
+        own = (layer.fill for layer in net.layers.values())
+        for fill in dict.fromkeys(("rescale", "zero", *own)):
             net.set(0, fill=fill)
             settings = uniform_settings(self._layers, self._k)
             points = self.measurer.measure(settings, f"uniform, {fill}")

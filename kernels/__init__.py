@@ -11,33 +11,64 @@ if __name__ != "drowsy_kernels":
         "project owns: install drowsy (pip install -e .) and import drowsy_kernels"
     )
 
-from drowsy_kernels.conv2d import (
-    PRECISIONS,
-    PackedWeight,
-    conv2d,
-    output_size,
-    pack_weight,
-    plan_conv2d,
-)
+from drowsy_kernels.conv2d import PRECISIONS, conv2d, output_size, plan_conv2d
+from drowsy_kernels.conv2d_rows import conv2d_rows, plan_conv2d_rows
 from drowsy_kernels.epilogue import ACTIVATIONS
+from drowsy_kernels.fill import FILLS, fill_sleepers, plan_fill_sleepers
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
+from drowsy_kernels.lists import (
+    COMBINATIONS,
+    AwakeBlocks,
+    AwakeCells,
+    AwakeChannels,
+    AwakeRows,
+    awake_blocks,
+    awake_cells,
+    awake_channels,
+    awake_rows,
+    combine,
+    plan_awake_blocks,
+    plan_awake_cells,
+    plan_awake_channels,
+    plan_awake_rows,
+)
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
+from drowsy_kernels.weight import PackedWeight, pack_weight
 
 __all__ = [
     "ACTIVATIONS",
+    "COMBINATIONS",
+    "FILLS",
     "PRECISIONS",
     "SHIPPED_CONFIGS",
     "SOURCES",
+    "AwakeBlocks",
+    "AwakeCells",
+    "AwakeChannels",
+    "AwakeRows",
     "ConvConfig",
     "Launch",
     "PackedWeight",
+    "awake_blocks",
+    "awake_cells",
+    "awake_channels",
+    "awake_rows",
     "choose_config",
+    "combine",
     "conv2d",
+    "conv2d_rows",
+    "fill_sleepers",
     "interpreted",
     "output_size",
     "pack_weight",
+    "plan_awake_blocks",
+    "plan_awake_cells",
+    "plan_awake_channels",
+    "plan_awake_rows",
     "plan_conv2d",
+    "plan_conv2d_rows",
+    "plan_fill_sleepers",
     "plan_sleep_map",
     "sleep_map",
 ]

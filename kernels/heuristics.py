@@ -6,16 +6,23 @@ compilation can list every configuration that may be launched (``SHIPPED_CONFIGS
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 
-# Programs that keep a large GPU busy: two for each of the 132 multiprocessors of an H100/H200.
-_ENOUGH_PROGRAMS = 264
-# Below this many input channels a K step runs across filter taps: a step of one tap would be
-# mostly padding (a photograph has 3 channels, a K step 32).
-MIN_CHANNELS_PER_TAP = 32
+# Multiprocessors of an H100/H200, which a plan without a GPU is made for.
+_MULTIPROCESSORS = 132
+# Programs that keep a large GPU busy: two for each multiprocessor.
+_ENOUGH_PROGRAMS = 2 * _MULTIPROCESSORS
+# Shared memory and warps of a multiprocessor of an H100/H200, and a program's fixed share.
+_SHARED_BYTES = 227 * 1024
+_WARPS = 64
+# A split of K has at least as many K steps: fewer would not amortise filling the pipeline and the
+# float32 round trip of the sums.
+_STEPS_OF_A_SPLIT = 8
+_SPLITS = (8, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,11 @@ class ConvConfig:
     Args:
         block_m: output positions of a tile.
         block_n: output channels of a tile.
-        block_k: depth of one K step; 0 where there is none (depthwise).
+        block_k: input channels of one K step; 0 where there is none (depthwise).
         num_warps: warps of a program.
         num_stages: K steps in flight.
+        group_m: row tiles of a band; programs walk down a band before they move right.
+        split_k: programs that share the K steps of a tile; lists of what is awake do without.
     """
 
     block_m: int
@@ -35,27 +44,60 @@ class ConvConfig:
     block_k: int
     num_warps: int
     num_stages: int
+    group_m: int = 8
+    split_k: int = 1
 
     def __str__(self) -> str:
-        return f"{self.block_m}x{self.block_n}x{self.block_k}-w{self.num_warps}-s{self.num_stages}"
+        split = f"-k{self.split_k}" if self.split_k > 1 else ""
+        shape = f"{self.block_m}x{self.block_n}x{self.block_k}"
+        return f"{shape}-w{self.num_warps}-s{self.num_stages}{split}"
+
+    def resident(self, itemsize: int) -> int:
+        """Programs that fit on a multiprocessor, by shared memory and by registers of 8 warps."""
+        stage = (self.block_m + self.block_n) * max(self.block_k, 1) * itemsize
+        by_memory = _SHARED_BYTES // (stage * self.num_stages + 1024)
+        # An accumulator of more than 128 x 128 leaves registers for one program.
+        by_registers = 16 // self.num_warps if self.block_m * self.block_n <= 128 * 128 else 1
+        return max(1, min(by_memory, by_registers))
 
 
 # 64 rows are one wgmma instruction of a warpgroup of four warps; 128 x 128 accumulators need eight
 # warps to stay clear of spills (64 registers a thread). A K step of 64 halves is one 128-byte
-# shared-memory row, the widest swizzle; 32 serves channel counts that 64 would pad. Stages fill
-# at most half of an H200's 227 KB, so that two programs share a multiprocessor, and fit the 163 KB
-# of an A100.
+# shared-memory row, the widest swizzle; 32 serves channel counts that 64 would pad, 16 narrow
+# groups. Stages fill at most half of an H200's 227 KB, so that two programs share a
+# multiprocessor, and fit the 163 KB of an A100: four, or three of the largest.
 _HALF = tuple(
-    ConvConfig(block_m, block_n, block_k, 8 if block_m * block_n == 128 * 128 else 4, 3)
+    ConvConfig(
+        block_m,
+        block_n,
+        block_k,
+        8 if block_m * block_n == 128 * 128 else 4,
+        3 if (block_m + block_n) * block_k > 192 * 64 else 4,
+    )
     for block_m in (64, 128)
     for block_n in (16, 32, 64, 128)
-    for block_k in (32, 64)
+    for block_k in (16, 32, 64)
 )
 # IEEE float32 has no tensor core: accumulators and operands of an outer product live in registers,
 # 64 x 64 on four warps is 32 accumulators a thread. At 64 x 16, ptxas trades registers of four
 # warps for a spill; two warps have none.
 _SINGLE = tuple(
-    ConvConfig(64, block_n, 32, 2 if block_n == 16 else 4, 3) for block_n in (16, 32, 64)
+    ConvConfig(64, block_n, block_k, 2 if block_n == 16 else 4, 3)
+    for block_n in (16, 32, 64)
+    for block_k in (16, 32)
+)
+# TF32: a 128-byte shared-memory row is a K step of 32.
+_TF32 = tuple(
+    ConvConfig(
+        block_m,
+        block_n,
+        block_k,
+        8 if block_m * block_n == 128 * 128 else 4,
+        3,
+    )
+    for block_m in (64, 128)
+    for block_n in (16, 32, 64, 128)
+    for block_k in (16, 32)
 )
 # Depthwise is bound by memory: 16-byte loads across channels, 16 to 32 elements a thread.
 _DEPTHWISE = tuple(ConvConfig(block_m, 32, 0, 4, 1) for block_m in (64, 128))
@@ -63,8 +105,26 @@ _DEPTHWISE = tuple(ConvConfig(block_m, 32, 0, 4, 1) for block_m in (64, 128))
 SHIPPED_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     "half": _HALF,
     "single": _SINGLE,
+    "tf32": _TF32,
     "depthwise": _DEPTHWISE,
 }
+
+
+def family(dtype: torch.dtype, precision: str, depthwise: bool = False) -> str:
+    """The key of ``SHIPPED_CONFIGS`` that serves a dtype and a precision of float32 products."""
+    if depthwise:
+        return "depthwise"
+    if dtype != torch.float32:
+        return "half"
+    return "tf32" if precision == "tf32" else "single"
+
+
+@functools.lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a CUDA device; an H100's elsewhere."""
+    if device.type != "cuda":
+        return _MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def choose_config(
@@ -75,33 +135,53 @@ def choose_config(
     out_channels_per_group: int,
     groups: int,
     dtype: torch.dtype,
+    taps: int = 1,
+    precision: str = "ieee",
     cell: tuple[int, int] | None = None,
+    awake: str = "none",
+    block_k: int | None = None,
 ) -> ConvConfig:
-    """The configuration of a convolution, one of ``SHIPPED_CONFIGS``.
+    """The configuration of a convolution: one of ``SHIPPED_CONFIGS``, perhaps with K split.
 
     Args:
         images: batch size.
         positions: ``OH * OW``.
         channels_per_group, out_channels_per_group, groups: of the weight.
         dtype: of input and weight.
+        taps: ``KH * KW``.
+        precision: of float32 products.
         cell: ``(positions, channels)`` of a sleep cell; a tile that fits into one can be skipped.
+        awake: what a list of the awake holds: ``none``, ``cells``, ``rows`` or ``channels``.
+        block_k: the depth of a K step where a list of input blocks prescribes it.
+
+    Raises:
+        ValueError: a ``block_k`` that no configuration has.
     """
     if groups > 1 and channels_per_group == 1:
         candidates = SHIPPED_CONFIGS["depthwise"]
         # Channels that one row of tiles covers, and how many such rows there are.
         span, spans = groups * out_channels_per_group, 1
     else:
-        shipped = SHIPPED_CONFIGS["single" if dtype == torch.float32 else "half"]
-        depth = _block_k(channels_per_group, max(config.block_k for config in shipped))
+        shipped = SHIPPED_CONFIGS[family(dtype, precision)]
+        depths = sorted({config.block_k for config in shipped})
+        if block_k is not None and block_k not in depths:
+            raise ValueError(f"x_blocks: got blocks of {block_k} channels, allowed: {depths}")
+        depth = block_k or _block_k(channels_per_group, depths)
         candidates = tuple(config for config in shipped if config.block_k == depth)
         span, spans = out_channels_per_group, groups
     if cell is not None:
+        cell_p, cell_c = cell
+        # Rows of a list come from anywhere, and tiles never reach past an image's last position.
+        tall = awake in ("rows", "channels") or cell_p >= positions
+        wide = awake == "channels" or cell_c >= span
         within = tuple(
             config
             for config in candidates
-            if cell[0] % config.block_m == 0 and cell[1] % config.block_n == 0
+            if (tall or cell_p % config.block_m == 0) and (wide or cell_c % config.block_n == 0)
         )
         candidates = within or candidates
+        if awake in ("cells", "rows"):
+            span, spans = min(span, cell_c), spans * triton.cdiv(span, min(span, cell_c))
 
     widths = sorted({config.block_n for config in candidates})
     block_n = next((width for width in widths if width >= span), widths[-1])
@@ -109,17 +189,23 @@ def choose_config(
         (config for config in candidates if config.block_n == block_n),
         key=lambda config: config.block_m,
     )
-    # The tallest tile that neither starves the GPU nor reaches past a small image.
-    for config in reversed(fitting[1:]):
-        tiles = spans * triton.cdiv(span, block_n) * triton.cdiv(positions, config.block_m)
-        if positions > fitting[0].block_m and images * tiles >= _ENOUGH_PROGRAMS:
-            return config
-    return fitting[0]
+    columns = spans * triton.cdiv(span, block_n)
+    # The tallest tile that does not starve the GPU.
+    rows = images * positions
+    for config in reversed(fitting):
+        tiles = columns * triton.cdiv(rows, config.block_m)
+        if config is fitting[0] or tiles >= _ENOUGH_PROGRAMS:
+            break
+    if config.block_k == 0 or awake != "none" or block_k is not None:
+        return config
+    blocks = triton.cdiv(channels_per_group, config.block_k)
+    for split in _SPLITS:
+        steps = blocks // split * taps
+        if tiles * split <= _ENOUGH_PROGRAMS and steps >= _STEPS_OF_A_SPLIT:
+            return replace(config, split_k=split)
+    return config
 
 
-def _block_k(channels: int, deepest: int) -> int:
-    """The deepest K step that pads ``channels`` no further than a step of 32 does."""
-    if channels < MIN_CHANNELS_PER_TAP:
-        return 32
-    padded = triton.cdiv(channels, deepest) * deepest
-    return deepest if padded == triton.cdiv(channels, 32) * 32 else 32
+def _block_k(channels: int, depths: list[int]) -> int:
+    """The K step of least cost, where a step costs as much as 16 channels beside its own."""
+    return min(depths, key=lambda depth: (triton.cdiv(channels, depth) * (depth + 16), -depth))

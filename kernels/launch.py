@@ -38,6 +38,19 @@ class Launch:
     num_warps: int
     num_stages: int
 
+    @classmethod
+    def pick(
+        cls,
+        kernel: Any,
+        programs: int,
+        arguments: dict[str, Any],
+        num_warps: int,
+        num_stages: int,
+    ) -> Launch:
+        """A launch with those of ``arguments`` that ``kernel`` takes."""
+        taken = {name: arguments[name] for name in kernel.arg_names}
+        return cls(kernel, (programs,), taken, num_warps, num_stages)
+
     @property
     def options(self) -> dict[str, Any]:
         """Compile options; a multiply and an add may fuse, which Triton wants said."""

@@ -205,6 +205,30 @@ CASES = [
         ValueError,
         "fill: got 'auto', allowed: zero, rescale",
     ),
+    Case(
+        "fill from neighbours of a layer",
+        lambda _: DrowsyConv2d(2, 2, 1, fill="nearest", sleep=SleepSpec(grain="channel:2")),
+        ValueError,
+        "fill: got 'nearest' with grain channel:2, allowed: zero, rescale; .*single positions",
+    ),
+    Case(
+        "fill from neighbours of convert",
+        lambda _: net(fill="interpolate", grain="tile:2x4"),
+        ValueError,
+        "fill: got 'interpolate' with grain tile:2x4, allowed: zero, rescale",
+    ),
+    Case(
+        "fill from neighbours of a network",
+        lambda _: net(grain="channel").set(0.5, fill="nearest"),
+        ValueError,
+        "layer 0: fill: got 'nearest' with grain channel, allowed: zero, rescale",
+    ),
+    Case(
+        "grain of a network",
+        lambda _: net(fill="nearest").set_grain("channel"),
+        ValueError,
+        "layer 0: fill: got 'nearest' with grain channel, allowed: zero, rescale",
+    ),
     Case("unknown grain", lambda _: net(grain="row"), ValueError, "grain: got 'row', .*tile:MxN"),
     Case("grain of no cells", lambda _: net(grain="position:0"), ValueError, "grain: .*position:0"),
     Case("half a tile", lambda _: net(grain="tile:4"), ValueError, "grain: got 'tile:4', allowed"),
@@ -472,6 +496,12 @@ CASES = [
         lambda folder: layer_entry(folder, fill="doze"),
         ValueError,
         r"schedule\.json: layers: conv1: fill: got 'doze', allowed",
+    ),
+    Case(
+        "fill from neighbours in a schedule",
+        lambda folder: layer_entry(folder, fill="nearest", grain="channel"),
+        ValueError,
+        r"schedule\.json: layers: conv1: fill: got 'nearest' with grain channel, allowed",
     ),
     Case(
         "grain in a schedule",

@@ -65,8 +65,9 @@ def test_a_network_of_ones_own(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = ["uniform", "--model", "mynets:build", "--data", str(folder), "--crop", "32"]
-    assert main([*arguments, "--classes", "3", "--out", "mine"]) == 0
-    assert (tmp_path / "mine" / "uniform.csv").exists()
+    assert main([*arguments, "--classes", "3", "--out", "mine", "--fill", "interpolate"]) == 0
+    with open(tmp_path / "mine" / "uniform.csv", newline="") as file:
+        assert {row["fill"] for row in csv.DictReader(file)} == {"rescale", "zero", "interpolate"}
 
 
 def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> None:

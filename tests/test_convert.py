@@ -20,6 +20,7 @@ from drowsy.convert import convert, revert
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
 from drowsy.schedule import LayerSetting, Schedule
+from drowsy.sleep import FILLS
 
 
 def run(module: Any, x: Tensor) -> Tensor:
@@ -423,7 +424,7 @@ def test_consumer_decides_the_flavour(consumer: Callable[[Tensor], Tensor], fill
     assert net.layers["conv"].fill == fill
 
 
-@pytest.mark.parametrize("fill", ["zero", "rescale"])
+@pytest.mark.parametrize("fill", FILLS)
 def test_flavour_can_be_asked_for(fill: str) -> None:
     net = convert(sequential().eval(), fill=fill)
     assert {(report.fill, report.reason) for report in net.report} == {(fill, "as asked")}
@@ -618,6 +619,9 @@ def test_fill_is_changed_and_auto_brings_back_the_rules(net: DrowsyNet) -> None:
     assert net.control.scales.tolist() == [2, 2, 2]
     net.set(0.5, fill="zero")
     assert net.control.scales.tolist() == [1, 1, 1]
+    net.set(0.5, fill="interpolate")
+    assert net.control.scales.tolist() == [1, 1, 1]
+    assert {setting.fill for setting in net.schedule.layers.values()} == {"interpolate"}
     net.set(0.5, fill="auto")
     assert net.control.scales.tolist() == [1, 2, 2]
 
@@ -632,6 +636,7 @@ def test_fill_is_changed_and_auto_brings_back_the_rules(net: DrowsyNet) -> None:
         ({"0": 0.5, "4": 0.3}, {"fill": "zero"}),
         (Schedule(8, {"0": LayerSetting(Fraction(1, 2), "channel"), "nine": LayerSetting()}), {}),
         (Schedule(4, {"0": LayerSetting(Fraction(1, 2), "channel")}), {}),
+        (Schedule(8, {"4": LayerSetting(Fraction(1, 2), "channel")}), {"fill": "nearest"}),
         ({"0": 0.5, "4": "half"}, {}),
         (None, {"fill": "zero"}),
     ],

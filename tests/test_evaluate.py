@@ -157,6 +157,16 @@ def test_walk_draws_any_source_and_grain(source: str, grain: str, images: Tensor
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("fill", ["nearest", "interpolate"])
+@pytest.mark.parametrize("grain", ["neuron", "position", "position:4"])
+def test_walk_fills_from_neighbours(fill: str, grain: str, images: Tensor) -> None:
+    net = convert(chain().eval(), grain=grain, fill=fill)
+    walked = logits_of_walk(Evaluator(net, images, batch=4, seed=9), some_settings(net, 4))
+    for setting, logits in walked.items():
+        expected = whole_network(net, images, setting, seed=9)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_walk_does_not_turn_the_networks_own_knob(net: DrowsyNet, images: Tensor) -> None:
     net.set(0.25)
     net.reseed(3, 14)

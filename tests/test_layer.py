@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from drowsy.layer import DrowsyConv2d
+from drowsy.neuron import sleep
 from drowsy.sleep import SleepSpec, expand_cells, levels
 
 
@@ -105,7 +106,7 @@ def test_empty_batch_gives_an_empty_output() -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("fill", ["zero", "rescale"])
-@pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "tile:8x2"])
+@pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "channel:4", "tile:8x2"])
 def test_exactly_the_mapped_neurons_sleep(
     grain: str, fill: str, layout: torch.memory_format
 ) -> None:
@@ -161,7 +162,10 @@ def test_set_changes_only_what_is_given() -> None:
     assert asleep.any()
 
 
-@pytest.mark.parametrize("change", [{"rate": 0.3}, {"fill": "nap"}, {"grain": "row"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"rate": 0.3}, {"fill": "nap"}, {"grain": "row"}, {"fill": "nearest", "grain": "channel"}],
+)
 def test_failed_set_changes_nothing(change: dict[str, Any]) -> None:
     layer = DrowsyConv2d(2, 3, 1, rate=0.25, fill="rescale")
     given = {"rate": 0.5, "fill": "zero", "grain": "channel", **change}
@@ -169,6 +173,33 @@ def test_failed_set_changes_nothing(change: dict[str, Any]) -> None:
         layer.set(**given)
     assert (layer.rate, layer.fill, str(layer.sleep.grain)) == (Fraction(1, 4), "rescale", "neuron")
     assert layer.control.scales.item() == pytest.approx(8 / 6)
+
+
+@pytest.mark.parametrize("fill", ["nearest", "interpolate"])
+def test_sleepers_take_from_awake_neighbours(fill: str) -> None:
+    spec = SleepSpec(grain="position:4", stream=3)
+    layer = DrowsyConv2d(4, 6, 3, sleep=spec, rate=0.375, fill=fill, activation="sigmoid")
+    layer.control.reseed(11, 5)
+    x = torch.randn(3, 4, 8, 8)
+    y, awake = run(layer, x), run(layer.awake, x)
+    drawn = levels(spec, (3, 6, 6, 6), torch.tensor([11, 5]))
+    assert torch.equal(y, sleep(awake, drawn, 3, 1.0, spec.grain, fill))
+    assert layer.control.scales.item() == 1
+    assert (y > 0).all()
+
+
+@pytest.mark.parametrize("fill", ["nearest", "interpolate"])
+def test_fill_and_grain_must_go_together_in_either_order(fill: str) -> None:
+    layer = DrowsyConv2d(2, 3, 1, rate=0.25, fill=fill)
+    with pytest.raises(ValueError, match=f"fill: got '{fill}' with grain channel, allowed: zero"):
+        layer.set(grain="channel", rate=0.5)
+    assert (layer.rate, layer.fill, str(layer.sleep.grain)) == (Fraction(1, 4), fill, "neuron")
+    layer.set(grain="channel", fill="rescale")
+    with pytest.raises(ValueError, match=f"fill: got '{fill}' with grain channel, allowed: zero"):
+        layer.set(fill=fill, rate=0.5)
+    assert (layer.rate, layer.fill) == (Fraction(1, 4), "rescale")
+    layer.set(grain="position", fill=fill)
+    assert (layer.fill, str(layer.sleep.grain)) == (fill, "position")
 
 
 # --- as a module ---------------------------------------------------------------------------------
@@ -210,7 +241,7 @@ def _copies(layer: DrowsyConv2d) -> dict[str, DrowsyConv2d]:
 def test_copy_sleeps_alike_and_has_its_own_knob(way: str, with_norm: bool) -> None:
     norm = nn.BatchNorm2d(3).eval() if with_norm else None
     layer = DrowsyConv2d.from_conv(nn.Conv2d(2, 3, 3), norm=norm, activation="relu")
-    layer.set(rate=0.5, fill="rescale", grain="position:2")
+    layer.set(rate=0.5, fill="nearest" if with_norm else "rescale", grain="position:2")
     layer.control.reseed(3, 9)
     copied = _copies(layer)[way]
     x = torch.randn(2, 2, 6, 6)
@@ -260,7 +291,9 @@ class _Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = DrowsyConv2d(2, 8, 3, padding=1, activation="relu", rate=0.5, fill="rescale")
-        self.second = DrowsyConv2d(8, 4, 3, sleep=SleepSpec("stratified", stream=1), rate=0.25)
+        self.second = DrowsyConv2d(
+            8, 4, 3, sleep=SleepSpec("stratified", stream=1), rate=0.25, fill="interpolate"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x))
@@ -326,6 +359,7 @@ def test_symbolic_trace_goes_through_the_layer() -> None:
     assert torch.equal(run(traced, x), expected)
 
 
+@pytest.mark.parametrize("fill", ["zero", "nearest", "interpolate"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     "options",
@@ -338,7 +372,7 @@ def test_symbolic_trace_goes_through_the_layer() -> None:
     ids=str,
 )
 def test_operator_passes_torchs_own_checks(
-    options: dict[str, Any], layout: torch.memory_format
+    options: dict[str, Any], layout: torch.memory_format, fill: str
 ) -> None:
     dtype = options.get("dtype", torch.float32)
     layer = DrowsyConv2d(
@@ -355,6 +389,7 @@ def test_operator_passes_torchs_own_checks(
         0,
         *vars(layer.spec).values(),
         str(layer.sleep),
+        fill,
         "torch",
     )
     torch.library.opcheck(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.neuron import ACTIVATIONS, ConvSpec, awake_conv2d, check_activation, sleep
-from drowsy.sleep import Grain, scale
+from drowsy.sleep import NEIGHBOUR_FILLS, Grain, check_fill, expand_cells, scale
 
 TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
@@ -132,3 +132,84 @@ def test_half_precision_output_keeps_its_dtype(dtype: torch.dtype) -> None:
     y = torch.randn(1, 2, 2, 2, dtype=dtype)
     levels = torch.randint(0, 8, (1, 4, 2), dtype=torch.uint8)
     assert sleep(y, levels, 3, torch.tensor(1.6), Grain()).dtype == dtype
+
+
+# --- from awake neighbours -----------------------------------------------------------------------
+
+
+def filled_neuron(y: Tensor, asleep: Tensor, fill: str) -> Tensor:
+    """The definitions of ``nearest`` and ``interpolate``, neuron by neuron in float64."""
+    height, width = y.shape[2:]
+    window = sorted(
+        (dy * dy + dx * dx, dy, dx) for dy, dx in itertools.product(range(-2, 3), repeat=2)
+    )
+    out = y.double()
+    for n, c, i, u in asleep.nonzero().tolist():
+        neighbours = [
+            (squared, y[n, c, i + dy, u + dx].item())
+            for squared, dy, dx in window
+            if 0 <= i + dy < height and 0 <= u + dx < width and not asleep[n, c, i + dy, u + dx]
+        ]
+        if fill == "interpolate":
+            chosen = [pair for pair in neighbours if pair[0] <= 2] or neighbours
+        else:
+            chosen = neighbours[:1]
+        total = sum(1 / squared for squared, _ in chosen)
+        out[n, c, i, u] = sum(v / squared for squared, v in chosen) / total if chosen else 0.0
+    return out
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("grain", ["neuron", "position", "position:2", "tile:1x3"])
+@pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)
+def test_sleepers_take_from_awake_neighbours(
+    fill: str, grain: str, layout: torch.memory_format, generator: torch.Generator
+) -> None:
+    parsed = Grain.parse(grain)
+    for shape, j in (((2, 5, 6, 7), 4), ((1, 5, 7, 6), 7), ((2, 3, 1, 9), 6), ((1, 1, 1, 1), 8)):
+        cells = -(-shape[1] // parsed.cell(shape[1], 1)[1])
+        levels = torch.randint(
+            0, 8, (shape[0], shape[2] * shape[3], cells), dtype=torch.uint8, generator=generator
+        )
+        asleep = expand_cells(levels < j, shape, parsed)
+        y = torch.randn(shape, dtype=torch.float64, generator=generator)
+        y = y.contiguous(memory_format=layout)
+        # A sleeper's own value is never read, nor is the factor on awake outputs.
+        poisoned = y.clone().masked_fill_(asleep, math.nan)
+        slept = sleep(poisoned, levels, j, torch.tensor(8.0), parsed, fill)
+        torch.testing.assert_close(slept, filled_neuron(y, asleep, fill), rtol=1e-14, atol=1e-14)
+        assert torch.equal(slept[~asleep], y[~asleep])
+        assert slept.is_contiguous(memory_format=layout)
+        assert torch.equal(poisoned.isnan(), asleep)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)
+def test_neighbours_are_averaged_in_float32(
+    fill: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    levels = torch.randint(0, 8, (2, 63, 4), dtype=torch.uint8, generator=generator)
+    y = torch.randn(2, 4, 9, 7, generator=generator).to(dtype)
+    slept = sleep(y, levels, 4, 1.0, Grain(), fill)
+    exact = filled_neuron(y, expand_cells(levels < 4, (2, 4, 9, 7), Grain()), fill)
+    assert slept.dtype == dtype
+    if fill == "nearest":
+        assert torch.equal(slept.double(), exact)
+    else:  # one rounding, at the end
+        tolerance = torch.finfo(dtype).eps
+        torch.testing.assert_close(slept.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)
+def test_empty_batch_of_neighbours(fill: str) -> None:
+    y, levels = torch.randn(0, 3, 4, 4), torch.empty(0, 16, 3, dtype=torch.uint8)
+    assert sleep(y, levels, 4, 1.0, Grain(), fill).shape == y.shape
+
+
+@pytest.mark.parametrize("grain", ["channel", "channel:4", "tile:2x1", "tile:64x32"])
+def test_neighbour_fills_need_cells_of_single_positions(grain: str) -> None:
+    for fill in NEIGHBOUR_FILLS:
+        with pytest.raises(ValueError, match=rf"fill: got '{fill}' with grain {grain}, allowed: z"):
+            check_fill(fill, Grain.parse(grain))
+    assert check_fill("rescale", Grain.parse(grain)) == "rescale"
+    assert {scale(4, 8, fill) for fill in NEIGHBOUR_FILLS} == {1.0}

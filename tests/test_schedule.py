@@ -118,15 +118,20 @@ def test_the_file_is_as_documented(schedule: Schedule):
 
 
 @pytest.mark.parametrize(
-    "grain", ["neuron", "position", "position:64", "channel", "tile:64x32", "tile:1x1"]
+    "grain",
+    ["neuron", "position", "position:64", "channel", "channel:16", "tile:64x32", "tile:1x1"],
 )
 @pytest.mark.parametrize("k", [2, 7, 8, 256])
 def test_what_was_saved_is_loaded(tmp_path: Path, k: int, grain: str):
-    layers = {"a": LayerSetting(Fraction(k - 1, k), grain, "rescale"), "β.0": LayerSetting()}
+    layers = {
+        "a": LayerSetting(Fraction(k - 1, k), grain, "rescale"),
+        "β.0": LayerSetting(fill="interpolate"),
+        "c": LayerSetting(grain="position:8", fill="nearest"),
+    }
     schedule = Schedule(k, layers)
     schedule.save(tmp_path / "s.json")
     assert Schedule.load(tmp_path / "s.json") == schedule
-    assert list(Schedule.load(tmp_path / "s.json").layers) == ["a", "β.0"]
+    assert list(Schedule.load(tmp_path / "s.json").layers) == ["a", "β.0", "c"]
     assert Schedule.from_json(schedule.to_json()) == schedule
 
 
@@ -145,7 +150,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, k: int, grain: str):
         ("grain", "row", "layers: conv1: grain: got 'row', allowed: neuron, position"),
         ("grain", "tile:0x4", "layers: conv1: grain: got 'tile:0x4', allowed: neuron, position"),
         ("grain", 3, "layers: conv1: grain: got 3, allowed: neuron, position"),
-        ("fill", "interpolate", "layers: conv1: fill: got 'interpolate', allowed: zero, rescale"),
+        ("fill", "doze", "layers: conv1: fill: got 'doze', allowed: zero, rescale"),
         ("fill", ["zero"], r"layers: conv1: fill: got \['zero'\], allowed: zero, rescale"),
     ],
 )

@@ -33,7 +33,7 @@ from drowsy.sleep import (
 )
 
 SOURCES = ("bernoulli", "stratified", "lattice", "lfsr", "lfsr:width=5,taps=5.3,engines=3")
-GRAINS = ("neuron", "position", "position:3", "channel", "tile:4x2", "tile:7x64")
+GRAINS = ("neuron", "position", "position:3", "channel", "channel:3", "tile:4x2", "tile:7x64")
 SIGMAS = 5
 MASK32 = 0xFFFFFFFF
 
@@ -198,6 +198,7 @@ def test_map_has_one_level_for_every_cell(source: str, grain: str, k: int) -> No
         "position": (1, 10),
         "position:3": (1, 3),
         "channel": (42, 1),
+        "channel:3": (42, 3),
         "tile:4x2": (4, 2),
         "tile:7x64": (7, 64),
     }[grain]
@@ -354,6 +355,7 @@ def test_chi_square_notices_dependence() -> None:
         ("position", (5, 6, 7, 13)),
         ("tile:2x4", (5, 16, 4, 23)),
         ("channel", (5, 47, 7, 13)),
+        ("channel:3", (5, 47 * 3, 7, 13)),
         ("neuron", (5, 47, 1, 1)),
     ],
 )
@@ -650,7 +652,9 @@ def test_bitmap_bytes_hold_eight_cells_each() -> None:
 # --- text forms ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["neuron", "position", "position:64", "channel", "tile:16x32"])
+@pytest.mark.parametrize(
+    "text", ["neuron", "position", "position:64", "channel", "channel:64", "tile:16x32"]
+)
 def test_grain_reads_its_text_back(text: str) -> None:
     assert str(Grain.parse(text)) == text
     assert Grain.parse(Grain.parse(text)) == Grain.parse(text)

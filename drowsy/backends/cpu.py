@@ -30,7 +30,7 @@ from torch import Tensor
 from drowsy import neuron
 from drowsy.crossover import Layer, columns, cosets, fastest
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import Lattice, SleepSpec, lattice_phases, lattice_tables, levels
+from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, SleepSpec, lattice_phases, lattice_tables, levels
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
 _PHASE_BLOCK = 256
@@ -45,14 +45,19 @@ def conv2d(
     clock: Tensor,
     spec: ConvSpec,
     sleep: SleepSpec,
+    fill: str,
 ) -> Tensor:
     """A drowsy layer; arguments and result as for ``backends.eager.conv2d``."""
     j = int(threshold)
     if j == 0:
         return neuron.awake_conv2d(x, weight, bias, spec)
     layer = Layer.of(x, weight, spec)
-    way = WAYS[fastest(layer, sleep, j, x.dtype)]
-    return way(Call(x, weight, bias, j, float(scale), clock, layer, sleep))
+    from_neighbours = fill in NEIGHBOUR_FILLS
+    call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
+    y = WAYS[fastest(layer, sleep, j, x.dtype)](call)
+    if from_neighbours:
+        y = neuron.sleep(y, _levels(call), j, 1.0, sleep.grain, fill)
+    return y
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class Call:
 
 def _mask(call: Call) -> Tensor:
     y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.layer.spec)
-    return neuron.sleep_(y, _levels(call), call.j, call.scale, call.sleep.grain)
+    neuron.clear_(y, _levels(call) < call.j, call.sleep.grain)
+    return y if call.scale == 1 else y.mul_(call.scale)
 
 
 def _rows(call: Call) -> Tensor:

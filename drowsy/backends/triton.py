@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import Lattice, Lfsr, SleepSpec, lattice_tables, lfsr_tables
+from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, Lfsr, SleepSpec, lattice_tables, lfsr_tables
 
 
 def conv2d(
@@ -20,6 +20,7 @@ def conv2d(
     clock: Tensor,
     spec: ConvSpec,
     sleep: SleepSpec,
+    fill: str,
 ) -> Tensor:
     """A drowsy layer; arguments as for ``backends.eager.conv2d``, the result is channels_last."""
     if x.dim() != 4:
@@ -34,7 +35,7 @@ def conv2d(
     shape = (x.shape[0], weight.shape[0], *size)
     cell = sleep.grain.cell(shape[1], size[0] * size[1])
     bitmap = draw_bitmap(sleep, shape, cell, threshold, clock)
-    return kernels.conv2d(
+    y = kernels.conv2d(
         x,
         packed,
         bias,
@@ -47,6 +48,9 @@ def conv2d(
         scale=scale,
         precision="tf32" if torch.backends.cudnn.allow_tf32 and x.is_cuda else "ieee",
     )
+    if fill in NEIGHBOUR_FILLS:
+        kernels.fill_sleepers(y, bitmap, cell, fill)
+    return y
 
 
 def draw_bitmap(

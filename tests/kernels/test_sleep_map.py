@@ -28,7 +28,7 @@ SOURCES = (
     "lfsr:width=8,taps=8.6.5.4,engines=3",
     "lfsr:engines=5,seeding=6",
 )
-GRAINS = ("neuron", "position", "position:3", "channel", "tile:5x4")
+GRAINS = ("neuron", "position", "position:3", "channel", "channel:3", "tile:5x4")
 # Odd sizes, more than one word of channels, and single cells.
 SHAPES = ((2, 37, 5, 7), (3, 8, 1, 9), (1, 70, 4, 4), (1, 1, 1, 1))
 
