@@ -23,6 +23,7 @@ from drowsy.sleep import Lattice, SleepSpec, lattice_tables, source_text
 
 TABLE = Path(__file__).with_name("crossover.json")
 VERSION = 1
+WAYS = ("mask", "rows", "sublattices", "channels")
 # Rates of the table are multiples of 1 / TABLE_K.
 TABLE_K = 8
 

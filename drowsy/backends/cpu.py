@@ -54,7 +54,7 @@ def conv2d(
     layer = Layer.of(x, weight, spec)
     from_neighbours = fill in NEIGHBOUR_FILLS
     call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
-    y = WAYS[fastest(layer, sleep, j, x.dtype)](call)
+    y = run(call, fastest(layer, sleep, j, x.dtype))
     if from_neighbours:
         y = neuron.sleep(y, _levels(call), j, 1.0, sleep.grain, fill)
     return y
@@ -78,7 +78,20 @@ class Call:
         return self.weight[kept], None if self.bias is None else self.bias[kept]
 
 
-# --- ways: Call -> [N, OC, OH, OW] -------------------------------------------------------------
+def run(call: Call, way: str) -> Tensor:
+    """Run a layer in one of ``crossover.candidates``' ways: ``[N, OC, OH, OW]``."""
+    if way == "mask":
+        return _mask(call)
+    n, channels, height, width = call.layer.output
+    # One row more, for outputs of no neuron.
+    out = call.x.new_zeros((n * height * width + 1, channels))
+    _SKIPPING[way](call, out)
+    return out[:-1].view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+# --- ways --------------------------------------------------------------------------------------
+# Those that skip write the awake neurons of a call to rows [N * P, OC] of zeros, one to a position,
+# and may write anything to one more row.
 
 
 def _mask(call: Call) -> Tensor:
@@ -87,37 +100,29 @@ def _mask(call: Call) -> Tensor:
     return y if call.scale == 1 else y.mul_(call.scale)
 
 
-def _rows(call: Call) -> Tensor:
+def _rows(call: Call, out: Tensor) -> None:
     layer = call.layer
     pixels = _padded(call, (0, 0))
-    n, height, width, channels = pixels.shape
-    origins, taps, run = _window_tables(layer, height, width)
-    # The ``run`` pixels of a window that lie side by side are copied as one.
-    runs = pixels.as_strided(
-        (n * height * width - run + 1, run * channels), (channels, 1), pixels.storage_offset()
-    )
-    out = _Output.of(call)
+    origins, taps, run = _window_tables(layer, pixels.shape[1], pixels.shape[2])
+    runs = _runs(pixels, run)
     for part, awake in zip(columns(layer, call.sleep), _awake_rows(call), strict=True):
         weight, bias = call.parameters(part)
         # [OC, KH, KW, IC], as a window lies in the gathered matrix: a view where channels_last.
-        matrix = weight.permute(0, 2, 3, 1).flatten(1).t()
+        matrix = weight.permute(0, 2, 3, 1).flatten(1)
         for rows in awake.split(layer.chunk):
             index = (origins[rows][:, None] + taps).flatten()
             windows = runs.index_select(0, index).view(len(rows), layer.window)
-            y = windows @ matrix if bias is None else torch.addmm(bias, windows, matrix)
-            out.write(rows, part, neuron.activate(y, layer.spec.activation))
-    return out.image()
+            y = neuron.activate(_linear(windows, matrix, bias), layer.spec.activation)
+            _copy_rows(out[:, part], 0, rows, y, call.scale)
 
 
-def _sublattices(call: Call) -> Tensor:
+def _sublattices(call: Call, out: Tensor) -> None:
     layer, sleep = call.layer, call.sleep
     grids = cosets(sleep.k, call.j)
     phases = _phases(call)
     pixels = _padded(call, _grid_reach(layer, max(grids)))
     n, height, width, channels = pixels.shape
-    flat = pixels.reshape(-1, channels)
     images = torch.arange(n)[:, None, None]
-    out = _Output.of(call)
     for m in grids:
         spec = replace(
             layer.spec,
@@ -125,23 +130,25 @@ def _sublattices(call: Call) -> Tensor:
             padding=(0, 0, 0, 0),
             padding_mode="zeros",
         )
+        _, run = _crop_size(layer, m)
         for cell, part in enumerate(columns(layer, sleep)):
-            starts, crop, places, exact = _grid_tables(layer, sleep.k, call.j, m, cell, width)
+            starts, places, exact = _grid_tables(layer, sleep.k, call.j, m, cell, width)
             # Every grid of every image is one image of a batch, so that the library lays the
             # weights out only once.
-            index = starts[phases][..., None] + images * (height * width) + crop.flatten()
-            crops = flat.index_select(0, index.flatten()).view(-1, *crop.shape, channels)
+            index = starts[phases] + images * (height * width)
+            crops = _runs(pixels, run).index_select(0, index.flatten())
+            crops = crops.view(-1, starts.shape[2], run, channels)
             y = neuron.awake_conv2d(crops.permute(0, 3, 1, 2), *call.parameters(part), spec)
             rows = places[phases] + images * layer.positions
             if not exact:
-                rows = torch.where(places[phases] < 0, out.spare, rows)
-            out.write(rows.flatten(), part, y.permute(0, 2, 3, 1).flatten(0, 2))
-    return out.image()
+                rows = torch.where(places[phases] < 0, len(out) - 1, rows)
+            y = y.permute(0, 2, 3, 1).flatten(0, 2)
+            _copy_rows(out[:, part], 0, rows.flatten(), y, call.scale)
 
 
-def _channels(call: Call) -> Tensor:
+def _channels(call: Call, out: Tensor) -> None:
     layer = call.layer
-    n, channels, height, width = layer.output
+    n, channels, _, _ = layer.output
     awake = _levels(call)[:, 0] >= call.j
     _, unit = call.sleep.grain.cell(channels, layer.positions)
     if channels % unit:
@@ -149,19 +156,17 @@ def _channels(call: Call) -> Tensor:
     alike: dict[bytes, list[int]] = {}
     for image in awake.any(dim=1).nonzero().flatten().tolist():
         alike.setdefault(awake[image].numpy().tobytes(), []).append(image)
-    out = call.x.new_zeros((n, layer.positions, channels // unit, unit))
+    cells_of = out[:-1].view(n, layer.positions, channels // unit, unit)
     for images in alike.values():
         cells = awake[images[0]].nonzero().flatten()
         kept = (cells[:, None] * unit + torch.arange(unit)).flatten()
         y = neuron.awake_conv2d(call.x[images], *call.parameters(kept), layer.spec)
         y = y.permute(0, 2, 3, 1).reshape(len(images), layer.positions, len(cells), unit)
         for image, values in zip(images, y, strict=True):
-            _copy_rows(out[image], 1, cells, values, call.scale)
-    return out.view(n, height, width, channels).permute(0, 3, 1, 2)
+            _copy_rows(cells_of[image], 1, cells, values, call.scale)
 
 
-WAYS: dict[str, Callable[[Call], Tensor]] = {
-    "mask": _mask,
+_SKIPPING: dict[str, Callable[[Call, Tensor], None]] = {
     "rows": _rows,
     "sublattices": _sublattices,
     "channels": _channels,
@@ -186,31 +191,22 @@ def _padded(call: Call, least: tuple[int, int]) -> Tensor:
     return x
 
 
-@dataclass(frozen=True)
-class _Output:
-    """The output as rows ``[N * P, OC]`` of zeros, and a spare row for what is no neuron."""
+def _runs(pixels: Tensor, run: int) -> Tensor:
+    """Every ``run`` pixels that follow each other in ``[N, H, W, IC]``, as overlapping rows."""
+    channels = pixels.shape[3]
+    first = pixels.numel() // channels - run + 1
+    return pixels.as_strided((first, run * channels), (channels, 1), pixels.storage_offset())
 
-    rows: Tensor
-    call: Call
 
-    @classmethod
-    def of(cls, call: Call) -> _Output:
-        n, channels, height, width = call.layer.output
-        return cls(call.x.new_zeros((n * height * width + 1, channels)), call)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear``, by oneDNN like the dense convolution.
 
-    @property
-    def spare(self) -> int:
-        """Index of the spare row."""
-        return self.rows.shape[0] - 1
-
-    def write(self, rows: Tensor, columns: slice, y: Tensor) -> None:
-        """Write outputs ``y`` ``[A, C]``, scaled, to these rows (int64 ``[A]``) and columns."""
-        _copy_rows(self.rows[:, columns], 0, rows, y, self.call.scale)
-
-    def image(self) -> Tensor:
-        """``[N, OC, OH, OW]``, channels_last."""
-        n, channels, height, width = self.call.layer.output
-        return self.rows[:-1].view(n, height, width, channels).permute(0, 3, 1, 2)
+    ``F.linear`` itself takes MKL for float32, which reaches two thirds to nine tenths of oneDNN's
+    rate on the shapes of convolutions (AMD Zen 4).
+    """
+    if x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
 
 
 def _copy_rows(into: Tensor, dim: int, index: Tensor, y: Tensor, scale: float) -> None:
@@ -323,13 +319,13 @@ def _crop_size(layer: Layer, m: int) -> tuple[int, int]:
 @functools.lru_cache(maxsize=256)
 def _grid_tables(
     layer: Layer, k: int, j: int, m: int, cell: int, pitch: int
-) -> tuple[Tensor, Tensor, Tensor, bool]:
+) -> tuple[Tensor, Tensor, bool]:
     """Where the grids of spacing ``m`` lie in one image of each phase ``0 .. k-1``.
 
     Returns:
-        int64 ``[k, grids]`` first input pixels of the grids, in rows of ``pitch`` pixels; int64
-        ``[h, w]`` pixels of a grid's input, from there; int64 ``[k, grids, outputs]`` positions
-        of the outputs, -1 outside of the map; whether there are no such.
+        int64 ``[k, grids, h]`` where each row of a grid's input starts among the image's pixels,
+        ``pitch`` to a row; int64 ``[k, grids, outputs]`` positions of its outputs, -1 outside of
+        the map; whether there are no such.
     """
     _, _, height, width = layer.output
     slope, _ = lattice_tables(k)
@@ -337,10 +333,9 @@ def _grid_tables(
     residue, phase = torch.tensor(cosets(k, j)[m]), torch.arange(k)[:, None, None]
     left = (residue - slope * top - cell - phase) % m
     vertical, across = layer.spec.stride
-    starts = (top * vertical * pitch + left * across).flatten(1)
-    crop_height, crop_width = _crop_size(layer, m)
-    crop = torch.arange(crop_height)[:, None] * pitch + torch.arange(crop_width)
+    rows = top[..., None] * vertical + torch.arange(_crop_size(layer, m)[0])
+    starts = (rows * pitch + left[..., None] * across).flatten(1, 2)
     y = top[..., None, None] + torch.arange(0, height, m)[:, None]
     x = left[..., None, None] + torch.arange(0, width, m)
     places = torch.where((y < height) & (x < width), y * width + x, -1).flatten(3).flatten(1, 2)
-    return starts, crop, places, bool((places >= 0).all())
+    return starts, places, bool((places >= 0).all())
