@@ -442,11 +442,17 @@ def _draw_lattice(
 ) -> Tensor:
     device, k = images.device, spec.k
     slope, order = lattice_tables(k)
-    phase = (philox(images * 0, images, spec.stream, _TAG_LATTICE, seed)[0] >> 16) * k >> 16
+    phase = lattice_phases(spec, images, seed)
     p = torch.arange(cells[0], device=device)
     place = p % row + slope * (p // row) if row else p
     step = place[None, :, None] + torch.arange(cells[1], device=device) + phase[:, None, None]
     return order.to(device)[step % k]
+
+
+def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
+    """The lattice's phase, ``0 .. k-1``, in these images (int64, modulo ``2**32``)."""
+    drawn = philox(images * 0, images, spec.stream, _TAG_LATTICE, seed)[0]
+    return (drawn >> 16) * spec.k >> 16
 
 
 @functools.lru_cache(maxsize=MAX_K)
@@ -569,11 +575,18 @@ def unpack_bitmap(bitmap: Tensor, channels: int) -> Tensor:
 
 
 def expand_cells(cells: Tensor, shape: tuple[int, int, int, int], grain: Grain) -> Tensor:
-    """Spread a map over cells ``[N, PC, CC]`` to its neurons ``[N, C, OH, OW]``, channels last."""
+    """Spread a map over cells ``[N, PC, CC]`` to its neurons ``[N, C, OH, OW]``, channels last.
+
+    One cell for all positions or channels is expanded, not copied.
+    """
     n, channels, height, width = shape
     cell_p, cell_c = grain.cell(max(channels, 1), max(height * width, 1))
-    if cell_p > 1:
+    if cells.shape[1] == 1:
+        cells = cells.expand(-1, height * width, -1)
+    elif cell_p > 1:
         cells = cells.repeat_interleave(cell_p, dim=1)[:, : height * width]
-    if cell_c > 1:
+    if cells.shape[2] == 1:
+        cells = cells.expand(-1, -1, channels)
+    elif cell_c > 1:
         cells = cells.repeat_interleave(cell_c, dim=2)[:, :, :channels]
     return cells.reshape(n, height, width, channels).permute(0, 3, 1, 2)
