@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from drowsy_kernels import tuning
 from drowsy_kernels.tuning import ConvShape
 from torch import Tensor
 
-from bench import report
+from bench import networks, report, sweep, tune
+from bench.compiling import Job
 from bench.layers import NETWORKS, layers, network_shapes
 from bench.measure import grain_of, measure_dense, measure_sleep
 from bench.timing import Roofline, Timing, activations, copies_for, time_copies
@@ -141,6 +147,123 @@ def test_sleepers_that_were_not_cleared_are_not_timed() -> None:
         problem.check(awake, "pointer", sleep)
     with pytest.raises(ValueError, match="sleep: got None"):
         problem.copies("cells")
+
+
+# --- tuning --------------------------------------------------------------------------------------
+
+
+def test_jobs_cover_every_way_in_whole_tiles() -> None:
+    shape = ConvShape(64, 128, (56, 56), (3, 3), padding=(1, 1, 1, 1))
+    work = tune.jobs(shape, 256, "bf16")
+    assert {(job.kind, job.way) for job in work} == {
+        ("neuron", "box"),
+        ("neuron", "pointer"),
+        ("position", "rows"),
+        ("tile", "cells"),
+        ("channel", "channels"),
+    }
+    assert all(job.config is not None and job.config.block_n in (64, 128) for job in work)
+    depthwise = ConvShape(64, 64, (9, 9), (3, 3), groups=64)
+    assert {job.way for job in tune.jobs(depthwise, 1, "fp16")} == {"pointer"}
+    strided = ConvShape(64, 64, (9, 9), (3, 3), (2, 2))
+    assert "box" not in {job.way for job in tune.jobs(strided, 1, "fp16")}
+
+
+def test_tuner_records_every_grain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Two configurations of the masked way, one of a list: interpreted, each takes a second.
+    monkeypatch.setattr(
+        tune,
+        "jobs",
+        lambda *problem: [
+            Job(*problem, kind, way, config)
+            for kind, way, config in (
+                ("neuron", "pointer", tuning.parse_config("64x32x16-w4-s4")),
+                ("neuron", "pointer", tuning.parse_config("64x16x16-w4-s4")),
+                ("channel", "channels", tuning.parse_config("64x16x16-w4-s4")),
+            )
+        ],
+    )
+    monkeypatch.setattr(tune, "KINDS", ("neuron", "channel"))
+    tuner = tune.Tuner(CPU)
+    entries = tuner.measure(SMALL, 1, "fp16")
+    assert [entry.cell for entry in entries] == [(1, 1), (63, 1)]
+    methods = [[candidate.method for candidate in entry.candidates] for entry in entries]
+    assert methods == [["cudnn", "pointer"], ["cudnn", "pointer", "channels"]]
+    assert [set(c.ms) for c in entries[1].candidates] == [{0}, set(tune.RATES), set(tune.RATES)]
+    assert tuner.red == []
+    table = tuning.TuningTable("test", (9, 0), {}, None, tuple(entries))
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(table.to_dict()))
+    assert tuning.load_table(path) == table
+
+
+def test_tuner_never_records_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Problem, "check", _red)
+    tuner = tune.Tuner(CPU)
+    problem = Problem(SMALL, 1, "fp16", CPU)
+    config = tuning.parse_config("64x32x16-w4-s4")
+    job = Job(SMALL, 1, "fp16", "neuron", "pointer", config)
+    assert tuner._time(problem, job, problem.sleep_map("neuron", 0.5)) is None
+    assert tuner.red == [f"{config} neuron: wrong"]
+
+
+def _red(*_: object) -> None:
+    raise RedCheck("wrong")
+
+
+def test_tuning_wants_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        tune.main([])
+    assert "tuning needs a CUDA GPU" in capsys.readouterr().err
+
+
+def test_kernels_compile_as_they_are_launched() -> None:
+    """Through Triton's own launcher, which a stand-in for the driver tells of an H100."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    code = Path(__file__).with_name("compile_ahead.py")
+    subprocess.run([sys.executable, str(code)], check=True, env=environment, cwd=code.parents[1])
+
+
+def test_sweep_runs_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ConvShape(16, 24, (5, 3))
+    monkeypatch.setattr(sweep, "OURS", ("pointer",))
+    assert sweep.sweep(CPU, [plain], ["fp16"]) == (4, [])
+    monkeypatch.setattr(Problem, "check", _red)
+    done, red = sweep.sweep(CPU, [plain], ["fp16"])
+    assert (done, red[0]) == (4, "neuron: wrong")
+
+
+# --- networks ------------------------------------------------------------------------------------
+
+
+def test_networks_are_lively() -> None:
+    model = networks.make_network("cifar_resnet20", "fp32", CPU)
+    batch = networks.photographs("cifar_resnet20", 4, torch.float32, CPU)
+    with torch.inference_mode():
+        logits = model(batch)
+        # He's initialisation, batch norms of a batch: nothing vanishes, nothing blows up.
+        assert 0.1 < logits.std() < 100
+    rows = networks.measure_baselines(
+        "cifar_resnet20", 4, "fp32", CPU, meter=None, seconds=1, compiled=False
+    )
+    assert set(rows) == {"eager_graph"}
+    assert rows["eager_graph"]["energy"] is None
+
+
+def test_networks_that_differ_are_not_timed() -> None:
+    model = networks.make_network("caffenet_cifar", "fp32", CPU)
+    batch = networks.photographs("caffenet_cifar", 2, torch.float32, CPU)
+    with torch.inference_mode():
+        net = networks.convert(model, "channel", batch)
+        net.set(0.5)
+        networks.check(net, net, batch)
+        other = copy.deepcopy(net)
+        other.set(0.25)
+        with pytest.raises(RedCheck, match=r"deployed: error .* not timed"):
+            networks.check(net, other, batch)
 
 
 # --- report --------------------------------------------------------------------------------------
