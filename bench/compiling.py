@@ -8,11 +8,12 @@ nothing launched.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -141,10 +142,11 @@ class Compiler:
         self._pending: dict[Job, Future[None]] = {}
 
     def start(self, work: Iterable[Job]) -> None:
-        """Begin to compile."""
-        for job in work:
-            if job not in self._pending:
-                self._pending[job] = self._pool.submit(compile_job, job)
+        """Begin to compile. A compiler that crashed leaves the rest to whoever runs it."""
+        with contextlib.suppress(BrokenExecutor):
+            for job in work:
+                if job not in self._pending:
+                    self._pending[job] = self._pool.submit(compile_job, job)
 
     def wait(self, job: Job) -> None:
         """Until a job is compiled. What went wrong shows again when it is run."""
@@ -152,8 +154,9 @@ class Compiler:
             self._pending[job].exception()
 
     def compile(self, work: Iterable[Specialisation]) -> None:
-        """Compile, and wait until all is compiled."""
-        wait([self._pool.submit(compile_specialisation, made) for made in work])
+        """Compile, and wait until all is compiled; after a crash as ``start``."""
+        with contextlib.suppress(BrokenExecutor):
+            wait([self._pool.submit(compile_specialisation, made) for made in work])
 
     def close(self) -> None:
         """Forget what was not begun."""

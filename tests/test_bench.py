@@ -227,6 +227,13 @@ def test_kernels_compile_as_they_are_launched() -> None:
     subprocess.run([sys.executable, str(code)], check=True, env=environment, cwd=code.parents[1])
 
 
+def test_the_gpu_session_names_its_stages() -> None:
+    script = Path(__file__).parents[1] / "bench" / "gpu_session.sh"
+    done = subprocess.run(["bash", script, "nap"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "stage: got nap, allowed: check sanitize tune layers" in done.stderr
+
+
 def test_sweep_runs_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ConvShape(16, 24, (5, 3))
     monkeypatch.setattr(sweep, "OURS", ("pointer",))
