@@ -23,7 +23,7 @@ setup(
     package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels"},
     packages=["drowsy", "drowsy.backends", "drowsy.models", "drowsy_kernels"],
     package_data={
-        "drowsy": ["py.typed"],
+        "drowsy": ["py.typed", "crossover.json"],
         "drowsy.models": ["weights/*"],
         "drowsy_kernels": ["tuned/*"],
     },

@@ -53,6 +53,10 @@ _CORE_CASES = (
     "sleep_map stratified k=256",
     "sleep_map lattice k=8",
     "sleep_map lfsr k=8",
+    "counting rows",
+    "listing rows",
+    "fill interpolate fp16 1x1",
+    "fill interpolate fp16 1x128",
 )
 _COLUMNS = (
     ("registers", "regs"),
@@ -167,6 +171,26 @@ def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
     return launch
 
 
+def list_launch(
+    order: str, cell: tuple[int, int], part: int = -1, **options: Any
+) -> kernels.Launch:
+    """One of the launches that list the awake of a layer of 256 channels at 56 x 56."""
+    rows, cells = triton.cdiv(56 * 56, cell[0]), triton.cdiv(256, cell[1])
+    bitmap = torch.empty((256, rows, triton.cdiv(cells, 32)), dtype=torch.int32, device="meta")
+    plan = getattr(kernels, f"plan_awake_{order}")
+    return plan(bitmap, (256, 256, 56, 56), cell, **options)[1][part]
+
+
+def fill_launch(fill: str, cell: tuple[int, int], dtype: torch.dtype) -> kernels.Launch:
+    """The sleepers of a layer of 128 channels at 28 x 28."""
+    meta = partial(torch.empty, device="meta")
+    y = meta((8, 128, 28, 28), dtype=dtype, memory_format=torch.channels_last)
+    rows, cells = triton.cdiv(28 * 28, cell[0]), triton.cdiv(128, cell[1])
+    bitmap = meta((8, rows, triton.cdiv(cells, 32)), dtype=torch.int32)
+    residual = y if fill == "zero" else None
+    return kernels.plan_fill_sleepers(y, bitmap, cell, fill, residual=residual)
+
+
 def cases(core: bool) -> dict[str, Callable[[], kernels.Launch]]:
     """Name -> plan of every kernel that the report compiles."""
     every = dict(_all_cases())
@@ -220,6 +244,26 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
     # Runs too long to rank in registers, and runs along channels, take another kernel.
     yield "sleep_map stratified k=256", partial(sleep_launch, "stratified", (1, 1), 256)
     yield "sleep_map stratified k=8 channel", partial(sleep_launch, "stratified", (28 * 28, 1), 8)
+    yield from _sleeper_cases()
+
+
+def _sleeper_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
+    """Lists of the awake, and what is written over the others."""
+    exact = (8, torch.empty(1, dtype=torch.int32, device="meta"))
+    yield "counting cells", partial(list_launch, "cells", (64, 64), 0)
+    yield "listing cells", partial(list_launch, "cells", (64, 64))
+    yield "counting cells, many", partial(list_launch, "cells", (1, 16), 0)
+    yield "listing cells, many", partial(list_launch, "cells", (1, 16))
+    yield "counting rows", partial(list_launch, "rows", (1, 64), 0)
+    yield "listing rows", partial(list_launch, "rows", (1, 64))
+    yield "listing rows, exact", partial(list_launch, "rows", (1, 64), exact=exact)
+    yield "listing channels", partial(list_launch, "channels", (56 * 56, 1))
+    yield "listing blocks of 64", partial(list_launch, "blocks", (56 * 56, 1), block=64)
+    for fill in kernels.FILLS[1:]:
+        for cell in ((1, 1), (1, 128)):
+            for dtype in (torch.float16, torch.float32):
+                name = f"fill {fill} {_NAMES[dtype]} {cell[0]}x{cell[1]}"
+                yield name, partial(fill_launch, fill, cell, dtype)
 
 
 def _ways(config: kernels.ConvConfig) -> Iterator[str]:

@@ -2,19 +2,29 @@
 
 Triton keeps what it compiles in a cache on disk, keyed by the kernel and its specialisation. A job
 plans a launch on tensors that hold nothing, and compiles it exactly as the launch would; the
-process that measures then finds it.
+process that measures then finds it. What a whole network launches is recorded by running it with
+nothing launched.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import multiprocessing
 import os
-from collections.abc import Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
 
+import torch
+import triton
 from drowsy_kernels.heuristics import ConvConfig
+from drowsy_kernels.launch import Launch
 from drowsy_kernels.tuning import ConvShape
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench.measure import grain_of
 from bench.ways import launches
@@ -52,7 +62,69 @@ def compile_job(job: Job) -> None:
     """Put a job's kernels into Triton's cache."""
     for launch in launches(job.way, job.shape, job.images, job.number, job.cell, job.config):
         if launch.grid[0]:
-            launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options)
+            _compile(launch)
+
+
+def _compile(launch: Launch) -> None:
+    arch = triton.runtime.driver.active.get_current_target().arch
+    launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options(arch))
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """What a launch is compiled for, in a form that other processes understand.
+
+    Args:
+        module, kernel: where the kernel is found.
+        launch: without its kernel; tensors are of one element, on the meta device.
+        key: equal where the compiled code is.
+    """
+
+    module: str
+    kernel: str
+    launch: Launch
+    key: tuple[Any, ...]
+
+
+def recorded(run: Callable[[], object]) -> list[Specialisation]:
+    """What ``run`` would launch, each once; nothing is launched, and its results mean nothing."""
+    found: dict[tuple[Any, ...], Specialisation] = {}
+
+    def note(launch: Launch, _: torch.device) -> None:
+        if launch.grid[0]:
+            made = _specialised(launch)
+            found.setdefault(made.key, made)
+
+    with mock.patch.object(Launch, "run", note):
+        run()
+    return list(found.values())
+
+
+def _specialised(launch: Launch) -> Specialisation:
+    arguments: dict[str, Any] = {}
+    function = launch.kernel.fn
+    key: list[Any] = [function.__name__, launch.num_warps, launch.num_stages, launch.max_registers]
+    constants = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
+    for name, value in launch.arguments.items():
+        if isinstance(value, Tensor):
+            arguments[name] = torch.empty(1, dtype=value.dtype, device="meta")
+            key.append(value.dtype)
+        elif isinstance(value, TensorDescriptor):
+            base = torch.empty(1, dtype=value.base.dtype, device="meta")
+            arguments[name] = TensorDescriptor(base, value.shape, value.strides, value.block_shape)
+            key += [value.base.dtype, tuple(value.block_shape)]
+        else:
+            arguments[name] = value
+            plain = name in constants or type(value) is not int
+            key.append(value if plain else (value == 1, value % 16 == 0, abs(value) < 2**31))
+    hollow = replace(launch, kernel=None, arguments=arguments)
+    return Specialisation(function.__module__, function.__name__, hollow, tuple(key))
+
+
+def compile_specialisation(made: Specialisation) -> None:
+    """Put a kernel into Triton's cache."""
+    kernel = getattr(importlib.import_module(made.module), made.kernel)
+    _compile(replace(made.launch, kernel=kernel))
 
 
 class Compiler:
@@ -70,15 +142,21 @@ class Compiler:
         self._pending: dict[Job, Future[None]] = {}
 
     def start(self, work: Iterable[Job]) -> None:
-        """Begin to compile."""
-        for job in work:
-            if job not in self._pending:
-                self._pending[job] = self._pool.submit(compile_job, job)
+        """Begin to compile. A compiler that crashed leaves the rest to whoever runs it."""
+        with contextlib.suppress(BrokenExecutor):
+            for job in work:
+                if job not in self._pending:
+                    self._pending[job] = self._pool.submit(compile_job, job)
 
     def wait(self, job: Job) -> None:
         """Until a job is compiled. What went wrong shows again when it is run."""
         if job in self._pending:
             self._pending[job].exception()
+
+    def compile(self, work: Iterable[Specialisation]) -> None:
+        """Compile, and wait until all is compiled; after a crash as ``start``."""
+        with contextlib.suppress(BrokenExecutor):
+            wait([self._pool.submit(compile_specialisation, made) for made in work])
 
     def close(self) -> None:
         """Forget what was not begun."""

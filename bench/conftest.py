@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.compiling import Compiler
 from bench.timing import Roofline, measure_roofline
 from drowsy import models
 from drowsy.record import provenance
@@ -105,6 +106,14 @@ def device() -> torch.device:
 def roofline(device: torch.device) -> Roofline:
     """Ceilings that this GPU reached in this session."""
     return measure_roofline(device, ("bf16", "fp16", "tf32"))
+
+
+@pytest.fixture(scope="session")
+def compiler(device: torch.device) -> Iterator[Compiler]:
+    """Processes that compile kernels ahead."""
+    running = Compiler()
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,18 +4,19 @@
 #   check      the kernel and layer tests on CUDA tensors (no interpreter)
 #   sanitize   compute-sanitizer's memcheck over a small sweep of every kernel
 #   tune       the tuning table of this GPU; goes on where the last run stopped
-#   layers     ResNet-50, VGG-16 and CaffeNet layer by layer, against cuDNN and Inductor
+#   layers     ResNet-50, VGG-16 and CaffeNet layer by layer, awake and asleep, against cuDNN
+#   inductor   the same layers awake, against Inductor's search, as far as it gets
 #   networks   whole VGG-16 and ResNet-50: images/s and joules/image, against dense baselines
 #   overheads  maps, lists, fills, and turning the knob in a captured graph
 #   report     tables and pictures of what the stages above have recorded
 #
-# Without a stage: all, in this order, about 40 minutes. Each stage ends within 8 minutes; what did
+# Without a stage: all, in this order, about 45 minutes. Each stage ends within 8 minutes; what did
 # not fit is recorded as not measured. Results go to $OUT, by default bench/results/GPU. Needs no
 # installation beyond torch, triton, pytest, pytest-benchmark and, for energy, nvidia-ml-py; set
 # DROWSY_COMMIT where the checkout has no .git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-all=(check sanitize tune layers networks overheads report)
+all=(check sanitize tune layers inductor networks overheads report)
 stages=("$@")
 ((${#stages[@]})) || stages=("${all[@]}")
 for stage in "${stages[@]}"; do
@@ -66,7 +67,8 @@ tune() {
     return $status
 }
 
-layers() { bench test_layers.py layers -m core --deadline 430 --inductor-seconds 90; }
+layers() { bench test_layers.py layers -m core --deadline 430 --inductor-seconds 0; }
+inductor() { bench test_layers.py inductor -m core -k test_dense --deadline 400; }
 networks() { bench test_networks.py networks -m core --deadline 400 --inductor-seconds 150; }
 overheads() { bench test_overheads.py overheads --deadline 400; }
 report() { python3 -m bench.report "$out"; }

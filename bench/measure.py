@@ -24,7 +24,7 @@ def measure_dense(problem: Problem, roofline: Roofline, ways: Sequence[str] = LI
     """Nobody sleeps: our kernels and the library's ``ways``."""
     row = _head(problem, roofline)
     for way in (*_dense_ways(problem), *ways):
-        row["ways"][way] = _timed(problem, way, None, roofline, 0.0)
+        row["ways"][way] = time_way(problem, way, None, roofline, 0.0)
     return row
 
 
@@ -37,7 +37,7 @@ def measure_sleep(problem: Problem, kind: str, rates: Sequence[float], roofline:
     grain = grain_of(kind, problem.shape)
     row = _head(problem, roofline) | {"kind": kind, "grain": grain, "rates": {}}
     for way in _dense_ways(problem):
-        row["ways"][way] = _timed(problem, way, None, roofline, 0.0)
+        row["ways"][way] = time_way(problem, way, None, roofline, 0.0)
     for rate in rates:
         sleep = problem.sleep_map(grain, rate)
         row["cell"] = list(sleep.cell)
@@ -45,8 +45,8 @@ def measure_sleep(problem: Problem, kind: str, rates: Sequence[float], roofline:
         for way in OURS:
             if not problem.eligible(way, sleep.cell):
                 continue
-            times[way] = _timed(problem, way, sleep, roofline, rate)
-            times[f"{way}_map"] = _timed(problem, way, sleep, roofline, rate, with_map=True)
+            times[way] = time_way(problem, way, sleep, roofline, rate)
+            times[f"{way}_map"] = time_way(problem, way, sleep, roofline, rate, with_map=True)
         row["rates"][str(rate)] = times
     return row
 
@@ -71,7 +71,7 @@ def _dense_ways(problem: Problem) -> list[str]:
     return [way for way in ("box", "pointer") if problem.eligible(way, None)]
 
 
-def _timed(
+def time_way(
     problem: Problem,
     way: str,
     sleep: SleepMap | None,
@@ -80,7 +80,7 @@ def _timed(
     *,
     with_map: bool = False,
 ) -> Row:
-    """Time of a way, and what it amounts to."""
+    """Time of a way, checked, and what it amounts to; arguments as for ``Problem.copies``."""
     config = recorded_config(problem, way, sleep)
     copies = problem.copies(way, sleep, config, with_map=with_map, checked=not with_map)
     timing: Timing = time_copies(copies, problem.device)

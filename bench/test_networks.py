@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.compiling import Compiler
 from bench.conftest import Budget
 from bench.networks import NETWORKS, VARIANTS, measure_baselines, measure_network
 from drowsy.energy import Meter
@@ -93,6 +94,7 @@ def test_network(
     device: torch.device,
     meter: Meter | None,
     baselines: Callable[[str, int, str], dict[str, Any]],
+    compiler: Compiler,
 ) -> None:
     """Time and energy against saving."""
     path = request.config.option.frontier
@@ -105,6 +107,7 @@ def test_network(
             "baselines": baselines(network, images, number),
             "meter": meter,
             "seconds": SECONDS,
+            "compiler": compiler,
         },
         rounds=1,
     )

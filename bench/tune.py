@@ -30,7 +30,7 @@ from bench.compiling import Compiler, Job
 from bench.layers import NETWORKS, layers
 from bench.measure import KINDS, grain_of
 from bench.timing import time_copies
-from bench.ways import LISTS, OURS, Problem, RedCheck, SleepMap
+from bench.ways import LISTS, OURS, Problem, RedCheck, SleepMap, eligible
 from drowsy.atomic import write_json
 from drowsy.record import provenance
 
@@ -41,17 +41,20 @@ Maps = dict[tuple[str | None, Fraction], SleepMap]
 
 
 def fits(job: Job) -> bool:
-    """Whether the way takes such a map, in whole tiles."""
+    """Whether the way takes such a map; a list in whole tiles, at the kind that it is for."""
     assert job.cell is not None
     assert job.config is not None
+    if not eligible(job.way, job.shape, job.number, job.cell):
+        return False
+    if job.way not in LISTS:
+        return True
     (cell_p, cell_c), span = job.cell, job.shape.out_channels // job.shape.groups
     rows = cell_p % job.config.block_m == 0 or cell_p >= job.shape.positions
     columns = cell_c % job.config.block_n == 0 or cell_c >= span
-    if job.way in LISTS:
-        of_kind = {"cells": "tile", "rows": "position", "channels": "channel"}[job.way]
-        whole = {"cells": rows and columns, "rows": columns, "channels": True}[job.way]
-        return job.kind == of_kind and whole and not job.shape.depthwise
-    return job.way != "box" or (job.shape.stride == (1, 1) and job.shape.groups == 1)
+    whole = {"cells": rows and columns, "rows": columns, "channels": True}[job.way]
+    return (
+        whole and job.kind == {"cells": "tile", "rows": "position", "channels": "channel"}[job.way]
+    )
 
 
 def configurations(way: str, shape: ConvShape, number: str) -> tuple[ConvConfig, ...]:

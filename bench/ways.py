@@ -85,6 +85,7 @@ class Problem:
             self.weights.append(drawn.contiguous(memory_format=torch.channels_last))
         self.bias = normal(shape.out_channels)
         self.out_shape = (images, shape.out_channels, *shape.out_size)
+        self._known: dict[bool, tuple[Tensor, Tensor]] = {}
 
     # --- sleep ------------------------------------------------------------------------------------
 
@@ -203,19 +204,16 @@ class Problem:
         )
 
     def eligible(self, way: str, cell: tuple[int, int] | None) -> bool:
-        """Whether a way of ours takes this shape, with cells of this size (None: nobody sleeps)."""
-        if way == "box":
-            packed = kernels.pack_weight(self.weights[0], self.shape.groups)
-            return not kernels.box_supports(self.inputs[0], packed, stride=self.shape.stride)
-        if way == "pointer":
-            return True
-        if cell is None or self.shape.depthwise:
-            return False
-        return {
-            "cells": cell[0] > 1 and cell[1] > 1,
-            "rows": cell[0] == 1 and cell[1] > 1,
-            "channels": cell[0] >= self.shape.positions,
-        }[way]
+        """Whether a way of ours takes this shape on this device, with cells of this size."""
+        if way == "box" and self.device.type == "cuda":
+            return (
+                kernels.box_supports(self.inputs[0], self._packed(0), stride=self.shape.stride)
+                == ""
+            )
+        return eligible(way, self.shape, self.number, cell)
+
+    def _packed(self, copy: int) -> kernels.PackedWeight:
+        return kernels.pack_weight(self.weights[copy], self.shape.groups)
 
     # --- correctness ------------------------------------------------------------------------------
 
@@ -226,9 +224,7 @@ class Problem:
         order of a sum of K terms adds in float32, and one rounding of the result.
         """
         some = [0, self.images - 1]
-        x, weight = self.inputs[0][some], self.weights[0]
-        exact = self._reference(x.double(), weight.double(), way)
-        eager = self._reference(x, weight, way).double()
+        exact, eager = self._expected(some, neuron=way != "cudnn")
         asleep = torch.zeros_like(exact, dtype=torch.bool)
         if sleep is not None:
             cells = unpack_bitmap(sleep.bitmap[some], -(-self.shape.out_channels // sleep.cell[1]))
@@ -244,13 +240,47 @@ class Problem:
                 f"float64, budget {budget:.3e}; not timed"
             )
 
-    def _reference(self, x: Tensor, weight: Tensor, way: str) -> Tensor:
-        left, _, top, _ = self.shape.padding
-        bias = None if way == "cudnn" else self.bias.to(x.dtype)
-        y = F.conv2d(
-            x, weight, bias, self.shape.stride, (top, left), self.shape.dilation, self.shape.groups
-        )
-        return y if way == "cudnn" else y.relu_()
+    def _expected(self, images: list[int], *, neuron: bool) -> tuple[Tensor, Tensor]:
+        """Float64's and eager torch's outputs when nobody sleeps, computed once."""
+        if neuron not in self._known:
+            x, weight = self.inputs[0][images], self.weights[0]
+            left, _, top, _ = self.shape.padding
+            geometry = (self.shape.stride, (top, left), self.shape.dilation, self.shape.groups)
+
+            def run(dtype: torch.dtype) -> Tensor:
+                bias = self.bias.to(dtype) if neuron else None
+                y = F.conv2d(x.to(dtype), weight.to(dtype), bias, *geometry)
+                return (y.relu_() if neuron else y).double()
+
+            self._known[neuron] = run(torch.float64), run(self.dtype)
+        return self._known[neuron]
+
+
+def eligible(way: str, shape: ConvShape, number: str, cell: tuple[int, int] | None) -> bool:
+    """Whether a way of ours takes a shape with cells of this size (None: nobody sleeps)."""
+    if way == "box":
+        x, packed = _hollow(shape, 1, number)
+        return kernels.box_supports(x, packed, stride=shape.stride) == ""
+    if way == "pointer":
+        return True
+    if cell is None or shape.depthwise:
+        return False
+    return {
+        "cells": cell[0] > 1 and cell[1] > 1,
+        "rows": cell[0] == 1 and cell[1] > 1,
+        "channels": cell[0] >= shape.positions,
+    }[way]
+
+
+def _hollow(shape: ConvShape, images: int, number: str) -> tuple[Tensor, kernels.PackedWeight]:
+    """Input and weight that hold nothing, for plans."""
+
+    def meta(*size: int) -> Tensor:
+        made = torch.empty(size, dtype=DTYPES[number], device="meta")
+        return made.to(memory_format=torch.channels_last)
+
+    weight = meta(shape.out_channels, shape.channels // shape.groups, *shape.kernel_size)
+    return meta(images, shape.channels, *shape.size), kernels.pack_weight(weight, shape.groups)
 
 
 def launches(
@@ -265,12 +295,8 @@ def launches(
 
     The building of a list aside: its kernels do not depend on the layer.
     """
-
-    def meta(*size: int, dtype: torch.dtype = DTYPES[number]) -> Tensor:
-        return torch.empty(size, dtype=dtype, device="meta")
-
-    weight = meta(shape.out_channels, shape.channels // shape.groups, *shape.kernel_size)
-    x = meta(images, shape.channels, *shape.size).to(memory_format=torch.channels_last)
+    x, packed = _hollow(shape, images, number)
+    bias = torch.empty(shape.out_channels, dtype=x.dtype, device="meta")
     options: dict[str, Any] = {
         "padding": shape.padding,
         "dilation": shape.dilation,
@@ -281,10 +307,8 @@ def launches(
     bitmap = None
     if cell is not None:
         rows, cells = -(-shape.positions // cell[0]), -(-shape.out_channels // cell[1])
-        bitmap = meta(images, rows, -(-cells // 32), dtype=torch.int32)
+        bitmap = torch.empty(images, rows, -(-cells // 32), dtype=torch.int32, device="meta")
         options |= {"bitmap": bitmap, "cell": cell}
-    packed = kernels.pack_weight(weight, shape.groups)
-    bias = meta(shape.out_channels)
     if way == "box":
         return [kernels.plan_conv2d_box(x, packed, bias, **options)[1]]
     options["stride"] = shape.stride

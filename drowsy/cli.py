@@ -305,7 +305,7 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_kernels(sub: argparse.ArgumentParser) -> None:
-    group = sub.add_argument_group("kernels")
+    group = sub.add_argument_group("kernels (the others go with --kernels)")
     group.add_argument(
         "--kernels", action="store_true", help="what would run each layer at each grain, and why"
     )

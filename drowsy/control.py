@@ -49,8 +49,9 @@ class Control(nn.Module):
     def set(self, thresholds: Sequence[int], scales: Sequence[float]) -> None:
         """Write every layer's threshold and scale."""
         self.settings = list(thresholds)
-        self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32))
-        self.scales.copy_(torch.tensor(scales, dtype=torch.float32))
+        # Without waiting for the device: it takes its copy of such small tensors at once.
+        self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32), non_blocking=True)
+        self.scales.copy_(torch.tensor(scales, dtype=torch.float32), non_blocking=True)
 
     def set_layer(self, index: int, threshold: int, scale: float) -> None:
         """Write one layer's threshold and scale."""
@@ -65,7 +66,7 @@ class Control(nn.Module):
                 raise TypeError(f"{name}: got {value!r}, allowed: an integer")
             if not 0 <= value <= MAX_SEED:
                 raise ValueError(f"{name}: got {value}, allowed: 0 to {MAX_SEED}")
-        self.clock.copy_(torch.tensor([seed, image]))
+        self.clock.copy_(torch.tensor([seed, image]), non_blocking=True)
 
     def forward(self, x: Tensor) -> None:
         """Advance the clock past the images of ``x`` ``[N, ...]``."""

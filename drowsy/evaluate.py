@@ -245,7 +245,7 @@ class Evaluator:
         if node.op == "call_function" and node.target in _IN_PLACE:
             return True
         name = str(getattr(node.target, "__name__", node.target))
-        return (name.endswith("_") and not name.endswith("__")) or _asked_in_place(node)
+        return (name.endswith("_") and not name.endswith("__")) or asked_in_place(node)
 
     def _sleep(self, y: Tensor, node: fx.Node, chunk: int, setting: Setting) -> Tensor:
         index = self._layer_of[node]
@@ -287,7 +287,7 @@ class Evaluator:
         return Counts(len(logits), top1, top5, agree, float(divergence))
 
 
-def _asked_in_place(node: fx.Node) -> bool:
+def asked_in_place(node: fx.Node) -> bool:
     """Whether a function was called with ``inplace``, by name or by position."""
     if "inplace" in node.kwargs or node.op != "call_function":
         return bool(node.kwargs.get("inplace"))

@@ -62,6 +62,11 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
     return _ACTIVATIONS[name]
 
 
+def activate(y: Tensor, name: str) -> Tensor:
+    """Apply one of ``ACTIVATIONS``, in place where it can be."""
+    return _activation(name)(y)
+
+
 @dataclass(frozen=True)
 class ConvSpec:
     """What a layer computes, its parameters and its sleep aside.
@@ -99,7 +104,7 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         x = F.pad(x, spec.padding)
         top = left = 0
     y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
-    return _activation(spec.activation)(y)
+    return activate(y, spec.activation)
 
 
 def sleep(
@@ -136,12 +141,29 @@ def sleep(
 
 def _clear(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     """A copy of ``y`` with zeros where a cell of the boolean map ``[N, PC, CC]`` sleeps."""
-    bits = _SAME_SIZE[y.element_size()]
+    keep = _keep(y, asleep, grain)
+    return (y.view(keep.dtype) & keep).view(y.dtype)
+
+
+def clear_(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
+    """Write zeros over the neurons of ``y`` whose cell of the boolean map ``[N, PC, CC]`` sleeps.
+
+    They are cleared whatever they hold, NaN and infinity too.
+    """
+    keep = _keep(y, asleep, grain)
+    y.view(keep.dtype).bitwise_and_(keep)
+    return y
+
+
+def _keep(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
+    """Integers as large as elements of ``y``, all ones where awake and all zeros where asleep.
+
+    Clearing bits is exact for any value, and several times as fast as a masked fill, which does not
+    vectorise on the CPU.
+    """
     n, channels, height, width = y.shape
-    # All ones where awake: clearing bits is exact for any value, and several times as fast as a
-    # masked fill, which does not vectorise on the CPU.
-    keep = expand_cells(asleep.to(bits).sub_(1), (n, channels, height, width), grain)
-    return (y.view(bits) & keep).view(y.dtype)
+    cells = asleep.to(_SAME_SIZE[y.element_size()]).sub_(1)
+    return expand_cells(cells, (n, channels, height, width), grain)
 
 
 _SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}

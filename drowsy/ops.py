@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drowsy.backends import eager
+from drowsy.backends import cpu, eager
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import SleepSpec
 
@@ -64,7 +64,8 @@ def _conv2d(
     )
     arguments = (x, weight, bias, thresholds[index], scales[index], clock, spec)
     if choose_backend(backend, x.device) == "torch":
-        return eager.conv2d(*arguments, SleepSpec.parse(sleep), fill)
+        backend_module = cpu if x.device.type == "cpu" else eager
+        return backend_module.conv2d(*arguments, SleepSpec.parse(sleep), fill)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy.backends import triton
 

@@ -7,6 +7,8 @@ full map, as the awake rows of a shared map (*compact*), or as both, whichever i
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +20,9 @@ import torch.nn.functional as F
 from drowsy_kernels import lists, tables
 from torch import Tensor, fx, nn
 
+from drowsy.backends.triton import choose_way, exact_run
 from drowsy.convert import activation_name
+from drowsy.evaluate import asked_in_place
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
 from drowsy.sleep import (
@@ -27,8 +31,8 @@ from drowsy.sleep import (
     Lattice,
     Lfsr,
     SleepSpec,
-    Stratified,
     lattice_tables,
+    lfsr_phases,
     lfsr_tables,
 )
 from drowsy.stages import pointwise, shapes
@@ -210,10 +214,6 @@ class _Map:
 
 
 # --- layers --------------------------------------------------------------------------------------
-
-
-# What the kernels work through, by kind of grain; a map of single neurons leaves nothing to skip.
-_LISTS = {"position": "rows", "tile": "cells", "channel": "channels", "neuron": ""}
 
 
 class _Conv(nn.Module):
@@ -487,14 +487,13 @@ class Builder:
         layer = self._modules[str(node.target)]
         n, channels, height, width = self._shapes[node]
         drawn = self._map(layer, layer.sleep, (n, channels, height, width))
-        kind = _LISTS[layer.sleep.grain.kind]
-        awake = getattr(drawn, kind) if kind else None
+        way = choose_way(drawn.cell, drawn.shape)
+        awake = None if way == "masked" else getattr(drawn, way)
         module = _FullConv(layer, drawn, awake, self._prologue.mark(), post_activation)
         data = self._full(node.all_input_nodes[0])
         made = self._call(node.name, module, (data,) if residual is None else (data, residual))
-        self._note(
-            node, "full", "full", f"awake {kind}" if kind else "masked", residual, post_activation
-        )
+        computes = way if way == "masked" else f"awake {way}"
+        self._note(node, "full", "full", computes, residual, post_activation)
         return _Value(made)
 
     def _full(self, node: fx.Node) -> Any:
@@ -561,11 +560,10 @@ class Builder:
             given["lattice"] = (slope, order.to(clock.device))
         elif isinstance(source, Lfsr):
             given["lfsr"] = lfsr_tables(source, k, sleep.stream, clock[0])
-            # The engines' starts depend on the seed.
-            phases = given["lfsr"][1]
-            self._prologue.add(
-                lambda: phases.copy_(lfsr_tables(source, k, sleep.stream, clock[0])[1])
-            )
+            if not source.seeding:
+                self._prologue.add(
+                    functools.partial(_draw_phases, given["lfsr"][1], source, sleep.stream, clock)
+                )
         bitmap, launch = kernels.plan_sleep_map(
             source.name,
             shape,
@@ -577,8 +575,8 @@ class Builder:
             **given,
         )
         self._prologue.add(launch)
-        runs = isinstance(source, Stratified) and cell[0] == 1 and k & (k - 1) == 0
-        exact = (k, threshold) if runs and height * width % k == 0 else None
+        run = exact_run(sleep, shape)
+        exact = None if run is None else (run, threshold)
         self._maps[key] = made = _Map(self._prologue, shape, cell, bitmap, exact)
         return made
 
@@ -604,6 +602,11 @@ class Builder:
         if post_activation != "none":
             fused.append(post_activation)
         self.steps.append(Step(str(node.target), output, reads, computes, " + ".join(fused)))
+
+
+def _draw_phases(phases: Tensor, source: Lfsr, stream: int, clock: Tensor) -> None:
+    """Where the engines start depends on the seed."""
+    phases.copy_(lfsr_phases(source, stream, clock[0]))
 
 
 def _sums(graph: fx.Graph, modules: dict[str, Any], sizes: dict[fx.Node, torch.Size]) -> list[_Sum]:
@@ -668,8 +671,12 @@ def _made_pure(node: fx.Node, modules: dict[str, Any]) -> bool:
         return True
     if node.op not in ("call_function", "call_method"):
         return False
-    if node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
+    if asked_in_place(node):
+        if "inplace" in node.kwargs:
+            node.kwargs = {**node.kwargs, "inplace": False}
+        else:
+            at = list(inspect.signature(node.target).parameters).index("inplace")  # type: ignore[arg-type]
+            node.args = (*node.args[:at], False, *node.args[at + 1 :])
         return True
     name = str(getattr(node.target, "__name__", node.target))
     if name.endswith("_") and not name.endswith("__"):

@@ -442,11 +442,17 @@ def _draw_lattice(
 ) -> Tensor:
     device, k = images.device, spec.k
     slope, order = lattice_tables(k)
-    phase = (philox(images * 0, images, spec.stream, _TAG_LATTICE, seed)[0] >> 16) * k >> 16
+    phase = lattice_phases(spec, images, seed)
     p = torch.arange(cells[0], device=device)
     place = p % row + slope * (p // row) if row else p
     step = place[None, :, None] + torch.arange(cells[1], device=device) + phase[:, None, None]
     return order.to(device)[step % k]
+
+
+def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
+    """The lattice's phase, ``0 .. k-1``, in these images (int64, modulo ``2**32``)."""
+    drawn = philox(images * 0, images, spec.stream, _TAG_LATTICE, seed)[0]
+    return (drawn >> 16) * spec.k >> 16
 
 
 @functools.lru_cache(maxsize=MAX_K)
@@ -502,14 +508,20 @@ def lfsr_tables(source: Lfsr, k: int, stream: int, seed: Tensor) -> tuple[Tensor
 
     Both lie on the device of ``seed`` (an int64 tensor of one element).
     """
-    device = seed.device
-    table = _lfsr_table(source, k).to(device)
+    return _lfsr_table(source, k).to(seed.device), lfsr_phases(source, stream, seed)
+
+
+def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
+    """Where on its cycle each engine starts: int64 ``[engines]``, on the device of ``seed``.
+
+    Without a ``seeding`` nothing is copied from the host, so that a CUDA graph can hold it.
+    """
+    cycle = _lfsr_cycle(source.width, source.taps)
     if source.seeding:
-        cycle = _lfsr_cycle(source.width, source.taps)
-        starts = torch.tensor([cycle.index(state) for state in source.seeding], device=device)
-        return table, starts.expand(source.engines).contiguous()
-    engine = torch.arange(source.engines, device=device)
-    return table, philox(engine, engine * 0, stream, _TAG_LFSR, seed)[0] % len(table)
+        starts = [cycle.index(state) for state in source.seeding]
+        return torch.tensor(starts, device=seed.device).expand(source.engines).contiguous()
+    engine = torch.arange(source.engines, device=seed.device)
+    return philox(engine, engine * 0, stream, _TAG_LFSR, seed)[0] % len(cycle)
 
 
 @functools.lru_cache(maxsize=64)
@@ -563,11 +575,18 @@ def unpack_bitmap(bitmap: Tensor, channels: int) -> Tensor:
 
 
 def expand_cells(cells: Tensor, shape: tuple[int, int, int, int], grain: Grain) -> Tensor:
-    """Spread a map over cells ``[N, PC, CC]`` to its neurons ``[N, C, OH, OW]``, channels last."""
+    """Spread a map over cells ``[N, PC, CC]`` to its neurons ``[N, C, OH, OW]``, channels last.
+
+    One cell for all positions or channels is expanded, not copied.
+    """
     n, channels, height, width = shape
     cell_p, cell_c = grain.cell(max(channels, 1), max(height * width, 1))
-    if cell_p > 1:
+    if cells.shape[1] == 1:
+        cells = cells.expand(-1, height * width, -1)
+    elif cell_p > 1:
         cells = cells.repeat_interleave(cell_p, dim=1)[:, : height * width]
-    if cell_c > 1:
+    if cells.shape[2] == 1:
+        cells = cells.expand(-1, -1, channels)
+    elif cell_c > 1:
         cells = cells.repeat_interleave(cell_c, dim=2)[:, :, :channels]
     return cells.reshape(n, height, width, channels).permute(0, 3, 1, 2)

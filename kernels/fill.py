@@ -30,10 +30,9 @@ _ZERO_FILLS = ("zero", "rescale")
 _NEIGHBOUR_FILLS = ("nearest", "interpolate")
 FILLS = (*_ZERO_FILLS, *_NEIGHBOUR_FILLS)
 
-# Elements of a program. Zeros are stores and little else: 32 a thread. A position's bit serves all
-# of a block's channels, so that a search for neighbours costs little; a bit per neuron costs a
-# register for every neuron of the window.
-_ZERO_BLOCK, _ROWS_BLOCK, _BLOCK = 4096, 2048, 1024
+# Elements of a program. Zeros are stores and little else: 32 a thread. A search for neighbours
+# holds positions, weights and bits of every neuron in registers: 8 a thread do not spill.
+_ZERO_BLOCK, _BLOCK = 4096, 1024
 _MAX_BLOCK_N = 128
 
 
@@ -268,10 +267,7 @@ def _block(fill: str, cell: tuple[int, int], channels: int) -> tuple[int, int]:
     if cell[1] < channels and cell[1] % 16 == 0:
         # The largest power of two that divides a cell's channels: a block lies in one cell.
         block_n = min(cell[1] & -cell[1], block_n)
-    if fill in _ZERO_FILLS:
-        return _ZERO_BLOCK // block_n, block_n
-    one_bit_a_row = cell[1] >= channels or cell[1] % block_n == 0
-    return (_ROWS_BLOCK if one_bit_a_row else _BLOCK) // block_n, block_n
+    return (_ZERO_BLOCK if fill in _ZERO_FILLS else _BLOCK) // block_n, block_n
 
 
 def _check_fill(fill: str, cell: tuple[int, int], residual: Tensor | None, kind: str) -> None:

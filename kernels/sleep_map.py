@@ -39,16 +39,17 @@ _MAX_UNROLLED_K = 16
 _BLOCK_RUNS = 64
 # Bytes x 8 cells, per program, where every cell walks over its own run.
 _BLOCK_CELLS = 64
-# Layers differ in their streams: one compiled kernel serves them all.
-_STREAM = ("stream",)
+# Layers differ in their streams: one compiled kernel serves them all. (No argument may be called
+# ``stream``: Triton's launcher takes that for itself.)
+_STREAM = ("layer",)
 
 
 @triton.jit
-def _image_draw(c0, image, stream, TAG: tl.constexpr, seed):
-    """Philox-4x32-10 with counters (c0, image, stream, tag) and the 64-bit key ``seed``."""
+def _image_draw(c0, image, layer, TAG: tl.constexpr, seed):
+    """Philox-4x32-10 with counters (c0, image, layer, tag) and the 64-bit key ``seed``."""
     zero = c0 * 0
     c1 = zero + image.to(tl.uint32)
-    c2 = zero + stream.to(tl.uint32, bitcast=True)
+    c2 = zero + layer.to(tl.uint32, bitcast=True)
     return tl.philox(seed, c0, c1, c2, zero + TAG)
 
 
@@ -57,7 +58,7 @@ def _bernoulli_kernel(
     out,
     threshold,
     clock,
-    stream,
+    layer,
     row_bytes,
     image_bytes,
     cells,
@@ -74,7 +75,7 @@ def _bernoulli_kernel(
         seed = tl.load(clock)
         image = tl.load(clock + 1) + n
         counter = (pc * ((cells + 7) // 8) + byte).to(tl.uint32)
-        w0, w1, w2, w3 = _image_draw(counter, image, stream, 0, seed)
+        w0, w1, w2, w3 = _image_draw(counter, image, layer, 0, seed)
         for bit in tl.static_range(8):
             word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
             u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
@@ -89,7 +90,7 @@ def _stratified_runs_kernel(
     out,
     threshold,
     clock,
-    stream,
+    layer,
     row_bytes,
     image_bytes,
     cells,
@@ -113,7 +114,7 @@ def _stratified_runs_kernel(
         counter = ((run[:, None] * cells + cell) * LANES).to(tl.uint32)
         keys = ()
         for lane in tl.static_range(LANES):
-            keys = keys + _image_draw(counter + lane, image, stream, 1, seed)
+            keys = keys + _image_draw(counter + lane, image, layer, 1, seed)
         for m in tl.static_range(K):
             level = tl.zeros([BLOCK, 8], tl.int32)
             for t in tl.static_range(K):
@@ -137,7 +138,7 @@ def _stratified_cells_kernel(
     out,
     threshold,
     clock,
-    stream,
+    layer,
     row_bytes,
     image_bytes,
     cells,
@@ -163,12 +164,12 @@ def _stratified_cells_kernel(
         else:
             run, m = (pc[:, None] // K) * cells + cell, (pc[:, None] % K) + cell * 0
         counter = (run * LANES + m // 4).to(tl.uint32)
-        w0, w1, w2, w3 = _image_draw(counter, image, stream, 1, seed)
+        w0, w1, w2, w3 = _image_draw(counter, image, layer, 1, seed)
         key = tl.where(m % 4 < 2, tl.where(m % 4 == 0, w0, w1), tl.where(m % 4 == 2, w2, w3))
         level = tl.zeros([BLOCK, 8], tl.int32)
         for lane in range(LANES):
             counter_t = (run * LANES + lane).to(tl.uint32)
-            v0, v1, v2, v3 = _image_draw(counter_t, image, stream, 1, seed)
+            v0, v1, v2, v3 = _image_draw(counter_t, image, layer, 1, seed)
             t = lane * 4
             level += ((v0 < key) | ((v0 == key) & (t < m))).to(tl.int32)
             # The last lane may draw more keys than the run has members.
@@ -187,7 +188,7 @@ def _lattice_kernel(
     threshold,
     clock,
     order,
-    stream,
+    layer,
     row_bytes,
     image_bytes,
     cells,
@@ -206,7 +207,7 @@ def _lattice_kernel(
     if j > 0:
         seed = tl.load(clock)
         image = tl.load(clock + 1) + n
-        word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, stream, 2, seed)
+        word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
         phase = ((word >> 16).to(tl.int32) * K) >> 16
         if BY_ROW:
             first = pc % width + slope * (pc // width)
@@ -358,7 +359,7 @@ def plan_sleep_map(
     items, block = image_bytes, _BLOCK
     if source != "lfsr":
         # The same 32 bits whatever the stream: an argument of one type never recompiles.
-        arguments |= {"stream": stream - 2**32 if stream >= 2**31 else stream, "K": k}
+        arguments |= {"layer": stream - 2**32 if stream >= 2**31 else stream, "K": k}
     if source == "bernoulli":
         kernel = _bernoulli_kernel
     elif source == "stratified" and positions > 1 and k <= _MAX_UNROLLED_K:

@@ -399,6 +399,8 @@ def choose(
     """
     if number not in NUMBERS:
         raise ValueError(f"number: got {number!r}, allowed: {', '.join(NUMBERS)}")
+    if type(images) is not int or images < 1:
+        raise ValueError(f"images: got {images!r}, allowed: an integer from 1")
     if not 0 <= rate < 1:
         raise ValueError(f"rate: got {rate}, allowed: a number in [0, 1)")
     if len(cell) != 2 or min(cell) < 1:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from dataclasses import dataclass
 from typing import Any
 
+import drowsy_kernels as kernels
 import pytest
 import torch
 from torch import Tensor
@@ -142,6 +144,15 @@ def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
+@pytest.fixture(autouse=True)
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that take one tile after the other do so, and few are interpreted."""
+    if kernels.interpreted():
+        # By its full name: the package's attribute of that name is the function.
+        module = sys.modules["drowsy_kernels.conv2d"]
+        monkeypatch.setattr(module, "multiprocessors", lambda device: 1)
+
+
 @pytest.fixture
 def bitmaps(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The sleep bitmaps that kernels drew for the layers that ran."""
@@ -262,3 +273,43 @@ def test_triton_takes_an_empty_batch_and_a_sleeping_layer(
             outputs.append(layer(torch.ones(shape, device=triton_device)))
     torch.testing.assert_close(outputs[1], outputs[0])
     assert outputs[1].shape == (shape[0], 5, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("grain", "way"),
+    [
+        ("neuron", "masked"),
+        ("position:8", "masked"),
+        ("position:16", "rows"),
+        ("position", "rows"),
+        ("channel", "channels"),
+        ("channel:16", "channels"),
+        ("tile:64x16", "cells"),
+        ("tile:32x64", "masked"),
+        ("tile:128x8", "masked"),
+        ("tile:4096x8", "channels"),
+    ],
+)
+def test_a_layer_is_run_through_the_list_that_its_cells_allow(grain: str, way: str) -> None:
+    shape = (2, 64, 20, 20)
+    assert triton.choose_way(Grain.parse(grain).cell(64, 400), shape) == way
+
+
+def test_one_neuron_an_image_has_no_list_of_channels() -> None:
+    assert triton.choose_way((1, 1), (2, 64, 1, 1)) == "masked"
+    assert triton.choose_way((1, 64), (2, 64, 1, 1)) == "rows"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "tile:4x2"])
+@pytest.mark.parametrize(("k", "size"), [(4, (6, 8)), (4, (8, 6)), (4, (5, 5)), (6, (6, 6))])
+def test_exact_runs_are_exact(source: str, grain: str, k: int, size: tuple[int, int]) -> None:
+    spec, shape = SleepSpec(source, grain, k), (3, 8, *size)
+    run = triton.exact_run(spec, shape)
+    drawn = levels(spec, shape, torch.tensor([1, 2]))
+    expected = {"stratified": size[0] * size[1], "lattice": size[1]}
+    known = grain in ("neuron", "position:4") and k == 4 and expected.get(source, 1) % k == 0
+    assert run == (k if known else None)
+    if run is not None:
+        for j in range(k):
+            assert ((drawn.view(3, -1, k, drawn.shape[2]) < j).sum(2) == j).all()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from drowsy_kernels import tuning
 from torch import Tensor, nn
 
 from drowsy import models
@@ -783,6 +784,26 @@ CASES = [
         lambda folder: study(with_images(folder), "--device", "abacus"),
         CommandFailed,
         "device.*abacus",
+    ),
+    Case(
+        "kernels of an unmeasured GPU",
+        lambda _: drowsy("inspect", "--model", "caffenet_cifar", "--kernels", "--gpu", "abacus"),
+        CommandFailed,
+        "gpu: got 'abacus', allowed: one that has a tuning table .* or an architecture such as",
+    ),
+    Case(
+        "kernels for no images",
+        lambda _: drowsy(
+            "inspect", "--model", "caffenet_cifar", "--kernels", "--gpu", "sm_90", "--batch", 0
+        ),
+        CommandFailed,
+        "images: got 0, allowed: an integer from 1",
+    ),
+    Case(
+        "tuning table that is none",
+        lambda folder: tuning.load_table(with_file(folder / "table.json")),
+        ValueError,
+        r"table\.json: not valid JSON",
     ),
     Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
 ]

@@ -70,6 +70,25 @@ def test_a_network_of_ones_own(
         assert {row["fill"] for row in csv.DictReader(file)} == {"rescale", "zero", "interpolate"}
 
 
+def test_inspect_says_which_kernels_run_and_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["inspect", "--model", "caffenet_cifar", "--kernels"]
+    assert main([*arguments, "--gpu", "sm_90", "--batch", "8", "--dtype", "bfloat16"]) == 0
+    title, _, _, *lines = capsys.readouterr().out.splitlines()
+    assert title == "sm_90, batch 8, bf16"
+    # Five ways to sleep for each of five layers.
+    assert len(lines) == 25
+    assert [line.split()[0] for line in lines[::5]] == [f"conv{i}" for i in range(1, 6)]
+    assert "cudnn" in lines[0]
+    assert all("heuristic" in line for line in lines)
+    # Strided and grouped layers have no boxes; conv3 is neither.
+    assert [i for i, line in enumerate(lines) if " box " in line] == [11]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(arguments) == 0
+    assert "no CUDA device here" in capsys.readouterr().out
+
+
 def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--model", "caffenet_cifar"]) == 0
     assert "feeds max-pooling (pool1)" in capsys.readouterr().out

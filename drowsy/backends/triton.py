@@ -11,7 +11,15 @@ from drowsy_kernels import tuning
 from torch import Tensor
 
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, Lfsr, SleepSpec, lattice_tables, lfsr_tables
+from drowsy.sleep import (
+    NEIGHBOUR_FILLS,
+    Lattice,
+    Lfsr,
+    SleepSpec,
+    Stratified,
+    lattice_tables,
+    lfsr_tables,
+)
 
 # The rate is on the device and may change under a captured graph: a layer is run as suits this one.
 _EXPECTED_RATE = 0.5
@@ -56,21 +64,13 @@ def conv2d(
     if choice.method == "box" and not kernels.box_supports(x, packed):
         y = kernels.conv2d_box(x, packed, bias, **options)
     else:
-        build = _LISTS.get(choice.method)
-        awake = build(bitmap, shape, cell) if build else None
         if choice.method == "box":
             options["config"] = None
+        awake = list_awake(choice.method, sleep, bitmap, shape, cell, threshold)
         y = kernels.conv2d(x, packed, bias, stride=spec.stride, awake=awake, **options)
     if choice.method in ("cells", "rows") or fill in NEIGHBOUR_FILLS:
         kernels.fill_sleepers(y, bitmap, cell, fill)
     return y
-
-
-_LISTS = {
-    "cells": kernels.awake_cells,
-    "rows": kernels.awake_rows,
-    "channels": kernels.awake_channels,
-}
 
 
 def choose(
@@ -122,6 +122,40 @@ def _choose(
 
 def _precision(x: Tensor) -> str:
     return "tf32" if torch.backends.cudnn.allow_tf32 and x.is_cuda else "ieee"
+
+
+def list_awake(
+    method: str,
+    sleep: SleepSpec,
+    bitmap: Tensor,
+    shape: tuple[int, int, int, int],
+    cell: tuple[int, int],
+    threshold: Tensor,
+) -> kernels.AwakeCells | kernels.AwakeRows | kernels.AwakeChannels | None:
+    """The list that a method works through; None for those that do without."""
+    if method == "rows":
+        run = exact_run(sleep, shape)
+        exact = None if run is None else (run, threshold)
+        return kernels.awake_rows(bitmap, shape, cell, exact=exact)
+    if method == "cells":
+        return kernels.awake_cells(bitmap, shape, cell)
+    return kernels.awake_channels(bitmap, shape, cell) if method == "channels" else None
+
+
+def exact_run(spec: SleepSpec, shape: tuple[int, int, int, int]) -> int | None:
+    """``k`` where exactly ``k - j`` of every ``k`` positions in a row are awake, for any ``j``.
+
+    Lists of rows are then built without counting (``kernels.awake_rows``).
+    """
+    _, _, height, width = shape
+    length = height * width if isinstance(spec.source, Stratified) else width
+    exact = (
+        isinstance(spec.source, (Stratified, Lattice))
+        and spec.grain.of_single_positions
+        and height * width > 1
+    )
+    # A power of two, so that runs do not straddle the blocks that kernels list at a time.
+    return spec.k if exact and length % spec.k == 0 and spec.k & (spec.k - 1) == 0 else None
 
 
 def draw_bitmap(

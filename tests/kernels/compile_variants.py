@@ -160,8 +160,60 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
             yield f"sleep_map {source} {shape} {cell}", launch
 
 
+def list_plans() -> Iterator[tuple[str, kernels.Launch]]:
+    def bitmap(shape: tuple[int, int, int, int], cell: tuple[int, int]) -> Tensor:
+        rows, cells = -(-shape[2] * shape[3] // cell[0]), -(-shape[1] // cell[1])
+        return meta(shape[0], rows, -(-cells // 32), dtype=torch.int32)
+
+    exact = (8, meta(1, dtype=torch.int32))
+    one, small, large, huge = (1, 1, 1, 1), (2, 40, 5, 7), (8, 64, 56, 56), (64, 256, 112, 112)
+    for name, plan, shape, cell, options in (
+        ("cells", kernels.plan_awake_cells, one, (1, 1), {}),
+        ("cells", kernels.plan_awake_cells, small, (4, 16), {}),
+        ("cells", kernels.plan_awake_cells, large, (1, 16), {}),
+        ("cells", kernels.plan_awake_cells, huge, (1, 16), {}),
+        ("rows", kernels.plan_awake_rows, small, (1, 40), {}),
+        ("rows", kernels.plan_awake_rows, large, (1, 16), {}),
+        ("rows, exact", kernels.plan_awake_rows, large, (1, 64), {"exact": exact}),
+        ("channels", kernels.plan_awake_channels, small, (35, 1), {}),
+        ("channels", kernels.plan_awake_channels, small, (35, 3), {}),
+        ("blocks", kernels.plan_awake_blocks, small, (35, 1), {"block": 16}),
+        ("blocks", kernels.plan_awake_blocks, small, (35, 3), {"block": 64}),
+    ):
+        _, launches = plan(bitmap(shape, cell), shape, cell, **options)
+        for launch in launches:
+            yield f"awake {name} {shape} {cell}", launch
+
+
+def fill_plans() -> Iterator[tuple[str, kernels.Launch]]:
+    def plan(
+        fill: str,
+        channels: int,
+        size: int,
+        cell: tuple[int, int],
+        **options: Any,
+    ) -> tuple[str, kernels.Launch]:
+        shape = (2, channels, size, size)
+        y = meta(*shape, dtype=torch.float16).to(memory_format=torch.channels_last)
+        rows, cells = -(-size * size // cell[0]), -(-channels // cell[1])
+        bitmap = meta(2, rows, -(-cells // 32), dtype=torch.int32)
+        if "post_activation" in options:
+            options["residual"] = y
+        launch = kernels.plan_fill_sleepers(y, bitmap, cell, fill, **options)
+        return f"fill {fill} {channels}x{size}x{size} {cell}", launch
+
+    for fill in kernels.FILLS[1:]:
+        yield plan(fill, 1, 1, (1, 1))
+        yield plan(fill, 64, 1, (1, 1))
+        for cell in ((1, 1), (1, 128), (1, 5)):
+            yield plan(fill, 128, 10, cell)
+    for cell in ((100, 1), (64, 32)):
+        yield plan("zero", 128, 10, cell, post_activation="silu")
+
+
 if __name__ == "__main__":
-    for name, launch in (*conv_plans(), *row_plans(), *sleep_plans()):
+    plans = (*conv_plans(), *row_plans(), *sleep_plans(), *list_plans(), *fill_plans())
+    for name, launch in plans:
         report = compile_launch(launch, ARCH)
         print(f"{name}: {report.registers} registers, {report.spill_bytes} bytes spilled")
         assert report.spill_bytes == 0, name

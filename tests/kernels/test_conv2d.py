@@ -216,6 +216,10 @@ def make_layer(case: Case, device: torch.device, j: int = 4) -> Layer:
     )
 
 
+INTS = torch.zeros(63, dtype=torch.int32)
+MAP: dict[str, Any] = {"bitmap": INTS.view(1, 63, 1), "cell": (1, 1)}
+
+
 def random_cases(count: int) -> list[Case]:
     """Layers drawn from the whole space of parameters; those that torch refuses are redrawn."""
     draw = random.Random(2017)
@@ -522,6 +526,22 @@ def test_more_than_2_to_31_elements() -> None:
         ({"bitmap": torch.zeros(1, 63, 1), "cell": (1, 1)}, "bitmap: got torch.float32"),
         ({"bitmap": torch.zeros(1, 63, 1, dtype=torch.int32), "cell": (0, 1)}, "cell"),
         ({"out": torch.zeros(1, 4, 9, 7)}, "out"),
+        ({"residual": torch.zeros(1, 4, 9, 7)}, "residual"),
+        ({"residual": torch.zeros(4, 9, 7)}, "residual"),
+        ({"post_activation": "mish"}, "activation: got 'mish'"),
+        ({"awake": kernels.AwakeCells(INTS, INTS)}, "awake: got a list without"),
+        ({"awake": INTS, **MAP}, "awake: got Tensor"),
+        ({"awake": kernels.AwakeCells(INTS, INTS), **MAP}, "awake.indices: got shape"),
+        (
+            {"awake": kernels.AwakeRows(INTS[None].expand(4, 63).contiguous(), INTS), **MAP},
+            "awake.counts: got shape",
+        ),
+        ({"awake": kernels.AwakeChannels(INTS, INTS), **MAP}, "AwakeChannels of cells"),
+        ({"x_blocks": kernels.AwakeBlocks(INTS, INTS, 16)}, "x_blocks.indices: got shape"),
+        (
+            {"x_blocks": kernels.AwakeBlocks(INTS[:8, None].T.contiguous(), INTS[:1], 1)},
+            "x_blocks",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -1,0 +1,156 @@
+"""Time every way that a sleeping layer can run on the CPU, and record which one wins.
+
+    python -m bench.cpu_crossover                          # SqueezeNet 1.1 and ResNet-18, batch 8
+    python -m bench.cpu_crossover --networks vgg16 --batch 1
+
+Writes the winners to ``drowsy/crossover.json``, where the CPU backend looks them up, and the times
+to ``bench/results/cpu/crossover.json``. Entries of other layers, batches and types stay.
+
+A time is the CPU time of the calling thread while its helpers sleep when they have nothing to do,
+the least of a few rounds: that is the wall time of a quiet machine, and other programs do not
+lengthen it much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Read by OpenMP when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+from torch import Tensor
+
+import drowsy
+from drowsy import crossover, models, neuron
+from drowsy.atomic import write_json
+from drowsy.backends import cpu
+from drowsy.crossover import Layer
+from drowsy.record import provenance
+from drowsy.sleep import SleepSpec
+
+TIMES = Path(__file__).parent / "results" / "cpu" / "crossover.json"
+SETTINGS = (
+    ("lattice", "position"),
+    ("stratified", "position"),
+    ("lattice", "channel:16"),
+    ("stratified", "channel:16"),
+    ("stratified", "tile:64x64"),
+)
+RATES = range(1, crossover.TABLE_K)
+_KEY = ("layer", "dtype", "batch", "source", "grain")
+
+
+def layers_of(network: str, batch: int, dtype: torch.dtype) -> list[tuple[Layer, Tensor]]:
+    """Every different convolution of a network, and the weight of one."""
+    info = models.MODELS[network]
+    net = drowsy.convert(models.create(network).to(dtype).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    found: dict[Layer, Tensor] = {}
+
+    def note(layer: drowsy.DrowsyConv2d, inputs: tuple[Tensor, ...]) -> None:
+        weight, _ = layer.parameters_in_effect()
+        found.setdefault(Layer.of(inputs[0], weight, layer.spec), weight)
+
+    for layer in net.layers.values():
+        layer.register_forward_pre_hook(note)  # type: ignore[arg-type]
+    image = torch.randn(batch, 3, info.preprocess.crop, info.preprocess.crop, dtype=dtype)
+    with torch.inference_mode():
+        net(image.to(memory_format=torch.channels_last))
+    return list(found.items())
+
+
+def least_times(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Milliseconds of each run, the least of ``rounds`` that alternate."""
+    least = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.thread_time()
+            run()
+            least[name] = min(least[name], (time.thread_time() - start) * 1e3)
+    return {name: float(f"{value:.3g}") for name, value in least.items()}
+
+
+def measure(layer: Layer, weight: Tensor, source: str, grain: str, rounds: int) -> dict[str, Any]:
+    """Times of ``F.conv2d`` with its activation, and of each way at each rate."""
+    sleep = SleepSpec(source, grain, crossover.TABLE_K)  # type: ignore[arg-type]
+    # What a layer sees in a network: half of it zeros.
+    x = torch.randn(layer.input, dtype=weight.dtype).relu().to(memory_format=torch.channels_last)
+    bias, clock = torch.zeros_like(weight[:, 0, 0, 0]), torch.tensor([0, 0])
+    ways = crossover.candidates(layer, sleep)
+    calls = {j: cpu.Call(x, weight, bias, j, 2.0, clock, layer, sleep) for j in RATES}
+    runs: dict[str, Callable[[], Any]] = {
+        "dense": partial(neuron.awake_conv2d, x, weight, bias, layer.spec),
+        "mask": partial(cpu.run, calls[1], "mask"),
+    }
+    for way in ways[1:]:
+        runs |= {f"{way} {j}": partial(cpu.run, call, way) for j, call in calls.items()}
+    with torch.inference_mode():
+        times = least_times(runs, rounds)
+    # What ``mask`` costs does not depend on the rate.
+    return {
+        "dense": times["dense"],
+        "mask": [times["mask"]] * len(RATES),
+        **{way: [times[f"{way} {j}"] for j in RATES] for way in ways[1:]},
+    }
+
+
+def winners(times: dict[str, Any]) -> str:
+    """The fastest way at each rate, as the table has it."""
+    ways = [way for way in times if way in crossover.WAYS]
+    return " ".join(min(ways, key=lambda way: times[way][j - 1]) for j in RATES)
+
+
+def merged(path: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of a file with these in the place of their predecessors."""
+    old = json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
+    table = {tuple(entry[key] for key in _KEY): entry for entry in [*old, *entries]}
+    return [table[key] for key in sorted(table)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--networks", default="squeezenet1_1,resnet18")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--table", type=Path, default=crossover.TABLE)
+    parser.add_argument("--times", type=Path, default=TIMES)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    dtype = getattr(torch, options.dtype)
+    found = {
+        layer.name: (layer, weight)
+        for network in options.networks.split(",")
+        for layer, weight in layers_of(network, options.batch, dtype)
+    }
+    times = []
+    for name, (layer, weight) in found.items():
+        for source, grain in SETTINGS:
+            key = dict(zip(_KEY, (name, options.dtype, options.batch, source, grain), strict=True))
+            if crossover.candidates(layer, SleepSpec(source, grain)) == ("mask",):  # type: ignore[arg-type]
+                continue
+            times.append(key | measure(layer, weight, source, grain, options.rounds))
+            print(f"{name}, {source} {grain}: {winners(times[-1])}", flush=True)
+    machine = provenance() | {"threads": options.threads}
+    rows = [{key: row[key] for key in _KEY} | {"ways": winners(row)} for row in times]
+    for path, entries in ((options.times, times), (options.table, rows)):
+        record = {
+            "version": crossover.VERSION,
+            "machine": machine,
+            "entries": merged(path, entries),
+        }
+        write_json(path, record)
+
+
+if __name__ == "__main__":
+    main()

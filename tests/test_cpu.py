@@ -1,0 +1,382 @@
+"""The CPU backend's ways of skipping against the eager oracle, and the choice between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import drowsy
+from bench import cpu_crossover
+from drowsy import crossover, neuron
+from drowsy.backends import cpu, eager
+from drowsy.crossover import Layer, candidates, cosets, estimate, fastest
+from drowsy.neuron import ConvSpec
+from drowsy.sleep import SleepSpec, lattice_tables, levels
+
+GEOMETRIES = {
+    "3x3": (3, ConvSpec((1, 1), (1, 1, 1, 1))),
+    "1x1": (1, ConvSpec()),
+    "1x1-stride2": (1, ConvSpec((2, 2))),
+    "7x7-stride2": (7, ConvSpec((2, 2), (3, 3, 3, 3))),
+    "3x3-stride2x1-uneven": (3, ConvSpec((2, 1), (0, 2, 1, 0))),
+    "3x3-dilated": (3, ConvSpec((1, 1), (2, 2, 2, 2), dilation=(2, 2))),
+    "3x3-reflect": (3, ConvSpec((1, 1), (1, 1, 1, 1), "reflect")),
+    "3x3-circular": (3, ConvSpec((1, 1), (1, 1, 1, 1), "circular")),
+}
+# The clock stands before the end of a block of images whose phases are drawn together.
+CLOCK = (77, 254)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors are small, and waiting threads are slow on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def draw(
+    generator: torch.Generator,
+    kernel: int,
+    dtype: torch.dtype = torch.float64,
+    size: tuple[int, int, int, int] = (3, 5, 13, 10),
+    filters: int = 8,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input, weight and bias, channels_last."""
+    x = torch.randn(size, dtype=dtype, generator=generator)
+    weight = torch.randn(filters, size[1], kernel, kernel, dtype=dtype, generator=generator)
+    bias = torch.randn(filters, dtype=dtype, generator=generator)
+    last = torch.channels_last
+    return x.to(memory_format=last), weight.to(memory_format=last), bias
+
+
+def both(
+    way: str,
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    j: int,
+    spec: ConvSpec,
+    sleep: SleepSpec,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Output of a way, and of the oracle."""
+    x, weight, bias = tensors
+    layer, clock = Layer.of(x, weight, spec), torch.tensor(CLOCK)
+    assert way in candidates(layer, sleep)
+    with torch.inference_mode():
+        y = cpu.run(cpu.Call(x, weight, bias, j, scale, clock, layer, sleep), way)
+        expected = eager.conv2d(
+            x, weight, bias, torch.tensor(j), torch.tensor(scale), clock, spec, sleep, "zero"
+        )
+    return y, expected
+
+
+def check(y: Tensor, expected: Tensor) -> None:
+    """Equal to the last bits, with the same sleepers and the same layout."""
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(y == 0, expected == 0)
+    assert y.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    ("way", "source", "grain"),
+    [
+        ("sublattices", "lattice", "position"),
+        ("sublattices", "lattice", "position:3"),
+        ("rows", "lattice", "position"),
+        ("rows", "stratified", "position:4"),
+        ("rows", "bernoulli", "tile:6x5"),
+        ("rows", "lattice", "tile:4x8"),
+        ("rows", "lfsr", "position"),
+        ("channels", "lattice", "channel"),
+        ("channels", "stratified", "channel:3"),
+        ("channels", "bernoulli", "channel:4"),
+        ("channels", "lattice", "tile:999x2"),
+        ("mask", "lattice", "neuron"),
+        ("mask", "lattice", "tile:7x3"),
+        ("mask", "stratified", "position"),
+        ("mask", "bernoulli", "channel"),
+    ],
+)
+def test_every_way_is_the_oracle(
+    way: str, source: str, grain: str, geometry: str, generator: torch.Generator
+) -> None:
+    kernel, spec = GEOMETRIES[geometry]
+    tensors = draw(generator, kernel)
+    for j in (1, 4, 6, 7):
+        check(*both(way, tensors, j, spec, SleepSpec(source, grain, 8, 3), scale=1.5))
+
+
+@pytest.mark.parametrize("k", [2, 3, 6, 8, 16])
+def test_sublattices_for_any_number_of_rates(k: int, generator: torch.Generator) -> None:
+    tensors = draw(generator, 3)
+    for j in range(1, k):
+        spec = ConvSpec(padding=(1, 1, 1, 1), activation="relu")
+        check(*both("sublattices", tensors, j, spec, SleepSpec("lattice", "position", k)))
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "silu", "leaky_relu:0.1"])
+@pytest.mark.parametrize("way", ["rows", "sublattices", "mask"])
+def test_activations_and_no_bias(way: str, activation: str, generator: torch.Generator) -> None:
+    x, weight, _ = draw(generator, 3)
+    spec = ConvSpec(padding=(1, 1, 1, 1), activation=activation)
+    check(*both(way, (x, weight, None), 4, spec, SleepSpec("lattice", "position")))
+
+
+@pytest.mark.parametrize(
+    ("way", "size"),
+    [
+        ("channels", (3, 4, 1, 1)),  # one position is all positions
+        *((way, size) for way in ("rows", "sublattices") for size in ((2, 4, 1, 9), (5, 4, 2, 3))),
+    ],
+)
+def test_small_maps(way: str, size: tuple[int, int, int, int], generator: torch.Generator) -> None:
+    tensors = draw(generator, 3, size=size)
+    spec = ConvSpec(padding=(1, 1, 1, 1))
+    for j in (1, 4, 7):
+        check(*both(way, tensors, j, spec, SleepSpec("lattice", "position")))
+
+
+@pytest.mark.parametrize("way", ["rows", "sublattices", "channels"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_error_is_that_of_the_dense_convolution(
+    way: str, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    # Sums of 576 products; more than one chunk of rows.
+    exact = draw(generator, 3, size=(2, 64, 33, 32), filters=24)
+    tensors = tuple(tensor.to(dtype) for tensor in exact)
+    exact = tuple(tensor.double() for tensor in tensors)
+    spec = ConvSpec(padding=(1, 1, 1, 1), activation="relu")
+    sleep = SleepSpec("lattice", "channel:8" if way == "channels" else "position")
+    y, dense = both(way, tensors, 4, spec, sleep, scale=2.0)  # type: ignore[arg-type]
+    _, expected = both(way, exact, 4, spec, sleep, scale=2.0)  # type: ignore[arg-type]
+    budget = (dense.double() - expected).abs().max() + torch.finfo(dtype).eps * 576**0.5
+    assert (y.double() - expected).abs().max() <= budget
+    assert torch.equal((y == 0) | (expected == 0), expected == 0)
+
+
+@pytest.mark.parametrize("way", ["rows", "sublattices", "channels"])
+def test_sleepers_of_a_poisoned_image_are_zero(way: str, generator: torch.Generator) -> None:
+    x, weight, bias = draw(generator, 3)
+    x[1] = torch.nan
+    sleep = SleepSpec("lattice", "channel:2" if way == "channels" else "position")
+    y, expected = both(way, (x, weight, bias), 4, ConvSpec(padding=(1, 1, 1, 1)), sleep)
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert y[1].isnan().any()
+    assert not y[[0, 2]].isnan().any()
+
+
+@pytest.mark.parametrize("fill", ["nearest", "interpolate"])
+@pytest.mark.parametrize("source", ["lattice", "stratified"])
+def test_fills_from_awake_neighbours(
+    fill: str, source: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, bias = draw(generator, 3)
+    spec, sleep = ConvSpec(padding=(1, 1, 1, 1), activation="relu"), SleepSpec(source, "position")
+    arguments = (torch.tensor(5), torch.tensor(1.0), torch.tensor(CLOCK), spec, sleep, fill)
+    expected = eager.conv2d(x, weight, bias, *arguments)
+    for way in candidates(Layer.of(x, weight, spec), sleep):
+        monkeypatch.setattr(cpu, "fastest", lambda *_, way=way: way)
+        y = cpu.conv2d(x, weight, bias, *arguments)
+        torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+# --- maps --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grain", ["position", "position:3", "tile:6x2", "channel", "neuron"])
+def test_maps_are_those_of_the_specification(grain: str, generator: torch.Generator) -> None:
+    x, weight, bias = draw(generator, 3, size=(9, 5, 7, 6))
+    sleep = SleepSpec("lattice", grain, 8, 5)
+    layer = Layer.of(x, weight, ConvSpec())
+    for clock in (torch.tensor([2**40 + 3, 2**32 - 4]), torch.tensor([0, 510])):
+        call = cpu.Call(x, weight, bias, 4, 1.0, clock, layer, sleep)
+        assert torch.equal(cpu._levels(call), levels(sleep, layer.output, clock))
+
+
+@pytest.mark.parametrize("k", [2, 3, 6, 8, 12, 256])
+def test_cosets_cover_the_awake_steps_once(k: int) -> None:
+    _, order = lattice_tables(k)
+    for j in range(1, k):
+        covered = [
+            step
+            for m, residues in cosets(k, j).items()
+            for residue in residues
+            for step in range(residue, k, m)
+        ]
+        assert sorted(covered) == (order >= j).nonzero().flatten().tolist()
+
+
+def test_a_checkerboard_is_two_grids() -> None:
+    assert {m: len(residues) for m, residues in cosets(8, 4).items()} == {2: 1}
+
+
+# --- choice ------------------------------------------------------------------------------------
+
+
+def layer_of(
+    channels: int, size: int, filters: int, kernel: int, groups: int = 1, last: bool = True
+) -> Layer:
+    spec = ConvSpec(padding=(kernel // 2,) * 4, groups=groups)
+    out = (8, filters, size, size)
+    return Layer((8, channels, size, size), out, (kernel, kernel), spec, last)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [layer_of(64, 56, 64, 3, groups=64), layer_of(64, 56, 64, 3, last=False)],
+    ids=["depthwise", "contiguous"],
+)
+def test_what_cannot_skip_is_masked(layer: Layer) -> None:
+    assert candidates(layer, SleepSpec("lattice", "position")) == ("mask",)
+
+
+def test_single_neurons_are_masked() -> None:
+    assert candidates(layer_of(64, 56, 64, 3), SleepSpec("bernoulli", "neuron")) == ("mask",)
+
+
+@pytest.fixture
+def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty table."""
+    path = tmp_path / "crossover.json"
+    path.write_text(json.dumps({"version": crossover.VERSION, "entries": []}))
+    use_table(path, monkeypatch)
+    return path
+
+
+def use_table(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossover, "TABLE", path)
+    crossover._table.cache_clear()
+    fastest.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _forget_tables() -> Iterator[None]:
+    yield
+    crossover._table.cache_clear()
+    fastest.cache_clear()
+
+
+@pytest.mark.usefixtures("no_table")
+def test_estimates_skip_where_there_is_much_to_multiply() -> None:
+    sleep = SleepSpec("lattice", "position")
+    wide, narrow = layer_of(256, 14, 256, 3), layer_of(16, 8, 16, 1)
+    assert fastest(wide, sleep, 4, torch.float32) != "mask"
+    assert fastest(wide, sleep, 1, torch.float32) == "mask"
+    assert fastest(narrow, sleep, 4, torch.float32) == "mask"
+    assert fastest(wide, sleep, 4, torch.float64) == "mask"
+
+
+def test_estimates_fall_with_the_rate() -> None:
+    layer = layer_of(128, 28, 128, 3)
+    for way, grain in (("rows", "position"), ("channels", "channel:16")):
+        sleep = SleepSpec("stratified", grain)
+        costs = [estimate(way, layer, sleep, j) for j in range(1, 8)]
+        assert costs == sorted(costs, reverse=True)
+
+
+def test_the_table_is_followed_near_its_batch(
+    no_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep, layer = SleepSpec("lattice", "position"), layer_of(256, 14, 256, 3)
+    ways = "mask mask mask mask mask rows rows"
+    entry = {"layer": layer.name, "dtype": "float32", "source": "lattice", "grain": "position"}
+    record = {"version": crossover.VERSION, "entries": [entry | {"batch": 16, "ways": ways}]}
+    no_table.write_text(json.dumps(record))
+    use_table(no_table, monkeypatch)
+    assert [fastest(layer, sleep, j, torch.float32) for j in range(1, 8)] == ways.split()
+    record["entries"][0]["batch"] = 17  # type: ignore[index]
+    no_table.write_text(json.dumps(record))
+    use_table(no_table, monkeypatch)
+    assert fastest(layer, sleep, 4, torch.float32) != "mask"
+
+
+def test_a_table_of_another_version_is_refused(
+    no_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_table.write_text(json.dumps({"version": 99, "entries": []}))
+    use_table(no_table, monkeypatch)
+    with pytest.raises(ValueError, match=r"crossover.json: got version 99, allowed: 1"):
+        fastest(layer_of(64, 14, 64, 3), SleepSpec("lattice", "position"), 4, torch.float32)
+
+
+def test_the_shipped_table_names_known_ways() -> None:
+    record = json.loads(crossover.TABLE.read_text())
+    assert record["version"] == crossover.VERSION
+    assert record["entries"]
+    for entry in record["entries"]:
+        ways = entry["ways"].split()
+        assert len(ways) == crossover.TABLE_K - 1
+        assert set(ways) <= set(crossover.WAYS)
+
+
+def test_the_command_records_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, times = tmp_path / "table.json", tmp_path / "times.json"
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(cpu_crossover, "SETTINGS", (("lattice", "position"),))
+    options = ["--networks", "caffenet_cifar", "--batch", "1", "--rounds", "1"]
+    cpu_crossover.main([*options, "--table", str(table), "--times", str(times)])
+    cpu_crossover.main([*options, "--table", str(table), "--times", str(times)])
+    rows, raw = json.loads(table.read_text()), json.loads(times.read_text())
+    assert len(rows["entries"]) == len(raw["entries"]) == 2  # the others have groups
+    assert {"dense", "mask", "rows", "sublattices"} <= raw["entries"][0].keys()
+    use_table(table, monkeypatch)
+    net = drowsy.convert(drowsy.models.create("caffenet_cifar"), source="lattice", grain="position")
+    layer = next(iter(net.layers.values()))
+    x = torch.randn(1, 3, 32, 32).to(memory_format=torch.channels_last)
+    sizes = Layer.of(x, layer.weight, layer.spec)
+    entry = next(e for e in rows["entries"] if e["layer"] == sizes.name)
+    assert fastest(sizes, layer.sleep, 4, torch.float32) == entry["ways"].split()[3]
+
+
+# --- whole networks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grain", ["position", "channel:16", "tile:16x64"])
+def test_a_network_skips_as_it_masks(grain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same output, batch after batch, whichever way its layers run; and compiled shapes agree."""
+    model = drowsy.models.create("cifar_resnet20").to(memory_format=torch.channels_last)
+    net = drowsy.convert(model, source="lattice", grain=grain)
+    net.set(0.5)
+    images = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last)
+    outputs = []
+    for prefer in ("mask", "skip"):
+        monkeypatch.setattr(
+            cpu,
+            "fastest",
+            lambda layer, sleep, *_, prefer=prefer: candidates(layer, sleep)[
+                0 if prefer == "mask" else -1
+            ],
+        )
+        net.reseed(3)
+        with torch.inference_mode():
+            outputs.append(torch.cat([net(images[:4]), net(images[4:])]))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_layout_is_what_compilers_are_told(generator: torch.Generator) -> None:
+    for last in (True, False):
+        x, weight, _ = draw(generator, 3, torch.float32, (2, 16, 9, 8), 24)
+        if not last:
+            x, weight = x.contiguous(), weight.contiguous()
+        layer = drowsy.DrowsyConv2d(
+            16, 24, 3, bias=False, sleep=SleepSpec("lattice", "position"), rate=0.5
+        )
+        layer.weight.data = weight
+        with torch.inference_mode():
+            y = layer(x)
+        told = torch.nn.functional.conv2d(x, weight)
+        assert y.stride() == told.stride()
+
+
+def test_neuron_module_clears_in_place() -> None:
+    y = torch.full((1, 2, 2, 2), torch.nan)
+    asleep = torch.tensor([[[True]] * 4])
+    assert neuron.clear_(y, asleep, SleepSpec(grain="position").grain) is y
+    assert (y == 0).all()

@@ -1,0 +1,483 @@
+"""Deployed networks: what the network returns, faster, and the knob still turns.
+
+Outputs are held to those of the eager network at the same clock, within the rounding of sums taken
+in another order; where a neuron sleeps shows in the outputs of a last layer without activation,
+exactly. Kernels run in Triton's interpreter where there is no GPU; what needs CUDA graphs skips.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import drowsy
+from drowsy.deploy import Deployed
+from drowsy.net import DrowsyNet
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    norm = nn.BatchNorm2d(outputs)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias)
+    return nn.Sequential(layer, norm)
+
+
+class Block(nn.Module):
+    """A residual block, basic or bottleneck, as in ResNets."""
+
+    def __init__(self, inputs: int, width: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        outputs = width * expansion
+        if expansion == 1:
+            self.body = nn.Sequential(
+                conv(inputs, width, 3, stride), nn.ReLU(inplace=True), conv(width, outputs)
+            )
+        else:
+            self.body = nn.Sequential(
+                conv(inputs, width, 1),
+                nn.ReLU(inplace=True),
+                conv(width, width, 3, stride),
+                nn.ReLU(inplace=True),
+                conv(width, outputs, 1),
+            )
+        self.shortcut = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = conv(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        y += self.shortcut(x)
+        return F.relu(y, inplace=True)
+
+
+class Fire(nn.Module):
+    def __init__(self, inputs: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, squeeze, 1)
+        self.left, self.right = nn.Conv2d(squeeze, expand, 1), nn.Conv2d(squeeze, expand, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.squeeze(x))
+        return torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1)
+
+
+def residual(expansion: int) -> nn.Module:
+    """Stem, pooling, two stages of two blocks, global pooling and a classifier."""
+    wide = 4 * expansion
+    return nn.Sequential(
+        conv(3, 4, 3, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        Block(4, 4, 1, expansion),
+        Block(wide, 4, 1, expansion),
+        Block(wide, 6, 2, expansion),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6 * expansion, 5),
+    )
+
+
+def fire() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2),
+        nn.ReLU(),
+        Fire(6, 3, 4),
+        Fire(8, 4, 5),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        Fire(10, 4, 6),
+        nn.Dropout(),
+        nn.Conv2d(12, 7, 1),
+        nn.AdaptiveAvgPool2d(1),
+    )
+
+
+def sequential() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5, 2, 1),
+        nn.GELU(),
+        nn.Conv2d(6, 5, 3, padding=1),
+        nn.LeakyReLU(0.1),
+        nn.Conv2d(5, 7, (1, 3), (1, 2), (0, 2), dilation=2),
+        nn.Hardswish(),
+        nn.Conv2d(7, 6, 1, padding=1),
+        nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect"),
+        nn.SiLU(),
+        nn.Conv2d(4, 4, 3, padding=1, groups=2),
+        nn.Conv2d(4, 3, 3, padding=1),
+    )
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Small random networks die: strong weights and positive biases keep some neurons above 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, 0, 0.5)
+    return model.eval()
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
+    "basic": (lambda: residual(1), (21, 27)),
+    "bottleneck": (lambda: residual(4), (19, 23)),
+    "fire": (fire, (17, 14)),
+    "sequential": (sequential, (15, 12)),
+}
+
+
+def make(
+    name: str, device: torch.device, *, aligned: bool = True, images: int = 2, **options: Any
+) -> tuple[DrowsyNet, Tensor]:
+    build, size = NETS[name]
+    x = torch.randn(images, 3, *size).to(device)
+    net = drowsy.convert(lively(build()).to(device), **options)
+    if aligned:
+        drowsy.align(net, x)
+    return net, x
+
+
+def run(net: Any, x: Tensor) -> Any:
+    with torch.inference_mode():
+        return net(x)
+
+
+def check(net: DrowsyNet, fast: Deployed, x: Tensor) -> Tensor:
+    """Run both at the same clock: equal within rounding, of float64 too; returns the output."""
+    clock = net.control.clock.clone()
+    expected = run(net, x)
+    after = net.control.clock.clone()
+    exact_net = copy.deepcopy(net).double()
+    exact_net.control.clock.copy_(clock)
+    for layer in exact_net.layers.values():
+        layer.backend = "torch"
+    exact = run(exact_net, x.double())
+    net.control.clock.copy_(clock)
+    y = run(fast, x)
+    assert torch.equal(net.control.clock, after)
+    # What sleeps is exactly 0 in both, and nothing else is.
+    assert torch.equal(y == 0, expected == 0)
+    assert expected.any()
+    largest = exact.abs().max()
+    error, eager = (y - exact).abs().max(), (expected - exact).abs().max()
+    assert error <= 2 * eager + 8 * torch.finfo(x.dtype).eps * largest, (error, eager)
+    return y
+
+
+# --- the network's outputs -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", ["rescale", "nearest"])
+@pytest.mark.parametrize("name", NETS)
+def test_aligned_network(name: str, fill: str, triton_device: torch.device) -> None:
+    net, x = make(name, triton_device)
+    net.set(0.5, fill=fill)
+    fast = drowsy.deploy(net, x, graph=False)
+    assert any(step.output == "compact" for step in fast.steps)
+    outputs = []
+    # Fresh maps, then all but an eighth asleep from another seed, then all awake.
+    for rate, seed in ((0.5, 7), (0.875, 2**40), (0, None)):
+        net.set(rate)
+        if seed is not None:
+            net.reseed(seed, 3)
+        outputs.append(check(net, fast, x))
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(outputs, 2))
+
+
+@pytest.mark.parametrize("fill", ["auto", "interpolate"])
+@pytest.mark.parametrize("name", ["basic", "fire"])
+def test_network_as_converted(name: str, fill: str, triton_device: torch.device) -> None:
+    net, x = make(name, triton_device, aligned=False, fill=fill)
+    net.set(0.5)
+    fast = drowsy.deploy(net, x, graph=False)
+    assert {step.output for step in fast.steps} == {"full"}
+    check(net, fast, x)
+    net.set({next(iter(net.layers)): 0.25})
+    check(net, fast, x)
+
+
+@pytest.mark.parametrize("grain", ["position:2", "channel", "channel:2", "tile:5x4"])
+def test_grains(grain: str, triton_device: torch.device) -> None:
+    net, x = make("basic", triton_device, aligned=False, grain=grain)
+    net.set(0.5)
+    check(net, drowsy.deploy(net, x, graph=False), x)
+
+
+@pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
+def test_sources(source: str, triton_device: torch.device) -> None:
+    net, x = make("sequential", triton_device, source=source)
+    net.set(0.5, fill="nearest")
+    fast = drowsy.deploy(net, x, graph=False)
+    first = check(net, fast, x)
+    net.reseed(9)
+    assert not torch.equal(check(net, fast, x), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype, triton_device: torch.device) -> None:
+    net, x = make("bottleneck", triton_device)
+    net.to(dtype)
+    net.set(0.5, fill="nearest")
+    check(net, drowsy.deploy(net, x.to(dtype), graph=False), x.to(dtype))
+
+
+def test_not_compact(triton_device: torch.device) -> None:
+    net, x = make("bottleneck", triton_device)
+    net.set(0.5, fill="zero")
+    fast = drowsy.deploy(net, x, compact=False, graph=False)
+    assert {step.output for step in fast.steps} == {"full"}
+    check(net, fast, x)
+
+
+def test_result_does_not_depend_on_the_split_into_batches(triton_device: torch.device) -> None:
+    net, x = make("fire", triton_device, images=4)
+    net.set(0.5, fill="nearest")
+    expected = run(net, x)
+    net.reseed(0)
+    fast = drowsy.deploy(net, x[:2], graph=False)
+    halves = torch.cat([run(fast, half) for half in x.split(2)])
+    torch.testing.assert_close(halves, expected)
+
+
+# --- graphs that want care -----------------------------------------------------------------------
+
+
+class _Graph(nn.Module):
+    """A network given by a function of its layers ``a``, ``b``, ``c`` and its input."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.c = nn.Conv2d(4, 4, 1)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, self.stem(x))
+
+
+def _reads_what_was_overwritten(n: Any, x: Tensor) -> Tensor:
+    y = n.a(x)
+    F.relu(x, inplace=True)
+    return n.c(y + x)
+
+
+def _preactivated(n: Any, x: Tensor) -> Tensor:
+    y = n.b(x.relu_())
+    y += x
+    return n.c(y)
+
+
+def _sleeps_and_not(n: Any, x: Tensor) -> Tensor:
+    y = F.max_pool2d(x, 3, 1, 1)
+    return F.relu(n.a(y) + y) + n.c(y)
+
+
+GRAPHS: dict[str, Callable[..., Tensor]] = {
+    "both operands are layers": lambda n, x: F.relu(n.a(x) + n.b(x)),
+    "sum of a layer with itself": lambda n, x: n.c(n.a(x) + n.a(x)),
+    "one tensor twice": lambda n, x: (lambda y: n.c(y + y))(n.a(x)),
+    "a layer read twice": lambda n, x: (lambda y: n.b(y) + n.c(y) + y)(n.a(x)),
+    "sum of three": lambda n, x: torch.tanh(n.a(x) + n.b(x) + n.c(x)),
+    "activation that wakes zeros": lambda n, x: n.c(torch.sigmoid(n.a(x) + n.b(x))),
+    "broadcast": lambda n, x: n.c(n.a(x) + n.b(x).mean((2, 3), keepdim=True)),
+    "scaled": lambda n, x: n.c(n.a(x) * 0.5 + 1),
+    "awake operand": _sleeps_and_not,
+    "overwritten": _reads_what_was_overwritten,
+    "preactivated": _preactivated,
+    "overwritten by position": lambda n, x: n.c(n.a(x) + F.relu(x, True)) + x,
+    "torch.add with a factor": lambda n, x: n.c(torch.add(n.a(x), n.b(x), alpha=2)),
+    "concatenation of two forms": lambda n, x: torch.cat([n.a(x), F.avg_pool2d(x, 3, 1, 1)], 1),
+    "layer as the output": lambda n, x: n.a(x),
+}
+
+
+@pytest.mark.parametrize("fill", ["zero", "nearest"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_graph(graph: str, fill: str, triton_device: torch.device) -> None:
+    x = torch.randn(2, 3, 7, 5, device=triton_device)
+    net = drowsy.convert(lively(_Graph(GRAPHS[graph])).to(triton_device))
+    drowsy.align(net, x)
+    net.set(0.5, fill=fill)
+    check(net, drowsy.deploy(net, x, graph=False), x)
+
+
+def test_forms_are_as_expected(triton_device: torch.device) -> None:
+    net, x = make("bottleneck", triton_device)
+    net.set(0.5, fill="nearest")
+    fast = drowsy.deploy(net, x, graph=False)
+    stem, *body = fast.steps
+    assert (stem.output, stem.reads) == ("full", "full")
+    assert {step.output for step in body} == {"compact"}
+    # What reads the pooled stem reads a full map; from there on everything is compact.
+    assert [step.layer for step in body if step.reads == "full"] == ["3.body.0.0", "3.shortcut.0"]
+    assert [step.layer for step in body if step.fused] == [
+        "3.shortcut.0",
+        "4.body.4.0",
+        "5.shortcut.0",
+    ]
+    assert fast.explain().count("sum + relu") == 3
+
+
+# --- the knob ------------------------------------------------------------------------------------
+
+
+def test_knob_and_seed_build_nothing(
+    triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = make("fire", triton_device)
+    net.set(0.5, fill="zero")
+    fast = drowsy.deploy(net, x, graph=False)
+    monkeypatch.setattr(Deployed, "_build", lambda self: pytest.fail("built anew"))
+    for rate in (0.25, 0):
+        net.set(rate, fill="rescale")
+        net.reseed(4)
+        check(net, fast, x)
+
+
+def test_what_changes_the_graph_builds_it_anew(triton_device: torch.device) -> None:
+    net, x = make("basic", triton_device)
+    net.set(0.5, fill="zero")
+    fast = drowsy.deploy(net, x, graph=False)
+    compact = [step.layer for step in fast.steps if step.output == "compact"]
+    net.set(0.5, fill="nearest")
+    check(net, fast, x)
+    # A layer that sleeps at another rate than its stage no longer shares the stage's map.
+    net.set({compact[1]: 0.25})
+    check(net, fast, x)
+    left = [step.layer for step in fast.steps if step.output == "compact"]
+    assert compact[1] not in left
+    assert left
+    net.set(0.25)
+    net.set_grain("position:2")
+    check(net, fast, x)
+    assert {step.output for step in fast.steps} == {"full"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net": nn.Identity()}, "net: got Identity, allowed: a DrowsyNet"),
+        ({"example": None}, "example: got NoneType"),
+        ({"example": torch.zeros(2, 3, 21, 27, dtype=torch.int32)}, "example: got torch.int32"),
+        ({"example": torch.zeros(2, 3, 21, 27, dtype=torch.float64)}, "example: got torch.float64"),
+        ({"example": torch.zeros(2, 3, 21, 27, dtype=torch.float16)}, "example: got torch.float16"),
+        ({"example": torch.zeros(3, 21, 27)}, "example: got shape"),
+        ({"example": torch.zeros(0, 3, 21, 27)}, "example: got shape"),
+        ({"graph": True}, "graph: got True for a CPU tensor"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
+    net, x = make("basic", torch.device("cpu"), aligned=False)
+    with pytest.raises((TypeError, ValueError), match=message):
+        drowsy.deploy(**{"net": net, "example": x, **change})
+
+
+def test_a_batch_unlike_the_example_is_refused(triton_device: torch.device) -> None:
+    net, x = make("basic", triton_device)
+    fast = drowsy.deploy(net, x, graph=False)
+    with pytest.raises(ValueError, match=r"batch: got torch\.float32 \(1, 3, 21, 27\)"):
+        fast(x[:1])
+    net.train()
+    with pytest.raises(ValueError, match="training mode"):
+        drowsy.deploy(net, x)
+
+
+# --- CUDA graphs ---------------------------------------------------------------------------------
+
+
+@needs_cuda
+@pytest.mark.parametrize("fill", ["rescale", "nearest"])
+@pytest.mark.parametrize("name", NETS)
+def test_captured_graph_follows_knob_and_seed(name: str, fill: str) -> None:
+    net, x = make(name, torch.device("cuda"))
+    net.set(0.5, fill=fill)
+    net.reseed(1)
+    fast = drowsy.deploy(net, x)
+    assert net.control.clock.tolist() == [1, 0]
+    for rate, seed in ((0.5, 7), (0.25, None), (0.875, None), (0, 3)):
+        net.set(rate)
+        if seed is not None:
+            net.reseed(seed)
+        check(net, fast, x)
+        check(net, fast, torch.randn_like(x))
+
+
+@needs_cuda
+@pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
+def test_every_source_is_captured(source: str) -> None:
+    net, x = make("basic", torch.device("cuda"), source=source)
+    net.set(0.5, fill="nearest")
+    fast = drowsy.deploy(net, x)
+    net.reseed(5)
+    check(net, fast, x)
+
+
+@needs_cuda
+@pytest.mark.parametrize("grain", ["neuron", "position:2", "channel", "tile:5x4"])
+def test_every_grain_is_captured(grain: str) -> None:
+    net, x = make("basic", torch.device("cuda"), aligned=False, grain=grain)
+    net.set(0.5)
+    fast = drowsy.deploy(net, x)
+    net.set(0.25)
+    check(net, fast, x)
+
+
+@needs_cuda
+def test_turning_the_knob_never_waits_for_the_gpu() -> None:
+    net, x = make("bottleneck", torch.device("cuda"))
+    net.set(0.5, fill="nearest")
+    fast = drowsy.deploy(net, x)
+    fast(x)
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for rate in (0.25, 0.5, 0.875):
+            net.set(rate)
+            net.set({next(iter(net.layers)): 0.125})
+            net.reseed(3)
+            net.set(rate)
+            fast(x)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    check(net, fast, x)
+
+
+@needs_cuda
+def test_outputs_of_earlier_replays_stay() -> None:
+    net, x = make("basic", torch.device("cuda"))
+    fast = drowsy.deploy(net, x)
+    first = fast(x)
+    kept = first.clone()
+    fast(-x)
+    assert torch.equal(first, kept)
+
+
+# --- torch.compile -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill", ["rescale", "nearest"])
+def test_compiled_network_follows_the_knob(fill: str) -> None:
+    """The whole converted network is one graph to ``torch.compile``, aligned or not."""
+    torch._dynamo.reset()
+    net, x = make("bottleneck", torch.device("cpu"))
+    net.set(0.5, fill=fill)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for rate, seed in ((0.5, 0), (0.25, 0), (0.875, 6), (0, 6)):
+        net.set(rate)
+        net.reseed(seed)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            y = run(compiled, x)
+        net.reseed(seed)
+        torch.testing.assert_close(y, run(net, x))

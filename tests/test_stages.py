@@ -1,0 +1,134 @@
+"""Stages: which layers share a resolution, and one position map once aligned."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import drowsy
+from drowsy import models
+from drowsy.sleep import levels
+from drowsy.stages import explain, find_stages, shapes
+
+
+def stages_of(name: str, size: int) -> list[tuple[tuple[int, int], int]]:
+    """``(size, number of layers)`` of a registered network's stages."""
+    net = drowsy.convert(models.create(name))
+    return [(s.size, len(s.layers)) for s in find_stages(net, torch.zeros(1, 3, size, size))]
+
+
+def test_stages_of_known_networks() -> None:
+    assert stages_of("caffenet_cifar", 32) == [((32, 32), 1), ((16, 16), 1), ((8, 8), 3)]
+    assert stages_of("cifar_resnet20", 32) == [((32, 32), 7), ((16, 16), 6), ((8, 8), 6)]
+    # The first 1x1 of a ResNet-50 stage still runs at the resolution of the stage before.
+    assert stages_of("resnet50", 64) == [
+        ((32, 32), 1),
+        ((16, 16), 11),
+        ((8, 8), 13),
+        ((4, 4), 19),
+        ((2, 2), 9),
+    ]
+    assert [n for _, n in stages_of("squeezenet1_1", 67)] == [1, 6, 6, 13]
+
+
+class _Net(nn.Module):
+    """Two convolutions with something between them."""
+
+    def __init__(self, between: Any) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.between(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("between", "together"),
+    [
+        (nn.ReLU(), True),
+        (nn.Sequential(nn.ReLU(), nn.Dropout()), True),
+        (lambda x: F.dropout(x, training=False), True),
+        (lambda x: x + x.relu(), True),
+        (lambda x: torch.cat([x, x], 1)[:, :4], False),
+        (nn.MaxPool2d(3, 1, 1), False),
+        # Not 0 at 0: a sleeper would wake.
+        (lambda x: x.relu().sigmoid(), False),
+        (lambda x: x + 1, False),
+        (nn.BatchNorm2d(4), True),  # folded into the layer
+        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), False),
+        (lambda x: torch.cat([x, x], 2)[:, :, :9], False),
+    ],
+    ids=str,
+)
+def test_what_may_lie_between_the_layers_of_a_stage(between: Any, together: bool) -> None:
+    net = drowsy.convert(_Net(between).eval())
+    stages = find_stages(net, torch.zeros(1, 3, 9, 7))
+    expected = [("first", "second")] if together else [("first",), ("second",)]
+    assert [stage.layers for stage in stages] == expected
+
+
+def test_a_sum_joins_its_operands_and_a_smaller_operand_does_not() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.gate = (nn.Conv2d(3, 4, 1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x) + self.gate(x.mean((2, 3), keepdim=True))
+
+    net = drowsy.convert(Gated().eval())
+    stages = find_stages(net, torch.zeros(1, 3, 9, 7))
+    assert [(s.size, s.layers) for s in stages] == [((9, 7), ("a", "b")), ((1, 1), ("gate",))]
+
+
+def test_borders_are_named() -> None:
+    net = drowsy.convert(models.create("caffenet_cifar"))
+    last = find_stages(net, torch.zeros(1, 3, 32, 32))[-1]
+    assert (last.inputs, last.ends) == (("norm2",), ("pool5",))
+    text = explain(find_stages(net, torch.zeros(1, 3, 32, 32)))
+    assert "conv3 .. conv5 (3)" in text
+    assert "pool5" in text
+
+
+def test_finding_stages_computes_and_changes_nothing() -> None:
+    net = drowsy.convert(models.create("cifar_resnet20"))
+    net.reseed(3, 5)
+    example = torch.zeros(2, 3, 32, 32)
+    found = shapes(net, example)
+    assert found[next(n for n in net.graph.nodes if n.name == "conv1")] == (2, 16, 32, 32)
+    assert net.control.clock.tolist() == [3, 5]
+    assert all(parameter.device.type == "cpu" for parameter in net.parameters())
+
+
+def test_aligned_layers_sleep_at_the_same_positions() -> None:
+    net = drowsy.convert(_Net(nn.ReLU()).eval())
+    net.set(0.5)
+    example = torch.zeros(2, 3, 9, 7)
+    stages = drowsy.align(net, example)
+    assert [stage.layers for stage in stages] == [("first", "second")]
+    first, second = net.layers.values()
+    assert str(first.sleep) == str(second.sleep)
+    assert str(first.sleep.grain) == "position"
+    assert net.schedule.layers["first"].rate == Fraction(1, 2)
+    clock = net.control.clock
+    maps = [levels(layer.sleep, (2, 4, 9, 7), clock) for layer in (first, second)]
+    assert torch.equal(*maps)
+    # Layers that are not of one stage keep streams of their own.
+    other = drowsy.convert(models.create("caffenet_cifar"))
+    drowsy.align(other, torch.zeros(1, 3, 32, 32))
+    assert [layer.sleep.stream for layer in other.layers.values()] == [0, 1, 2, 2, 2]
+
+
+def test_reading_the_knob_reads_no_tensor() -> None:
+    net = drowsy.convert(_Net(nn.ReLU()).eval())
+    net.set({"first": 0.25})
+    net.layers["second"].set(rate=0.5)
+    assert net.control.settings == net.control.thresholds.tolist() == [2, 4]
+    net.control.thresholds.fill_(7)
+    assert [layer.rate for layer in net.layers.values()] == [Fraction(1, 4), Fraction(1, 2)]
