@@ -195,6 +195,13 @@ class _Map:
             "channels", lambda: lists.plan_awake_channels(self.bitmap, self.shape, self.cell)
         )
 
+    def blocks(self, width: int) -> lists.AwakeBlocks:
+        """Blocks of ``width`` channels in which a channel is awake, of every image."""
+        return self._planned(
+            ("blocks", width),
+            lambda: lists.plan_awake_blocks(self.bitmap, self.shape, self.cell, width),
+        )
+
     def index(self, fill: str) -> Tensor:
         """The compact row that stands for each position."""
         rows = self.rows
@@ -214,6 +221,12 @@ class _Map:
 
 
 # --- layers --------------------------------------------------------------------------------------
+
+
+# Input channels that a K step can take, as deep as they come.
+_STEPS = {torch.float32: (32, 16), torch.float16: (64, 32, 16), torch.bfloat16: (64, 32, 16)}
+# What leaves a channel of zeros a channel of zeros.
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 
 
 class _Conv(nn.Module):
@@ -241,11 +254,12 @@ class _FullConv(_Conv):
         layer: DrowsyConv2d,
         drawn: _Map,
         awake: Any,
+        blocks: lists.AwakeBlocks | None,
         ready: torch.cuda.Event | None,
         post_activation: str,
     ) -> None:
         super().__init__(layer, layer.index, post_activation)
-        self._drawn, self._awake, self._ready = drawn, awake, ready
+        self._drawn, self._awake, self._blocks, self._ready = drawn, awake, blocks, ready
         self._fill = _fill(layer)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -265,6 +279,7 @@ class _FullConv(_Conv):
             bitmap=bitmap,
             cell=cell,
             awake=self._awake,
+            x_blocks=self._blocks,
             residual=residual,
             **self._shared,
         )
@@ -341,12 +356,19 @@ class _Expand(nn.Module):
 
 @dataclass(eq=False)
 class _Value:
-    """What stands for a tensor of the network: its full map, its awake rows, or both."""
+    """What stands for a tensor of the network: its full map, its awake rows, or both.
+
+    Args:
+        full: node of the full map.
+        rows, home, fill: node of the awake rows, the shared map, and how the rest is filled in.
+        zeros: a map whose sleepers are known to be 0 in the full map.
+    """
 
     full: Any = None
     rows: fx.Node | None = None
     home: _Map | None = None
     fill: str = ""
+    zeros: _Map | None = None
 
     @property
     def form(self) -> tuple[_Map | None, str]:
@@ -426,7 +448,7 @@ class Builder:
             for used in node.all_input_nodes:
                 self._full(used)
             made = self._graph.node_copy(node, lambda used: self._values[used].full)
-            self._values[node] = _Value(made)
+            self._values[node] = _Value(made, zeros=self._zeros_after(node))
         if node.op == "placeholder":
             self._call("draw", _Draw(self._prologue), ())
 
@@ -489,12 +511,34 @@ class Builder:
         drawn = self._map(layer, layer.sleep, (n, channels, height, width))
         way = choose_way(drawn.cell, drawn.shape)
         awake = None if way == "masked" else getattr(drawn, way)
-        module = _FullConv(layer, drawn, awake, self._prologue.mark(), post_activation)
-        data = self._full(node.all_input_nodes[0])
+        x = node.all_input_nodes[0]
+        data, blocks = self._full(x), self._blocks(layer, self._values[x].zeros, way)
+        module = _FullConv(layer, drawn, awake, blocks, self._prologue.mark(), post_activation)
         made = self._call(node.name, module, (data,) if residual is None else (data, residual))
+        reads = "full" if blocks is None else f"awake channels by {blocks.block}"
         computes = way if way == "masked" else f"awake {way}"
-        self._note(node, "full", "full", computes, residual, post_activation)
-        return _Value(made)
+        self._note(node, "full", reads, computes, residual, post_activation)
+        zero = residual is None and _fill(layer) == "zero"
+        return _Value(made, zeros=drawn if zero else None)
+
+    def _zeros_after(self, node: fx.Node) -> _Map | None:
+        """The map of whole channels whose sleepers are still 0 after a node that is no layer."""
+        if len(node.all_input_nodes) != 1:
+            return None
+        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        zeros = self._values[node.all_input_nodes[0]].zeros
+        return zeros if isinstance(module, _POOLS) or pointwise(node, self._modules) else None
+
+    def _blocks(
+        self, layer: DrowsyConv2d, zeros: _Map | None, way: str
+    ) -> lists.AwakeBlocks | None:
+        """The input's blocks of channels that are awake, where reading no others saves a step."""
+        if zeros is None or zeros.cell[0] < zeros.shape[2] * zeros.shape[3]:
+            return None
+        widths = [width for width in _STEPS[layer.weight.dtype] if zeros.cell[1] % width == 0]
+        if not widths or way == "rows" or layer.groups > 1:
+            return None
+        return zeros.blocks(widths[0])
 
     def _full(self, node: fx.Node) -> Any:
         """The full map of a value, filled in at its first use."""
