@@ -34,6 +34,15 @@ from drowsy_kernels.lists import (
     plan_awake_rows,
 )
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
+from drowsy_kernels.tables import (
+    Geometry,
+    expand_rows,
+    plan_expand_rows,
+    plan_row_index,
+    plan_tap_table,
+    row_index,
+    tap_table,
+)
 from drowsy_kernels.weight import PackedWeight, pack_weight
 
 __all__ = [
@@ -48,6 +57,7 @@ __all__ = [
     "AwakeChannels",
     "AwakeRows",
     "ConvConfig",
+    "Geometry",
     "Launch",
     "PackedWeight",
     "awake_blocks",
@@ -58,6 +68,7 @@ __all__ = [
     "combine",
     "conv2d",
     "conv2d_rows",
+    "expand_rows",
     "fill_sleepers",
     "interpreted",
     "output_size",
@@ -68,7 +79,12 @@ __all__ = [
     "plan_awake_rows",
     "plan_conv2d",
     "plan_conv2d_rows",
+    "plan_expand_rows",
     "plan_fill_sleepers",
+    "plan_row_index",
     "plan_sleep_map",
+    "plan_tap_table",
+    "row_index",
     "sleep_map",
+    "tap_table",
 ]

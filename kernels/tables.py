@@ -18,18 +18,17 @@ share them. Counts stay on the device; entries past a count are unspecified.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from drowsy_kernels.conv2d import DTYPES, output_size
+from drowsy_kernels.conv2d import output_size
 from drowsy_kernels.epilogue import activate, parse_activation
 from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand
+from drowsy_kernels.lists import AwakeRows
+from drowsy_kernels.weight import DTYPES
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from drowsy_kernels.lists import AwakeRows
 
 INDEX_FILLS = ("zero", "rescale", "nearest")
 
