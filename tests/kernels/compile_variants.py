@@ -234,6 +234,13 @@ def table_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 data, index, shape, residual=full, post_activation="relu"
             )
             yield f"expand rows {channels}x{size} with residual", launch
+            bias, scale = meta(channels, dtype=dtype), meta(1)
+            launch = kernels.plan_fill_unread(full, bitmap, bitmap)
+            yield f"fill unread {channels}x{size}", launch
+            launch = kernels.plan_fill_unread(
+                full, bitmap, bitmap, bias, activation="relu", scale=scale, residual=full
+            )
+            yield f"fill unread {channels}x{size} with all", launch
 
 
 if __name__ == "__main__":
