@@ -46,20 +46,18 @@ def test_half_of_the_multiplications(benchmark: Any, name: str, photographs: Ten
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shares = layer_shares(layer_costs(model, images.shape[1:]))
 
-    settings: dict[str, tuple[str, str, Mapping[str, float]]] = {
-        f"{source} {grain}": (source, grain, dict.fromkeys(shares, SAVED))
-        for source, grain in (
-            ("lattice", "position"),
-            ("stratified", "position"),
-            ("lattice", "channel:16"),
-        )
+    cheapest, half = cheapest_rates(model, images, shares), dict.fromkeys(shares, SAVED)
+    settings: dict[str, tuple[str, str, str, Mapping[str, float]]] = {
+        "lattice position": ("lattice", "position", "auto", half),
+        "lattice position interpolate": ("lattice", "position", "interpolate", half),
+        "lattice position, cheapest rates": ("lattice", "position", "auto", cheapest),
+        "lattice channel:16": ("lattice", "channel:16", "auto", half),
+        "stratified position": ("stratified", "position", "auto", half),
     }
-    cheapest = cheapest_rates(model, images, shares)
-    settings["lattice position, cheapest rates"] = ("lattice", "position", cheapest)
     runs: dict[str, Callable[[], Any]] = {}
-    for setting, (source, grain, rates) in settings.items():
+    for setting, (source, grain, fill, rates) in settings.items():
         net = drowsy.convert(model, source=source, grain=grain)
-        net.set(rates)
+        net.set(rates, fill=fill)
         runs[setting] = partial(net, images)
     dense = drowsy.convert(model)
     contiguous = drowsy.convert(
@@ -75,7 +73,7 @@ def test_half_of_the_multiplications(benchmark: Any, name: str, photographs: Ten
         threads=THREADS,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "active"),
         real_weights=weights.exists(),
-        saved={setting: saving(rates, shares) for setting, (_, _, rates) in settings.items()},
+        saved={setting: saving(rates, shares) for setting, (*_, rates) in settings.items()},
         cheapest_rates=cheapest,
         ratio={clock: ratios(of_clock) for clock, of_clock in times.items()},
         seconds=times,

@@ -57,9 +57,7 @@ def conv2d(
     from_neighbours = fill in NEIGHBOUR_FILLS
     call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
     y = run(call, fastest(layer, sleep, j, x.dtype))
-    if from_neighbours:
-        y = neuron.sleep(y, _levels(call), j, 1.0, sleep.grain, fill)
-    return y
+    return _from_neighbours(y, call, fill) if from_neighbours else y
 
 
 @dataclass(frozen=True)
@@ -173,6 +171,39 @@ _SKIPPING: dict[str, Callable[[Call, Tensor], None]] = {
     "sublattices": _sublattices,
     "channels": _channels,
 }
+
+
+def _from_neighbours(y: Tensor, call: Call, fill: str) -> Tensor:
+    """``neuron.sleep`` with a fill that reads awake neighbours; ``y`` may be overwritten.
+
+    Where a lattice sleeps in all channels at once, who reads whom is known beforehand.
+    """
+    layer, sleep = call.layer, call.sleep
+    n, channels, height, width = layer.output
+    periodic = isinstance(sleep.source, Lattice) and len(columns(layer, sleep)) == 1 and n > 0
+    if not (periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)):
+        return neuron.sleep(y, _levels(call), call.j, 1.0, sleep.grain, fill)
+    tables = [
+        _fill_tables(sleep.k, call.j, phase, height, width, fill)
+        for phase in _phases(call).tolist()
+    ]
+    sleepers, readings, weights, starts, first = [], [], [], [], 0
+    for image, (positions, read, weight, start) in enumerate(tables):
+        sleepers.append(positions + image * layer.positions)
+        readings.append(read + image * layer.positions)
+        weights.append(weight)
+        starts.append(start + first)
+        first += len(read)
+    rows = y.permute(0, 2, 3, 1).view(-1, channels)
+    filled = F.embedding_bag(
+        torch.cat(readings),
+        rows,
+        torch.cat(starts),
+        mode="sum",
+        per_sample_weights=torch.cat(weights).to(y.dtype),
+    )
+    _copy_rows(rows, 0, torch.cat(sleepers), filled, 1.0)
+    return y
 
 
 # --- tensors as rows of channels ---------------------------------------------------------------
@@ -300,6 +331,40 @@ def _lattice_levels(k: int, height: int, width: int, cells: int) -> Tensor:
     phase = torch.arange(k)[:, None, None, None]
     y, x = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
     return order[(x + slope * y + torch.arange(cells) + phase) % k].flatten(1, 2)
+
+
+@functools.lru_cache(maxsize=1024)
+def _fill_tables(
+    k: int, j: int, phase: int, height: int, width: int, fill: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the sleepers of one image of a lattice read; the rule is ``drowsy.neuron``'s.
+
+    Returns:
+        int64 ``[S]`` positions of the sleepers that have an awake neighbour; int64 ``[R]`` what
+        they read, one sleeper after the other; float64 ``[R]`` its weights; int64 ``[S]`` where
+        each sleeper's reading starts.
+    """
+    awake = (_lattice_levels(k, height, width, 1)[phase] >= j).view(height, width)
+    reach = range(-2, 3)
+    window = sorted((dy * dy + dx * dx, dy, dx) for dy in reach for dx in reach)[1:]
+    squared, down, right = torch.tensor(window).unbind(1)
+    padded = F.pad(awake, (2, 2, 2, 2))
+    seen = torch.stack(
+        [padded[2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width] for _, dy, dx in window], dim=-1
+    )
+    seen = (seen & ~awake[..., None]).flatten(0, 1)
+    if fill == "nearest":
+        read = seen & (seen.cumsum(1) == 1)
+    else:
+        near = seen & (squared <= 2)
+        read = torch.where(near.any(dim=1, keepdim=True), near, seen)
+    sleeper, place = read.nonzero(as_tuple=True)
+    weight = 1 / squared.double()[place]
+    weight /= torch.zeros(len(read), dtype=torch.float64).index_add_(0, sleeper, weight)[sleeper]
+    counts = read.sum(dim=1)
+    positions = counts.nonzero().flatten()
+    starts = counts[positions].cumsum(0) - counts[positions]
+    return positions, sleeper + down[place] * width + right[place], weight, starts
 
 
 def _grid_reach(layer: Layer, m: int) -> tuple[int, int]:
