@@ -173,18 +173,30 @@ def test_sleepers_of_a_poisoned_image_are_zero(way: str, generator: torch.Genera
 
 
 @pytest.mark.parametrize("fill", ["nearest", "interpolate"])
-@pytest.mark.parametrize("source", ["lattice", "stratified"])
+@pytest.mark.parametrize(
+    ("source", "grain"),
+    [("lattice", "position"), ("lattice", "position:3"), ("bernoulli", "position")],
+)
+@pytest.mark.parametrize("size", [(3, 5, 13, 10), (2, 5, 1, 6), (5, 5, 3, 3)])
 def test_fills_from_awake_neighbours(
-    fill: str, source: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    fill: str,
+    source: str,
+    grain: str,
+    size: tuple[int, int, int, int],
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    x, weight, bias = draw(generator, 3)
-    spec, sleep = ConvSpec(padding=(1, 1, 1, 1), activation="relu"), SleepSpec(source, "position")
-    arguments = (torch.tensor(5), torch.tensor(1.0), torch.tensor(CLOCK), spec, sleep, fill)
-    expected = eager.conv2d(x, weight, bias, *arguments)
-    for way in candidates(Layer.of(x, weight, spec), sleep):
-        monkeypatch.setattr(cpu, "fastest", lambda *_, way=way: way)
-        y = cpu.conv2d(x, weight, bias, *arguments)
-        torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    x, weight, bias = draw(generator, 3, size=size)
+    x[0, 0, 0, 0] = torch.inf
+    spec, sleep = ConvSpec(padding=(1, 1, 1, 1)), SleepSpec(source, grain)
+    for j in range(1, 8):
+        arguments = (torch.tensor(j), torch.tensor(1.0), torch.tensor(CLOCK), spec, sleep, fill)
+        expected = eager.conv2d(x, weight, bias, *arguments)
+        for way in candidates(Layer.of(x, weight, spec), sleep):
+            monkeypatch.setattr(cpu, "fastest", lambda *_, way=way: way)
+            y = cpu.conv2d(x, weight, bias, *arguments)
+            torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
+            assert y.stride() == expected.stride()
 
 
 # --- maps --------------------------------------------------------------------------------------

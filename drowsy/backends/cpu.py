@@ -34,6 +34,8 @@ from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, SleepSpec, lattice_phases, la
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
 _PHASE_BLOCK = 256
+# A lattice's maps of all phases are kept where they have at most so many levels.
+_TABLE_LEVELS = 1 << 18
 
 
 def conv2d(
@@ -55,9 +57,7 @@ def conv2d(
     from_neighbours = fill in NEIGHBOUR_FILLS
     call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
     y = run(call, fastest(layer, sleep, j, x.dtype))
-    if from_neighbours:
-        y = neuron.sleep(y, _levels(call), j, 1.0, sleep.grain, fill)
-    return y
+    return _from_neighbours(y, call, fill) if from_neighbours else y
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,39 @@ _SKIPPING: dict[str, Callable[[Call, Tensor], None]] = {
 }
 
 
+def _from_neighbours(y: Tensor, call: Call, fill: str) -> Tensor:
+    """``neuron.sleep`` with a fill that reads awake neighbours; ``y`` may be overwritten.
+
+    Where a lattice sleeps in all channels at once, who reads whom is known beforehand.
+    """
+    layer, sleep = call.layer, call.sleep
+    n, channels, height, width = layer.output
+    periodic = isinstance(sleep.source, Lattice) and len(columns(layer, sleep)) == 1 and n > 0
+    if not (periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)):
+        return neuron.sleep(y, _levels(call), call.j, 1.0, sleep.grain, fill)
+    tables = [
+        _fill_tables(sleep.k, call.j, phase, height, width, fill)
+        for phase in _phases(call).tolist()
+    ]
+    sleepers, readings, weights, starts, first = [], [], [], [], 0
+    for image, (positions, read, weight, start) in enumerate(tables):
+        sleepers.append(positions + image * layer.positions)
+        readings.append(read + image * layer.positions)
+        weights.append(weight)
+        starts.append(start + first)
+        first += len(read)
+    rows = y.permute(0, 2, 3, 1).view(-1, channels)
+    filled = F.embedding_bag(
+        torch.cat(readings),
+        rows,
+        torch.cat(starts),
+        mode="sum",
+        per_sample_weights=torch.cat(weights).to(y.dtype),
+    )
+    _copy_rows(rows, 0, torch.cat(sleepers), filled, 1.0)
+    return y
+
+
 # --- tensors as rows of channels ---------------------------------------------------------------
 
 
@@ -242,9 +275,11 @@ def _levels(call: Call) -> Tensor:
     """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
     layer, sleep = call.layer, call.sleep
     n, channels, height, width = layer.output
-    if not isinstance(sleep.source, Lattice) or sleep.grain.kind == "neuron" or n == 0:
+    cell_p, cell_c = sleep.grain.cell(channels, layer.positions)
+    cells = -(-layer.positions // cell_p) * -(-channels // cell_c)
+    small = sleep.k * cells <= _TABLE_LEVELS
+    if not (small and n > 0 and isinstance(sleep.source, Lattice)):
         return levels(sleep, layer.output, call.clock)
-    cell_p, _ = sleep.grain.cell(channels, layer.positions)
     # Rows of the lattice are those of the map where cells are single positions.
     rows, row = (height, width) if cell_p == 1 else (1, -(-layer.positions // cell_p))
     maps = _lattice_levels(sleep.k, rows, row, len(columns(layer, sleep)))
@@ -271,7 +306,7 @@ def _phase_block(sleep: SleepSpec, seed: int, block: int) -> Tensor:
 # --- tables, made once for a layer -------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _window_tables(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor, int]:
     """Where windows lie among the pixels of a padded ``[N, height, width]``.
 
@@ -298,6 +333,40 @@ def _lattice_levels(k: int, height: int, width: int, cells: int) -> Tensor:
     return order[(x + slope * y + torch.arange(cells) + phase) % k].flatten(1, 2)
 
 
+@functools.lru_cache(maxsize=1024)
+def _fill_tables(
+    k: int, j: int, phase: int, height: int, width: int, fill: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the sleepers of one image of a lattice read; the rule is ``drowsy.neuron``'s.
+
+    Returns:
+        int64 ``[S]`` positions of the sleepers that have an awake neighbour; int64 ``[R]`` what
+        they read, one sleeper after the other; float64 ``[R]`` its weights; int64 ``[S]`` where
+        each sleeper's reading starts.
+    """
+    awake = (_lattice_levels(k, height, width, 1)[phase] >= j).view(height, width)
+    reach = range(-2, 3)
+    window = sorted((dy * dy + dx * dx, dy, dx) for dy in reach for dx in reach)[1:]
+    squared, down, right = torch.tensor(window).unbind(1)
+    padded = F.pad(awake, (2, 2, 2, 2))
+    seen = torch.stack(
+        [padded[2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width] for _, dy, dx in window], dim=-1
+    )
+    seen = (seen & ~awake[..., None]).flatten(0, 1)
+    if fill == "nearest":
+        read = seen & (seen.cumsum(1) == 1)
+    else:
+        near = seen & (squared <= 2)
+        read = torch.where(near.any(dim=1, keepdim=True), near, seen)
+    sleeper, place = read.nonzero(as_tuple=True)
+    weight = 1 / squared.double()[place]
+    weight /= torch.zeros(len(read), dtype=torch.float64).index_add_(0, sleeper, weight)[sleeper]
+    counts = read.sum(dim=1)
+    positions = counts.nonzero().flatten()
+    starts = counts[positions].cumsum(0) - counts[positions]
+    return positions, sleeper + down[place] * width + right[place], weight, starts
+
+
 def _grid_reach(layer: Layer, m: int) -> tuple[int, int]:
     """Rows and columns of input that the grids of spacing ``m`` read, whatever their start."""
     crop = _crop_size(layer, m)
@@ -316,7 +385,7 @@ def _crop_size(layer: Layer, m: int) -> tuple[int, int]:
     return height, width
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=128)
 def _grid_tables(
     layer: Layer, k: int, j: int, m: int, cell: int, pitch: int
 ) -> tuple[Tensor, Tensor, bool]:
