@@ -259,9 +259,12 @@ def cells_in_box(box: tuple[int, int, int], height: int, width: int, cell_p: int
     """
     n, h, w = box
     positions = height * width
-    # Whole rows are one run of positions; otherwise every row of the box is a run of its own.
-    run, runs = (min(h * width, positions), 1) if w >= width else (w, h)
-    offset = cell_p - math.gcd(cell_p, run if runs == 1 else math.gcd(width, w))
+    if w >= width:  # Whole rows are one run of positions.
+        runs, run, start = 1, min(h * width, positions), h * width
+    else:
+        runs, run, start = h, w, math.gcd(width, w)
+    # Runs start at multiples of `start`: at worst this far into a cell.
+    offset = cell_p - math.gcd(cell_p, start)
     touched = (offset + run - 1) // cell_p + 1
     return n * min(runs * touched, triton.cdiv(positions, cell_p))
 
@@ -364,6 +367,7 @@ _BETWEEN_TILES = 1500
 _SHARED_BYTES = 228 * 1024
 
 
+@functools.lru_cache(maxsize=1024)
 def choose_box_config(
     *,
     images: int,
@@ -575,8 +579,10 @@ def plan_conv2d_box(
             kernel_size=weight.kernel_size,
             dtype=x.dtype,
             precision=precision,
-            cell=cell,
+            cell=None if cell is None else (cell[0], cell[1]),
         )
+    elif config.block_m > 4 * _PART:
+        raise ValueError(f"config: got block_m {config.block_m}, allowed: up to {4 * _PART}")
 
     # N, H and W of input and output as the kernel sees them; for a plain GEMM, one long row.
     space, in_space = (images, oh, ow), (images, height, width)
