@@ -16,8 +16,9 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 # Interpreted kernels cannot be compiled; this must come before they are decorated.
 os.environ.pop("TRITON_INTERPRET", None)
@@ -31,11 +32,19 @@ from drowsy.atomic import write_json
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _CORE_CASES = (
-    "conv2d fp16 128x128x64-w8-s3 ic=256",
-    "conv2d bf16 64x64x64-w4-s3 ic=256",
-    "conv2d fp16 128x64x32-w4-s3 ic=16",
-    "conv2d fp32-ieee 64x64x32-w4-s3 ic=96",
-    "conv2d fp32-tf32 64x64x32-w4-s3 ic=96",
+    "conv2d fp16 128x128x64-w8-s3",
+    "conv2d fp16 128x128x64-w8-s3 1x1",
+    "conv2d fp16 128x128x64-w8-s3 cells",
+    "conv2d fp16 128x128x64-w8-s3 rows",
+    "conv2d fp16 128x128x64-w8-s3 table",
+    "conv2d fp16 128x64x64-w4-s4 channels",
+    "conv2d fp16 128x64x64-w4-s4 channels blocks",
+    "conv2d fp16 64x64x64-w4-s4 split",
+    "conv2d bf16 64x64x64-w4-s4",
+    "conv2d fp16 128x64x16-w4-s4",
+    "conv2d fp32-ieee 64x64x32-w4-s3",
+    "conv2d fp32-tf32 64x64x32-w4-s3",
+    "first layer fp16",
     "depthwise fp16 128x32x0-w4-s1",
     "sleep_map bernoulli k=8",
     "sleep_map stratified k=8",
@@ -51,36 +60,90 @@ _COLUMNS = (
     ("mma", "mma"),
     ("tcgen05", "tcgen05"),
     ("loop_instructions", "loop"),
-    ("loop_global_loads", "loads"),
+    ("loop_products", "products"),
+    ("step_instructions", "a step"),
+    ("step_loads", "loads"),
 )
+# Ways through a convolution that every configuration may be asked for.
+_WAYS = ("1x1", "cells", "rows", "table", "channels", "channels blocks", "split")
 
 
-def conv_launch(
-    config: kernels.ConvConfig,
+def conv_launches(
+    config: kernels.ConvConfig | None,
     dtype: torch.dtype,
     *,
     channels: int,
     groups: int = 1,
     precision: str = "ieee",
-) -> kernels.Launch:
-    """A 3x3 layer with everything fused and a bit per neuron, the heaviest epilogue."""
+    way: str = "",
+    kernel: int = 3,
+) -> tuple[kernels.Launch, ...]:
+    """A layer with everything fused and, unless a list says else, a bit per neuron.
+
+    ``way``: one of ``_WAYS``; without one, every tile is computed and masked.
+    """
     meta = partial(torch.empty, device="meta")
+    ints = partial(meta, dtype=torch.int32)
     n, size = 8, 56
+    positions = size * size
     width = channels if groups > 1 else 256
-    weight = meta((width, channels // groups, 3, 3), dtype=dtype)
-    _, launch = kernels.plan_conv2d(
+    kernel = 1 if way == "1x1" else kernel
+    shape = (width, channels // groups, kernel, kernel)
+    weight = meta(shape, dtype=dtype, memory_format=torch.channels_last)
+    packed = kernels.pack_weight(weight, groups)
+    bias, scale = meta(width, dtype=dtype), meta(1)
+    options: dict[str, Any] = {
+        "activation": "silu",
+        "scale": scale,
+        "precision": precision,
+        "config": config,
+    }
+    if way == "table":
+        rows = n * positions // 2
+        _, launches = kernels.plan_conv2d_rows(
+            meta((rows, channels), dtype=dtype),
+            packed,
+            bias,
+            table=ints((kernel * kernel, rows)),
+            count=ints(1),
+            **options,
+        )
+        return launches
+    cell = (1, 1)
+    if way == "cells":
+        cell = (128, 128)
+        cells = n * triton.cdiv(positions, 128) * triton.cdiv(width, 128)
+        options["awake"] = kernels.AwakeCells(ints(cells), ints(1))
+    elif way == "rows":
+        cell = (1, 128)
+        lists = triton.cdiv(width, 128)
+        options["awake"] = kernels.AwakeRows(ints((lists, n * positions)), ints(lists))
+    elif way.startswith("channels"):
+        cell = (positions, 1)
+        options["awake"] = kernels.AwakeChannels(ints((n, width)), ints(n))
+    if config is not None and way.endswith("blocks"):
+        block = config.block_k
+        options["x_blocks"] = kernels.AwakeBlocks(
+            ints((n, triton.cdiv(channels, block))), ints(n), block
+        )
+    if config is not None and way == "split":
+        options["config"] = replace(config, split_k=2)
+    words = triton.cdiv(triton.cdiv(width, cell[1]), 32)
+    _, launches = kernels.plan_conv2d(
         meta((n, channels, size, size), dtype=dtype, memory_format=torch.channels_last),
-        kernels.pack_weight(weight, groups),
-        meta(width, dtype=dtype),
-        padding=(1, 1, 1, 1),
-        activation="silu",
-        bitmap=meta((n, size * size, triton.cdiv(width, 32)), dtype=torch.int32),
-        cell=(1, 1),
-        scale=meta(1),
-        precision=precision,
-        config=config,
+        packed,
+        bias,
+        padding=(kernel // 2,) * 4,
+        bitmap=ints((n, triton.cdiv(positions, cell[0]), words)),
+        cell=cell,
+        **options,
     )
-    return launch
+    return launches
+
+
+def conv_launch(*arguments: Any, part: int = 0, **options: Any) -> kernels.Launch:
+    """One of ``conv_launches``."""
+    return conv_launches(*arguments, **options)[part]
 
 
 def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
@@ -109,23 +172,43 @@ def cases(core: bool) -> dict[str, Callable[[], kernels.Launch]]:
 
 
 def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
-    for config in kernels.SHIPPED_CONFIGS["half"]:
-        for dtype in (torch.float16, torch.bfloat16):
-            # Channel counts that choose_config gives this K step, and enough steps that the main
-            # loop stays a loop; 16 channels take the K step that runs across taps.
-            for channels in (256,) if config.block_k == 64 else (96, 16):
-                name = f"conv2d {_NAMES[dtype]} {config} ic={channels}"
-                yield name, partial(conv_launch, config, dtype, channels=channels)
-    for config in kernels.SHIPPED_CONFIGS["single"]:
-        for precision in kernels.PRECISIONS:
-            for channels in (96, 16):
-                name = f"conv2d fp32-{precision} {config} ic={channels}"
-                yield (
-                    name,
-                    partial(
-                        conv_launch, config, torch.float32, channels=channels, precision=precision
-                    ),
-                )
+    # Channels that choose_config gives this K step, and enough that the main loop stays a loop.
+    channels = {16: 48, 32: 96, 64: 256}
+    for dtype in (torch.float16, torch.bfloat16):
+        for config in kernels.SHIPPED_CONFIGS["half"]:
+            layer = partial(conv_launch, config, dtype, channels=channels[config.block_k])
+            name = f"conv2d {_NAMES[dtype]} {config}"
+            yield name, layer
+            if dtype == torch.float16:
+                for way in _ways(config):
+                    yield f"{name} {way}", partial(layer, way=way)
+    for group, precision in (("single", "ieee"), ("tf32", "tf32")):
+        for config in kernels.SHIPPED_CONFIGS[group]:
+            layer = partial(
+                conv_launch,
+                config,
+                torch.float32,
+                channels=channels[config.block_k],
+                precision=precision,
+            )
+            name = f"conv2d fp32-{precision} {config}"
+            yield name, layer
+            for way in _ways(config):
+                yield f"{name} {way}", partial(layer, way=way)
+    photograph = partial(conv_launch, None, torch.float16, channels=3, kernel=7)
+    yield "first layer fp16", partial(photograph, part=1)
+    yield "packing fp16", photograph
+    yield (
+        "adding parts fp16",
+        partial(
+            conv_launch,
+            kernels.SHIPPED_CONFIGS["half"][-1],
+            torch.float16,
+            channels=256,
+            way="split",
+            part=1,
+        ),
+    )
     for config in kernels.SHIPPED_CONFIGS["depthwise"]:
         for dtype, label in _NAMES.items():
             name = f"depthwise {label} {config}"
@@ -135,6 +218,11 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
     # Runs too long to rank in registers, and runs along channels, take another kernel.
     yield "sleep_map stratified k=256", partial(sleep_launch, "stratified", (1, 1), 256)
     yield "sleep_map stratified k=8 channel", partial(sleep_launch, "stratified", (28 * 28, 1), 8)
+
+
+def _ways(config: kernels.ConvConfig) -> Iterator[str]:
+    # Lists of channels take narrower tiles.
+    yield from (way for way in _WAYS if config.block_n <= 64 or "channels" not in way)
 
 
 def _compile(name: str, arch: int) -> CompileReport:
@@ -157,7 +245,7 @@ def table(rows: list[dict[str, int | str]]) -> str:
     head = f"{'kernel':{wide}}  {'arch':>6}" + "".join(f"{label:>9}" for _, label in _COLUMNS)
     lines = [
         f"{row['case']:{wide}}  sm_{row['arch']:<3}"
-        + "".join(f"{row[key]:>9}" for key, _ in _COLUMNS)
+        + "".join(f"{row[key]:>9.4g}" for key, _ in _COLUMNS)
         for row in rows
     ]
     return "\n".join([head, *lines])

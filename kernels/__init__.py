@@ -11,14 +11,7 @@ if __name__ != "drowsy_kernels":
         "project owns: install drowsy (pip install -e .) and import drowsy_kernels"
     )
 
-from drowsy_kernels.conv2d import (
-    PRECISIONS,
-    PackedWeight,
-    conv2d,
-    output_size,
-    pack_weight,
-    plan_conv2d,
-)
+from drowsy_kernels.conv2d import PRECISIONS, conv2d, output_size, plan_conv2d
 from drowsy_kernels.conv2d_box import (
     BOX_CONFIGS,
     box_efficiency,
@@ -29,10 +22,13 @@ from drowsy_kernels.conv2d_box import (
     conv2d_box,
     plan_conv2d_box,
 )
+from drowsy_kernels.conv2d_rows import conv2d_rows, plan_conv2d_rows
 from drowsy_kernels.epilogue import ACTIVATIONS
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
+from drowsy_kernels.lists import AwakeBlocks, AwakeCells, AwakeChannels, AwakeRows
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
+from drowsy_kernels.weight import PackedWeight, pack_weight
 
 __all__ = [
     "ACTIVATIONS",
@@ -40,6 +36,10 @@ __all__ = [
     "PRECISIONS",
     "SHIPPED_CONFIGS",
     "SOURCES",
+    "AwakeBlocks",
+    "AwakeCells",
+    "AwakeChannels",
+    "AwakeRows",
     "ConvConfig",
     "Launch",
     "PackedWeight",
@@ -51,11 +51,13 @@ __all__ = [
     "choose_config",
     "conv2d",
     "conv2d_box",
+    "conv2d_rows",
     "interpreted",
     "output_size",
     "pack_weight",
     "plan_conv2d",
     "plan_conv2d_box",
+    "plan_conv2d_rows",
     "plan_sleep_map",
     "sleep_map",
 ]

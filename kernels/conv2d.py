@@ -1,24 +1,15 @@
-"""Convolution, bias, activation and sleep in one kernel.
+"""Convolution, bias, activation, sleep and residual in one call.
 
-Implicit GEMM: a program computes ``BLOCK_M`` positions of one image by ``BLOCK_N`` output channels
-of one group; K runs over filter taps and input channels, flattened into one loop so that software
-pipelining never drains between taps. Data are channels_last; a weight row holds one output
-channel's taps in the same order, which is a channels_last ``nn.Conv2d`` weight as it lies in
-memory, and the K-major operand that wgmma takes for every dtype.
+What is launched depends on the layer and on what is known of its sleep. The implicit GEMM
+(``implicit_gemm.py``) computes whole tiles and lets those that sleep exit early, or works through a
+list of awake cells, rows or channels. Layers of few tiles split K (``split_k.py``), inputs of few
+channels are packed first (``pack_input.py``), and depthwise layers have a kernel of their own
+(``depthwise.py``). Every one ends in the same epilogue, in float32:
 
-A program first reads the sleep bits of its tile. When all of its neurons sleep it stores zeros and
-returns, having touched neither input nor weights. Otherwise the epilogue, in float32, is
-
-    y = 0 where asleep, else activation(acc + bias) * scale
+    y = post_activation(residual + (0 where asleep, else activation(acc + bias) * scale))
 
 as a masked write: a sleeper whose convolution is NaN comes out as 0.
-
-Depthwise convolutions (one input channel per group) have no GEMM to do; they get a kernel that
-multiplies and adds per channel.
 """
-
-# Triton's language has no type annotations.
-# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
@@ -26,18 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
-import triton.language as tl
-from drowsy_kernels.epilogue import (
-    activate,
-    all_asleep,
-    asleep,
-    dot,
-    map_mode,
-    parse_activation,
-    tile_words,
-)
-from drowsy_kernels.heuristics import MIN_CHANNELS_PER_TAP, ConvConfig, choose_config
+from drowsy_kernels.depthwise import depthwise_kernel
+from drowsy_kernels.epilogue import map_mode, parse_activation, tile_words
+from drowsy_kernels.heuristics import ConvConfig, choose_config, multiprocessors
+from drowsy_kernels.implicit_gemm import awake_conv2d_kernel, conv2d_kernel
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
     Launch,
@@ -45,369 +30,24 @@ from drowsy_kernels.launch import (
     check_operand,
     interpreted,
 )
+from drowsy_kernels.lists import AwakeBlocks, AwakeCells, AwakeChannels, AwakeRows
+from drowsy_kernels.pack_input import pack_input_kernel
+from drowsy_kernels.split_k import add_parts_kernel
+from drowsy_kernels.weight import DTYPES, PackedWeight
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PRECISIONS = ("ieee", "tf32")
+Awake = AwakeCells | AwakeRows | AwakeChannels
 
-
-@triton.jit
-def _finish_tile(
-    acc,
-    y,
-    bias,
-    scale,
-    bitmap,
-    first_m,
-    first_c,
-    last_c,
-    positions,
-    cell_p,
-    cell_c,
-    words,
-    OC: tl.constexpr,
-    MAP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Epilogue: bias, activation, scale, sleep, store; ``y`` and ``bitmap`` are the image's."""
-    m = first_m + tl.arange(0, BLOCK_M)
-    c = first_c + tl.arange(0, BLOCK_N)
-    if bias is not None:
-        b_bias = tl.load(bias + c, mask=c < last_c, other=0)
-        acc += b_bias.to(tl.float32)[None, :]
-    acc = activate(acc, ACTIVATION, SLOPE)
-    if scale is not None:
-        acc *= tl.load(scale)
-    if bitmap is not None:
-        pc = tl.minimum(m, positions - 1) // cell_p
-        b_asleep = asleep(bitmap, pc, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_N)
-        acc = tl.where(b_asleep, 0.0, acc)
-    m_tile = (m < positions)[:, None] & (c < last_c)[None, :]
-    tl.store(y + m[:, None] * OC + c[None, :], acc.to(y.dtype.element_ty), mask=m_tile)
-
-
-@triton.jit
-def _store_zeros(
-    y,
-    first_m,
-    first_c,
-    last_c,
-    positions,
-    OC: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    m = first_m + tl.arange(0, BLOCK_M)
-    c = first_c + tl.arange(0, BLOCK_N)
-    m_tile = (m < positions)[:, None] & (c < last_c)[None, :]
-    b_zero = tl.zeros([BLOCK_M, BLOCK_N], y.dtype.element_ty)
-    tl.store(y + m[:, None] * OC + c[None, :], b_zero, mask=m_tile)
-
-
-# --- kernels ------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _conv2d_kernel(
-    x,
-    w,
-    bias,
-    scale,
-    bitmap,
-    y,
-    height,
-    width,
-    out_width,
-    positions,
-    tiles_m,
-    cell_p,
-    cell_c,
-    cell_rows,
-    words,
-    IC: tl.constexpr,
-    OC: tl.constexpr,
-    GROUPS: tl.constexpr,
-    W_STRIDE: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    DILATION_H: tl.constexpr,
-    DILATION_W: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
-    CHECK_TAPS: tl.constexpr,
-    FLAT: tl.constexpr,
-    MAP: tl.constexpr,
-    TILE_WORDS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Implicit GEMM; grid: images x tiles_m x channel tiles, the channel tile running fastest.
-
-    ``x`` [N, H, W, IC], ``w`` [OC, W_STRIDE] rows of (ky, kx, channel), ``y`` [N, positions, OC].
-    """
-    IC_G: tl.constexpr = IC // GROUPS
-    OC_G: tl.constexpr = OC // GROUPS
-    TILES_G: tl.constexpr = (OC_G + BLOCK_N - 1) // BLOCK_N
-    tile_n = tl.program_id(0) % (TILES_G * GROUPS)
-    tile_m = (tl.program_id(0) // (TILES_G * GROUPS)) % tiles_m
-    n = (tl.program_id(0) // (TILES_G * GROUPS) // tiles_m).to(tl.int64)
-    group = tile_n // TILES_G
-    first_m = tile_m * BLOCK_M
-    first_c = group * OC_G + (tile_n % TILES_G) * BLOCK_N
-    last_c = tl.minimum(first_c + BLOCK_N, (group + 1) * OC_G)
-    # Rows and columns past the end repeat the last one: their loads need no mask.
-    m = tl.minimum(first_m + tl.arange(0, BLOCK_M), positions - 1)
-    c = tl.minimum(first_c + tl.arange(0, BLOCK_N), last_c - 1)
-    y += n * positions * OC
-
-    if bitmap is not None:
-        bitmap += n * cell_rows * words
-        if all_asleep(bitmap, m // cell_p, first_c, last_c, cell_c, words, TILE_WORDS):
-            _store_zeros(y, first_m, first_c, last_c, positions, OC, BLOCK_M, BLOCK_N)
-            return
-
-    x += n * height * width * IC + group * IC_G
-    in_y = (m // out_width) * STRIDE_H - TOP
-    in_x = (m % out_width) * STRIDE_W - LEFT
-    o_row = (in_y * width + in_x) * IC
-    k = tl.arange(0, BLOCK_K)
-    p_w = w + c[None, :] * W_STRIDE + k[:, None]
-    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    if FLAT:
-        # Few channels: a K step takes whatever taps its elements belong to.
-        DEPTH: tl.constexpr = KH * KW * IC_G
-        for step in range((DEPTH + BLOCK_K - 1) // BLOCK_K):
-            depth = step * BLOCK_K + k
-            tap = depth // IC_G
-            dy, dx = (tap // KW) * DILATION_H, (tap % KW) * DILATION_W
-            o_depth = (dy * width + dx) * IC + depth % IC_G
-            m_depth = depth < DEPTH
-            m_x = m_depth[None, :]
-            if CHECK_TAPS:
-                at_y, at_x = in_y[:, None] + dy[None, :], in_x[:, None] + dx[None, :]
-                m_x = m_x & (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-            b_x = tl.load(x + (o_row[:, None] + o_depth[None, :]), mask=m_x, other=0.0)
-            b_w = tl.load(p_w + step * BLOCK_K, mask=m_depth[:, None], other=0.0)
-            acc = dot(b_x, b_w, acc, PRECISION, WIDEN)
-    else:
-        STEPS_TAP: tl.constexpr = (IC_G + BLOCK_K - 1) // BLOCK_K
-        o_x = o_row[:, None] + k[None, :]
-        for step in range(KH * KW * STEPS_TAP):
-            tap = step // STEPS_TAP
-            first_k = (step % STEPS_TAP) * BLOCK_K
-            dy, dx = (tap // KW) * DILATION_H, (tap % KW) * DILATION_W
-            p_x = x + ((dy * width + dx) * IC + first_k) + o_x
-            p_wk = p_w + (tap * IC_G + first_k)
-            at_y, at_x = in_y + dy, in_x + dx
-            m_tap = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-            if IC_G % BLOCK_K != 0:
-                m_k = k < IC_G - first_k
-                m_x = m_k[None, :]
-                if CHECK_TAPS:
-                    m_x = m_x & m_tap[:, None]
-                b_x = tl.load(p_x, mask=m_x, other=0.0)
-                b_w = tl.load(p_wk, mask=m_k[:, None], other=0.0)
-            else:
-                if CHECK_TAPS:
-                    b_x = tl.load(p_x, mask=m_tap[:, None], other=0.0)
-                else:
-                    b_x = tl.load(p_x)
-                b_w = tl.load(p_wk)
-            acc = dot(b_x, b_w, acc, PRECISION, WIDEN)
-
-    _finish_tile(
-        acc,
-        y,
-        bias,
-        scale,
-        bitmap,
-        first_m,
-        first_c,
-        last_c,
-        positions,
-        cell_p,
-        cell_c,
-        words,
-        OC,
-        MAP,
-        ACTIVATION,
-        SLOPE,
-        BLOCK_M,
-        BLOCK_N,
-    )
-
-
-@triton.jit
-def _depthwise_kernel(
-    x,
-    w,
-    bias,
-    scale,
-    bitmap,
-    y,
-    height,
-    width,
-    out_width,
-    positions,
-    tiles_m,
-    cell_p,
-    cell_c,
-    cell_rows,
-    words,
-    IC: tl.constexpr,
-    OC: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    DILATION_H: tl.constexpr,
-    DILATION_W: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
-    CHECK_TAPS: tl.constexpr,
-    MAP: tl.constexpr,
-    TILE_WORDS: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """One input channel per group; ``w`` [KH * KW, OC]; grid as for the implicit GEMM."""
-    TILES_N: tl.constexpr = (OC + BLOCK_N - 1) // BLOCK_N
-    tile_m = (tl.program_id(0) // TILES_N) % tiles_m
-    n = (tl.program_id(0) // TILES_N // tiles_m).to(tl.int64)
-    first_m = tile_m * BLOCK_M
-    first_c = (tl.program_id(0) % TILES_N) * BLOCK_N
-    last_c = tl.minimum(first_c + BLOCK_N, OC)
-    m = tl.minimum(first_m + tl.arange(0, BLOCK_M), positions - 1)
-    c = first_c + tl.arange(0, BLOCK_N)
-    m_c = c < OC
-    y += n * positions * OC
-
-    if bitmap is not None:
-        bitmap += n * cell_rows * words
-        if all_asleep(bitmap, m // cell_p, first_c, last_c, cell_c, words, TILE_WORDS):
-            _store_zeros(y, first_m, first_c, last_c, positions, OC, BLOCK_M, BLOCK_N)
-            return
-
-    x += n * height * width * IC
-    in_y = (m // out_width) * STRIDE_H - TOP
-    in_x = (m % out_width) * STRIDE_W - LEFT
-    o_x = ((in_y * width + in_x) * IC)[:, None] + (c // (OC // IC))[None, :]
-    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for ky in range(KH):
-        for kx in tl.static_range(KW):
-            at_y, at_x = in_y + ky * DILATION_H, in_x + kx * DILATION_W
-            m_x = m_c[None, :]
-            if CHECK_TAPS:
-                m_tap = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width)
-                m_x = m_x & m_tap[:, None]
-            p_x = x + (ky * DILATION_H * width + kx * DILATION_W) * IC + o_x
-            b_x = tl.load(p_x, mask=m_x, other=0.0).to(tl.float32)
-            b_w = tl.load(w + (ky * KW + kx) * OC + c, mask=m_c, other=0.0).to(tl.float32)
-            acc += b_x * b_w[None, :]
-
-    _finish_tile(
-        acc,
-        y,
-        bias,
-        scale,
-        bitmap,
-        first_m,
-        first_c,
-        last_c,
-        positions,
-        cell_p,
-        cell_c,
-        words,
-        OC,
-        MAP,
-        ACTIVATION,
-        SLOPE,
-        BLOCK_M,
-        BLOCK_N,
-    )
-
-
-# --- launcher -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class PackedWeight:
-    """A convolution weight in the layout of the kernels; made by ``pack_weight``.
-
-    Args:
-        data: ``[OC, K]`` with rows of (ky, kx, input channel), zero-padded to 16 bytes; for a
-            depthwise weight ``[KH * KW, OC]``.
-        out_channels: ``OC``, of all groups.
-        channels_per_group: input channels of a group.
-        kernel_size: ``(KH, KW)``.
-        groups: number of groups.
-    """
-
-    data: Tensor
-    out_channels: int
-    channels_per_group: int
-    kernel_size: tuple[int, int]
-    groups: int
-
-    @property
-    def in_channels(self) -> int:
-        """Input channels of all groups."""
-        return self.channels_per_group * self.groups
-
-    @property
-    def depthwise(self) -> bool:
-        """Whether every group has a single input channel."""
-        return _is_depthwise(self.channels_per_group, self.groups)
-
-
-def _is_depthwise(channels_per_group: int, groups: int) -> bool:
-    return groups > 1 and channels_per_group == 1
-
-
-def pack_weight(weight: Tensor, groups: int = 1) -> PackedWeight:
-    """Lay a weight out for ``conv2d``.
-
-    Args:
-        weight: ``[OC, IC / groups, KH, KW]``, any strides; float32, float16 or bfloat16.
-        groups: number of groups; divides ``OC``.
-
-    A channels_last weight whose rows are whole multiples of 16 bytes is not copied: the result is a
-    view that follows in-place updates. Any other is copied.
-    """
-    if weight.dtype not in DTYPES:
-        raise TypeError(f"weight: got {weight.dtype}, allowed: {', '.join(map(str, DTYPES))}")
-    if weight.dim() != 4 or min(weight.shape[1:]) < 1:
-        raise ValueError(
-            f"weight: got shape {tuple(weight.shape)}, allowed: [OC, IC / groups, KH, KW], "
-            "no dimension but OC empty"
-        )
-    out_channels, channels, kh, kw = weight.shape
-    if groups < 1 or out_channels % groups:
-        raise ValueError(f"groups: got {groups}, allowed: divisors of {out_channels} channels")
-    depth = channels * kh * kw
-    if out_channels * depth > MAX_ELEMENTS // 2:
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}, allowed: below 2**30 elements")
-    if _is_depthwise(channels, groups):
-        data = weight.reshape(out_channels, depth).t().contiguous()
-    else:
-        data = weight.permute(0, 2, 3, 1).reshape(out_channels, depth)
-        unit = 16 // weight.element_size()
-        if depth % unit:
-            data = torch.nn.functional.pad(data, (0, -depth % unit))
-        data = data.contiguous()
-    return PackedWeight(data, out_channels, channels, (kh, kw), groups)
+# Rows are numbered in 32 bits, up to a tile beyond the last.
+MAX_ROWS = 2**31 - 1024
+# A tile of more cells than this is hardly ever asleep as a whole: it is not worth a look.
+_MOST_CELLS = 32
+# Taps whose validity fits into a row's word.
+_MOST_TAPS = 32
+_PACK_BLOCK = 512
+# Tile of the kernel that adds the parts of a split.
+_ADD_BLOCK = (32, 64)
 
 
 def conv2d(
@@ -421,12 +61,16 @@ def conv2d(
     activation: str = "none",
     bitmap: Tensor | None = None,
     cell: tuple[int, int] | None = None,
+    awake: Awake | None = None,
+    x_blocks: AwakeBlocks | None = None,
     scale: Tensor | None = None,
+    residual: Tensor | None = None,
+    post_activation: str = "none",
     precision: str = "ieee",
     out: Tensor | None = None,
     config: ConvConfig | None = None,
 ) -> Tensor:
-    """Convolution with fused bias, activation, scale and sleep.
+    """Convolution with fused bias, activation, scale, sleep and residual.
 
     Args:
         x: ``[N, C, H, W]``, float32, float16 or bfloat16; copied unless channels_last.
@@ -437,10 +81,19 @@ def conv2d(
         activation: one of ``ACTIVATIONS``.
         bitmap: int32 ``[N, PC, W]`` from ``sleep_map``; sleeping neurons come out as 0.
         cell: ``(cell_p, cell_c)`` of the bitmap.
+        awake: a list of what is awake in ``bitmap``. Of ``AwakeCells`` or ``AwakeRows``, awake
+            neurons are computed and written and *sleepers are left as they are*, for
+            ``fill_sleepers``; with ``AwakeChannels`` every element is written. Where a list cannot
+            be followed (depthwise layers; cells that straddle groups; lists of channels of a
+            grouped layer) the bitmap is, and every element is written.
+        x_blocks: the input's awake channel blocks of every image; the others are zero and not
+            read. Followed where a tile is of one image: not with ``AwakeRows``, nor in grouped and
+            depthwise layers or those of fewer than 8 input channels.
         scale: float32 tensor of one element, read on the device: factor on awake outputs.
+        residual: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype, added to every output.
+        post_activation: one of ``ACTIVATIONS``, applied to the sum.
         precision: of float32 products, ``ieee`` or ``tf32``; sums are float32 always.
-        out: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype to write into; every element is
-            written.
+        out: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype to write into.
         config: block shapes, in place of those that ``choose_config`` picks.
 
     Returns:
@@ -451,7 +104,7 @@ def conv2d(
             fit each other.
     """
     device = check_device("x", x)
-    out, launch = plan_conv2d(
+    out, launches = plan_conv2d(
         x,
         weight,
         bias,
@@ -461,12 +114,17 @@ def conv2d(
         activation=activation,
         bitmap=bitmap,
         cell=cell,
+        awake=awake,
+        x_blocks=x_blocks,
         scale=scale,
+        residual=residual,
+        post_activation=post_activation,
         precision=precision,
         out=out,
         config=config,
     )
-    launch.run(device)
+    for launch in launches:
+        launch.run(device)
     return out
 
 
@@ -481,13 +139,18 @@ def plan_conv2d(
     activation: str = "none",
     bitmap: Tensor | None = None,
     cell: tuple[int, int] | None = None,
+    awake: Awake | None = None,
+    x_blocks: AwakeBlocks | None = None,
     scale: Tensor | None = None,
+    residual: Tensor | None = None,
+    post_activation: str = "none",
     precision: str = "ieee",
     out: Tensor | None = None,
     config: ConvConfig | None = None,
-) -> tuple[Tensor, Launch]:
+) -> tuple[Tensor, tuple[Launch, ...]]:
     """Check arguments, allocate the output and say what to launch; see ``conv2d``."""
     kind, slope = parse_activation(activation)
+    post_kind, post_slope = parse_activation(post_activation)
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, allowed: {', '.join(PRECISIONS)}")
     images, channels, height, width = _check_input(x, weight)
@@ -498,101 +161,401 @@ def plan_conv2d(
             f"x: {(channels, height, width)} -> {(out_channels, oh, ow)}, allowed: fewer than "
             "2**31 elements in an image's input and output"
         )
-    if bias is not None:
-        check_operand(
-            "bias",
-            bias,
-            dtypes=(x.dtype, torch.float32),
-            shape=(out_channels,),
-            device=x.device,
+    if images * positions > MAX_ROWS:
+        raise ValueError(
+            f"x: {images} images of {positions} output positions, allowed: up to {MAX_ROWS} in all"
         )
-    if scale is not None:
-        check_operand("scale", scale, dtypes=(torch.float32,), shape=(1,), device=x.device)
+    check_epilogue(bias, scale, out_channels, x.dtype, x.device)
     cell_rows, words = _check_bitmap(bitmap, cell, images, positions, out_channels, x.device)
+    cell_p, cell_c = cell or (1, 1)
+    shape = (images, oh, ow, out_channels)
     if out is None:
-        out = torch.empty(
-            (images, out_channels, oh, ow),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last,
-        )
+        memory_format = torch.channels_last
+        out = x.new_empty((images, out_channels, oh, ow)).to(memory_format=memory_format)
     y = out.permute(0, 2, 3, 1)
-    check_operand(
-        "out (as N, OH, OW, OC)",
-        y,
-        dtypes=(x.dtype,),
-        shape=(images, oh, ow, out_channels),
-        device=x.device,
-    )
+    check_operand("out (as N, OH, OW, OC)", y, dtypes=(x.dtype,), shape=shape, device=x.device)
+    if residual is not None:
+        residual = residual.permute(0, 2, 3, 1) if residual.dim() == 4 else residual
+        check_operand(
+            "residual (as N, OH, OW, OC)",
+            residual,
+            dtypes=(x.dtype,),
+            shape=shape,
+            device=x.device,
+        )
+    _check_lists(awake, x_blocks, cell, (images, positions, out_channels), x)
+    if out.numel() == 0:
+        return out, ()
 
-    out_channels_per_group = out_channels // weight.groups
+    view, packing = _input_view(x, weight, stride, padding, dilation)
+    groups = weight.groups // weight.merged
+    if weight.depthwise or not _can_follow(awake, cell_c, out_channels, groups):
+        awake = None
+    if isinstance(awake, AwakeRows) or weight.depthwise or weight.padded or groups > 1:
+        x_blocks = None
     if config is None:
         config = choose_config(
             images=images,
             positions=positions,
-            channels_per_group=weight.channels_per_group,
-            out_channels_per_group=out_channels_per_group,
-            groups=weight.groups,
+            channels_per_group=1 if weight.depthwise else view.channels,
+            out_channels_per_group=out_channels // groups,
+            groups=groups,
             dtype=x.dtype,
+            taps=view.kernel_size[0] * view.kernel_size[1],
+            precision=precision,
             cell=cell,
+            awake=_KINDS[type(awake)],
+            block_k=None if x_blocks is None else x_blocks.block,
         )
-    cell_p, cell_c = cell or (1, 1)
-    # Depthwise tiles cross groups.
-    span = out_channels if weight.depthwise else out_channels_per_group
-    tiles_m = triton.cdiv(positions, config.block_m)
-    tiles_n = out_channels // max(span, 1) * triton.cdiv(span, config.block_n)
+    elif x_blocks is not None and x_blocks.block != config.block_k:
+        raise ValueError(
+            f"x_blocks: got blocks of {x_blocks.block} channels, allowed: {config.block_k}, the "
+            "K step of config"
+        )
+    sleep = _Sleep(bitmap, cell_p, cell_c, cell_rows, words, positions, out_channels)
     arguments: dict[str, Any] = {
-        "x": x.permute(0, 2, 3, 1).contiguous(),
+        **view.arguments,
         "w": weight.data,
         "bias": bias,
         "scale": scale,
-        "bitmap": bitmap,
+        "residual": residual,
         "y": y,
-        "height": height,
-        "width": width,
+        "images": images,
         "out_width": ow,
         "positions": positions,
-        "tiles_m": tiles_m,
-        "cell_p": cell_p,
-        "cell_c": cell_c,
-        "cell_rows": cell_rows,
-        "words": words,
-        "IC": channels,
         "OC": out_channels,
-        "KH": weight.kernel_size[0],
-        "KW": weight.kernel_size[1],
         "STRIDE_H": stride[0],
         "STRIDE_W": stride[1],
         "DILATION_H": dilation[0],
         "DILATION_W": dilation[1],
-        "TOP": padding[2],
-        "LEFT": padding[0],
-        "CHECK_TAPS": any(padding),
-        "MAP": map_mode(bitmap, (cell_p, cell_c), positions, out_channels, span, config),
-        "TILE_WORDS": tile_words(cell_c, span, out_channels, config.block_n),
+        "WIDE": max(view.x.numel(), out.numel()) > MAX_ELEMENTS,
         "ACTIVATION": kind,
         "SLOPE": slope,
+        "POST_ACTIVATION": post_kind,
+        "POST_SLOPE": post_slope,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
     }
-    kernel = _depthwise_kernel
-    if not weight.depthwise:
-        kernel = _conv2d_kernel
-        arguments |= {
-            "GROUPS": weight.groups,
-            "W_STRIDE": weight.data.shape[1],
-            "FLAT": weight.channels_per_group < MIN_CHANNELS_PER_TAP,
-            "PRECISION": precision,
-            "WIDEN": interpreted() and x.dtype == torch.bfloat16,
-            "BLOCK_K": config.block_k,
+    if weight.depthwise:
+        arguments |= sleep.arguments(config.block_m, config.block_n, out_channels, False)
+        launch = _depthwise(arguments, config, images * positions, channels)
+        return out, (*packing, launch)
+    arguments |= {
+        "GROUPS": groups,
+        "W_STRIDE": weight.data.shape[1],
+        "PRECISION": precision,
+        "WIDEN": interpreted() and x.dtype == torch.bfloat16,
+        "BLOCK_K": config.block_k,
+        "k_blocks": triton.cdiv(view.channels, config.block_k),
+        "blocks": None if x_blocks is None else x_blocks.indices,
+        "block_counts": None if x_blocks is None else x_blocks.counts,
+    }
+    if awake is None:
+        return out, (*packing, *_masked(arguments, config, sleep))
+    return out, (*packing, _listed(arguments, config, sleep, awake))
+
+
+@dataclass(frozen=True)
+class _Sleep:
+    """A bitmap and how its cells lie."""
+
+    bitmap: Tensor | None
+    cell_p: int
+    cell_c: int
+    cell_rows: int
+    words: int
+    positions: int
+    out_channels: int
+
+    def within(self, block_m: int) -> bool:
+        """Whether tiles of this many rows can stay within position cells."""
+        return self.bitmap is not None and (
+            self.cell_p >= self.positions or self.cell_p % block_m == 0
+        )
+
+    def arguments(self, block_m: int, block_n: int, span: int, segmented: bool) -> dict[str, Any]:
+        """By which a tile finds its bits; channel tiles start anew every ``span`` channels."""
+        cells = triton.cdiv(block_m, self.cell_p) * triton.cdiv(min(block_n, span), self.cell_c)
+        return {
+            "bitmap": self.bitmap,
+            "cell_p": self.cell_p,
+            "cell_c": self.cell_c,
+            "cell_rows": self.cell_rows,
+            "words": self.words,
+            "MAP": map_mode(self.bitmap, self.cell_c, segmented, self.out_channels, span, block_n),
+            "TILE_WORDS": tile_words(self.cell_c, span, self.out_channels, block_n),
+            "EXIT_EARLY": cells <= _MOST_CELLS,
         }
-    return out, Launch(
-        kernel,
-        (images * tiles_m * tiles_n,),
-        arguments,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
+
+
+def _depthwise(arguments: dict[str, Any], config: ConvConfig, rows: int, channels: int) -> Launch:
+    tiles_n = triton.cdiv(arguments["OC"], config.block_n)
+    programs = triton.cdiv(rows, config.block_m) * tiles_n
+    arguments = arguments | {"IC": channels}
+    return Launch.pick(depthwise_kernel, programs, arguments, config.num_warps, config.num_stages)
+
+
+def _masked(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep) -> tuple[Launch, ...]:
+    """Tiles all over the output; where a tile fits into a cell it stays within."""
+    images, positions, groups = (arguments[name] for name in ("images", "positions", "GROUPS"))
+    out_channels, block_m, block_n = sleep.out_channels, config.block_m, config.block_n
+    span = out_channels // groups
+    in_cell = sleep.within(block_m) and (sleep.cell_c >= span or sleep.cell_c % block_n == 0)
+    segment = min(sleep.cell_p, positions) if in_cell else positions
+    segmented = in_cell or arguments["blocks"] is not None
+    segments, segment_tiles = triton.cdiv(positions, segment), triton.cdiv(segment, block_m)
+    tiles_m = triton.cdiv(images * positions, block_m)
+    if segmented:
+        tiles_m = images * segments * segment_tiles
+    split_k = min(config.split_k, triton.cdiv(arguments["CHANNELS"], config.block_k))
+    partial = None
+    if arguments["blocks"] is not None:
+        split_k = 1
+    if split_k > 1:
+        partial = arguments["y"].new_empty(
+            (split_k, images * positions, out_channels), dtype=torch.float32
+        )
+    tiles = tiles_m * groups * triton.cdiv(span, block_n)
+    launch = Launch.pick(
+        conv2d_kernel,
+        tiles * split_k,
+        arguments
+        | sleep.arguments(block_m, block_n, span, in_cell)
+        | {
+            "partial": partial,
+            "tiles_m": tiles_m,
+            "segment": segment,
+            "segments": segments,
+            "segment_tiles": segment_tiles,
+            "SEGMENTED": segmented,
+            "GROUP_M": config.group_m,
+            "SPLIT_K": split_k,
+        },
+        config.num_warps,
+        config.num_stages,
+        config.max_registers(arguments["y"].element_size()),
     )
+    if split_k == 1:
+        return (launch,)
+    block_m, block_n = _ADD_BLOCK
+    programs = triton.cdiv(images * positions, block_m) * triton.cdiv(out_channels, block_n)
+    arguments = (
+        arguments
+        | sleep.arguments(block_m, block_n, out_channels, False)
+        | {
+            "partial": partial,
+            "rows": images * positions,
+            "SPLIT_K": split_k,
+            "BLOCK_M": block_m,
+            "BLOCK_N": block_n,
+        }
+    )
+    return launch, Launch.pick(add_parts_kernel, programs, arguments, num_warps=4, num_stages=1)
+
+
+_KINDS = {
+    type(None): "none",
+    AwakeCells: "cells",
+    AwakeRows: "rows",
+    AwakeChannels: "channels",
+}
+
+
+def _can_follow(awake: Awake | None, cell_c: int, out_channels: int, groups: int) -> bool:
+    """Whether no cell straddles groups, and lists of channels have no groups to tell apart."""
+    span = out_channels // groups
+    if isinstance(awake, AwakeChannels):
+        return groups == 1
+    return cell_c >= out_channels or cell_c % span == 0 or span % cell_c == 0 or groups == 1
+
+
+def _listed(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep, awake: Awake) -> Launch:
+    """As many programs as stay resident, for the tiles of what is awake."""
+    images, positions = arguments["images"], sleep.positions
+    span = sleep.out_channels // arguments["GROUPS"]
+    unit = min(sleep.cell_c, span)
+    segment, segments = positions, 1
+    cells = triton.cdiv(sleep.out_channels, sleep.cell_c)
+    lists = 1
+    if isinstance(awake, AwakeCells):
+        segment = min(sleep.cell_p, positions)
+        segments = triton.cdiv(positions, segment)
+    else:
+        lists = images if isinstance(awake, AwakeChannels) else cells
+    itemsize = arguments["y"].element_size()
+    return Launch.pick(
+        awake_conv2d_kernel,
+        multiprocessors(arguments["y"].device) * config.resident(itemsize),
+        arguments
+        | {
+            "awake": awake.indices,
+            "counts": awake.count if isinstance(awake, AwakeCells) else awake.counts,
+            "segment": segment,
+            "segments": segments,
+            "segment_tiles": triton.cdiv(segment, config.block_m),
+            "cells": cells,
+            "AWAKE": _KINDS[type(awake)],
+            "LISTS": triton.next_power_of_2(lists),
+            "UNIT": unit,
+            "CELL_UNITS": triton.cdiv(min(sleep.cell_c, sleep.out_channels), unit),
+        },
+        config.num_warps,
+        config.num_stages,
+        # Scattered stores want more than their share.
+        255 if isinstance(awake, AwakeChannels) else config.max_registers(itemsize),
+    )
+
+
+# --- the input ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _View:
+    """An input as the implicit GEMM sees it.
+
+    Args:
+        x: ``[N, H, W, PITCH]``, contiguous.
+        channels: of a tap and a group.
+        kernel_size: taps, vertical and horizontal.
+        top, left: rows and columns of zeros that are not in memory.
+        check_taps: whether taps may fall outside of the image.
+        plain: whether row m of the output reads pixel m and no other.
+    """
+
+    x: Tensor
+    channels: int
+    kernel_size: tuple[int, int]
+    top: int
+    left: int
+    check_taps: bool
+    plain: bool
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """As kernels take them."""
+        return {
+            "x": self.x,
+            "height": self.x.shape[1],
+            "width": self.x.shape[2],
+            "PITCH": self.x.shape[3],
+            "CHANNELS": self.channels,
+            "KH": self.kernel_size[0],
+            "KW": self.kernel_size[1],
+            "TOP": self.top,
+            "LEFT": self.left,
+            "CHECK_TAPS": self.check_taps,
+            "PLAIN": self.plain,
+        }
+
+
+def _input_view(
+    x: Tensor,
+    weight: PackedWeight,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+) -> tuple[_View, tuple[Launch, ...]]:
+    """The input in the layout of the kernels, and what must be launched to have it so."""
+    (kh, kw), pitch = weight.kernel_size, weight.pitch
+    if weight.padded:
+        packed, launch = _pack_input(x, pitch, padding)
+        if dilation[1] == 1:
+            return _View(packed, kw * pitch, (kh, 1), 0, 0, False, False), (launch,)
+        return _View(packed, pitch, (kh, kw), 0, 0, False, False), (launch,)
+    if any(padding) and kh * kw > _MOST_TAPS and not weight.depthwise:
+        x, padding = F.pad(x, padding), (0, 0, 0, 0)
+    plain = (kh, kw) == (1, 1) and stride == (1, 1) and not any(padding)
+    left, _, top, _ = padding
+    channels_last = x.permute(0, 2, 3, 1).contiguous()
+    return _View(channels_last, pitch, (kh, kw), top, left, any(padding), plain), ()
+
+
+def _pack_input(x: Tensor, pitch: int, padding: tuple[int, int, int, int]) -> tuple[Tensor, Launch]:
+    """``[N, H, W, pitch]`` with zeros for padding and for channels that are not there."""
+    images, channels, height, width = x.shape
+    left, right, top, bottom = padding
+    packed = x.new_empty((images, height + top + bottom, width + left + right, pitch))
+    pixels = packed.numel() // pitch
+    if pixels > MAX_ROWS:
+        raise ValueError(f"x: got {pixels} pixels with padding, allowed: up to {MAX_ROWS} in all")
+    names = ("stride_n", "stride_c", "stride_y", "stride_x")
+    arguments = {
+        "x": x,
+        "packed": packed,
+        "pixels": pixels,
+        "height": height,
+        "width": width,
+        "padded_height": packed.shape[1],
+        "padded_width": packed.shape[2],
+        **dict(zip(names, x.stride(), strict=True)),
+        "CHANNELS": channels,
+        "TOP": top,
+        "LEFT": left,
+        "PITCH": pitch,
+        "BLOCK": _PACK_BLOCK,
+    }
+    grid = (triton.cdiv(pixels, _PACK_BLOCK),)
+    return packed, Launch(pack_input_kernel, grid, arguments, num_warps=4, num_stages=1)
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def check_epilogue(
+    bias: Tensor | None,
+    scale: Tensor | None,
+    out_channels: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Raise unless bias and scale fit an output of this many channels."""
+    if bias is not None:
+        check_operand(
+            "bias", bias, dtypes=(dtype, torch.float32), shape=(out_channels,), device=device
+        )
+    if scale is not None:
+        check_operand("scale", scale, dtypes=(torch.float32,), shape=(1,), device=device)
+
+
+def _check_lists(
+    awake: Awake | None,
+    x_blocks: AwakeBlocks | None,
+    cell: tuple[int, int] | None,
+    shape: tuple[int, int, int],
+    x: Tensor,
+) -> None:
+    images, positions, channels = shape
+    lists: list[tuple[str, Tensor, tuple[int, ...]]] = []
+    if awake is not None:
+        if cell is None:
+            raise ValueError("awake: got a list without bitmap and cell, allowed: all three")
+        rows, cells = triton.cdiv(positions, cell[0]), triton.cdiv(channels, cell[1])
+        if isinstance(awake, AwakeCells):
+            lists.append(("awake.indices", awake.indices, (images * rows * cells,)))
+            lists.append(("awake.count", awake.count, (1,)))
+        elif isinstance(awake, AwakeRows):
+            if cell[0] != 1:
+                raise ValueError(f"awake: got AwakeRows of cells {cell}, allowed: of 1 position")
+            lists.append(("awake.indices", awake.indices, (cells, images * positions)))
+            lists.append(("awake.counts", awake.counts, (cells,)))
+        elif isinstance(awake, AwakeChannels):
+            if rows != 1:
+                raise ValueError(
+                    f"awake: got AwakeChannels of cells {cell}, allowed: of all {positions} "
+                    "positions"
+                )
+            lists.append(("awake.indices", awake.indices, (images, channels)))
+            lists.append(("awake.counts", awake.counts, (images,)))
+        else:
+            raise TypeError(
+                f"awake: got {type(awake).__name__}, allowed: AwakeCells, AwakeRows, AwakeChannels"
+            )
+    if x_blocks is not None:
+        blocks = triton.cdiv(x.shape[1], x_blocks.block)
+        lists.append(("x_blocks.indices", x_blocks.indices, (images, blocks)))
+        lists.append(("x_blocks.counts", x_blocks.counts, (images,)))
+    for name, tensor, allowed in lists:
+        check_operand(name, tensor, dtypes=(torch.int32,), shape=allowed, device=x.device)
 
 
 def _check_input(x: Tensor, weight: PackedWeight) -> tuple[int, int, int, int]:
@@ -659,6 +622,8 @@ def _check_bitmap(
         raise ValueError(f"cell: got {cell}, allowed: (positions, channels), each 1 or more")
     rows, cells = triton.cdiv(positions, cell[0]), triton.cdiv(channels, cell[1])
     words = triton.cdiv(cells, 32)
+    if images * rows * words > MAX_ELEMENTS:
+        raise ValueError(f"bitmap: {images * rows * words} words, allowed: fewer than 2**31")
     check_operand(
         "bitmap", bitmap, dtypes=(torch.int32,), shape=(images, rows, words), device=device
     )

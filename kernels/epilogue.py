@@ -2,6 +2,7 @@
 
 ``activate`` is torch's activation in float32; ``all_asleep`` and ``asleep`` read the packed sleep
 bitmap ``[N, PC, W]`` for a tile whose rows lie in the map rows ``row`` (``n * PC + pc``).
+``finish`` is the whole epilogue of a tile, ``store_rest`` that of a tile without an awake neuron.
 """
 
 # Triton's language has no type annotations.
@@ -14,7 +15,6 @@ import re
 
 import triton
 import triton.language as tl
-from drowsy_kernels.heuristics import ConvConfig
 from torch import Tensor
 
 ACTIVATIONS = (
@@ -130,6 +130,85 @@ def asleep(
             return ((b_words >> (cell % 32)[None, :]) & 1) != 0
 
 
+@triton.jit
+def finish(
+    acc,
+    y,
+    residual,
+    bias,
+    scale,
+    bitmap,
+    row,
+    m,
+    m_m,
+    c,
+    m_c,
+    first_c,
+    cell_c,
+    words,
+    OC: tl.constexpr,
+    MAP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    POST_ACTIVATION: tl.constexpr,
+    POST_SLOPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """``y[m, c] = post(residual + (0 where asleep, else activation(acc + bias) * scale))``.
+
+    ``y`` and ``residual`` are ``[N * P, OC]``; ``row`` are the map rows of ``m``.
+    """
+    if bias is not None:
+        acc += tl.load(bias + c, mask=m_c, other=0).to(tl.float32)[None, :]
+    acc = activate(acc, ACTIVATION, SLOPE)
+    if scale is not None:
+        acc *= tl.load(scale)
+    if bitmap is not None:
+        b_asleep = asleep(bitmap, row, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_N)
+        acc = tl.where(b_asleep, 0.0, acc)
+    o_y = offsets(m, OC, WIDE)[:, None] + c[None, :]
+    m_tile = m_m[:, None] & m_c[None, :]
+    if residual is not None:
+        acc += tl.load(residual + o_y, mask=m_tile, other=0).to(tl.float32)
+    acc = activate(acc, POST_ACTIVATION, POST_SLOPE)
+    tl.store(y + o_y, acc.to(y.dtype.element_ty), mask=m_tile)
+
+
+@triton.jit
+def store_rest(
+    y,
+    residual,
+    m,
+    m_m,
+    c,
+    m_c,
+    OC: tl.constexpr,
+    POST_ACTIVATION: tl.constexpr,
+    POST_SLOPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """``y[m, c] = post(residual)``: what sleepers come out as."""
+    o_y = offsets(m, OC, WIDE)[:, None] + c[None, :]
+    m_tile = m_m[:, None] & m_c[None, :]
+    rest = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if residual is not None:
+        rest = tl.load(residual + o_y, mask=m_tile, other=0).to(tl.float32)
+    rest = activate(rest, POST_ACTIVATION, POST_SLOPE)
+    tl.store(y + o_y, rest.to(y.dtype.element_ty), mask=m_tile)
+
+
+@triton.jit
+def offsets(m, PITCH: tl.constexpr, WIDE: tl.constexpr):
+    """``m * PITCH``, in 64 bits where a tensor has 2**31 elements or more."""
+    if WIDE:
+        m = m.to(tl.int64)
+    return m * PITCH
+
+
 # --- what a launcher passes --------------------------------------------------------------------
 
 
@@ -146,30 +225,36 @@ def parse_activation(name: str) -> tuple[str, float]:
 
 def map_mode(
     bitmap: Tensor | None,
-    cell: tuple[int, int],
-    positions: int,
+    cell_c: int,
+    segmented: bool,
     out_channels: int,
     span: int,
-    config: ConvConfig,
+    block_n: int,
 ) -> str:
     """How the epilogue reads a tile's bits: the cheapest way that its cells allow.
 
     ``rows``: one channel cell covers the tile. ``columns``: one position cell does. ``words``: a
-    channel is a cell and tiles start at whole words. ``any``: a bit per neuron. ``span``: channels
-    after which tiles start anew.
+    channel is a cell and tiles start at whole words. ``any``: a bit per neuron.
+
+    Args:
+        bitmap: the bitmap or None.
+        cell_c: channels of a cell.
+        segmented: whether a tile's rows lie within one position cell.
+        out_channels: channels of all groups.
+        span: channels after which tiles start anew.
+        block_n: channels of a tile.
     """
-    cell_p, cell_c = cell
     if bitmap is None:
         return "none"
 
     def aligned(unit: int) -> bool:
-        return config.block_n % unit == 0 and (span == out_channels or span % unit == 0)
+        return block_n % unit == 0 and (span == out_channels or span % unit == 0)
 
     if cell_c >= out_channels or cell_c % span == 0:
         return "rows"
-    if cell_c % config.block_n == 0 and aligned(config.block_n):
+    if cell_c % block_n == 0 and aligned(block_n):
         return "rows"
-    if cell_p >= positions or cell_p % config.block_m == 0:
+    if segmented:
         return "columns"
     return "words" if cell_c == 1 and aligned(32) else "any"
 

@@ -6,6 +6,7 @@ compiles exactly what would be launched, from meta tensors and without a GPU.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,22 +31,47 @@ def interpreted() -> bool:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: ``kernel[grid](**arguments)``."""
+    """One kernel launch: ``kernel[grid](**arguments)``.
+
+    ``max_registers`` of a thread: what the compiler may use, where that decides how many programs
+    share a multiprocessor.
+    """
 
     kernel: Any
     grid: tuple[int]
     arguments: dict[str, Any]
     num_warps: int
     num_stages: int
+    max_registers: int | None = None
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Compile options; a multiply and an add may fuse, which Triton wants said."""
-        return {
+    @classmethod
+    def pick(
+        cls,
+        kernel: Any,
+        programs: int,
+        arguments: dict[str, Any],
+        num_warps: int,
+        num_stages: int,
+        max_registers: int | None = None,
+    ) -> Launch:
+        """A launch with those of ``arguments`` that ``kernel`` takes."""
+        taken = {name: arguments[name] for name in kernel.arg_names}
+        return cls(kernel, (programs,), taken, num_warps, num_stages, max_registers)
+
+    def options(self, arch: int) -> dict[str, Any]:
+        """Compile options for a compute capability, 90 for sm_90.
+
+        A multiply and an add may fuse, which Triton wants said. Before Hopper the operands of a
+        matrix product lie in registers too, so none are withheld.
+        """
+        options = {
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
             "enable_fp_fusion": True,
         }
+        if self.max_registers is not None and arch >= 90:
+            options["maxnreg"] = self.max_registers
+        return options
 
     def run(self, device: torch.device) -> None:
         """Launch on the current stream of ``device``; an empty grid launches nothing."""
@@ -55,12 +81,21 @@ class Launch:
             raise ValueError(f"grid: got {self.grid[0]} programs, allowed: up to {MAX_PROGRAMS}")
         if device.type == "cuda" and device.index != torch.cuda.current_device():
             with torch.cuda.device(device):
-                self._launch()
+                self._launch(device)
         else:
-            self._launch()
+            self._launch(device)
 
-    def _launch(self) -> None:
-        self.kernel[self.grid](**self.arguments, **self.options)
+    def _launch(self, device: torch.device) -> None:
+        self.kernel[self.grid](**self.arguments, **self.options(_capability(device)))
+
+
+@functools.lru_cache
+def _capability(device: torch.device) -> int:
+    """90 for sm_90; 0 where there is no GPU."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def check_device(name: str, tensor: Tensor) -> torch.device:

@@ -39,6 +39,7 @@ _DIVISIBLE_BY_16 = [["tt.divisibility", 16]]
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
 _BRANCH_TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 _TENSOR_MATH = ("HGMMA", "HMMA", "IMMA", "UTCHMMA", "UTCQMMA")
+_SCALAR_MATH = ("FFMA", "FFMA2")
 _GLOBAL_LOADS = ("LDG", "LDGSTS", "UTMALDG", "UBLKCP")
 
 
@@ -54,8 +55,12 @@ class CompileReport:
         shared_bytes: shared memory of a program.
         wgmma, mma, tcgen05: matrix instructions in the PTX, by generation.
         loop_instructions: machine instructions of a turn of the main loop that skips what can be
-            skipped, such as the epilogue of a tile that goes on (0 where there is no loop).
+            skipped, such as the epilogue of a tile that goes on (0 where there is no loop: few K
+            steps are unrolled for good).
         loop_global_loads: load and copy instructions from global memory in it.
+        loop_products: matrix instructions in it, or multiply-adds where there are none.
+        loop_steps: K steps that an iteration of it takes.
+        step_instructions, step_loads: instructions and loads of one K step.
     """
 
     kernel: str
@@ -68,6 +73,10 @@ class CompileReport:
     tcgen05: int
     loop_instructions: int
     loop_global_loads: int
+    loop_products: int
+    loop_steps: int
+    step_instructions: float
+    step_loads: float
 
 
 def compile_launch(launch: Launch, arch: int) -> CompileReport:
@@ -86,11 +95,13 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
     compiled = triton.compile(
         _source(launch),
         target=GPUTarget("cuda", arch, 32),
-        options=launch.options,
+        options=launch.options(arch),
     )
     ptx = compiled.asm["ptx"]
     usage, sass = _dump(compiled.asm["cubin"], arch)
     loop = _main_loop(sass)
+    loads = sum(line.operation in _GLOBAL_LOADS for line in loop)
+    steps = _steps(loop, launch.arguments, 32 * launch.num_warps)
     return CompileReport(
         kernel=launch.kernel.__name__,
         arch=arch,
@@ -101,7 +112,11 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
         mma=len(re.findall(r"\bmma\.sync", ptx)),
         tcgen05=len(re.findall(r"\btcgen05\.mma", ptx)),
         loop_instructions=len(loop),
-        loop_global_loads=sum(line.operation in _GLOBAL_LOADS for line in loop),
+        loop_global_loads=loads,
+        loop_products=sum(line.operation in (*_TENSOR_MATH, *_SCALAR_MATH) for line in loop),
+        loop_steps=steps,
+        step_instructions=len(loop) / max(steps, 1),
+        step_loads=loads / max(steps, 1),
     )
 
 
@@ -176,16 +191,20 @@ def _spilled(line: _Line) -> int:
 
 
 def _main_loop(sass: list[_Line]) -> list[_Line]:
-    """The shortest turn of the loop that multiplies most; empty without any multiplication."""
+    """The shortest turn of that innermost loop which multiplies most; empty without any."""
     tensor = any(line.operation in _TENSOR_MATH for line in sass)
-    math = _TENSOR_MATH if tensor else ("FFMA", "FFMA2")
+    math = _TENSOR_MATH if tensor else _SCALAR_MATH
 
-    def weight(turn: list[_Line]) -> tuple[int, int]:
-        return sum(line.operation in math for line in turn), -len(turn)
+    def products(turn: list[_Line]) -> int:
+        return sum(line.operation in math for line in turn)
 
-    turns = (_shortest_turn(loop, math) for loop in _loops(sass))
-    turn = max(turns, key=weight, default=[])
-    return turn if weight(turn)[0] else []
+    innermost: list[list[_Line]] = []
+    for loop in sorted(_loops(sass), key=len):
+        turn = _shortest_turn(loop, math)
+        inside = any(loop[0].address <= kept[0].address <= loop[-1].address for kept in innermost)
+        if products(turn) and not inside:
+            innermost.append(turn)
+    return max(innermost, key=products, default=[])
 
 
 def _shortest_turn(loop: list[_Line], math: tuple[str, ...]) -> list[_Line]:
@@ -213,6 +232,30 @@ def _shortest_turn(loop: list[_Line], math: tuple[str, ...]) -> list[_Line]:
         turn.append(loop[at])
         at = way[2]
     return turn
+
+
+def _steps(loop: list[_Line], arguments: dict[str, Any], threads: int) -> int:
+    """K steps in the main loop, by the products that its instructions make."""
+    made = 0.0
+    for line in loop:
+        shape = re.search(r"\.(\d+)x(\d+)x(\d+)", line.name)
+        if line.operation == "HGMMA" and shape:
+            # By four warps together.
+            made += int(shape[1]) * int(shape[2]) * int(shape[3]) * threads / 128
+        elif line.operation == "HMMA":
+            # 16 x 8 by the depth in the name, by each warp.
+            depth = re.search(r"\.168(\d+)", line.name)
+            made += 16 * 8 * int(depth[1]) * threads / 32 if depth else 0
+        elif line.operation in _SCALAR_MATH:
+            made += threads * (2 if line.operation == "FFMA2" else 1)
+        elif line.operation == "UTCHMMA":
+            # One thread issues it for all; 128 bits of K, half or full height.
+            x = arguments["x"]
+            itemsize = (x.base if isinstance(x, TensorDescriptor) else x).element_size()
+            made += arguments["BLOCK_M"] * arguments["BLOCK_N"] * 32 / itemsize
+    blocks = [arguments.get(name) or 0 for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")]
+    products = blocks[0] * blocks[1] * blocks[2]
+    return round(made / products) if products else 0
 
 
 def _loops(sass: list[_Line]) -> Iterator[list[_Line]]:

@@ -21,6 +21,10 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def ints(*shape: int) -> Tensor:
+    return meta(*shape, dtype=torch.int32)
+
+
 def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
     def plan(
         name: str,
@@ -33,21 +37,22 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
         cell: tuple[int, int] | None = None,
         dtype: torch.dtype = torch.float16,
         **options: Any,
-    ) -> tuple[str, kernels.Launch]:
+    ) -> Iterator[tuple[str, kernels.Launch]]:
         weight = meta(out_channels, channels // groups, kernel, kernel, dtype=dtype)
         if cell is not None:
             cells = -(-out_channels // cell[1])
             rows = -(-size * size // cell[0])
             options |= {"cell": cell, "bitmap": meta(3, rows, -(-cells // 32), dtype=torch.int32)}
-        _, launch = kernels.plan_conv2d(
+        _, launches = kernels.plan_conv2d(
             meta(3, channels, size, size, dtype=dtype),
             kernels.pack_weight(weight, groups),
             **options,
         )
-        return f"conv2d {name}", launch
+        for launch in launches:
+            yield f"conv2d {name}", launch
 
     for activation in (*kernels.ACTIVATIONS[:-1], "leaky_relu:0.1"):
-        yield plan(activation, activation=activation)
+        yield from plan(activation, activation=activation)
     maps = {
         "rows": (1, 64),
         "columns": (100, 1),
@@ -56,15 +61,79 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
         "one cell": (100, 64),
     }
     for name, cell in maps.items():
-        yield plan(name, cell=cell)
-        yield plan(f"{name} depthwise", cell=cell, channels=32, groups=32)
-    yield plan("one neuron", channels=1, size=1, out_channels=1, cell=(1, 1))
-    yield plan("one neuron depthwise", channels=2, size=1, out_channels=2, groups=2, cell=(1, 1))
-    yield plan("odd channels", channels=33, kernel=3, padding=(1, 1, 1, 1))
-    yield plan("odd channels, no padding", channels=33, kernel=3)
-    yield plan("odd groups", channels=99, out_channels=15, groups=3, cell=(1, 1))
-    yield plan("3 channels", channels=3, kernel=7, padding=(3, 3, 3, 3), stride=(2, 2))
-    yield plan("3 channels, no padding", channels=3, kernel=7, dtype=torch.float32)
+        yield from plan(name, cell=cell)
+        yield from plan(f"{name} depthwise", cell=cell, channels=32, groups=32)
+    yield from plan("one neuron", channels=1, size=1, out_channels=1, cell=(1, 1))
+    yield from plan(
+        "one neuron depthwise", channels=2, size=1, out_channels=2, groups=2, cell=(1, 1)
+    )
+    yield from plan("odd channels", channels=33, kernel=3, padding=(1, 1, 1, 1))
+    yield from plan("odd channels, no padding", channels=33, kernel=3)
+    yield from plan("odd groups", channels=99, out_channels=15, groups=3, cell=(1, 1))
+    yield from plan("3 channels", channels=3, kernel=7, padding=(3, 3, 3, 3), stride=(2, 2))
+    yield from plan("3 channels, no padding", channels=3, kernel=7, dtype=torch.float32)
+    yield from plan("dilated 3 channels", channels=3, kernel=3, dilation=(2, 2))
+    yield from plan("many taps", channels=16, kernel=7, padding=(3, 3, 3, 3))
+    yield from plan("narrow groups", groups=8, kernel=3, padding=(1, 1, 1, 1))
+    residual = meta(3, 64, 10, 10, dtype=torch.float16)
+    residual = residual.contiguous(memory_format=torch.channels_last)
+    post: dict[str, Any] = {"residual": residual, "post_activation": "relu"}
+    yield from plan("residual", **post)
+    yield from plan("residual, masked", cell=(100, 64), **post)
+    yield from plan("residual, depthwise", channels=64, groups=64, cell=(100, 64), **post)
+    split = kernels.ConvConfig(64, 32, 16, 4, 3, split_k=2)
+    for name, cell in maps.items():
+        yield from plan(f"split, {name}", cell=cell, config=split, **post)
+    blocks = kernels.AwakeBlocks(ints(3, 2), ints(3), 16)
+    yield from plan("input blocks", cell=(100, 1), x_blocks=blocks)
+    yield from plan("input blocks, a tile per cell", cell=(64, 64), x_blocks=blocks)
+    for name, options in (("alone", {}), ("residual", post)):
+        yield from plan(
+            f"cells, {name}",
+            cell=(64, 64),
+            awake=kernels.AwakeCells(ints(6), ints(1)),
+            **options,
+        )
+        for cell_c in (1, 64):
+            lists = 64 // cell_c
+            yield from plan(
+                f"rows, {lists} lists, {name}",
+                cell=(1, cell_c),
+                awake=kernels.AwakeRows(ints(lists, 300), ints(lists)),
+                **options,
+            )
+        channels = kernels.AwakeChannels(ints(3, 64), ints(3))
+        yield from plan(f"channels, {name}", cell=(100, 1), awake=channels, **options)
+        yield from plan(
+            f"channels, input blocks, {name}",
+            cell=(100, 1),
+            awake=channels,
+            x_blocks=blocks,
+            kernel=3,
+            padding=(1, 1, 1, 1),
+            **options,
+        )
+    one = kernels.AwakeChannels(ints(3, 1), ints(3))
+    yield from plan("one channel", channels=1, size=1, out_channels=1, cell=(1, 1), awake=one)
+
+
+def row_plans() -> Iterator[tuple[str, kernels.Launch]]:
+    for channels in (3, 64):
+        for kernel in (1, 3):
+            for rows in (1, 100):
+                weight = meta(40, channels, kernel, kernel, dtype=torch.float16)
+                _, (launch,) = kernels.plan_conv2d_rows(
+                    meta(77, channels, dtype=torch.float16),
+                    kernels.pack_weight(weight),
+                    table=ints(kernel * kernel, rows),
+                    count=ints(1),
+                    residual=meta(rows, 40, dtype=torch.float16),
+                )
+                yield f"conv2d_rows {channels} {kernel} {rows}", launch
+    _, (launch,) = kernels.plan_conv2d_rows(
+        meta(77, 64), kernels.pack_weight(meta(40, 64, 1, 1)), table=None, count=ints(1)
+    )
+    yield "conv2d_rows no table", launch
 
 
 def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
@@ -92,7 +161,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
 
 
 if __name__ == "__main__":
-    for name, launch in (*conv_plans(), *sleep_plans()):
+    for name, launch in (*conv_plans(), *row_plans(), *sleep_plans()):
         report = compile_launch(launch, ARCH)
         print(f"{name}: {report.registers} registers, {report.spill_bytes} bytes spilled")
         assert report.spill_bytes == 0, name

@@ -20,9 +20,29 @@ from torch import Tensor
 from drowsy.neuron import ConvSpec, awake_conv2d
 from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
 
+POST = {"none": lambda y: y, "relu": torch.relu, "silu": torch.nn.functional.silu}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ACTIVATIONS = (*kernels.ACTIVATIONS[:-1], "leaky_relu:0.1")
-GRAINS = ("neuron", "position", "position:3", "position:16", "channel", "tile:5x4", "tile:64x32")
+# Lists that the sweep makes of a map of each grain. Lists of narrow cells make many tiles, too
+# many for an interpreter; ``test_lists_of_any_cell`` has them small.
+LISTS = {
+    "neuron": ("none",),
+    "position": ("none", "rows"),
+    "position:16": ("none", "rows"),
+    "channel": ("none", "channels"),
+    "tile:64x32": ("none", "cells"),
+    "tile:200x16": ("none", "cells", "channels"),
+}
+GRAINS = (
+    "neuron",
+    "position",
+    "position:3",
+    "position:16",
+    "channel",
+    "tile:5x4",
+    "tile:64x32",
+    "tile:200x16",
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,10 @@ class Case:
     grain: str = "neuron"
     bias: bool = True
     config: kernels.ConvConfig | None = None
+    lists: str = "none"
+    block: int = 0
+    residual: bool = False
+    post: str = "none"
 
     def __str__(self) -> str:
         def joined(values: tuple[int, ...]) -> str:
@@ -53,6 +77,7 @@ class Case:
             f"-O{self.out_channels}-g{self.groups}-k{joined(self.kernel)}-s{joined(self.stride)}"
             f"-p{joined(self.padding)}-d{joined(self.dilation)}-{self.activation}-{self.grain}"
             f"-{'bias' if self.bias else 'plain'}-{self.config or 'auto'}"
+            f"-{self.lists}-x{self.block}-{'residual' if self.residual else 'alone'}-{self.post}"
         )
 
     @property
@@ -82,6 +107,16 @@ class Layer:
     bitmap: Tensor
     cell: tuple[int, int]
     awake: Tensor
+    cells: Tensor
+    residual: Tensor | None
+    x_blocks: kernels.AwakeBlocks | None
+
+    def expected(self, scale: float) -> Tensor:
+        """The output in float64 where awake neurons are scaled."""
+        y = (self.awake * scale).masked_fill(self.asleep, 0)
+        if self.residual is not None:
+            y = y + self.residual.double()
+        return POST[self.case.post](y)
 
     def eager(self, dtype: torch.dtype) -> Tensor:
         return awake_conv2d(
@@ -99,10 +134,27 @@ class Layer:
             "cell": self.cell,
             "out": out.contiguous(memory_format=torch.channels_last),
             "config": self.case.config,
+            "awake": self.lists(),
+            "x_blocks": self.x_blocks,
+            "residual": self.residual,
+            "post_activation": self.case.post,
             **self.case.geometry,
         }
         weight = kernels.pack_weight(self.weight, self.case.groups)
         return kernels.conv2d(self.x, weight, self.bias, **arguments | changes)
+
+    def lists(self) -> Any:
+        """What ``lists.py`` would make of the map."""
+        channels = self.awake.shape[1]
+        kind, awake = self.case.lists, ~self.cells
+        if kind == "cells":
+            return kernels.AwakeCells(*listed(awake.reshape(1, -1), flat=True))
+        if kind == "rows":
+            return kernels.AwakeRows(*listed(awake.flatten(0, 1).t()))
+        if kind == "channels":
+            wide = awake[:, 0].repeat_interleave(self.cell[1], dim=1)[:, :channels]
+            return kernels.AwakeChannels(*listed(wide))
+        return None
 
     def check(self, y: Tensor, expected: Tensor, scale: float = 1.0) -> None:
         """Assert that ``y`` is within the budget of ``expected`` (float64)."""
@@ -116,6 +168,15 @@ class Layer:
         assert error <= budget, f"error {error:.3e}, budget {budget:.3e}"
 
 
+def listed(awake: Tensor, flat: bool = False) -> tuple[Tensor, Tensor]:
+    """Indices of what is awake in every row of a matrix, then nonsense; and how many they are."""
+    counts = awake.sum(dim=1, dtype=torch.int32)
+    indices = torch.full(awake.shape, 2**30, dtype=torch.int32, device=awake.device)
+    for row, count, members in zip(indices, counts, awake, strict=True):
+        row[:count] = members.nonzero()[:, 0]
+    return (indices.flatten() if flat else indices), counts
+
+
 def make_layer(case: Case, device: torch.device, j: int = 4) -> Layer:
     """Draw a case's tensors; ``j`` eighths of its cells sleep."""
     dtype, n = DTYPES[case.dtype], case.images
@@ -123,13 +184,23 @@ def make_layer(case: Case, device: torch.device, j: int = 4) -> Layer:
     x = torch.randn(n, case.channels, *case.size).to(device, dtype)
     weight = (torch.randn(shape) / math.sqrt(case.depth)).to(device, dtype)
     bias = torch.randn(case.out_channels).to(device, dtype) if case.bias else None
+    x_blocks = None
+    if case.block:
+        awake_blocks = torch.rand(n, -(-case.channels // case.block)) < 0.6
+        wide = awake_blocks.repeat_interleave(case.block, dim=1)[:, : case.channels]
+        x *= wide[:, :, None, None].to(device)
+        x_blocks = kernels.AwakeBlocks(*listed(awake_blocks.to(device)), case.block)
     empty = torch.empty(0, device=device)
-    layer = Layer(case, x, weight, bias, empty, empty, (1, 1), empty)
+    layer = Layer(case, x, weight, bias, empty, empty, (1, 1), empty, empty, None, x_blocks)
     awake = layer.eager(torch.float64)
     out_shape = (n, case.out_channels, awake.shape[2], awake.shape[3])
     spec = SleepSpec("bernoulli", case.grain)
     cells = levels(spec, out_shape, torch.tensor([5, 0], device=device)) < j
     grain = Grain.parse(case.grain)
+    residual = None
+    if case.residual:
+        residual = torch.randn(out_shape).to(device, dtype)
+        residual = residual.contiguous(memory_format=torch.channels_last)
     return Layer(
         case,
         x,
@@ -139,7 +210,14 @@ def make_layer(case: Case, device: torch.device, j: int = 4) -> Layer:
         pack_bitmap(cells),
         grain.cell(case.out_channels, out_shape[2] * out_shape[3]),
         awake,
+        cells,
+        residual,
+        x_blocks,
     )
+
+
+INTS = torch.zeros(63, dtype=torch.int32)
+MAP: dict[str, Any] = {"bitmap": INTS.view(1, 63, 1), "cell": (1, 1)}
 
 
 def random_cases(count: int) -> list[Case]:
@@ -152,6 +230,12 @@ def random_cases(count: int) -> list[Case]:
         channels = groups * draw.choice((1, 3, 5, 16, 33, 64, 80))
         shipped = kernels.SHIPPED_CONFIGS["single" if dtype == "fp32" else "half"]
         fixed = draw.choice(shipped) if channels > groups and draw.random() < 0.5 else None
+        if fixed is not None:
+            fixed = replace(fixed, split_k=draw.choice((1, 1, 2, 3)), group_m=draw.choice((1, 8)))
+        grain = draw.choice(GRAINS)
+        block = (
+            0 if draw.random() < 0.5 else draw.choice((16, 32)) if fixed is None else fixed.block_k
+        )
         case = Case(
             dtype=dtype,
             images=draw.choice((1, 2)),
@@ -164,9 +248,13 @@ def random_cases(count: int) -> list[Case]:
             padding=tuple(draw.choice((0, 1, 2)) for _ in range(4)),  # type: ignore[arg-type]
             dilation=(draw.choice((1, 2)), draw.choice((1, 2))),
             activation=draw.choice(ACTIVATIONS),
-            grain=draw.choice(GRAINS),
+            grain=grain,
             bias=draw.random() < 0.8,
             config=fixed,
+            lists=draw.choice(LISTS.get(grain, ("none",))),
+            block=block,
+            residual=draw.random() < 0.4,
+            post=draw.choice(tuple(POST)),
         )
         try:
             kernels.output_size(case.size, case.kernel, case.stride, case.padding, case.dilation)
@@ -181,8 +269,66 @@ def test_sweep(case: Case, triton_device: torch.device) -> None:
     layer = make_layer(case, triton_device)
     y = layer.run(scale=torch.tensor([2.0], device=triton_device))
     assert y.permute(0, 2, 3, 1).is_contiguous()
-    assert not y[layer.asleep].any()
-    layer.check(y, (layer.awake * 2).masked_fill(layer.asleep, 0), scale=2)
+    expected = layer.expected(2)
+    if case.lists in ("cells", "rows") and y.isnan().any():
+        # A list was followed; sleepers are left to whoever fills them, all of them.
+        assert torch.equal(y.isnan(), layer.asleep)
+        y[layer.asleep] = expected[layer.asleep].to(y.dtype)
+    layer.check(y, expected, scale=2)
+
+
+@pytest.mark.parametrize(
+    ("lists", "grain"),
+    [
+        *(("cells", grain) for grain in ("neuron", "position:3", "channel", "tile:9x4")),
+        *(("rows", grain) for grain in ("neuron", "position", "position:3")),
+        *(("channels", grain) for grain in ("channel", "tile:9x4")),
+    ],
+)
+@pytest.mark.parametrize("j", [0, 3, 8])
+def test_lists_of_any_cell(lists: str, grain: str, j: int, triton_device: torch.device) -> None:
+    """Cells narrower than a tile, and maps without an awake or a sleeping neuron."""
+    case = Case(size=(3, 3), out_channels=7, grain=grain, lists=lists, residual=True)
+    layer = make_layer(case, triton_device, j)
+    y = layer.run()
+    if lists != "channels":
+        assert torch.equal(y.isnan(), layer.asleep)
+        y = y.where(~layer.asleep, layer.residual)
+    layer.check(y, layer.expected(1))
+
+
+@pytest.mark.parametrize("lists", ["cells", "channels"])
+@pytest.mark.parametrize("groups", [3, 8])
+def test_lists_that_cannot_be_followed(
+    lists: str, groups: int, triton_device: torch.device
+) -> None:
+    """The bitmap is, and sleepers are written."""
+    channels = 8 if groups == 8 else 48
+    case = Case(channels=channels, out_channels=48, groups=groups, grain="tile:63x10", lists=lists)
+    layer = make_layer(case, triton_device)
+    layer.check(layer.run(), layer.expected(1))
+
+
+@pytest.mark.parametrize("split_k", [2, 4])
+@pytest.mark.parametrize("grain", ["neuron", "position", "tile:64x16"])
+def test_split_k(split_k: int, grain: str, triton_device: torch.device) -> None:
+    config = kernels.ConvConfig(64, 16, 16, 4, 3, split_k=split_k)
+    case = Case(
+        "fp32", channels=70, grain=grain, config=config, residual=True, post="silu", size=(9, 9)
+    )
+    layer = make_layer(case, triton_device)
+    layer.check(layer.run(), layer.expected(1))
+
+
+def test_sleeping_input_blocks_are_not_read(triton_device: torch.device) -> None:
+    layer = make_layer(Case(channels=80, block=16, grain="channel"), triton_device)
+    assert layer.x_blocks is not None
+    for lists in ("none", "channels"):
+        case = replace(layer.case, lists=lists)
+        expected = replace(layer, case=case, x_blocks=None).run()
+        poisoned = layer.x.masked_fill(layer.x == 0, math.nan)
+        y = replace(layer, case=case, x=poisoned).run()
+        assert torch.equal(y, expected)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -313,7 +459,7 @@ def test_layouts_of_input_and_weight(
 def test_packing_a_channels_last_weight_copies_nothing() -> None:
     weight = torch.randn(6, 8, 3, 3).contiguous(memory_format=torch.channels_last)
     assert kernels.pack_weight(weight).data.data_ptr() == weight.data_ptr()
-    assert kernels.pack_weight(torch.randn(6, 3, 3, 3)).data.shape == (6, 28)
+    assert kernels.pack_weight(torch.randn(6, 3, 3, 3)).data.shape == (6, 36)
     assert kernels.pack_weight(torch.randn(6, 1, 3, 3), groups=6).data.shape == (9, 6)
 
 
@@ -380,6 +526,22 @@ def test_more_than_2_to_31_elements() -> None:
         ({"bitmap": torch.zeros(1, 63, 1), "cell": (1, 1)}, "bitmap: got torch.float32"),
         ({"bitmap": torch.zeros(1, 63, 1, dtype=torch.int32), "cell": (0, 1)}, "cell"),
         ({"out": torch.zeros(1, 4, 9, 7)}, "out"),
+        ({"residual": torch.zeros(1, 4, 9, 7)}, "residual"),
+        ({"residual": torch.zeros(4, 9, 7)}, "residual"),
+        ({"post_activation": "mish"}, "activation: got 'mish'"),
+        ({"awake": kernels.AwakeCells(INTS, INTS)}, "awake: got a list without"),
+        ({"awake": INTS, **MAP}, "awake: got Tensor"),
+        ({"awake": kernels.AwakeCells(INTS, INTS), **MAP}, "awake.indices: got shape"),
+        (
+            {"awake": kernels.AwakeRows(INTS[None].expand(4, 63).contiguous(), INTS), **MAP},
+            "awake.counts: got shape",
+        ),
+        ({"awake": kernels.AwakeChannels(INTS, INTS), **MAP}, "AwakeChannels of cells"),
+        ({"x_blocks": kernels.AwakeBlocks(INTS, INTS, 16)}, "x_blocks.indices: got shape"),
+        (
+            {"x_blocks": kernels.AwakeBlocks(INTS[:8, None].T.contiguous(), INTS[:1], 1)},
+            "x_blocks",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
