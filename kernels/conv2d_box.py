@@ -34,9 +34,9 @@ import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import (
     PRECISIONS,
-    PackedWeight,
     _check_bitmap,
     _check_input,
+    check_epilogue,
     output_size,
 )
 from drowsy_kernels.epilogue import (
@@ -47,15 +47,15 @@ from drowsy_kernels.epilogue import (
     parse_activation,
     tile_words,
 )
-from drowsy_kernels.heuristics import ConvConfig
+from drowsy_kernels.heuristics import ConvConfig, multiprocessors
 from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand, interpreted
+from drowsy_kernels.weight import PackedWeight
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
 def _map_rows(
-    bitmap,
     first_n,
     first_y,
     first_x,
@@ -65,23 +65,20 @@ def _map_rows(
     positions,
     cell_p,
     cell_rows,
-    words,
     GEMM: tl.constexpr,
     BOX_N: tl.constexpr,
     BOX_H: tl.constexpr,
     BOX_W: tl.constexpr,
 ):
-    """The bitmap from a box's first image on, and the map rows of the box's positions there."""
+    """The map rows of a box's positions."""
     m = tl.arange(0, BOX_N * BOX_H * BOX_W)
     # Positions past the end repeat the last one of the box: their bits need no mask.
     n = tl.minimum(first_n + m // (BOX_H * BOX_W), images - 1)
     y = tl.minimum(first_y + m // BOX_W % BOX_H, out_height - 1)
     x = tl.minimum(first_x + m % BOX_W, out_width - 1)
-    first = first_n
     if GEMM:
-        n, x, first = x // positions, x % positions, first_x // positions
-    row = (n - first) * cell_rows + (y * out_width + x) // cell_p
-    return bitmap + first.to(tl.int64) * cell_rows * words, row
+        n, x = x // positions, x % positions
+    return n * cell_rows + (y * out_width + x) // cell_p
 
 
 @triton.jit
@@ -135,12 +132,12 @@ def _conv2d_box_kernel(
     POST_SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
-    BOX_N: tl.constexpr,
     BOX_H: tl.constexpr,
     BOX_W: tl.constexpr,
-    PART_N: tl.constexpr,
     PART_H: tl.constexpr,
     PART_W: tl.constexpr,
+    PART_M: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SKIP: tl.constexpr,
@@ -151,8 +148,8 @@ def _conv2d_box_kernel(
     ``GEMM``: images and rows are laid end to end in W; a position is then ``x % positions`` of
     image ``x // positions``.
     """
-    BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
-    PART_M: tl.constexpr = PART_N * PART_H * PART_W
+    BOX_N: tl.constexpr = BLOCK_M // (BOX_H * BOX_W)
+    PART_N: tl.constexpr = PART_M // (PART_H * PART_W)
     TILES_C: tl.constexpr = (OC + BLOCK_N - 1) // BLOCK_N
     TAPS: tl.constexpr = KH * KW
     STEPS: tl.constexpr = TAPS * ((IC + BLOCK_K - 1) // BLOCK_K)
@@ -165,8 +162,7 @@ def _conv2d_box_kernel(
 
         steps = STEPS
         if SKIP:
-            p_map, row = _map_rows(
-                bitmap,
+            row = _map_rows(
                 first_n,
                 first_y,
                 first_x,
@@ -176,14 +172,13 @@ def _conv2d_box_kernel(
                 positions,
                 cell_p,
                 cell_rows,
-                words,
                 GEMM,
                 BOX_N,
                 BOX_H,
                 BOX_W,
             )
             last_c = tl.minimum(first_c + BLOCK_N, OC)
-            if all_asleep(p_map, row, first_c, last_c, cell_c, words, TILE_WORDS):
+            if all_asleep(bitmap, row, first_c, last_c, cell_c, words, TILE_WORDS):
                 steps = 0
 
         acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
@@ -215,8 +210,7 @@ def _conv2d_box_kernel(
             if scale is not None:
                 v *= tl.load(scale)
             if bitmap is not None:
-                p_map, row = _map_rows(
-                    bitmap,
+                row = _map_rows(
                     at_n,
                     at_y,
                     at_x,
@@ -226,13 +220,12 @@ def _conv2d_box_kernel(
                     positions,
                     cell_p,
                     cell_rows,
-                    words,
                     GEMM,
                     PART_N,
                     PART_H,
                     PART_W,
                 )
-                b_asleep = asleep(p_map, row, first_c, cell_c, words, MAP, PART_M, BLOCK_N)
+                b_asleep = asleep(bitmap, row, first_c, cell_c, words, MAP, PART_M, BLOCK_N)
                 v = tl.where(b_asleep, 0.0, v)
             if residual is not None:
                 b_residual = residual.load([at_n, at_y, at_x, first_c])
@@ -259,9 +252,12 @@ def cells_in_box(box: tuple[int, int, int], height: int, width: int, cell_p: int
     """
     n, h, w = box
     positions = height * width
-    # Whole rows are one run of positions; otherwise every row of the box is a run of its own.
-    run, runs = (min(h * width, positions), 1) if w >= width else (w, h)
-    offset = cell_p - math.gcd(cell_p, run if runs == 1 else math.gcd(width, w))
+    if w >= width:  # Whole rows are one run of positions.
+        runs, run, start = 1, min(h * width, positions), h * width
+    else:
+        runs, run, start = h, w, math.gcd(width, w)
+    # Runs start at multiples of `start`: at worst this far into a cell.
+    offset = cell_p - math.gcd(cell_p, start)
     touched = (offset + run - 1) // cell_p + 1
     return n * min(runs * touched, triton.cdiv(positions, cell_p))
 
@@ -364,6 +360,7 @@ _BETWEEN_TILES = 1500
 _SHARED_BYTES = 228 * 1024
 
 
+@functools.lru_cache(maxsize=1024)
 def choose_box_config(
     *,
     images: int,
@@ -485,7 +482,7 @@ def conv2d_box(
             each other, or a convolution that ``box_supports`` refuses.
     """
     device = check_device("x", x)
-    out, launch = plan_conv2d_box(
+    out, launches = plan_conv2d_box(
         x,
         weight,
         bias,
@@ -501,7 +498,8 @@ def conv2d_box(
         out=out,
         config=config,
     )
-    launch.run(device)
+    for launch in launches:
+        launch.run(device)
     return out
 
 
@@ -521,7 +519,7 @@ def plan_conv2d_box(
     precision: str = "ieee",
     out: Tensor | None = None,
     config: ConvConfig | None = None,
-) -> tuple[Tensor, Launch]:
+) -> tuple[Tensor, tuple[Launch, ...]]:
     """Check arguments, allocate the output and say what to launch; see ``conv2d_box``."""
     kind, slope = parse_activation(activation)
     post_kind, post_slope = parse_activation(post_activation)
@@ -533,16 +531,7 @@ def plan_conv2d_box(
         raise ValueError(f"conv2d_box: {reason}")
     oh, ow = output_size((height, width), weight.kernel_size, (1, 1), padding, dilation)
     positions, out_channels = oh * ow, weight.out_channels
-    if bias is not None:
-        check_operand(
-            "bias",
-            bias,
-            dtypes=(x.dtype, torch.float32),
-            shape=(out_channels,),
-            device=x.device,
-        )
-    if scale is not None:
-        check_operand("scale", scale, dtypes=(torch.float32,), shape=(1,), device=x.device)
+    check_epilogue(bias, scale, out_channels, x.dtype, x.device)
     cell_rows, words = _check_bitmap(bitmap, cell, images, positions, out_channels, x.device)
     if out is None:
         out = torch.empty(
@@ -565,7 +554,7 @@ def plan_conv2d_box(
                     f"{name}: got address {tensor.data_ptr():#x}, allowed: multiples of 16 bytes"
                 )
     if out.numel() == 0:
-        return out, Launch(_conv2d_box_kernel, (0,), {}, num_warps=4, num_stages=1)
+        return out, ()
     if config is None:
         config = choose_box_config(
             images=images,
@@ -575,8 +564,10 @@ def plan_conv2d_box(
             kernel_size=weight.kernel_size,
             dtype=x.dtype,
             precision=precision,
-            cell=cell,
+            cell=None if cell is None else (cell[0], cell[1]),
         )
+    elif config.block_m > 4 * _PART:
+        raise ValueError(f"config: got block_m {config.block_m}, allowed: up to {4 * _PART}")
 
     # N, H and W of input and output as the kernel sees them; for a plain GEMM, one long row.
     space, in_space = (images, oh, ow), (images, height, width)
@@ -593,7 +584,7 @@ def plan_conv2d_box(
         space, in_space, box = flat, flat, flat_box
     tiles = [triton.cdiv(length, side) for length, side in zip(space, box, strict=True)]
     count = math.prod(tiles) * triton.cdiv(out_channels, config.block_n)
-    if max(images * positions, count, box[0] * cell_rows * words) > MAX_ELEMENTS:
+    if max(images * positions, count) > MAX_ELEMENTS:
         raise ValueError(
             f"x: got {images} images of {oh} x {ow} outputs, allowed: fewer than 2**31 positions"
         )
@@ -653,34 +644,32 @@ def plan_conv2d_box(
         "POST_SLOPE": post_slope,
         "PRECISION": precision,
         "WIDEN": interpreted() and x.dtype == torch.bfloat16,
-        "BOX_N": box[0],
         "BOX_H": box[1],
         "BOX_W": box[2],
-        "PART_N": part[0],
         "PART_H": part[1],
         "PART_W": part[2],
+        "PART_M": math.prod(part),
+        "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
         "BLOCK_K": block_k,
         "SKIP": skip,
     }
-    return out, Launch(
+    launch = Launch(
         _conv2d_box_kernel,
         (min(count, _programs(x, config, residual is not None)),),
         arguments,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
+    return out, (launch,)
 
 
 def _programs(x: Tensor, config: ConvConfig, residual: bool) -> int:
     """Programs that are resident at once: one or two for every multiprocessor."""
-    multiprocessors = _MULTIPROCESSORS
-    if x.is_cuda:
-        multiprocessors = torch.cuda.get_device_properties(x.device).multi_processor_count
     loaded = config.num_stages * (config.block_m + config.block_n) * config.block_k
     stored = _PART * config.block_n * (2 if residual else 1)
     shared = (loaded + stored) * x.element_size() + 2048
-    return multiprocessors * (2 if 2 * shared <= _SHARED_BYTES else 1)
+    return multiprocessors(x.device) * (2 if 2 * shared <= _SHARED_BYTES else 1)
 
 
 def _map_mode(

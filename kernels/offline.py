@@ -55,8 +55,8 @@ class CompileReport:
         shared_bytes: shared memory of a program.
         wgmma, mma, tcgen05: matrix instructions in the PTX, by generation.
         loop_instructions: machine instructions of a turn of the main loop that skips what can be
-            skipped, such as the epilogue of a tile that goes on (0 where there is no
-            loop: few K steps are unrolled for good).
+            skipped, such as the epilogue of a tile that goes on (0 where there is no loop: few K
+            steps are unrolled for good).
         loop_global_loads: load and copy instructions from global memory in it.
         loop_products: matrix instructions in it, or multiply-adds where there are none.
         loop_steps: K steps that an iteration of it takes.
@@ -191,19 +191,20 @@ def _spilled(line: _Line) -> int:
 
 
 def _main_loop(sass: list[_Line]) -> list[_Line]:
-    """The shortest turn of the innermost loop that multiplies most; empty without any."""
+    """The shortest turn of that innermost loop which multiplies most; empty without any."""
     tensor = any(line.operation in _TENSOR_MATH for line in sass)
     math = _TENSOR_MATH if tensor else _SCALAR_MATH
 
-    def products(lines: list[_Line]) -> int:
-        return sum(line.operation in math for line in lines)
+    def products(turn: list[_Line]) -> int:
+        return sum(line.operation in math for line in turn)
 
     innermost: list[list[_Line]] = []
-    for loop in sorted(filter(products, _loops(sass)), key=len):
-        ends = loop[0].address, loop[-1].address
-        if not any(ends[0] <= kept[0].address <= ends[1] for kept in innermost):
-            innermost.append(loop)
-    return max((_shortest_turn(loop, math) for loop in innermost), key=products, default=[])
+    for loop in sorted(_loops(sass), key=len):
+        turn = _shortest_turn(loop, math)
+        inside = any(loop[0].address <= kept[0].address <= loop[-1].address for kept in innermost)
+        if products(turn) and not inside:
+            innermost.append(turn)
+    return max(innermost, key=products, default=[])
 
 
 def _shortest_turn(loop: list[_Line], math: tuple[str, ...]) -> list[_Line]:
@@ -249,7 +250,9 @@ def _steps(loop: list[_Line], arguments: dict[str, Any], threads: int) -> int:
             made += threads * (2 if line.operation == "FFMA2" else 1)
         elif line.operation == "UTCHMMA":
             # One thread issues it for all; 128 bits of K, half or full height.
-            made += arguments["BLOCK_M"] * arguments["BLOCK_N"] * 32 / arguments["x"].element_size()
+            x = arguments["x"]
+            itemsize = (x.base if isinstance(x, TensorDescriptor) else x).element_size()
+            made += arguments["BLOCK_M"] * arguments["BLOCK_N"] * 32 / itemsize
     blocks = [arguments.get(name) or 0 for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")]
     products = blocks[0] * blocks[1] * blocks[2]
     return round(made / products) if products else 0
