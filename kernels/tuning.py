@@ -455,7 +455,7 @@ def _heuristic(
         return "pointer", "a depthwise layer is bound by memory, tiles that sleep exit early"
     cell_p, cell_c = cell
     dense, how = _dense(shape, number, capability)
-    if cell_p >= shape.positions and shape.groups == 1:
+    if cell_p >= shape.positions > 1 and shape.groups == 1:
         return "channels", "whole channels sleep: a list of those that are awake per image"
     if cell_p == 1 and (cell_c >= _MIN_CELL_CHANNELS or cell_c >= shape.out_channels):
         return "rows", "positions sleep in groups of channels: a list of awake rows per group"

@@ -275,31 +275,6 @@ def test_triton_takes_an_empty_batch_and_a_sleeping_layer(
     assert outputs[1].shape == (shape[0], 5, 4, 4)
 
 
-@pytest.mark.parametrize(
-    ("grain", "way"),
-    [
-        ("neuron", "masked"),
-        ("position:8", "masked"),
-        ("position:16", "rows"),
-        ("position", "rows"),
-        ("channel", "channels"),
-        ("channel:16", "channels"),
-        ("tile:64x16", "cells"),
-        ("tile:32x64", "masked"),
-        ("tile:128x8", "masked"),
-        ("tile:4096x8", "channels"),
-    ],
-)
-def test_a_layer_is_run_through_the_list_that_its_cells_allow(grain: str, way: str) -> None:
-    shape = (2, 64, 20, 20)
-    assert triton.choose_way(Grain.parse(grain).cell(64, 400), shape) == way
-
-
-def test_one_neuron_an_image_has_no_list_of_channels() -> None:
-    assert triton.choose_way((1, 1), (2, 64, 1, 1)) == "masked"
-    assert triton.choose_way((1, 64), (2, 64, 1, 1)) == "rows"
-
-
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "tile:4x2"])
 @pytest.mark.parametrize(("k", "size"), [(4, (6, 8)), (4, (8, 6)), (4, (5, 5)), (6, (6, 6))])
