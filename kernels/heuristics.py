@@ -59,13 +59,13 @@ class ConvConfig:
         return f"{shape}-w{self.num_warps}-s{self.num_stages}{split}"
 
     def resident(self, itemsize: int) -> int:
-        """Programs that share a multiprocessor: by shared memory, and by registers for 16 warps."""
+        """Programs that share a multiprocessor: by shared memory and by registers."""
         stage = (self.block_m + self.block_n) * max(self.block_k, 1) * itemsize
         by_memory = _SHARED_BYTES // (stage * self.num_stages + 1024)
-        # An accumulator of more than 128 x 128 leaves registers for one program; float32 has more
-        # operands in them.
-        warps = 12 if itemsize == 4 else 16
-        by_registers = warps // self.num_warps if self.block_m * self.block_n <= 128 * 128 else 1
+        # Twelve warps have 168 registers a thread. Sixteen have 128, which is enough where eight
+        # warps share a tile of halves.
+        warps = 16 if self.num_warps == 8 and itemsize == 2 else 12
+        by_registers = warps // self.num_warps
         return max(1, min(by_memory, by_registers))
 
     def max_registers(self, itemsize: int) -> int:
@@ -186,6 +186,9 @@ def choose_config(
     depths = sorted({config.block_k for config in shipped})
     if block_k is not None and block_k not in depths:
         raise ValueError(f"x_blocks: got blocks of {block_k} channels, allowed: {depths}")
+    if channels_per_group * groups * dtype.itemsize % 4:
+        # Single halves are loaded by way of registers: the shallowest step holds fewest.
+        depths = depths[:1]
     depth = block_k or _block_k(channels_per_group, depths)
     candidates = tuple(config for config in shipped if config.block_k == depth)
     # Channels after which tiles start anew, and how often they do.

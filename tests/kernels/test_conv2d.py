@@ -318,6 +318,8 @@ def test_lists_that_cannot_be_followed(
     layer.check(layer.run(), layer.expected(1))
 
 
+# Sums of sleeping tiles are whatever the workspace held.
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("split_k", [2, 4])
 @pytest.mark.parametrize("grain", ["neuron", "position", "tile:64x16"])
 def test_split_k(split_k: int, grain: str, triton_device: torch.device) -> None:
@@ -499,6 +501,22 @@ def test_empty_batch_and_no_channels(triton_device: torch.device) -> None:
     nothing = kernels.pack_weight(torch.empty(0, 8, 3, 3, device=triton_device))
     x = torch.randn(2, 8, 9, 7, device=triton_device)
     assert kernels.conv2d(x, nothing, **geometry).shape == (2, 0, 9, 7)
+
+
+@pytest.mark.parametrize(("images", "wide"), [(2, False), (3, True)])
+def test_offsets_are_of_64_bits_where_they_must_be(images: int, wide: bool) -> None:
+    """Planned from tensors without memory: 2**30 elements an image, less a row."""
+    x = torch.empty(images, 64, 4095, 4096, dtype=torch.float16, device="meta")
+    weight = kernels.pack_weight(torch.empty(64, 64, 1, 1, dtype=torch.float16, device="meta"))
+    _, (launch,) = kernels.plan_conv2d(x, weight)
+    assert launch.arguments["WIDE"] is wide
+
+
+def test_too_many_rows_are_refused() -> None:
+    x = torch.empty(2**15, 1, 2**8, 2**8, device="meta")
+    weight = kernels.pack_weight(torch.empty(1, 1, 1, 1, device="meta"))
+    with pytest.raises(ValueError, match="output positions"):
+        kernels.plan_conv2d(x, weight)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs 5 GB and the speed of a GPU")
