@@ -46,6 +46,10 @@ _CORE_CASES = (
     "conv2d fp16 128x64x16-w4-s4",
     "conv2d fp32-ieee 64x64x32-w4-s3",
     "conv2d fp32-tf32 64x64x32-w4-s3",
+    "conv2d_box bf16 256x128x64-w8-s4",
+    "conv2d_box bf16 256x128x64-w8-s4 dense",
+    "conv2d_box bf16 256x128x64-w8-s4 1x1",
+    "conv2d_box bf16 256x128x64-w8-s4 tiles",
     "first layer fp16",
     "depthwise fp16 128x32x0-w4-s1",
     "sleep_map bernoulli k=8",
@@ -152,6 +156,50 @@ def conv_launch(*arguments: Any, part: int = 0, **options: Any) -> kernels.Launc
     return conv_launches(*arguments, **options)[part]
 
 
+def box_launch(
+    config: kernels.ConvConfig,
+    dtype: torch.dtype,
+    *,
+    channels: int,
+    precision: str = "ieee",
+    way: str = "",
+) -> kernels.Launch:
+    """A 3x3 layer on tensor descriptors with everything fused and a bit per neuron.
+
+    ``way``: ``dense`` has neither bits nor residual; ``1x1`` is a plain GEMM; ``tiles`` has cells
+    of two rows by 128 channels, whose tiles are skipped.
+    """
+    meta = partial(torch.empty, device="meta")
+    n, size, width = 256, 56, 256
+    kernel, cell = (1 if way == "1x1" else 3), ((2 * size, 128) if way == "tiles" else (1, 1))
+    last = torch.channels_last
+    bitmap_shape = (
+        n,
+        triton.cdiv(size * size, cell[0]),
+        triton.cdiv(triton.cdiv(width, cell[1]), 32),
+    )
+    options: dict[str, Any] = {}
+    if way != "dense":
+        options = {
+            "bitmap": meta(bitmap_shape, dtype=torch.int32),
+            "cell": cell,
+            "scale": meta(1),
+            "residual": meta((n, width, size, size), dtype=dtype, memory_format=last),
+            "post_activation": "relu",
+        }
+    _, (launch,) = kernels.plan_conv2d_box(
+        meta((n, channels, size, size), dtype=dtype, memory_format=last),
+        kernels.pack_weight(meta((width, channels, kernel, kernel), dtype=dtype)),
+        meta(width, dtype=dtype),
+        padding=(kernel // 2,) * 4,
+        activation="silu",
+        precision=precision,
+        config=config,
+        **options,
+    )
+    return launch
+
+
 def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
     """The sleep map of a layer of 128 channels at 28 x 28."""
     meta = partial(torch.empty, device="meta")
@@ -235,6 +283,7 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
             part=1,
         ),
     )
+    yield from _box_cases()
     for config in kernels.SHIPPED_CONFIGS["depthwise"]:
         for dtype, label in _NAMES.items():
             name = f"depthwise {label} {config}"
@@ -266,6 +315,25 @@ def _sleeper_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
                 yield name, partial(fill_launch, fill, cell, dtype)
 
 
+def _box_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
+    for kind, configs in kernels.BOX_CONFIGS.items():
+        for config in configs:
+            dtypes = (torch.float16, torch.bfloat16) if kind == "half" else (torch.float32,)
+            for dtype in dtypes:
+                label = _NAMES[dtype] if kind == "half" else f"fp32-{kind}"
+                layer = partial(
+                    box_launch,
+                    config,
+                    dtype,
+                    channels=4 * config.block_k,
+                    precision="tf32" if kind == "tf32" else "ieee",
+                )
+                yield f"conv2d_box {label} {config}", layer
+                if dtype != torch.float16:
+                    for way in ("dense", "1x1", "tiles"):
+                        yield f"conv2d_box {label} {config} {way}", partial(layer, way=way)
+
+
 def _ways(config: kernels.ConvConfig) -> Iterator[str]:
     # Lists of channels take narrower tiles.
     yield from (way for way in _WAYS if config.block_n <= 64 or "channels" not in way)
@@ -277,7 +345,13 @@ def _compile(name: str, arch: int) -> CompileReport:
 
 def report(core: bool, architectures: tuple[int, ...]) -> list[dict[str, int | str]]:
     """Compile and describe; a row per kernel configuration and architecture."""
-    work = [(name, arch) for name in cases(core) for arch in architectures]
+    work = [
+        (name, arch)
+        for name in cases(core)
+        for arch in architectures
+        # Before Hopper there is no hardware for tensor descriptors: `box_supports` refuses.
+        if arch >= 90 or not name.startswith("conv2d_box")
+    ]
     # Fresh processes: a fork of one that holds torch's and LLVM's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:

@@ -139,6 +139,49 @@ def row_plans() -> Iterator[tuple[str, kernels.Launch]]:
     yield "conv2d_rows no table", launch
 
 
+def box_plans() -> Iterator[tuple[str, kernels.Launch]]:
+    def plan(
+        name: str,
+        *,
+        channels: int = 64,
+        size: int = 10,
+        images: int = 3,
+        out_channels: int = 64,
+        kernel: int = 3,
+        cell: tuple[int, int] | None = None,
+        **options: Any,
+    ) -> tuple[str, kernels.Launch]:
+        if cell is not None:
+            cells = -(-out_channels // cell[1])
+            rows = -(-size * size // cell[0])
+            options |= {"cell": cell, "bitmap": ints(images, rows, -(-cells // 32))}
+        x = meta(images, channels, size, size, dtype=torch.float16)
+        weight = meta(out_channels, channels, kernel, kernel, dtype=torch.float16)
+        options = {"padding": (kernel // 2,) * 4} | options
+        _, (launch,) = kernels.plan_conv2d_box(x, kernels.pack_weight(weight), **options)
+        return f"conv2d_box {name}", launch
+
+    maps = {
+        "rows": (1, 64),
+        "columns": (100, 3),
+        "words": (1, 1),
+        "word": (1, 8),
+        "any": (3, 5),
+        "one cell": (100, 64),
+    }
+    for name, cell in maps.items():
+        yield plan(name, cell=cell)
+        yield plan(f"{name}, GEMM", cell=cell, kernel=1)
+    yield plan("one pixel", size=1, images=1, out_channels=8, channels=8, cell=(1, 1))
+    yield plan("one pixel, GEMM", size=1, images=1, out_channels=8, channels=8, kernel=1)
+    yield plan("dilated", dilation=(2, 3))
+    yield plan("1x1 with padding", kernel=1, padding=(1, 0, 1, 0))
+    residual = meta(3, 64, 10, 10, dtype=torch.float16)
+    residual = residual.contiguous(memory_format=torch.channels_last)
+    for config in (None, *kernels.BOX_CONFIGS["half"]):
+        yield plan(f"residual, {config}", residual=residual, post_activation="relu", config=config)
+
+
 def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
     for source in kernels.SOURCES:
         for shape, cell in (
@@ -250,6 +293,7 @@ if __name__ == "__main__":
     plans = (
         *conv_plans(),
         *row_plans(),
+        *box_plans(),
         *sleep_plans(),
         *list_plans(),
         *fill_plans(),

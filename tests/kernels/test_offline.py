@@ -80,6 +80,15 @@ def test_the_main_loop_is_short(rows: list[dict[str, Any]]) -> None:
     assert max(lengths.values()) <= 135
 
 
+@pytest.mark.parametrize("way", ["", "dense", "1x1", "tiles"])
+def test_boxes_load_by_descriptor_alone(rows: list[dict[str, Any]], way: str) -> None:
+    """Two copies a K step, one for each operand; no address and no mask in any thread."""
+    case = f"conv2d_box bf16 256x128x64-w8-s4 {way}".rstrip()
+    (row,) = [row for row in rows if row["case"] == case and row["arch"] == 90]
+    assert (row["loop_global_loads"], row["loop_products"]) == (2, 4)
+    assert row["step_instructions"] <= 130
+
+
 def test_every_branch_compiles() -> None:
     run_python(str(Path(__file__).with_name("compile_variants.py")))
 
