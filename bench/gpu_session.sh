@@ -8,7 +8,8 @@ mkdir -p "$out"
 links=$(mktemp -d) && ln -s "$PWD/kernels" "$links/drowsy_kernels"
 export PYTHONPATH="$PWD:$links" PYTHONUNBUFFERED=1
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,power.limit --format=csv | tee "$out/gpu.csv"
-python3 -m pytest tests/kernels tests/test_agreement.py tests/test_layer.py tests/test_sleep.py 2>&1 |
+python3 -m pytest tests/kernels tests/test_agreement.py tests/test_layer.py tests/test_sleep.py \
+    tests/test_deploy.py 2>&1 |
     tee "$out/tests.log"
 status=$?
 python3 -m pytest bench/test_knob.py --benchmark-enable --benchmark-json "$out/knob.json" 2>&1 |

@@ -237,6 +237,9 @@ def table_plans() -> Iterator[tuple[str, kernels.Launch]]:
             bias, scale = meta(channels, dtype=dtype), meta(1)
             launch = kernels.plan_fill_unread(full, bitmap, bitmap)
             yield f"fill unread {channels}x{size}", launch
+            _, launches = kernels.plan_join_rows([data, data], rows.counts)
+            for launch in launches:
+                yield f"join rows {channels}x{size}", launch
             launch = kernels.plan_fill_unread(
                 full, bitmap, bitmap, bias, activation="relu", scale=scale, residual=full
             )
