@@ -90,7 +90,8 @@ def conv2d(
             read. Followed where a tile is of one image: not with ``AwakeRows``, nor in grouped and
             depthwise layers or those of fewer than 8 input channels.
         scale: float32 tensor of one element, read on the device: factor on awake outputs.
-        residual: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype, added to every output.
+        residual: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype, added to every output; not the
+            memory of ``out``.
         post_activation: one of ``ACTIVATIONS``, applied to the sum.
         precision: of float32 products, ``ieee`` or ``tf32``; sums are float32 always.
         out: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype to write into.
@@ -170,8 +171,12 @@ def plan_conv2d(
     cell_p, cell_c = cell or (1, 1)
     shape = (images, oh, ow, out_channels)
     if out is None:
-        memory_format = torch.channels_last
-        out = x.new_empty((images, out_channels, oh, ow)).to(memory_format=memory_format)
+        out = torch.empty(
+            (images, out_channels, oh, ow),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=torch.channels_last,
+        )
     y = out.permute(0, 2, 3, 1)
     check_operand("out (as N, OH, OW, OC)", y, dtypes=(x.dtype,), shape=shape, device=x.device)
     if residual is not None:

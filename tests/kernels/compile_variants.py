@@ -74,6 +74,9 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
     yield from plan("3 channels, no padding", channels=3, kernel=7, dtype=torch.float32)
     yield from plan("dilated 3 channels", channels=3, kernel=3, dilation=(2, 2))
     yield from plan("many taps", channels=16, kernel=7, padding=(3, 3, 3, 3))
+    # 3 images of 4000 x 4000 x 64 are more than 2**31 elements.
+    yield from plan("64-bit offsets", channels=64, size=4000, kernel=3, padding=(1, 1, 1, 1))
+    yield from plan("64-bit offsets, depthwise", channels=64, size=4000, groups=64)
     yield from plan("narrow groups", groups=8, kernel=3, padding=(1, 1, 1, 1))
     residual = meta(3, 64, 10, 10, dtype=torch.float16)
     residual = residual.contiguous(memory_format=torch.channels_last)

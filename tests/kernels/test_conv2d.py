@@ -216,6 +216,10 @@ def make_layer(case: Case, device: torch.device, j: int = 4) -> Layer:
     )
 
 
+INTS = torch.zeros(63, dtype=torch.int32)
+MAP: dict[str, Any] = {"bitmap": INTS.view(1, 63, 1), "cell": (1, 1)}
+
+
 def random_cases(count: int) -> list[Case]:
     """Layers drawn from the whole space of parameters; those that torch refuses are redrawn."""
     draw = random.Random(2017)
@@ -276,15 +280,24 @@ def test_sweep(case: Case, triton_device: torch.device) -> None:
 @pytest.mark.parametrize(
     ("lists", "grain"),
     [
-        *(("cells", grain) for grain in ("neuron", "position:3", "channel", "tile:9x4")),
+        *(("cells", grain) for grain in ("neuron", "position:3", "channel", "tile:4x4")),
         *(("rows", grain) for grain in ("neuron", "position", "position:3")),
-        *(("channels", grain) for grain in ("channel", "tile:9x4")),
+        *(("channels", grain) for grain in ("channel", "tile:16x4")),
     ],
 )
 @pytest.mark.parametrize("j", [0, 3, 8])
 def test_lists_of_any_cell(lists: str, grain: str, j: int, triton_device: torch.device) -> None:
     """Cells narrower than a tile, and maps without an awake or a sleeping neuron."""
-    case = Case(size=(3, 3), out_channels=7, grain=grain, lists=lists, residual=True)
+    case = Case(
+        "fp32",
+        size=(2, 3),
+        out_channels=5,
+        kernel=(1, 2),
+        padding=(1, 0, 0, 0),
+        grain=grain,
+        lists=lists,
+        residual=True,
+    )
     layer = make_layer(case, triton_device, j)
     y = layer.run()
     if lists != "channels":
@@ -488,6 +501,22 @@ def test_empty_batch_and_no_channels(triton_device: torch.device) -> None:
     assert kernels.conv2d(x, nothing, **geometry).shape == (2, 0, 9, 7)
 
 
+@pytest.mark.parametrize(("images", "wide"), [(2, False), (3, True)])
+def test_offsets_are_of_64_bits_where_they_must_be(images: int, wide: bool) -> None:
+    """Planned from tensors without memory: 2**30 elements an image, less a row."""
+    x = torch.empty(images, 64, 4095, 4096, dtype=torch.float16, device="meta")
+    weight = kernels.pack_weight(torch.empty(64, 64, 1, 1, dtype=torch.float16, device="meta"))
+    _, (launch,) = kernels.plan_conv2d(x, weight)
+    assert launch.arguments["WIDE"] is wide
+
+
+def test_too_many_rows_are_refused() -> None:
+    x = torch.empty(2**15, 1, 2**8, 2**8, device="meta")
+    weight = kernels.pack_weight(torch.empty(1, 1, 1, 1, device="meta"))
+    with pytest.raises(ValueError, match="output positions"):
+        kernels.plan_conv2d(x, weight)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs 5 GB and the speed of a GPU")
 def test_more_than_2_to_31_elements() -> None:
     x = torch.randn(33, 64, 1024, 1024, dtype=torch.float16, device="cuda")
@@ -522,6 +551,22 @@ def test_more_than_2_to_31_elements() -> None:
         ({"bitmap": torch.zeros(1, 63, 1), "cell": (1, 1)}, "bitmap: got torch.float32"),
         ({"bitmap": torch.zeros(1, 63, 1, dtype=torch.int32), "cell": (0, 1)}, "cell"),
         ({"out": torch.zeros(1, 4, 9, 7)}, "out"),
+        ({"residual": torch.zeros(1, 4, 9, 7)}, "residual"),
+        ({"residual": torch.zeros(4, 9, 7)}, "residual"),
+        ({"post_activation": "mish"}, "activation: got 'mish'"),
+        ({"awake": kernels.AwakeCells(INTS, INTS)}, "awake: got a list without"),
+        ({"awake": INTS, **MAP}, "awake: got Tensor"),
+        ({"awake": kernels.AwakeCells(INTS, INTS), **MAP}, "awake.indices: got shape"),
+        (
+            {"awake": kernels.AwakeRows(INTS[None].expand(4, 63).contiguous(), INTS), **MAP},
+            "awake.counts: got shape",
+        ),
+        ({"awake": kernels.AwakeChannels(INTS, INTS), **MAP}, "AwakeChannels of cells"),
+        ({"x_blocks": kernels.AwakeBlocks(INTS, INTS, 16)}, "x_blocks.indices: got shape"),
+        (
+            {"x_blocks": kernels.AwakeBlocks(INTS[:8, None].T.contiguous(), INTS[:1], 1)},
+            "x_blocks",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
