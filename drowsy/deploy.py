@@ -138,18 +138,19 @@ class Deployed:
         """The module as a CUDA graph over fixed buffers."""
         given, clock = self._example, self.net.control.clock
         before = clock.clone()
-        warm = torch.cuda.Stream(given.device)
-        warm.wait_stream(torch.cuda.current_stream(given.device))
-        with torch.cuda.stream(warm):
-            # Compiles every kernel and fills every cache; capture could do neither.
-            given.zero_()
-            for _ in range(2):
-                module(given)
-            clock.copy_(before)
-        torch.cuda.current_stream(given.device).wait_stream(warm)
         captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            held = module(given)
+        with torch.cuda.device(given.device):
+            warm, current = torch.cuda.Stream(), torch.cuda.current_stream()
+            warm.wait_stream(current)
+            with torch.cuda.stream(warm):
+                # Compiles every kernel and fills every cache; capture could do neither.
+                given.zero_()
+                for _ in range(2):
+                    module(given)
+                clock.copy_(before)
+            current.wait_stream(warm)
+            with torch.cuda.graph(captured):
+                held = module(given)
 
         def run(batch: Tensor) -> Any:
             given.copy_(batch)

@@ -380,6 +380,18 @@ class _Expand(nn.Module):
         )
 
 
+class _Join(nn.Module):
+    """Concatenates compact activations, awake rows alone."""
+
+    def __init__(self, rows: lists.AwakeRows, ready: torch.cuda.Event | None) -> None:
+        super().__init__()
+        self._count, self._ready = rows.counts, ready
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        _wait(self._ready)
+        return tables.join_rows(parts, self._count)
+
+
 # --- rewriting the graph -------------------------------------------------------------------------
 
 
@@ -470,9 +482,16 @@ class Builder:
         """Copy a node; on rows where all of its tensors have them and it treats rows alone."""
         values = [self._values[used] for used in node.all_input_nodes]
         alike = values and all(value.same_form(values[0]) for value in values)
-        if alike and pointwise(node, self._modules):
-            made = self._graph.node_copy(node, lambda used: self._values[used].rows)
-            self._values[node] = _Value(None, made, values[0].home, values[0].fill)
+        kind = pointwise(node, self._modules) if alike else None
+        if kind:
+            home = values[0].home
+            if kind == "cat":
+                assert home is not None
+                parts = [self._values[used].rows for used in _operands(node)]
+                made = self._call(node.name, _Join(home.rows, self._prologue.mark()), tuple(parts))
+            else:
+                made = self._graph.node_copy(node, lambda used: self._values[used].rows)
+            self._values[node] = _Value(None, made, home, values[0].fill)
         else:
             for used in node.all_input_nodes:
                 self._full(used)
@@ -521,11 +540,10 @@ class Builder:
             spec.dilation,
         )
         if value.rows is not None:
-            reads, data = "compact", value.rows
-            assert value.home is not None
-            index = value.home.index(value.fill)
-            own = geometry.identity and value.home is home
-            table = None if own else home.table(geometry, index)
+            reads, data, source = "compact", value.rows, value.home
+            assert source is not None
+            own = geometry.identity and source is home
+            table = None if own else home.table(geometry, source.index(value.fill))
         else:
             reads, data = "full", self._full(x)
             table = home.table(geometry, None)
@@ -696,6 +714,13 @@ class Builder:
         if post_activation != "none":
             fused.append(post_activation)
         self.steps.append(Step(str(node.target), output, reads, computes, " + ".join(fused)))
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    """What a concatenation joins, in order, repeats included."""
+    joined = node.args[0] if node.args else node.kwargs["tensors"]
+    assert isinstance(joined, Sequence)
+    return [operand for operand in joined if isinstance(operand, fx.Node)]
 
 
 def _draw_phases(phases: Tensor, source: Lfsr, stream: int, clock: Tensor) -> None:

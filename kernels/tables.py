@@ -20,6 +20,7 @@ share them. Counts stay on the device; entries past a count are unspecified.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,29 @@ def _expand_rows_kernel(
         value += tl.load(residual + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     value = activate(value, ACTIVATION, SLOPE)
     tl.store(y + o_tile, value.to(y.dtype.element_ty), mask=m_tile)
+
+
+@triton.jit
+def _join_rows_kernel(
+    rows,
+    y,
+    count,
+    first,
+    blocks,
+    C: tl.constexpr,
+    PITCH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Columns [first, first + C) of ``y`` [L, PITCH]; grid as for the expansion."""
+    awake = tl.load(count)
+    first_m = (tl.program_id(0) // blocks) * BLOCK_M
+    if first_m < awake:
+        m = (first_m + tl.arange(0, BLOCK_M)).to(tl.int64)
+        c = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+        m_tile = (m < awake)[:, None] & (c < C)[None, :]
+        value = tl.load(rows + m[:, None] * C + c[None, :], mask=m_tile, other=0.0)
+        tl.store(y + m[:, None] * PITCH + (first + c)[None, :], value, mask=m_tile)
 
 
 @triton.jit
@@ -432,6 +456,63 @@ def plan_expand_rows(
     }
     grid = (triton.cdiv(total, _BLOCK_POSITIONS) * blocks,)
     return out, Launch(_expand_rows_kernel, grid, arguments, num_warps=4, num_stages=1)
+
+
+def join_rows(parts: Sequence[Tensor], count: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Concatenate the channels of compact activations of one map.
+
+    Args:
+        parts: ``[L, C]`` each, contiguous, of one dtype; one or more.
+        count: int32, one element, read on the device: rows to copy, up to ``L``.
+        out: ``[L, C of all parts]`` to write into; rows from ``count`` on are left as they are.
+
+    Returns:
+        ``[L, C of all parts]``.
+
+    Raises:
+        ValueError, TypeError: an argument outside of what is listed here.
+    """
+    if not parts:
+        raise ValueError("parts: got none, allowed: one or more")
+    device = check_device("parts", parts[0])
+    out, launches = plan_join_rows(parts, count, out=out)
+    for launch in launches:
+        launch.run(device)
+    return out
+
+
+def plan_join_rows(
+    parts: Sequence[Tensor], count: Tensor, *, out: Tensor | None = None
+) -> tuple[Tensor, list[Launch]]:
+    """Check arguments, allocate the result and say what to launch; see ``join_rows``."""
+    device, dtype, length = parts[0].device, parts[0].dtype, len(parts[0])
+    for part in parts:
+        shape = (length, *part.shape[1:2])
+        check_operand("parts", part, dtypes=(dtype,), shape=shape, device=device)
+    check_operand("count", count, dtypes=(torch.int32,), shape=(1,), device=device)
+    width = sum(part.shape[1] for part in parts)
+    if out is None:
+        out = torch.empty((length, width), dtype=dtype, device=device)
+    check_operand("out", out, dtypes=(dtype,), shape=(length, width), device=device)
+    launches, first = [], 0
+    for part in parts:
+        channels = part.shape[1]
+        block_n, blocks = _channel_blocks(channels)
+        arguments: dict[str, Any] = {
+            "rows": part,
+            "y": out,
+            "count": count,
+            "first": first,
+            "blocks": blocks,
+            "C": channels,
+            "PITCH": width,
+            "BLOCK_M": _BLOCK_POSITIONS,
+            "BLOCK_N": block_n,
+        }
+        grid = (triton.cdiv(length, _BLOCK_POSITIONS) * blocks,)
+        launches.append(Launch(_join_rows_kernel, grid, arguments, num_warps=4, num_stages=1))
+        first += channels
+    return out, launches
 
 
 def fill_unread(

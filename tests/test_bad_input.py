@@ -22,6 +22,7 @@ from drowsy import models
 from drowsy.cli import main
 from drowsy.control import Control
 from drowsy.convert import convert
+from drowsy.deploy import deploy
 from drowsy.energy import Meter, NoMeter, profile
 from drowsy.evaluate import Evaluator
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
@@ -30,6 +31,7 @@ from drowsy.net import DrowsyNet
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
+from drowsy.stages import align
 from drowsy.store import Store
 
 Call = Callable[[Path], object]
@@ -346,6 +348,36 @@ CASES = [
         lambda _: convert(nn.Sequential(nn.Conv2d(3, 3, 1), Branching()).eval()),
         ValueError,
         r"model: torch\.fx cannot trace Sequential .*must not branch on tensor values",
+    ),
+    Case(
+        "deployment of a model that is not converted",
+        lambda _: deploy(model(), images()),  # type: ignore[arg-type]
+        TypeError,
+        r"net: got Sequential, allowed: a DrowsyNet \(drowsy\.convert\)",
+    ),
+    Case(
+        "deployment for one image without a batch",
+        lambda _: deploy(net(), images()[0]),
+        ValueError,
+        r"example: got shape \(3, 8, 8\), allowed: \[N, C, H, W\]",
+    ),
+    Case(
+        "deployment in double precision",
+        lambda _: deploy(net().double(), images().double()),
+        TypeError,
+        "example: got torch.float64, allowed: torch.float32",
+    ),
+    Case(
+        "CUDA graph on the CPU",
+        lambda _: deploy(net(), images(), graph=True),
+        ValueError,
+        "graph: got True for a CPU tensor, allowed: CUDA tensors",
+    ),
+    Case(
+        "alignment by no image",
+        lambda _: align(net(), images(0)),
+        ValueError,
+        r"example: got shape \(0, 3, 8, 8\)",
     ),
     Case("already drowsy", lambda _: convert(net()), ValueError, "model: is already drowsy"),
     Case(

@@ -8,7 +8,6 @@ exactly. Kernels run in Triton's interpreter where there is no GPU; what needs C
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -128,10 +127,10 @@ def lively(model: nn.Module) -> nn.Module:
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
-    "basic": (lambda: residual(1), (21, 27)),
-    "bottleneck": (lambda: residual(4), (19, 23)),
-    "fire": (fire, (17, 14)),
-    "sequential": (sequential, (15, 12)),
+    "basic": (lambda: residual(1), (13, 19)),
+    "bottleneck": (lambda: residual(4), (15, 19)),
+    "fire": (fire, (15, 13)),
+    "sequential": (sequential, (11, 9)),
 }
 
 
@@ -184,23 +183,20 @@ def test_aligned_network(name: str, fill: str, triton_device: torch.device) -> N
     fast = drowsy.deploy(net, x, graph=False)
     assert any(step.output == "compact" for step in fast.steps)
     outputs = []
-    # Fresh maps, then all but an eighth asleep from another seed, then all awake.
-    for rate, seed in ((0.5, 7), (0.875, 2**40), (0, None)):
+    # Half asleep, then all but an eighth with another seed.
+    for rate, seed in ((0.5, 7), (0.875, 2**40)):
         net.set(rate)
-        if seed is not None:
-            net.reseed(seed, 3)
+        net.reseed(seed, 3)
         outputs.append(check(net, fast, x))
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations(outputs, 2))
+    assert not torch.equal(*outputs)
 
 
-@pytest.mark.parametrize("fill", ["auto", "interpolate"])
-@pytest.mark.parametrize("name", ["basic", "fire"])
+@pytest.mark.parametrize(("name", "fill"), [("fire", "auto"), ("bottleneck", "interpolate")])
 def test_network_as_converted(name: str, fill: str, triton_device: torch.device) -> None:
     net, x = make(name, triton_device, aligned=False, fill=fill)
     net.set(0.5)
     fast = drowsy.deploy(net, x, graph=False)
     assert {step.output for step in fast.steps} == {"full"}
-    check(net, fast, x)
     net.set({next(iter(net.layers)): 0.25})
     check(net, fast, x)
 
@@ -227,9 +223,8 @@ def test_sleeping_channels_are_not_read(fill: str, triton_device: torch.device) 
     fast = drowsy.deploy(net, x, graph=False)
     reads = ["full", "awake channels by 16", "awake channels by 16"]
     assert [step.reads for step in fast.steps] == reads
-    for rate in (0.5, 0.75):
-        net.set(rate)
-        check(net, fast, x)
+    net.set(0.5)
+    check(net, fast, x)
 
 
 @pytest.mark.parametrize("fill", ["rescale", "zero"])
@@ -243,9 +238,8 @@ def test_positions_that_slept_in_every_channel_are_not_read(
     skipping = [step for step in fast.steps if step.reads == "awake rows"]
     assert [step.layer for step in skipping] == ["3.body.4.0", "4.body.4.0", "5.body.4.0"]
     assert "sum + relu" in [step.fused for step in skipping]
-    for rate in (0.5, 0.875):
-        net.set(rate)
-        check(net, fast, x)
+    net.set(0.75)
+    check(net, fast, x)
 
 
 @pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
@@ -332,6 +326,7 @@ GRAPHS: dict[str, Callable[..., Tensor]] = {
     "preactivated": _preactivated,
     "overwritten by position": lambda n, x: n.c(n.a(x) + F.relu(x, True)) + x,
     "torch.add with a factor": lambda n, x: n.c(torch.add(n.a(x), n.b(x), alpha=2)),
+    "concatenation": lambda n, x: (lambda y: n.c(torch.cat([y, n.b(x), y], 1)[:, 6:10]))(n.a(x)),
     "concatenation of two forms": lambda n, x: torch.cat([n.a(x), F.avg_pool2d(x, 3, 1, 1)], 1),
     "layer as the output": lambda n, x: n.a(x),
 }
@@ -381,7 +376,7 @@ def test_knob_and_seed_build_nothing(
 
 
 def test_what_changes_the_graph_builds_it_anew(triton_device: torch.device) -> None:
-    net, x = make("basic", triton_device)
+    net, x = make("fire", triton_device)
     net.set(0.5, fill="zero")
     fast = drowsy.deploy(net, x, graph=False)
     compact = [step.layer for step in fast.steps if step.output == "compact"]
@@ -400,29 +395,25 @@ def test_what_changes_the_graph_builds_it_anew(triton_device: torch.device) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("example", "message"),
     [
-        ({"net": nn.Identity()}, "net: got Identity, allowed: a DrowsyNet"),
-        ({"example": None}, "example: got NoneType"),
-        ({"example": torch.zeros(2, 3, 21, 27, dtype=torch.int32)}, "example: got torch.int32"),
-        ({"example": torch.zeros(2, 3, 21, 27, dtype=torch.float64)}, "example: got torch.float64"),
-        ({"example": torch.zeros(2, 3, 21, 27, dtype=torch.float16)}, "example: got torch.float16"),
-        ({"example": torch.zeros(3, 21, 27)}, "example: got shape"),
-        ({"example": torch.zeros(0, 3, 21, 27)}, "example: got shape"),
-        ({"graph": True}, "graph: got True for a CPU tensor"),
+        (None, "example: got NoneType"),
+        (torch.zeros(2, 3, 21, 27, dtype=torch.int32), "example: got torch.int32"),
+        (torch.zeros(2, 3, 21, 27, dtype=torch.float16), "example: got torch.float16 on cpu"),
+        (torch.zeros(0, 3, 21, 27), "example: got shape"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ids=["none", "integers", "another dtype", "empty"],
 )
-def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
-    net, x = make("basic", torch.device("cpu"), aligned=False)
+def test_examples_that_do_not_fit_are_named(example: Any, message: str) -> None:
+    net, _ = make("basic", torch.device("cpu"), aligned=False)
     with pytest.raises((TypeError, ValueError), match=message):
-        drowsy.deploy(**{"net": net, "example": x, **change})
+        drowsy.deploy(net, example)
 
 
 def test_a_batch_unlike_the_example_is_refused(triton_device: torch.device) -> None:
     net, x = make("basic", triton_device)
     fast = drowsy.deploy(net, x, graph=False)
-    with pytest.raises(ValueError, match=r"batch: got torch\.float32 \(1, 3, 21, 27\)"):
+    with pytest.raises(ValueError, match=r"batch: got torch\.float32 \(1, 3, 13, 19\)"):
         fast(x[:1])
     net.train()
     with pytest.raises(ValueError, match="training mode"):

@@ -258,7 +258,7 @@ def fill_plans() -> Iterator[tuple[str, kernels.Launch]]:
 
 
 def table_plans() -> Iterator[tuple[str, kernels.Launch]]:
-    for size in ((1, 1), (7, 5)):
+    for size, channels, dtype in (((1, 1), 1, torch.float32), ((7, 5), 70, torch.bfloat16)):
         positions = size[0] * size[1]
         bitmap = meta(2, positions, 1, dtype=torch.int32)
         rows, _ = kernels.plan_awake_rows(bitmap, (2, 1, *size), (1, 1))
@@ -270,23 +270,25 @@ def table_plans() -> Iterator[tuple[str, kernels.Launch]]:
             geometry = kernels.Geometry(size, (kernel, kernel), padding=(edge, edge, edge, edge))
             _, launch = kernels.plan_tap_table(rows, 2, geometry, table_index)
             yield f"tap table {size} {kernel}x{kernel}", launch
-        for channels, dtype in ((1, torch.float32), (64, torch.float16), (70, torch.bfloat16)):
-            shape = (2, channels, *size)
-            data = meta(2 * positions, channels, dtype=dtype)
-            full = meta(*shape, dtype=dtype).to(memory_format=torch.channels_last)
-            _, launch = kernels.plan_expand_rows(data, index, shape)
-            yield f"expand rows {channels}x{size}", launch
-            _, launch = kernels.plan_expand_rows(
-                data, index, shape, residual=full, post_activation="relu"
-            )
-            yield f"expand rows {channels}x{size} with residual", launch
-            bias, scale = meta(channels, dtype=dtype), meta(1)
-            launch = kernels.plan_fill_unread(full, bitmap, bitmap)
-            yield f"fill unread {channels}x{size}", launch
-            launch = kernels.plan_fill_unread(
-                full, bitmap, bitmap, bias, activation="relu", scale=scale, residual=full
-            )
-            yield f"fill unread {channels}x{size} with all", launch
+        shape = (2, channels, *size)
+        data = meta(2 * positions, channels, dtype=dtype)
+        full = meta(*shape, dtype=dtype).to(memory_format=torch.channels_last)
+        _, launch = kernels.plan_expand_rows(data, index, shape)
+        yield f"expand rows {channels}x{size}", launch
+        _, launch = kernels.plan_expand_rows(
+            data, index, shape, residual=full, post_activation="relu"
+        )
+        yield f"expand rows {channels}x{size} with residual", launch
+        bias, scale = meta(channels, dtype=dtype), meta(1)
+        launch = kernels.plan_fill_unread(full, bitmap, bitmap)
+        yield f"fill unread {channels}x{size}", launch
+        _, launches = kernels.plan_join_rows([data, data], rows.counts)
+        for launch in launches:
+            yield f"join rows {channels}x{size}", launch
+        launch = kernels.plan_fill_unread(
+            full, bitmap, bitmap, bias, activation="relu", scale=scale, residual=full
+        )
+        yield f"fill unread {channels}x{size} with all", launch
 
 
 if __name__ == "__main__":

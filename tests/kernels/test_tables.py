@@ -139,6 +139,16 @@ def test_expand_rows(
     assert torch.equal(y, expected)
 
 
+@pytest.mark.parametrize("count", [0, 1, 70, 100])
+def test_join_rows(count: int, triton_device: torch.device) -> None:
+    parts = [torch.randn(100, channels).to(triton_device) for channels in (3, 70, 1)]
+    out = torch.full((100, 74), math.nan, device=triton_device)
+    counts = torch.tensor([count], dtype=torch.int32, device=triton_device)
+    joined = tables.join_rows(parts, counts, out=out)
+    assert torch.equal(joined[:count], torch.cat(parts, 1)[:count])
+    assert joined[count:].isnan().all()
+
+
 @pytest.mark.parametrize("with_residual", [False, True])
 @pytest.mark.parametrize("channels", [3, 70])
 def test_fill_unread(channels: int, with_residual: bool, triton_device: torch.device) -> None:
@@ -206,5 +216,12 @@ def test_bad_table_and_rows_are_named(triton_device: torch.device) -> None:
         tables.expand_rows(data, index, (2, 5, 7, 5))
     with pytest.raises(ValueError, match="residual"):
         tables.expand_rows(data, index, (2, 4, 7, 5), residual=torch.zeros(2, 4, 7, 5))
+    with pytest.raises(ValueError, match="parts: got none"):
+        tables.join_rows([], rows.counts)
+    with pytest.raises(ValueError, match="parts: got shape"):
+        tables.join_rows([data, data[1:]], rows.counts)
+    full = torch.zeros(2, 4, 7, 5, device=triton_device).to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="zeros: got shape"):
+        tables.fill_unread(full, bitmap, bitmap[1:])
     with pytest.raises(ValueError, match="activation: got 'mish'"):
         tables.expand_rows(data, index, (2, 4, 7, 5), post_activation="mish")
