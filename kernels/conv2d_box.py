@@ -26,6 +26,7 @@ the weights stay there. A tile whose neurons all sleep runs no K step. The epilo
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -33,9 +34,9 @@ import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import (
     PRECISIONS,
-    PackedWeight,
     _check_bitmap,
     _check_input,
+    check_epilogue,
     output_size,
 )
 from drowsy_kernels.epilogue import (
@@ -46,55 +47,52 @@ from drowsy_kernels.epilogue import (
     parse_activation,
     tile_words,
 )
-from drowsy_kernels.heuristics import ConvConfig
-from drowsy_kernels.launch import Launch, check_device, check_operand, interpreted
+from drowsy_kernels.heuristics import ConvConfig, multiprocessors
+from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand, interpreted
+from drowsy_kernels.weight import PackedWeight
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 @triton.jit
-def _finish_part(
-    acc,
-    y,
-    residual,
-    bias,
-    scale,
-    bitmap,
-    row,
+def _map_rows(
     first_n,
     first_y,
     first_x,
-    first_c,
-    cell_c,
-    words,
-    OC: tl.constexpr,
-    MAP: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    SLOPE: tl.constexpr,
-    POST_ACTIVATION: tl.constexpr,
-    POST_SLOPE: tl.constexpr,
+    images,
+    out_height,
+    out_width,
+    positions,
+    cell_p,
+    cell_rows,
+    GEMM: tl.constexpr,
     BOX_N: tl.constexpr,
     BOX_H: tl.constexpr,
     BOX_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
 ):
-    """Epilogue of ``BLOCK_C`` channels of a tile; ``row`` are the bitmap rows of its positions."""
-    BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
-    if bias is not None:
-        c = first_c + tl.arange(0, BLOCK_C)
-        acc += tl.load(bias + c, mask=c < OC, other=0).to(tl.float32)[None, :]
-    acc = activate(acc, ACTIVATION, SLOPE)
-    if scale is not None:
-        acc *= tl.load(scale)
-    if bitmap is not None:
-        b_asleep = asleep(bitmap, row, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_C)
-        acc = tl.where(b_asleep, 0.0, acc)
-    if residual is not None:
-        b_residual = residual.load([first_n, first_y, first_x, first_c])
-        acc += b_residual.reshape(BLOCK_M, BLOCK_C).to(tl.float32)
-    acc = activate(acc, POST_ACTIVATION, POST_SLOPE)
-    b_y = acc.to(y.dtype).reshape(BOX_N, BOX_H, BOX_W, BLOCK_C)
-    y.store([first_n, first_y, first_x, first_c], b_y)
+    """The map rows of a box's positions."""
+    m = tl.arange(0, BOX_N * BOX_H * BOX_W)
+    # Positions past the end repeat the last one of the box: their bits need no mask.
+    n = tl.minimum(first_n + m // (BOX_H * BOX_W), images - 1)
+    y = tl.minimum(first_y + m // BOX_W % BOX_H, out_height - 1)
+    x = tl.minimum(first_x + m % BOX_W, out_width - 1)
+    if GEMM:
+        n, x = x // positions, x % positions
+    return n * cell_rows + (y * out_width + x) // cell_p
+
+
+@triton.jit
+def _columns(acc, PART: tl.constexpr, WIDTH: tl.constexpr):
+    """The columns of ``acc`` from ``PART * WIDTH`` on, ``WIDTH`` being all, half or a quarter."""
+    COLUMNS: tl.constexpr = acc.shape[1]
+    if COLUMNS > WIDTH:
+        low, high = acc.reshape(acc.shape[0], 2, COLUMNS // 2).permute(0, 2, 1).split()
+        HALF: tl.constexpr = COLUMNS // 2 // WIDTH
+        acc = low if PART < HALF else high
+        if HALF == 2:
+            low, high = acc.reshape(acc.shape[0], 2, WIDTH).permute(0, 2, 1).split()
+            acc = low if PART % 2 == 0 else high
+    return acc
 
 
 @triton.jit
@@ -134,24 +132,28 @@ def _conv2d_box_kernel(
     POST_SLOPE: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
-    BOX_N: tl.constexpr,
     BOX_H: tl.constexpr,
     BOX_W: tl.constexpr,
+    PART_H: tl.constexpr,
+    PART_W: tl.constexpr,
+    PART_M: tl.constexpr,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    PARTS: tl.constexpr,
-    FLATTEN: tl.constexpr,
+    SKIP: tl.constexpr,
 ):
-    """Descriptors ``x`` and ``y`` [N, H, W, C], ``w`` [OC, KH * KW, IC]; any number of programs.
+    """Descriptors ``x``, ``y`` and ``residual`` [N, H, W, C], ``w`` [KH * KW, OC, IC]; any grid.
 
+    The epilogue takes a box 64 positions at a time, which bounds the registers that it needs.
     ``GEMM``: images and rows are laid end to end in W; a position is then ``x % positions`` of
     image ``x // positions``.
     """
-    BLOCK_M: tl.constexpr = BOX_N * BOX_H * BOX_W
+    BOX_N: tl.constexpr = BLOCK_M // (BOX_H * BOX_W)
+    PART_N: tl.constexpr = PART_M // (PART_H * PART_W)
     TILES_C: tl.constexpr = (OC + BLOCK_N - 1) // BLOCK_N
     TAPS: tl.constexpr = KH * KW
     STEPS: tl.constexpr = TAPS * ((IC + BLOCK_K - 1) // BLOCK_K)
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=not SKIP):
         box = tile // TILES_C
         first_c = tile % TILES_C * BLOCK_N
         first_x = box % tiles_w * BOX_W
@@ -159,115 +161,154 @@ def _conv2d_box_kernel(
         first_n = box // tiles_w // tiles_h * BOX_N
 
         steps = STEPS
-        row = None
-        map_n = None
-        if bitmap is not None:
-            # Rows past the end repeat the last one of the box: their bits need no mask.
-            m = tl.arange(0, BLOCK_M)
-            at_n = tl.minimum(first_n + m // (BOX_H * BOX_W), images - 1)
-            at_y = tl.minimum(first_y + m // BOX_W % BOX_H, out_height - 1)
-            at_x = tl.minimum(first_x + m % BOX_W, out_width - 1)
-            if GEMM:
-                at_n = at_x // positions
-                at_x = at_x % positions
-            map_n = tl.min(at_n, axis=0)
-            row = (at_n - map_n) * cell_rows + (at_y * out_width + at_x) // cell_p
-            map_n = bitmap + map_n.to(tl.int64) * cell_rows * words
-            last_c = tl.minimum(first_c + BLOCK_N, OC)
-            if all_asleep(map_n, row, first_c, last_c, cell_c, words, TILE_WORDS):
-                steps = 0
-
-        acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-        for step in range(steps):
-            # Taps run fastest: their boxes overlap and are read while L2 holds them.
-            tap = step % TAPS
-            first_k = step // TAPS * BLOCK_K
-            in_y = first_y + tap // KW * DILATION_H - TOP
-            in_x = first_x + tap % KW * DILATION_W - LEFT
-            b_w = w.load([tap, first_c, first_k]).reshape(BLOCK_N, BLOCK_K)
-            b_x = x.load([first_n, in_y, in_x, first_k]).reshape(BLOCK_M, BLOCK_K)
-            acc = dot(b_w, b_x.T, acc, PRECISION, WIDEN)
-        acc = acc.T
-
-        if PARTS == 1:
-            _finish_part(
-                acc,
-                y,
-                residual,
-                bias,
-                scale,
-                map_n,
-                row,
+        if SKIP:
+            row = _map_rows(
                 first_n,
                 first_y,
                 first_x,
-                first_c,
-                cell_c,
-                words,
-                OC,
-                MAP,
-                ACTIVATION,
-                SLOPE,
-                POST_ACTIVATION,
-                POST_SLOPE,
+                images,
+                out_height,
+                out_width,
+                positions,
+                cell_p,
+                cell_rows,
+                GEMM,
                 BOX_N,
                 BOX_H,
                 BOX_W,
-                BLOCK_N,
             )
-        else:
-            HALF: tl.constexpr = BLOCK_N // 2
-            low, high = acc.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
-            for part in tl.static_range(2):
-                _finish_part(
-                    low if part == 0 else high,
-                    y,
-                    residual,
-                    bias,
-                    scale,
-                    map_n,
-                    row,
-                    first_n,
-                    first_y,
-                    first_x,
-                    first_c + part * HALF,
-                    cell_c,
-                    words,
-                    OC,
-                    MAP,
-                    ACTIVATION,
-                    SLOPE,
-                    POST_ACTIVATION,
-                    POST_SLOPE,
-                    BOX_N,
-                    BOX_H,
-                    BOX_W,
-                    HALF,
+            last_c = tl.minimum(first_c + BLOCK_N, OC)
+            if all_asleep(bitmap, row, first_c, last_c, cell_c, words, TILE_WORDS):
+                steps = 0
+
+        acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        # Taps run fastest: their boxes overlap and are read while L2 holds them. Where a tap lies
+        # is counted on, as divisions would be a sixth of the loop.
+        top, left = first_y - TOP, first_x - LEFT
+        tap, first_k, in_y, in_x = 0, 0, top, left
+        for _ in range(steps):
+            b_w = w.load([tap, first_c, first_k]).reshape(BLOCK_N, BLOCK_K)
+            b_x = x.load([first_n, in_y, in_x, first_k]).reshape(BLOCK_M, BLOCK_K)
+            acc = dot(b_w, b_x.T, acc, PRECISION, WIDEN)
+            tap += 1
+            in_x += DILATION_W
+            row_ends, taps_end = in_x == left + KW * DILATION_W, tap == TAPS
+            in_x = tl.where(row_ends, left, in_x)
+            in_y = tl.where(taps_end, top, tl.where(row_ends, in_y + DILATION_H, in_y))
+            first_k = tl.where(taps_end, first_k + BLOCK_K, first_k)
+            tap = tl.where(taps_end, 0, tap)
+
+        for part in tl.static_range(BLOCK_M // PART_M):
+            at_n = first_n + part * PART_M // (BOX_H * BOX_W)
+            at_y = first_y + part * PART_M // BOX_W % BOX_H
+            at_x = first_x + part * PART_M % BOX_W
+            v = _columns(acc, part, PART_M).T
+            if bias is not None:
+                c = first_c + tl.arange(0, BLOCK_N)
+                v += tl.load(bias + c, mask=c < OC, other=0).to(tl.float32)[None, :]
+            v = activate(v, ACTIVATION, SLOPE)
+            if scale is not None:
+                v *= tl.load(scale)
+            if bitmap is not None:
+                row = _map_rows(
+                    at_n,
+                    at_y,
+                    at_x,
+                    images,
+                    out_height,
+                    out_width,
+                    positions,
+                    cell_p,
+                    cell_rows,
+                    GEMM,
+                    PART_N,
+                    PART_H,
+                    PART_W,
                 )
+                b_asleep = asleep(bitmap, row, first_c, cell_c, words, MAP, PART_M, BLOCK_N)
+                v = tl.where(b_asleep, 0.0, v)
+            if residual is not None:
+                b_residual = residual.load([at_n, at_y, at_x, first_c])
+                v += b_residual.reshape(PART_M, BLOCK_N).to(tl.float32)
+            v = activate(v, POST_ACTIVATION, POST_SLOPE)
+            b_y = v.to(y.dtype).reshape(PART_N, PART_H, PART_W, BLOCK_N)
+            y.store([at_n, at_y, at_x, first_c], b_y)
 
 
 # --- box shapes ---------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1024)
-def choose_box(
-    images: int, height: int, width: int, block_m: int, kernel_size: tuple[int, int] = (3, 3)
-) -> tuple[int, int, int]:
-    """``(images, rows, columns)`` of a tile: powers of two whose product is ``block_m``.
+# The share of cells asleep at which boxes are judged: where skipping tiles should already pay.
+_JUDGED_RATE = 0.75
 
-    The fewest tiles cover the output map; among equals, the box whose taps read the fewest
-    distinct inputs, then the widest, whose rows are contiguous memory.
+
+def cells_in_box(box: tuple[int, int, int], height: int, width: int, cell_p: int) -> int:
+    """Sleep cells of ``cell_p`` positions, in raster order, that a box touches at most.
+
+    Args:
+        box: ``(images, rows, columns)``.
+        height, width: of the output map.
+        cell_p: positions of a cell.
+    """
+    n, h, w = box
+    positions = height * width
+    if w >= width:  # Whole rows are one run of positions.
+        runs, run, start = 1, min(h * width, positions), h * width
+    else:
+        runs, run, start = h, w, math.gcd(width, w)
+    # Runs start at multiples of `start`: at worst this far into a cell.
+    offset = cell_p - math.gcd(cell_p, start)
+    touched = (offset + run - 1) // cell_p + 1
+    return n * min(runs * touched, triton.cdiv(positions, cell_p))
+
+
+def expected_tiles(
+    images: int,
+    height: int,
+    width: int,
+    box: tuple[int, int, int],
+    cell_p: int = 1,
+    cells_c: int = 0,
+) -> float:
+    """Tiles of a channel column that must be computed at a rate of 3/4; without cells, all.
 
     Args:
         images: batch size.
         height, width: of the output map.
-        block_m: output positions of a tile, a power of two.
+        box: ``(images, rows, columns)`` of a tile.
+        cell_p: positions of a sleep cell.
+        cells_c: channel cells of a tile; 0 where nothing sleeps.
+    """
+    n, h, w = box
+    tiles = triton.cdiv(images, n) * triton.cdiv(height, h) * triton.cdiv(width, w)
+    if cells_c == 0:
+        return tiles
+    return tiles * (1 - _JUDGED_RATE ** (cells_in_box(box, height, width, cell_p) * cells_c))
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_box(
+    images: int,
+    height: int,
+    width: int,
+    block_m: int,
+    kernel_size: tuple[int, int] = (3, 3),
+    cell_p: int = 1,
+    cells_c: int = 0,
+) -> tuple[int, int, int]:
+    """``(images, rows, columns)`` of a tile: powers of two whose product is ``block_m``.
+
+    The fewest tiles to compute; among equals, the box whose taps read the fewest distinct inputs,
+    then the widest, whose rows are contiguous memory. Arguments as ``expected_tiles``'s, and
+
+    Args:
+        block_m: positions of a tile, a power of two.
         kernel_size: ``(KH, KW)``.
     """
 
-    def cost(box: tuple[int, int, int]) -> tuple[int, int, int]:
+    def cost(box: tuple[int, int, int]) -> tuple[float, int, int]:
         n, h, w = box
-        tiles = triton.cdiv(images, n) * triton.cdiv(height, h) * triton.cdiv(width, w)
+        tiles = expected_tiles(images, height, width, box, cell_p, cells_c)
         return tiles, n * (h + kernel_size[0] - 1) * (w + kernel_size[1] - 1), -w
 
     exponents = range(block_m.bit_length())
@@ -276,50 +317,94 @@ def choose_box(
 
 
 def box_efficiency(images: int, height: int, width: int, box: tuple[int, int, int]) -> float:
-    """Share of the computed positions that exist: 1 where boxes tile the output map exactly."""
-    n, h, w = box
-    computed = triton.cdiv(images, n) * n * triton.cdiv(height, h) * h * triton.cdiv(width, w) * w
+    """Share of the computed positions that exist: 1 where boxes cover the output map exactly."""
+    computed = expected_tiles(images, height, width, box) * math.prod(box)
     return images * height * width / computed
 
 
-# --- launcher -----------------------------------------------------------------------------------
+# --- configurations -----------------------------------------------------------------------------
 
-# Programs that stay resident for one multiprocessor each; an H100 or H200 has 132.
-_MULTIPROCESSORS = 132
+# Positions that the epilogue takes at a time.
+_PART = 64
 
-# A multiprocessor's shared memory holds two 128 x 128 programs of 3 stages, so that one computes
-# while the other stores, or one of 256 x 128, whose operands are read from L2 a quarter less often.
-# Instructions m64n256k16 take their 256 columns from the box, so the box is the longer side. K
-# steps of 64 halves are one 128-byte row of the widest swizzle.
+# A K step is one 128-byte row of shared memory, the widest swizzle; 64-byte rows serve channel
+# counts that would pad it. An instruction m64n256k16 takes its 256 columns from the box, so the box
+# is the longer side: 256 x 128 reads a quarter less from L2 for the same products than 128 x 128.
+# Accumulators are 128 registers a thread at most. Stages fill the shared memory of one program,
+# or of two where a tile is small; IEEE float32 multiplies in registers, which hold 16 channels.
 BOX_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     "half": (
+        ConvConfig(64, 64, 64, 4, 4),
+        ConvConfig(128, 64, 32, 4, 4),
         ConvConfig(128, 64, 64, 4, 3),
+        ConvConfig(128, 128, 32, 8, 4),
         ConvConfig(128, 128, 64, 8, 3),
         ConvConfig(256, 64, 64, 4, 4),
-        ConvConfig(256, 128, 64, 8, 3),
+        ConvConfig(256, 128, 64, 8, 4),
     ),
-    "single": (ConvConfig(64, 64, 32, 4, 3),),
+    "tf32": (
+        ConvConfig(64, 64, 32, 4, 4),
+        ConvConfig(128, 64, 32, 4, 3),
+        ConvConfig(128, 128, 32, 8, 3),
+    ),
+    "ieee": (ConvConfig(64, 64, 16, 4, 3),),
 }
 
+# What an H100 or H200 does in a clock, per multiprocessor: multiplications of a tensor core unit
+# and bytes from L2 (5120 for all of them). The time between the last K step of a tile and the first
+# of the next one, in clocks, is a guess.
+_MULTIPROCESSORS = 132
+_PRODUCTS = {"half": 2048, "tf32": 1024, "ieee": 128}
+_L2_BYTES = 39
+_BETWEEN_TILES = 1500
+_SHARED_BYTES = 228 * 1024
 
+
+@functools.lru_cache(maxsize=1024)
 def choose_box_config(
-    *, images: int, positions: int, out_channels: int, dtype: torch.dtype
+    *,
+    images: int,
+    size: tuple[int, int],
+    in_channels: int,
+    out_channels: int,
+    kernel_size: tuple[int, int] = (3, 3),
+    dtype: torch.dtype,
+    precision: str = "ieee",
+    cell: tuple[int, int] | None = None,
 ) -> ConvConfig:
-    """One of ``BOX_CONFIGS``: the largest tile that still leaves one for every multiprocessor."""
-    shipped = BOX_CONFIGS["single" if dtype == torch.float32 else "half"]
-    narrow = [config for config in shipped if config.block_n >= out_channels]
-    fitting = (
-        [c for c in shipped if c.block_n == min(narrow, key=lambda c: c.block_n).block_n]
-        if narrow
-        else [c for c in shipped if c.block_n == shipped[-1].block_n]
-    )
-    for config in reversed(fitting):
-        tiles = triton.cdiv(images * positions, config.block_m) * triton.cdiv(
-            out_channels, config.block_n
-        )
-        if tiles >= _MULTIPROCESSORS:
-            return config
-    return fitting[0]
+    """The configuration of ``BOX_CONFIGS`` with the shortest predicted time on an H100 or H200.
+
+    Rounds of tiles on all multiprocessors, times the clocks that a tile's K steps take, by tensor
+    cores or by reading from L2, whichever is slower.
+
+    Args:
+        images: batch size.
+        size: ``(OH, OW)``.
+        in_channels, out_channels, kernel_size: of the weight.
+        dtype, precision: of input and weight, and of float32 products.
+        cell: ``(positions, channels)`` of a sleep cell.
+    """
+    kind = precision if dtype == torch.float32 else "half"
+
+    def clocks(config: ConvConfig) -> float:
+        box = choose_box(images, *size, config.block_m, kernel_size, *_cells(cell, config.block_n))
+        tiles = expected_tiles(images, *size, box, *_cells(cell, config.block_n))
+        rounds = math.ceil(tiles * triton.cdiv(out_channels, config.block_n) / _MULTIPROCESSORS)
+        steps = math.prod(kernel_size) * triton.cdiv(in_channels, config.block_k)
+        products = config.block_m * config.block_n * config.block_k
+        read = (config.block_m + config.block_n) * config.block_k * dtype.itemsize
+        step = max(products / _PRODUCTS[kind], read / _L2_BYTES)
+        return rounds * (steps * step + _BETWEEN_TILES)
+
+    return min(BOX_CONFIGS[kind], key=clocks)
+
+
+def _cells(cell: tuple[int, int] | None, block_n: int) -> tuple[int, int]:
+    """``(cell_p, cells_c)`` as ``expected_tiles`` takes them."""
+    return (1, 0) if cell is None else (cell[0], triton.cdiv(block_n, cell[1]))
+
+
+# --- launcher -----------------------------------------------------------------------------------
 
 
 def box_supports(
@@ -397,7 +482,7 @@ def conv2d_box(
             each other, or a convolution that ``box_supports`` refuses.
     """
     device = check_device("x", x)
-    out, launch = plan_conv2d_box(
+    out, launches = plan_conv2d_box(
         x,
         weight,
         bias,
@@ -413,7 +498,8 @@ def conv2d_box(
         out=out,
         config=config,
     )
-    launch.run(device)
+    for launch in launches:
+        launch.run(device)
     return out
 
 
@@ -433,7 +519,7 @@ def plan_conv2d_box(
     precision: str = "ieee",
     out: Tensor | None = None,
     config: ConvConfig | None = None,
-) -> tuple[Tensor, Launch]:
+) -> tuple[Tensor, tuple[Launch, ...]]:
     """Check arguments, allocate the output and say what to launch; see ``conv2d_box``."""
     kind, slope = parse_activation(activation)
     post_kind, post_slope = parse_activation(post_activation)
@@ -445,16 +531,7 @@ def plan_conv2d_box(
         raise ValueError(f"conv2d_box: {reason}")
     oh, ow = output_size((height, width), weight.kernel_size, (1, 1), padding, dilation)
     positions, out_channels = oh * ow, weight.out_channels
-    if bias is not None:
-        check_operand(
-            "bias",
-            bias,
-            dtypes=(x.dtype, torch.float32),
-            shape=(out_channels,),
-            device=x.device,
-        )
-    if scale is not None:
-        check_operand("scale", scale, dtypes=(torch.float32,), shape=(1,), device=x.device)
+    check_epilogue(bias, scale, out_channels, x.dtype, x.device)
     cell_rows, words = _check_bitmap(bitmap, cell, images, positions, out_channels, x.device)
     if out is None:
         out = torch.empty(
@@ -477,32 +554,50 @@ def plan_conv2d_box(
                     f"{name}: got address {tensor.data_ptr():#x}, allowed: multiples of 16 bytes"
                 )
     if out.numel() == 0:
-        return out, Launch(_conv2d_box_kernel, (0,), {}, num_warps=4, num_stages=1)
+        return out, ()
     if config is None:
         config = choose_box_config(
-            images=images, positions=positions, out_channels=out_channels, dtype=x.dtype
+            images=images,
+            size=(oh, ow),
+            in_channels=channels,
+            out_channels=out_channels,
+            kernel_size=weight.kernel_size,
+            dtype=x.dtype,
+            precision=precision,
+            cell=None if cell is None else (cell[0], cell[1]),
         )
+    elif config.block_m > 4 * _PART:
+        raise ValueError(f"config: got block_m {config.block_m}, allowed: up to {4 * _PART}")
 
-    gemm = weight.kernel_size == (1, 1) and not any(padding)
-    # N, H and W of input and output as the kernel sees them.
-    space = (1, 1, images * positions) if gemm else (images, oh, ow)
-    in_space = space if gemm else (images, height, width)
+    # N, H and W of input and output as the kernel sees them; for a plain GEMM, one long row.
+    space, in_space = (images, oh, ow), (images, height, width)
+    flat = (1, 1, images * positions)
+    cells = _cells(cell, config.block_n)
+    box = choose_box(*space, config.block_m, weight.kernel_size, *cells)
+    flat_box = (1, 1, config.block_m)
+    gemm = (
+        weight.kernel_size == (1, 1)
+        and not any(padding)
+        and expected_tiles(*flat, flat_box, *cells) <= expected_tiles(*space, box, *cells)
+    )
     if gemm:
-        box = (1, 1, config.block_m)
-    else:
-        box = choose_box(*space, config.block_m, weight.kernel_size)
+        space, in_space, box = flat, flat, flat_box
     tiles = [triton.cdiv(length, side) for length, side in zip(space, box, strict=True)]
-    tiles_c = triton.cdiv(out_channels, config.block_n)
-    count = tiles[0] * tiles[1] * tiles[2] * tiles_c
-    parts = 2 if config.block_m * config.block_n > 128 * 128 and config.block_n >= 128 else 1
-    part = [*box, config.block_n // parts]
+    count = math.prod(tiles) * triton.cdiv(out_channels, config.block_n)
+    if max(images * positions, count) > MAX_ELEMENTS:
+        raise ValueError(
+            f"x: got {images} images of {oh} x {ow} outputs, allowed: fewer than 2**31 positions"
+        )
+    # The test whether a tile sleeps keeps its K steps apart from the next tile's; it must pay.
+    skip = bitmap is not None and expected_tiles(*space, box, *cells) < 0.98 * math.prod(tiles)
+    part = _first_of(box, _PART)
 
     def described(
         tensor: Tensor, extent: tuple[int, int, int], block: list[int]
     ) -> TensorDescriptor:
+        n, h, w, c = *extent, tensor.shape[1]
         rows = tensor.permute(0, 2, 3, 1).contiguous()
-        rows = rows.view(*extent, rows.shape[-1])
-        return TensorDescriptor(rows, list(rows.shape), list(rows.stride()), block)
+        return TensorDescriptor(rows, [n, h, w, c], [h * w * c, w * c, c, 1], block)
 
     taps, block_k = weight.kernel_size[0] * weight.kernel_size[1], config.block_k
     cell_p, cell_c = cell or (1, 1)
@@ -514,8 +609,10 @@ def plan_conv2d_box(
             [channels, weight.data.stride(0), 1],
             [1, config.block_n, block_k],
         ),
-        "y": described(out, space, part),
-        "residual": None if residual is None else described(residual, space, part),
+        "y": described(out, space, [*part, config.block_n]),
+        "residual": None
+        if residual is None
+        else described(residual, space, [*part, config.block_n]),
         "bias": bias,
         "scale": scale,
         "bitmap": bitmap,
@@ -547,21 +644,32 @@ def plan_conv2d_box(
         "POST_SLOPE": post_slope,
         "PRECISION": precision,
         "WIDEN": interpreted() and x.dtype == torch.bfloat16,
-        "BOX_N": box[0],
         "BOX_H": box[1],
         "BOX_W": box[2],
+        "PART_H": part[1],
+        "PART_W": part[2],
+        "PART_M": math.prod(part),
+        "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
         "BLOCK_K": block_k,
-        "PARTS": parts,
-        "FLATTEN": False,
+        "SKIP": skip,
     }
-    return out, Launch(
+    launch = Launch(
         _conv2d_box_kernel,
-        (min(count, _MULTIPROCESSORS),),
+        (min(count, _programs(x, config, residual is not None)),),
         arguments,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
+    return out, (launch,)
+
+
+def _programs(x: Tensor, config: ConvConfig, residual: bool) -> int:
+    """Programs that are resident at once: one or two for every multiprocessor."""
+    loaded = config.num_stages * (config.block_m + config.block_n) * config.block_k
+    stored = _PART * config.block_n * (2 if residual else 1)
+    shared = (loaded + stored) * x.element_size() + 2048
+    return multiprocessors(x.device) * (2 if 2 * shared <= _SHARED_BYTES else 1)
 
 
 def _map_mode(
@@ -579,6 +687,15 @@ def _map_mode(
         return "none"
     if cell_c >= out_channels or cell_c % config.block_n == 0:
         return "rows"
+    if 32 * cell_c % config.block_n == 0:
+        return "word"
     if cell_c == 1:
         return "words"
     return "columns" if cell_p >= positions and box[0] == 1 and not gemm else "any"
+
+
+def _first_of(box: tuple[int, int, int], positions: int) -> tuple[int, int, int]:
+    """The part of a box that holds its first ``positions``, a power of two."""
+    w = min(box[2], positions)
+    h = min(box[1], positions // w)
+    return min(box[0], positions // (w * h)), h, w

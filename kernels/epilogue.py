@@ -115,6 +115,10 @@ def asleep(
         b_words = tl.load(p_words, mask=(word < words)[None, :], other=0)
         bits = b_words[:, :, None] >> tl.arange(0, 32)[None, None, :]
         return tl.reshape(bits & 1, [BLOCK_M, BLOCK_N]) != 0
+    elif MAP == "word":
+        cell = (first_c + tl.arange(0, BLOCK_N)) // cell_c
+        b_word = tl.load(bitmap + row * words + first_c // cell_c // 32)
+        return ((b_word[:, None] >> (cell % 32)[None, :]) & 1) != 0
     else:
         cell = (first_c + tl.arange(0, BLOCK_N)) // cell_c
         word = tl.minimum(cell // 32, words - 1)

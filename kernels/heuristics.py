@@ -12,17 +12,23 @@ from dataclasses import dataclass, replace
 import torch
 import triton
 
-# Multiprocessors of an H100/H200, which a plan without a GPU is made for.
+# An H100/H200, which a plan without a GPU is made for.
 _MULTIPROCESSORS = 132
-# Programs that keep a large GPU busy: two for each multiprocessor.
-_ENOUGH_PROGRAMS = 2 * _MULTIPROCESSORS
-# Of a multiprocessor of an H100/H200.
 _SHARED_BYTES = 227 * 1024
 _REGISTERS = 65536
-# A split of K has at least as many K steps: fewer would not amortise filling the pipeline and the
-# float32 round trip of the sums.
-_STEPS_OF_A_SPLIT = 8
-_SPLITS = (8, 4, 2)
+# Of one of its multiprocessors, in a cycle: multiplications of each family, bytes from L2 (what
+# good kernels sustain), instructions issued.
+_PRODUCTS = {"half": 2048, "tf32": 1024, "single": 128}
+_L2_BYTES = 40
+_ISSUES = 4
+# Instructions of a K step and warp, by the compile report: addresses, masks, copies, barriers.
+_STEP_INSTRUCTIONS = 100
+# Cycles from asking L2 for a K step to having it; to start and to finish a tile; to launch another
+# kernel.
+_LATENCY, _TILE_CYCLES, _LAUNCH_CYCLES = 800, 2000, 4000
+_SPLITS = (1, 2, 4, 8)
+# Depthwise: programs below which a tile is halved.
+_ENOUGH_PROGRAMS = 2 * _MULTIPROCESSORS
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@functools.lru_cache(maxsize=4096)
 def choose_config(
     *,
     images: int,
@@ -152,6 +159,8 @@ def choose_config(
 ) -> ConvConfig:
     """The configuration of a convolution: one of ``SHIPPED_CONFIGS``, perhaps with K split.
 
+    It is the one of least cost, in cycles of an H100, as ``_cycles`` estimates them.
+
     Args:
         images: batch size.
         positions: ``OH * OW``.
@@ -166,18 +175,24 @@ def choose_config(
     Raises:
         ValueError: a ``block_k`` that no configuration has.
     """
+    rows = images * positions
     if groups > 1 and channels_per_group == 1:
-        candidates = SHIPPED_CONFIGS["depthwise"]
-        # Channels that one row of tiles covers, and how many such rows there are.
-        span, spans = groups * out_channels_per_group, 1
-    else:
-        shipped = SHIPPED_CONFIGS[family(dtype, precision)]
-        depths = sorted({config.block_k for config in shipped})
-        if block_k is not None and block_k not in depths:
-            raise ValueError(f"x_blocks: got blocks of {block_k} channels, allowed: {depths}")
-        depth = block_k or _block_k(channels_per_group, depths)
-        candidates = tuple(config for config in shipped if config.block_k == depth)
-        span, spans = out_channels_per_group, groups
+        columns = triton.cdiv(groups * out_channels_per_group, _DEPTHWISE[0].block_n)
+        tiles = columns * triton.cdiv(rows, _DEPTHWISE[-1].block_m)
+        return _DEPTHWISE[-1 if tiles >= _ENOUGH_PROGRAMS else 0]
+
+    kind = family(dtype, precision)
+    shipped = SHIPPED_CONFIGS[kind]
+    depths = sorted({config.block_k for config in shipped})
+    if block_k is not None and block_k not in depths:
+        raise ValueError(f"x_blocks: got blocks of {block_k} channels, allowed: {depths}")
+    depth = block_k or _block_k(channels_per_group, depths)
+    candidates = tuple(config for config in shipped if config.block_k == depth)
+    # Channels after which tiles start anew, and how often they do.
+    span, spans = out_channels_per_group, groups
+    if awake == "channels":
+        # Scattered stores of wider tiles need more registers than two programs have.
+        candidates = tuple(config for config in candidates if config.block_n <= 64)
     if cell is not None:
         cell_p, cell_c = cell
         # Rows of a list come from anywhere, and tiles never reach past an image's last position.
@@ -189,33 +204,45 @@ def choose_config(
             if (tall or cell_p % config.block_m == 0) and (wide or cell_c % config.block_n == 0)
         )
         candidates = within or candidates
-        if awake == "channels":
-            # Scattered stores of wider tiles need more registers than two programs have.
-            candidates = tuple(config for config in candidates if config.block_n <= 64)
         if awake in ("cells", "rows"):
             span, spans = min(span, cell_c), spans * triton.cdiv(span, min(span, cell_c))
 
-    widths = sorted({config.block_n for config in candidates})
-    block_n = next((width for width in widths if width >= span), widths[-1])
-    fitting = sorted(
-        (config for config in candidates if config.block_n == block_n),
-        key=lambda config: config.block_m,
-    )
-    columns = spans * triton.cdiv(span, block_n)
-    # The tallest tile that does not starve the GPU.
-    rows = images * positions
-    for config in reversed(fitting):
-        tiles = columns * triton.cdiv(rows, config.block_m)
-        if config is fitting[0] or tiles >= _ENOUGH_PROGRAMS:
-            break
-    if config.block_k == 0 or awake != "none" or block_k is not None:
-        return config
-    blocks = triton.cdiv(channels_per_group, config.block_k)
-    for split in _SPLITS:
-        steps = blocks // split * taps
-        if tiles * split <= _ENOUGH_PROGRAMS and steps >= _STEPS_OF_A_SPLIT:
-            return replace(config, split_k=split)
-    return config
+    blocks = triton.cdiv(channels_per_group, depth)
+    splittable = awake == "none" and block_k is None
+    ways = [
+        replace(config, split_k=split)
+        for config in candidates
+        for split in (_SPLITS if splittable else _SPLITS[:1])
+        if split <= blocks
+    ]
+
+    def cycles(config: ConvConfig) -> float:
+        tiles = triton.cdiv(rows, config.block_m) * spans * triton.cdiv(span, config.block_n)
+        steps = triton.cdiv(blocks, config.split_k) * taps
+        return _cycles(config, kind, dtype.itemsize, tiles, steps)
+
+    return min(ways, key=cycles)
+
+
+def _cycles(config: ConvConfig, kind: str, itemsize: int, tiles: int, steps: int) -> float:
+    """Estimated time of so many tiles of so many K steps.
+
+    A multiprocessor takes its programs' K steps at the pace of the scarcest of matrix units, L2
+    and instruction issue; few programs are paced by latency instead.
+    """
+    area, edge = config.block_m * config.block_n, config.block_m + config.block_n
+    products = area * config.block_k / _PRODUCTS[kind]
+    traffic = edge * config.block_k * itemsize / _L2_BYTES
+    issue = _STEP_INSTRUCTIONS * config.num_warps / _ISSUES
+    alone = _LATENCY / (config.num_stages - 1)
+    programs = triton.cdiv(tiles * config.split_k, _MULTIPROCESSORS)
+    rounds = triton.cdiv(programs, config.resident(itemsize))
+    work = steps * max(programs * max(products, traffic, issue), rounds * alone)
+    if config.split_k == 1:
+        return work + rounds * _TILE_CYCLES
+    # Sums go out and come back as float32.
+    sums = tiles * area * config.split_k * 8 / _MULTIPROCESSORS / _L2_BYTES
+    return work + rounds * _TILE_CYCLES + sums + _LAUNCH_CYCLES
 
 
 def _block_k(channels: int, depths: list[int]) -> int:

@@ -36,7 +36,7 @@ _POINTERS = {
 }
 _DIVISIBLE_BY_16 = [["tt.divisibility", 16]]
 
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)([^;]*);")
 _BRANCH_TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 _TENSOR_MATH = ("HGMMA", "HMMA", "IMMA", "UTCHMMA", "UTCQMMA")
 _SCALAR_MATH = ("FFMA", "FFMA2")
@@ -54,8 +54,9 @@ class CompileReport:
         spill_bytes: bytes per thread that spill loads and stores move, counted in the code.
         shared_bytes: shared memory of a program.
         wgmma, mma, tcgen05: matrix instructions in the PTX, by generation.
-        loop_instructions: machine instructions of the main loop (0 where there is none: few K steps
-            are unrolled for good).
+        loop_instructions: machine instructions of a turn of the main loop that skips what can be
+            skipped, such as the epilogue of a tile that goes on (0 where there is no loop: few K
+            steps are unrolled for good).
         loop_global_loads: load and copy instructions from global memory in it.
         loop_products: matrix instructions in it, or multiply-adds where there are none.
         loop_steps: K steps that an iteration of it takes.
@@ -146,12 +147,16 @@ def _source(launch: Launch) -> ASTSource:
 
 @dataclass(frozen=True)
 class _Line:
-    """One machine instruction; ``operation`` is LDG where ``name`` is LDG.E.128."""
+    """One machine instruction; ``operation`` is LDG where ``name`` is LDG.E.128.
+
+    ``guarded``: it is carried out only where a predicate holds.
+    """
 
     address: int
     operation: str
     name: str
     operands: str
+    guarded: bool
 
 
 def _dump(cubin: bytes, arch: int) -> tuple[str, list[_Line]]:
@@ -165,8 +170,14 @@ def _dump(cubin: bytes, arch: int) -> tuple[str, list[_Line]]:
             for flag in ("--dump-resource-usage", "--dump-sass")
         )
     lines = [
-        _Line(int(address, 16), name.split(".")[0], name, operands)
-        for address, name, operands in _INSTRUCTION.findall(text)
+        _Line(
+            address=int(address, 16),
+            operation=name.split(".")[0],
+            name=name,
+            operands=operands,
+            guarded=bool(guard) or name.startswith("BRA.U"),
+        )
+        for address, guard, name, operands in _INSTRUCTION.findall(text)
     ]
     return usage, lines
 
@@ -180,19 +191,47 @@ def _spilled(line: _Line) -> int:
 
 
 def _main_loop(sass: list[_Line]) -> list[_Line]:
-    """Of the innermost loops that multiply, the one that does most; empty without any."""
+    """The shortest turn of that innermost loop which multiplies most; empty without any."""
     tensor = any(line.operation in _TENSOR_MATH for line in sass)
     math = _TENSOR_MATH if tensor else _SCALAR_MATH
 
-    def products(loop: list[_Line]) -> int:
-        return sum(line.operation in math for line in loop)
+    def products(turn: list[_Line]) -> int:
+        return sum(line.operation in math for line in turn)
 
     innermost: list[list[_Line]] = []
-    for loop in sorted(filter(products, _loops(sass)), key=len):
-        ends = loop[0].address, loop[-1].address
-        if not any(ends[0] <= kept[0].address <= ends[1] for kept in innermost):
-            innermost.append(loop)
+    for loop in sorted(_loops(sass), key=len):
+        turn = _shortest_turn(loop, math)
+        inside = any(loop[0].address <= kept[0].address <= loop[-1].address for kept in innermost)
+        if products(turn) and not inside:
+            innermost.append(turn)
     return max(innermost, key=products, default=[])
+
+
+def _shortest_turn(loop: list[_Line], math: tuple[str, ...]) -> list[_Line]:
+    """The way through a loop that multiplies most and, among these, is the shortest.
+
+    Guarded branches ahead may go either way; empty if nothing leads to the loop's last branch.
+    """
+    index = {line.address: at for at, line in enumerate(loop)}
+    # From an instruction to the end: multiplications (negated), instructions, what comes next.
+    ways: list[tuple[int, int, int] | None] = [None] * len(loop)
+    ways[-1] = (0, 1, len(loop))
+    for at in range(len(loop) - 2, -1, -1):
+        line = loop[at]
+        leaves = line.operation in ("BRA", "EXIT")
+        target = _BRANCH_TARGET.search(line.operands) if line.operation == "BRA" else None
+        following = [at + 1] if line.guarded or not leaves else []
+        if target is not None and index.get(int(target[1], 16), 0) > at:
+            following.append(index[int(target[1], 16)])
+        onward = [(*way[:2], step) for step in following if (way := ways[step]) is not None]
+        if onward:
+            products, length, step = min(onward)
+            ways[at] = products - (line.operation in math), length + 1, step
+    at, turn = 0, []
+    while at < len(loop) and (way := ways[at]) is not None:
+        turn.append(loop[at])
+        at = way[2]
+    return turn
 
 
 def _steps(loop: list[_Line], arguments: dict[str, Any], threads: int) -> int:
@@ -211,7 +250,9 @@ def _steps(loop: list[_Line], arguments: dict[str, Any], threads: int) -> int:
             made += threads * (2 if line.operation == "FFMA2" else 1)
         elif line.operation == "UTCHMMA":
             # One thread issues it for all; 128 bits of K, half or full height.
-            made += arguments["BLOCK_M"] * arguments["BLOCK_N"] * 32 / arguments["x"].element_size()
+            x = arguments["x"]
+            itemsize = (x.base if isinstance(x, TensorDescriptor) else x).element_size()
+            made += arguments["BLOCK_M"] * arguments["BLOCK_N"] * 32 / itemsize
     blocks = [arguments.get(name) or 0 for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K")]
     products = blocks[0] * blocks[1] * blocks[2]
     return round(made / products) if products else 0
