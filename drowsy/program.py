@@ -174,6 +174,28 @@ class _Map:
         return self._made[key]
 
     @property
+    def whole_channels(self) -> bool:
+        """Whether all positions of a channel share a bit."""
+        return self.cell[0] >= self.shape[2] * self.shape[3]
+
+    @property
+    def one_cell(self) -> bool:
+        """Whether all channels of a position share a bit, and no two positions do."""
+        return self.cell == (1, self.shape[1])
+
+    def rows_but(self, zeros: _Map) -> lists.AwakeRows:
+        """Rows that are awake in this map and in another."""
+
+        def plan() -> tuple[lists.AwakeRows, Sequence[kernels.Launch]]:
+            either = torch.empty_like(self.bitmap)
+            self.prologue.add(
+                functools.partial(lists.combine, self.bitmap, zeros.bitmap, out=either)
+            )
+            return lists.plan_awake_rows(either, self.shape, self.cell)
+
+        return self._planned(("rows but", id(zeros)), plan)
+
+    @property
     def rows(self) -> lists.AwakeRows:
         """Awake rows of every channel cell."""
         return self._planned(
@@ -195,6 +217,13 @@ class _Map:
             "channels", lambda: lists.plan_awake_channels(self.bitmap, self.shape, self.cell)
         )
 
+    def blocks(self, width: int) -> lists.AwakeBlocks:
+        """Blocks of ``width`` channels in which a channel is awake, of every image."""
+        return self._planned(
+            ("blocks", width),
+            lambda: lists.plan_awake_blocks(self.bitmap, self.shape, self.cell, width),
+        )
+
     def index(self, fill: str) -> Tensor:
         """The compact row that stands for each position."""
         rows = self.rows
@@ -214,6 +243,12 @@ class _Map:
 
 
 # --- layers --------------------------------------------------------------------------------------
+
+
+# Input channels that a K step can take, as deep as they come.
+_STEPS = {torch.float32: (32, 16), torch.float16: (64, 32, 16), torch.bfloat16: (64, 32, 16)}
+# What leaves a channel of zeros a channel of zeros.
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 
 
 class _Conv(nn.Module):
@@ -241,11 +276,14 @@ class _FullConv(_Conv):
         layer: DrowsyConv2d,
         drawn: _Map,
         awake: Any,
+        blocks: lists.AwakeBlocks | None,
+        zeros: _Map | None,
         ready: torch.cuda.Event | None,
         post_activation: str,
     ) -> None:
         super().__init__(layer, layer.index, post_activation)
         self._drawn, self._awake, self._ready = drawn, awake, ready
+        self._blocks, self._zeros = blocks, zeros
         self._fill = _fill(layer)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -265,11 +303,17 @@ class _FullConv(_Conv):
             bitmap=bitmap,
             cell=cell,
             awake=self._awake,
+            x_blocks=self._blocks,
             residual=residual,
             **self._shared,
         )
+        if self._zeros is not None:
+            options = {k: v for k, v in self._shared.items() if k != "precision"}
+            tables.fill_unread(
+                y, bitmap, self._zeros.bitmap, self._bias, residual=residual, **options
+            )
         # Channel lists leave no sleeper to write, and neither does a masked convolution.
-        if self._fill != "zero" or isinstance(self._awake, (lists.AwakeRows, lists.AwakeCells)):
+        elif self._fill != "zero" or isinstance(self._awake, (lists.AwakeRows, lists.AwakeCells)):
             kernels.fill_sleepers(
                 y,
                 bitmap,
@@ -341,12 +385,19 @@ class _Expand(nn.Module):
 
 @dataclass(eq=False)
 class _Value:
-    """What stands for a tensor of the network: its full map, its awake rows, or both."""
+    """What stands for a tensor of the network: its full map, its awake rows, or both.
+
+    Args:
+        full: node of the full map.
+        rows, home, fill: node of the awake rows, the shared map, and how the rest is filled in.
+        zeros: a map whose sleepers are known to be 0 in the full map.
+    """
 
     full: Any = None
     rows: fx.Node | None = None
     home: _Map | None = None
     fill: str = ""
+    zeros: _Map | None = None
 
     @property
     def form(self) -> tuple[_Map | None, str]:
@@ -426,7 +477,7 @@ class Builder:
             for used in node.all_input_nodes:
                 self._full(used)
             made = self._graph.node_copy(node, lambda used: self._values[used].full)
-            self._values[node] = _Value(made)
+            self._values[node] = _Value(made, zeros=self._zeros_after(node))
         if node.op == "placeholder":
             self._call("draw", _Draw(self._prologue), ())
 
@@ -489,12 +540,55 @@ class Builder:
         drawn = self._map(layer, layer.sleep, (n, channels, height, width))
         way = choose_way(drawn.cell, drawn.shape)
         awake = None if way == "masked" else getattr(drawn, way)
-        module = _FullConv(layer, drawn, awake, self._prologue.mark(), post_activation)
-        data = self._full(node.all_input_nodes[0])
+        x = node.all_input_nodes[0]
+        data, zeros, reads = self._full(x), self._values[x].zeros, "full"
+        blocks = self._blocks(layer, zeros, way)
+        if blocks is not None:
+            zeros, reads = None, f"awake channels by {blocks.block}"
+        elif zeros is not None and self._same_position(layer, drawn, zeros):
+            awake, reads = drawn.rows_but(zeros), "awake rows"
+        else:
+            zeros = None
+        ready = self._prologue.mark()
+        module = _FullConv(layer, drawn, awake, blocks, zeros, ready, post_activation)
         made = self._call(node.name, module, (data,) if residual is None else (data, residual))
         computes = way if way == "masked" else f"awake {way}"
-        self._note(node, "full", "full", computes, residual, post_activation)
-        return _Value(made)
+        self._note(node, "full", reads, computes, residual, post_activation)
+        zero = residual is None and _fill(layer) == "zero"
+        return _Value(made, zeros=drawn if zero else None)
+
+    def _zeros_after(self, node: fx.Node) -> _Map | None:
+        """The map whose sleepers are still 0 after a node that is no layer."""
+        if len(node.all_input_nodes) != 1:
+            return None
+        zeros = self._values[node.all_input_nodes[0]].zeros
+        if zeros is None or pointwise(node, self._modules) not in (None, "cat"):
+            return zeros
+        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
+        return zeros if zeros.whole_channels and isinstance(module, _POOLS) else None
+
+    def _same_position(self, layer: DrowsyConv2d, drawn: _Map, zeros: _Map) -> bool:
+        """Whether a layer turns positions that are 0 in every channel into constants."""
+        spec = layer.spec
+        plain = (layer.kernel_size, spec.stride, spec.groups) == ((1, 1), (1, 1), 1)
+        return (
+            plain
+            and not any(spec.padding)
+            and _fill(layer) == "zero"
+            and drawn.one_cell
+            and zeros.one_cell
+        )
+
+    def _blocks(
+        self, layer: DrowsyConv2d, zeros: _Map | None, way: str
+    ) -> lists.AwakeBlocks | None:
+        """The input's blocks of channels that are awake, where reading no others saves a step."""
+        if zeros is None or not zeros.whole_channels:
+            return None
+        widths = [width for width in _STEPS[layer.weight.dtype] if zeros.cell[1] % width == 0]
+        if not widths or way == "rows" or layer.groups > 1:
+            return None
+        return zeros.blocks(widths[0])
 
     def _full(self, node: fx.Node) -> Any:
         """The full map of a value, filled in at its first use."""

@@ -44,6 +44,17 @@ from drowsy_kernels.lists import (
     plan_awake_rows,
 )
 from drowsy_kernels.sleep_map import SOURCES, plan_sleep_map, sleep_map
+from drowsy_kernels.tables import (
+    Geometry,
+    expand_rows,
+    fill_unread,
+    plan_expand_rows,
+    plan_fill_unread,
+    plan_row_index,
+    plan_tap_table,
+    row_index,
+    tap_table,
+)
 from drowsy_kernels.weight import PackedWeight, pack_weight
 
 __all__ = [
@@ -59,6 +70,7 @@ __all__ = [
     "AwakeChannels",
     "AwakeRows",
     "ConvConfig",
+    "Geometry",
     "Launch",
     "PackedWeight",
     "awake_blocks",
@@ -75,7 +87,9 @@ __all__ = [
     "conv2d",
     "conv2d_box",
     "conv2d_rows",
+    "expand_rows",
     "fill_sleepers",
+    "fill_unread",
     "interpreted",
     "output_size",
     "pack_weight",
@@ -86,7 +100,13 @@ __all__ = [
     "plan_conv2d",
     "plan_conv2d_box",
     "plan_conv2d_rows",
+    "plan_expand_rows",
     "plan_fill_sleepers",
+    "plan_fill_unread",
+    "plan_row_index",
     "plan_sleep_map",
+    "plan_tap_table",
+    "row_index",
     "sleep_map",
+    "tap_table",
 ]

@@ -8,6 +8,9 @@ for a position: its own where it is awake; where it sleeps, that of its nearest 
 (fill ``nearest``) or none (fills ``zero`` and ``rescale``). The same index fills in the full map,
 ``expand_rows``, where something else than a convolution reads it.
 
+``fill_unread`` belongs to layers that do not share a map: a 1x1 convolution need not compute the
+positions where the layer before it slept in every channel, and this writes them.
+
 Tables depend on maps alone, so they are built off the critical path, once for all layers that
 share them. Counts stay on the device; entries past a count are unspecified.
 """
@@ -18,18 +21,17 @@ share them. Counts stay on the device; entries past a count are unspecified.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from drowsy_kernels.conv2d import DTYPES, output_size
+from drowsy_kernels.conv2d import check_epilogue, output_size
 from drowsy_kernels.epilogue import activate, parse_activation
 from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand
+from drowsy_kernels.lists import AwakeRows
+from drowsy_kernels.weight import DTYPES
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from drowsy_kernels.lists import AwakeRows
 
 INDEX_FILLS = ("zero", "rescale", "nearest")
 
@@ -161,6 +163,45 @@ def _expand_rows_kernel(
     if residual is not None:
         value += tl.load(residual + o_tile, mask=m_tile, other=0.0).to(tl.float32)
     value = activate(value, ACTIVATION, SLOPE)
+    tl.store(y + o_tile, value.to(y.dtype.element_ty), mask=m_tile)
+
+
+@triton.jit
+def _fill_unread_kernel(
+    y,
+    bitmap,
+    zeros,
+    bias,
+    scale,
+    residual,
+    total,
+    blocks,
+    C: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    POST_ACTIVATION: tl.constexpr,
+    POST_SLOPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """``y`` [total, C]; grid as for the expansion."""
+    m = (tl.program_id(0) // blocks) * BLOCK_M + tl.arange(0, BLOCK_M)
+    c = (tl.program_id(0) % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m_m, m_c = m < total, c < C
+    asleep = (tl.load(bitmap + m, mask=m_m, other=0) & 1) != 0
+    mine = asleep | ((tl.load(zeros + m, mask=m_m, other=0) & 1) != 0)
+    value = tl.zeros([1, BLOCK_N], tl.float32)
+    if bias is not None:
+        value += tl.load(bias + c, mask=m_c, other=0).to(tl.float32)[None, :]
+    value = activate(value, ACTIVATION, SLOPE)
+    if scale is not None:
+        value *= tl.load(scale)
+    value = tl.where(asleep[:, None], 0.0, value)
+    m_tile = mine[:, None] & m_c[None, :]
+    o_tile = m.to(tl.int64)[:, None] * C + c[None, :]
+    if residual is not None:
+        value += tl.load(residual + o_tile, mask=m_tile, other=0.0).to(tl.float32)
+    value = activate(value, POST_ACTIVATION, POST_SLOPE)
     tl.store(y + o_tile, value.to(y.dtype.element_ty), mask=m_tile)
 
 
@@ -372,18 +413,10 @@ def plan_expand_rows(
     check_operand("index", index, dtypes=(torch.int32,), shape=(total,), device=device)
     if out is None:
         out = torch.empty(shape, dtype=rows.dtype, device=device, memory_format=torch.channels_last)
-    last = {"residual": residual, "out": out}
-    for name, tensor in last.items():
-        if tensor is not None:
-            check_operand(
-                f"{name} (as N, OH, OW, C)",
-                tensor.permute(0, 2, 3, 1),
-                dtypes=(rows.dtype,),
-                shape=(images, oh, ow, channels),
-                device=device,
-            )
-    block_n = min(_MAX_BLOCK_CHANNELS, triton.next_power_of_2(max(channels, 1)))
-    blocks = triton.cdiv(channels, block_n)
+    elif tuple(out.shape) != shape:
+        raise ValueError(f"out: got shape {tuple(out.shape)}, allowed: {shape}")
+    _check_maps((rows.dtype,), out=out, residual=residual)
+    block_n, blocks = _channel_blocks(channels)
     arguments: dict[str, Any] = {
         "rows": rows,
         "index": index,
@@ -399,6 +432,116 @@ def plan_expand_rows(
     }
     grid = (triton.cdiv(total, _BLOCK_POSITIONS) * blocks,)
     return out, Launch(_expand_rows_kernel, grid, arguments, num_warps=4, num_stages=1)
+
+
+def fill_unread(
+    y: Tensor,
+    bitmap: Tensor,
+    zeros: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    scale: Tensor | None = None,
+    residual: Tensor | None = None,
+    post_activation: str = "none",
+) -> Tensor:
+    """Write what a 1x1 convolution need not compute, in place; the other positions stay.
+
+    A position that sleeps comes out as ``post_activation(0 + residual)``; one that is awake and
+    whose input is 0 in every channel, as ``post_activation(activation(bias) * scale + residual)``.
+
+    Args:
+        y: channels_last ``[N, C, OH, OW]``; float32, float16 or bfloat16.
+        bitmap: int32 ``[N, P, 1]``, the layer's map, one channel cell.
+        zeros: int32 ``[N, P, 1]``, the map of the layer before, whose sleepers are 0.
+        bias, activation, scale, residual, post_activation: as for ``conv2d``.
+
+    Returns:
+        ``y``.
+
+    Raises:
+        ValueError, TypeError: an argument outside of what is listed here.
+    """
+    device = check_device("y", y)
+    plan_fill_unread(
+        y,
+        bitmap,
+        zeros,
+        bias,
+        activation=activation,
+        scale=scale,
+        residual=residual,
+        post_activation=post_activation,
+    ).run(device)
+    return y
+
+
+def plan_fill_unread(
+    y: Tensor,
+    bitmap: Tensor,
+    zeros: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    scale: Tensor | None = None,
+    residual: Tensor | None = None,
+    post_activation: str = "none",
+) -> Launch:
+    """Check arguments and say what to launch; see ``fill_unread``."""
+    kind, slope = parse_activation(activation)
+    post_kind, post_slope = parse_activation(post_activation)
+    if y.dim() != 4:
+        raise ValueError(f"y: got shape {tuple(y.shape)}, allowed: [N, C, OH, OW]")
+    images, channels, oh, ow = y.shape
+    check_epilogue(bias, scale, channels, y.dtype, y.device)
+    for name, words in (("bitmap", bitmap), ("zeros", zeros)):
+        shape = (images, oh * ow, 1)
+        check_operand(name, words, dtypes=(torch.int32,), shape=shape, device=y.device)
+    _check_maps(DTYPES if residual is None else (residual.dtype,), y=y, residual=residual)
+    block_n, blocks = _channel_blocks(channels)
+    arguments: dict[str, Any] = {
+        "y": y,
+        "bitmap": bitmap,
+        "zeros": zeros,
+        "bias": bias,
+        "scale": scale,
+        "residual": residual,
+        "total": images * oh * ow,
+        "blocks": blocks,
+        "C": channels,
+        "ACTIVATION": kind,
+        "SLOPE": slope,
+        "POST_ACTIVATION": post_kind,
+        "POST_SLOPE": post_slope,
+        "BLOCK_M": _BLOCK_POSITIONS,
+        "BLOCK_N": block_n,
+    }
+    grid = (triton.cdiv(images * oh * ow, _BLOCK_POSITIONS) * blocks,)
+    return Launch(_fill_unread_kernel, grid, arguments, num_warps=4, num_stages=1)
+
+
+def _check_maps(dtypes: tuple[torch.dtype, ...], **maps: Tensor | None) -> None:
+    """Raise unless the tensors are channels_last maps of one shape and device."""
+    first = next(tensor for tensor in maps.values() if tensor is not None)
+    images, channels, oh, ow = first.shape
+    for name, tensor in maps.items():
+        if tensor is None:
+            continue
+        if tensor.dim() != 4:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, allowed: [N, C, OH, OW]")
+        check_operand(
+            f"{name} (as N, OH, OW, C)",
+            tensor.permute(0, 2, 3, 1),
+            dtypes=dtypes,
+            shape=(images, oh, ow, channels),
+            device=first.device,
+        )
+
+
+def _channel_blocks(channels: int) -> tuple[int, int]:
+    """``(channels of a block, blocks)`` of a kernel that copies."""
+    block_n = min(_MAX_BLOCK_CHANNELS, triton.next_power_of_2(max(channels, 1)))
+    return block_n, triton.cdiv(channels, block_n)
 
 
 def _check_rows(rows: AwakeRows, total: int, device: torch.device) -> None:

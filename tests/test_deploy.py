@@ -212,6 +212,42 @@ def test_grains(grain: str, triton_device: torch.device) -> None:
     check(net, drowsy.deploy(net, x, graph=False), x)
 
 
+@pytest.mark.parametrize("fill", ["rescale", "zero"])
+def test_sleeping_channels_are_not_read(fill: str, triton_device: torch.device) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 32, 3),
+        nn.ReLU(),
+        nn.Conv2d(32, 8, 1),
+    )
+    x = torch.randn(2, 3, 11, 9, device=triton_device)
+    net = drowsy.convert(lively(model).to(triton_device), grain="channel:16", fill=fill)
+    fast = drowsy.deploy(net, x, graph=False)
+    reads = ["full", "awake channels by 16", "awake channels by 16"]
+    assert [step.reads for step in fast.steps] == reads
+    for rate in (0.5, 0.75):
+        net.set(rate)
+        check(net, fast, x)
+
+
+@pytest.mark.parametrize("fill", ["rescale", "zero"])
+def test_positions_that_slept_in_every_channel_are_not_read(
+    fill: str, triton_device: torch.device
+) -> None:
+    """The bottleneck's last 1x1 reads a layer that sleeps elsewhere, and takes in the sum."""
+    net, x = make("bottleneck", triton_device, aligned=False, grain="position", fill=fill)
+    net.set(0.5)
+    fast = drowsy.deploy(net, x, graph=False)
+    skipping = [step for step in fast.steps if step.reads == "awake rows"]
+    assert [step.layer for step in skipping] == ["3.body.4.0", "4.body.4.0", "5.body.4.0"]
+    assert "sum + relu" in [step.fused for step in skipping]
+    for rate in (0.5, 0.875):
+        net.set(rate)
+        check(net, fast, x)
+
+
 @pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
 def test_sources(source: str, triton_device: torch.device) -> None:
     net, x = make("sequential", triton_device, source=source)

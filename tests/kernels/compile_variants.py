@@ -211,8 +211,47 @@ def fill_plans() -> Iterator[tuple[str, kernels.Launch]]:
         yield plan("zero", 128, 10, cell, post_activation="silu")
 
 
+def table_plans() -> Iterator[tuple[str, kernels.Launch]]:
+    for size in ((1, 1), (7, 5)):
+        positions = size[0] * size[1]
+        bitmap = meta(2, positions, 1, dtype=torch.int32)
+        rows, _ = kernels.plan_awake_rows(bitmap, (2, 1, *size), (1, 1))
+        index, launches = kernels.plan_row_index(bitmap, rows, size, "nearest")
+        for launch in launches:
+            yield f"row index {size}", launch
+        for kernel, table_index in ((1, None), (3, None), (3, index)):
+            edge = kernel // 2
+            geometry = kernels.Geometry(size, (kernel, kernel), padding=(edge, edge, edge, edge))
+            _, launch = kernels.plan_tap_table(rows, 2, geometry, table_index)
+            yield f"tap table {size} {kernel}x{kernel}", launch
+        for channels, dtype in ((1, torch.float32), (64, torch.float16), (70, torch.bfloat16)):
+            shape = (2, channels, *size)
+            data = meta(2 * positions, channels, dtype=dtype)
+            full = meta(*shape, dtype=dtype).to(memory_format=torch.channels_last)
+            _, launch = kernels.plan_expand_rows(data, index, shape)
+            yield f"expand rows {channels}x{size}", launch
+            _, launch = kernels.plan_expand_rows(
+                data, index, shape, residual=full, post_activation="relu"
+            )
+            yield f"expand rows {channels}x{size} with residual", launch
+            bias, scale = meta(channels, dtype=dtype), meta(1)
+            launch = kernels.plan_fill_unread(full, bitmap, bitmap)
+            yield f"fill unread {channels}x{size}", launch
+            launch = kernels.plan_fill_unread(
+                full, bitmap, bitmap, bias, activation="relu", scale=scale, residual=full
+            )
+            yield f"fill unread {channels}x{size} with all", launch
+
+
 if __name__ == "__main__":
-    plans = (*conv_plans(), *row_plans(), *sleep_plans(), *list_plans(), *fill_plans())
+    plans = (
+        *conv_plans(),
+        *row_plans(),
+        *sleep_plans(),
+        *list_plans(),
+        *fill_plans(),
+        *table_plans(),
+    )
     for name, launch in plans:
         report = compile_launch(launch, ARCH)
         print(f"{name}: {report.registers} registers, {report.spill_bytes} bytes spilled")

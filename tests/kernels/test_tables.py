@@ -139,6 +139,33 @@ def test_expand_rows(
     assert torch.equal(y, expected)
 
 
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("channels", [3, 70])
+def test_fill_unread(channels: int, with_residual: bool, triton_device: torch.device) -> None:
+    asleep, bitmap, _ = make_map(2, 35, 0.3, triton_device)
+    empty, zeros, _ = make_map(2, 35, 0.5, triton_device)
+    shape = (2, channels, 7, 5)
+    y = torch.randn(shape).to(triton_device).contiguous(memory_format=torch.channels_last)
+    bias, scale = torch.randn(channels).to(triton_device), torch.tensor([1.5], device=triton_device)
+    residual = torch.randn(shape).to(triton_device) if with_residual else torch.zeros_like(y)
+    residual = residual.contiguous(memory_format=torch.channels_last)
+    here, slept = (m.view(2, 1, 7, 5).to(triton_device) for m in (empty | asleep, asleep))
+    unread = torch.where(slept, 0, bias.relu().view(1, -1, 1, 1) * 1.5) + residual
+    expected = torch.where(here, unread.tanh(), y)
+    tables.fill_unread(
+        y,
+        bitmap,
+        zeros,
+        bias,
+        activation="relu",
+        scale=scale,
+        residual=residual if with_residual else None,
+        post_activation="tanh",
+    )
+    torch.testing.assert_close(y, expected)
+    assert torch.equal(y[~here.expand(shape)], expected[~here.expand(shape)])
+
+
 def test_empty_batch(triton_device: torch.device) -> None:
     _, bitmap, rows = make_map(0, 35, 0.5, triton_device)
     index = tables.row_index(bitmap, rows, (7, 5), "nearest")
