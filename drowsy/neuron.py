@@ -184,7 +184,7 @@ _WINDOW = sorted(
 
 def _nearest(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     """``y`` with the sleepers of the map ``[N, CC, OH, OW]`` replaced by their nearest awake."""
-    _, channels, height, width = y.shape
+    n, channels, height, width = y.shape
     # A sleeper is all ones, so that whatever is combined with it stays beyond every choice.
     padded = _pad(asleep.to(torch.uint8).mul_(_NOBODY), _NOBODY)
     choice = _shift(padded, 0, 0).clone()
@@ -198,7 +198,7 @@ def _nearest(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     source = here + steps.to(y.device)[choice.int()]
     filled = torch.empty_like(y)
     source = _over_channels(source, channels, grain).expand_as(y)
-    torch.gather(y.flatten(2), 2, source.flatten(2), out=filled.flatten(2))
+    torch.gather(y.flatten(2), 2, source.flatten(2), out=filled.view(n, channels, -1))
     nobody = (choice == _NOBODY).permute(0, 2, 3, 1).flatten(1, 2)
     return _clear(filled, nobody, grain)
 

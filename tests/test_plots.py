@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from drowsy import plots
+from drowsy.sleep import FILLS
 
 LAYERS = ("conv1", "conv2", "conv3")
 
@@ -155,6 +156,12 @@ def test_uniform_is_a_solid_line_per_flavour(tmp_path: Path, drawn: list[Figure]
     assert x == pytest.approx([12.5 * j for j in range(8)])
     assert y == pytest.approx([50 * (1 - j / 8) for j in range(8)])
     assert [bands(axis) for axis in figure.axes] == [2, 0]
+
+
+def test_every_fill_has_a_line(tmp_path: Path, drawn: list[Figure]):
+    rows = [row | {"fill": fill} for fill in (*FILLS, "auto") for row in uniform_rows()[:8]]
+    plots.plot_uniform(rows, tmp_path / "u.png", "Fig. 6")
+    assert len(lines(drawn[0].axes[0])) == len(FILLS) + 1
 
 
 # --- Fig. 7 --------------------------------------------------------------------------------------

@@ -43,9 +43,9 @@ def conv2d(
     shape = (x.shape[0], weight.shape[0], *size)
     cell = sleep.grain.cell(shape[1], size[0] * size[1])
     bitmap = draw_bitmap(sleep, shape, cell, threshold, clock)
-    awake = list_awake(
-        choose_way(cell, shape), bitmap, shape, cell, exact_run(sleep, shape), threshold
-    )
+    # Depthwise layers are bound by memory and follow no list.
+    way = "masked" if packed.depthwise else choose_way(cell, shape)
+    awake = list_awake(way, bitmap, shape, cell, exact_run(sleep, shape), threshold)
     y = kernels.conv2d(
         x,
         packed,
