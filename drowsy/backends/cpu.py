@@ -34,6 +34,8 @@ from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, SleepSpec, lattice_phases, la
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
 _PHASE_BLOCK = 256
+# A lattice's maps of all phases are kept where they have at most so many levels.
+_TABLE_LEVELS = 1 << 18
 
 
 def conv2d(
@@ -242,9 +244,11 @@ def _levels(call: Call) -> Tensor:
     """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
     layer, sleep = call.layer, call.sleep
     n, channels, height, width = layer.output
-    if not isinstance(sleep.source, Lattice) or sleep.grain.kind == "neuron" or n == 0:
+    cell_p, cell_c = sleep.grain.cell(channels, layer.positions)
+    cells = -(-layer.positions // cell_p) * -(-channels // cell_c)
+    small = sleep.k * cells <= _TABLE_LEVELS
+    if not (small and n > 0 and isinstance(sleep.source, Lattice)):
         return levels(sleep, layer.output, call.clock)
-    cell_p, _ = sleep.grain.cell(channels, layer.positions)
     # Rows of the lattice are those of the map where cells are single positions.
     rows, row = (height, width) if cell_p == 1 else (1, -(-layer.positions // cell_p))
     maps = _lattice_levels(sleep.k, rows, row, len(columns(layer, sleep)))
@@ -271,7 +275,7 @@ def _phase_block(sleep: SleepSpec, seed: int, block: int) -> Tensor:
 # --- tables, made once for a layer -------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _window_tables(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor, int]:
     """Where windows lie among the pixels of a padded ``[N, height, width]``.
 
@@ -316,7 +320,7 @@ def _crop_size(layer: Layer, m: int) -> tuple[int, int]:
     return height, width
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=128)
 def _grid_tables(
     layer: Layer, k: int, j: int, m: int, cell: int, pitch: int
 ) -> tuple[Tensor, Tensor, bool]:

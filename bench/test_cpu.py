@@ -1,0 +1,153 @@
+"""What the knob saves on the CPU: whole networks at half of their multiplications, against dense.
+
+    OMP_WAIT_POLICY=passive python -m pytest bench/test_cpu.py --benchmark-enable
+
+
+The dense network is the converted one at rate 0, batch norms folded, ``F.conv2d`` throughout, in
+the faster of the two memory formats. All settings take turns in one process. Two clocks are
+recorded: wall time, and CPU time of the calling thread (see ``bench.cpu_crossover``), which other
+programs on the machine do not lengthen much. The second means something only where idle threads
+sleep, hence the variable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import drowsy
+from bench.cpu_crossover import TIMES
+from drowsy import crossover, models
+from drowsy.cost import layer_costs, layer_shares, saving
+from drowsy.crossover import Layer
+
+THREADS, SAVED = 2, 0.5
+CLOCKS = {"wall": time.perf_counter, "thread": time.thread_time}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_half_of_the_multiplications(benchmark: Any, name: str, photographs: Tensor) -> None:
+    torch.set_num_threads(THREADS)
+    info = models.MODELS[name]
+    weights = Path(os.environ.get("DROWSY_DATA", "shared")) / "weights" / f"{name}.safetensors"
+    model = models.load(name, weights) if weights.exists() else models.create(name)
+    images = F.interpolate(photographs, info.preprocess.crop, mode="bicubic")
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shares = layer_shares(layer_costs(model, images.shape[1:]))
+
+    settings: dict[str, tuple[str, str, Mapping[str, float]]] = {
+        f"{source} {grain}": (source, grain, dict.fromkeys(shares, SAVED))
+        for source, grain in (
+            ("lattice", "position"),
+            ("stratified", "position"),
+            ("lattice", "channel:16"),
+        )
+    }
+    cheapest = cheapest_rates(model, images, shares)
+    settings["lattice position, cheapest rates"] = ("lattice", "position", cheapest)
+    runs: dict[str, Callable[[], Any]] = {}
+    for setting, (source, grain, rates) in settings.items():
+        net = drowsy.convert(model, source=source, grain=grain)
+        net.set(rates)
+        runs[setting] = partial(net, images)
+    dense = drowsy.convert(model)
+    contiguous = drowsy.convert(
+        models.load(name, weights) if weights.exists() else models.create(name)
+    )
+    runs["dense channels_last"] = partial(dense, images)
+    runs["dense contiguous"] = partial(contiguous, images.contiguous())
+
+    with torch.inference_mode():
+        alternate(runs, 2)
+        times = benchmark.pedantic(alternate, (runs, 12), rounds=1)
+    benchmark.extra_info.update(
+        threads=THREADS,
+        omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "active"),
+        real_weights=weights.exists(),
+        saved={setting: saving(rates, shares) for setting, (_, _, rates) in settings.items()},
+        cheapest_rates=cheapest,
+        ratio={clock: ratios(of_clock) for clock, of_clock in times.items()},
+        seconds=times,
+    )
+    if name == "resnet18":
+        assert ratios(times["wall"])["lattice position"]["median"] < 0.85
+
+
+def alternate(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of every run by each clock; the runs take turns."""
+    times: dict[str, dict[str, list[float]]] = {
+        clock: {run: [] for run in runs} for clock in CLOCKS
+    }
+    for _ in range(rounds):
+        for name, run in runs.items():
+            starts = {clock: read() for clock, read in CLOCKS.items()}
+            run()
+            for clock, read in CLOCKS.items():
+                times[clock][name].append(read() - starts[clock])
+    return times
+
+
+def ratios(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Each run's time over that of the faster dense network, round by round and least by least."""
+    dense = min((times[run] for run in times if run.startswith("dense")), key=statistics.median)
+    found: dict[str, dict[str, Any]] = {}
+    for name, seconds in times.items():
+        by_round = [a / b for a, b in zip(seconds, dense, strict=True)]
+        low, median, high = statistics.quantiles(by_round, n=4)
+        found[name] = {
+            "median": median,
+            "quartiles": [low, high],
+            "least": min(seconds) / min(dense),
+        }
+    return found
+
+
+def cheapest_rates(
+    model: torch.nn.Module, images: Tensor, shares: dict[str, float]
+) -> dict[str, float]:
+    """Rates that save ``SAVED`` of the multiplications, of the least recorded time."""
+    recorded = {
+        entry["layer"]: entry
+        for entry in json.loads(TIMES.read_text(encoding="utf-8"))["entries"]
+        if (entry["source"], entry["grain"], entry["dtype"]) == ("lattice", "position", "float32")
+    }
+    net = drowsy.convert(model)
+    times: dict[str, list[float]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(layer: drowsy.DrowsyConv2d, inputs: tuple[Tensor, ...]) -> None:
+            weight, _ = layer.parameters_in_effect()
+            entry = recorded[Layer.of(inputs[0], weight, layer.spec).name]
+            ways = [entry[way] for way in crossover.WAYS if way in entry]
+            times[name] = [entry["dense"], *(min(at_rate) for at_rate in zip(*ways, strict=True))]
+
+        return hook
+
+    for name, layer in net.layers.items():
+        layer.register_forward_pre_hook(note(name))
+    with torch.inference_mode():
+        net(images)
+    # Least time, and its rates, for each saving in units (rounded, layer by layer). Sleeping more
+    # would be faster still: the saving is SAVED and no more.
+    k, units = crossover.TABLE_K, 2000
+    best: dict[int, tuple[float, dict[str, float]]] = {0: (0.0, {})}
+    for name, of_layer in times.items():
+        extended: dict[int, tuple[float, dict[str, float]]] = {}
+        for saved, (seconds, rates) in best.items():
+            for j in range(k):
+                total = saved + round(units * shares[name] * j / k)
+                if seconds + of_layer[j] < extended.get(total, (float("inf"),))[0]:
+                    extended[total] = (seconds + of_layer[j], rates | {name: j / k})
+        best = extended
+    return best[round(units * SAVED)][1]
