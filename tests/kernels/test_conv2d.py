@@ -280,15 +280,24 @@ def test_sweep(case: Case, triton_device: torch.device) -> None:
 @pytest.mark.parametrize(
     ("lists", "grain"),
     [
-        *(("cells", grain) for grain in ("neuron", "position:3", "channel", "tile:9x4")),
+        *(("cells", grain) for grain in ("neuron", "position:3", "channel", "tile:4x4")),
         *(("rows", grain) for grain in ("neuron", "position", "position:3")),
-        *(("channels", grain) for grain in ("channel", "tile:9x4")),
+        *(("channels", grain) for grain in ("channel", "tile:16x4")),
     ],
 )
 @pytest.mark.parametrize("j", [0, 3, 8])
 def test_lists_of_any_cell(lists: str, grain: str, j: int, triton_device: torch.device) -> None:
     """Cells narrower than a tile, and maps without an awake or a sleeping neuron."""
-    case = Case(size=(3, 3), out_channels=7, grain=grain, lists=lists, residual=True)
+    case = Case(
+        "fp32",
+        size=(2, 3),
+        out_channels=5,
+        kernel=(1, 2),
+        padding=(1, 0, 0, 0),
+        grain=grain,
+        lists=lists,
+        residual=True,
+    )
     layer = make_layer(case, triton_device, j)
     y = layer.run()
     if lists != "channels":
