@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +30,7 @@ from drowsy_kernels.offline import ARCHITECTURES, CompileReport, compile_launch
 
 from bench.study_page import markdown
 from drowsy.atomic import write_json
+from drowsy.record import provenance
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _CORE_CASES = (
@@ -375,7 +375,7 @@ def markdown_table(rows: list[dict[str, int | str]]) -> str:
     """The same for a page."""
     head = ["kernel", "arch", *(label for _, label in _COLUMNS)]
     cells = [
-        [str(row["case"]), f"sm_{row['arch']}", *(str(row[key]) for key, _ in _COLUMNS)]
+        [str(row["case"]), f"sm_{row['arch']}", *(f"{row[key]:g}" for key, _ in _COLUMNS)]
         for row in rows
     ]
     return markdown([head, *cells])
@@ -400,12 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = report(options.core, tuple(options.arch))
     print(markdown_table(rows) if options.markdown else table(rows))
     if options.json:
-        versions = {
-            "triton": triton.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        }
-        write_json(options.json, {"versions": versions, "rows": rows})
+        write_json(options.json, {**provenance(), "rows": rows})
     spilling = [f"{row['case']} sm_{row['arch']}" for row in rows if row["spill_bytes"]]
     if spilling:
         print(f"register spills in {len(spilling)} kernels: {', '.join(spilling)}", file=sys.stderr)

@@ -18,8 +18,15 @@ from bench.measure import grain_of
 from bench.networks import convert, make_network, photographs
 from bench.timing import time_copies
 from bench.ways import LISTS, Problem
-from drowsy.backends.triton import draw_bitmap
-from drowsy.sleep import SOURCES, Grain, SleepSpec
+from drowsy.sleep import (
+    SOURCES,
+    Grain,
+    Lattice,
+    Lfsr,
+    SleepSpec,
+    lattice_tables,
+    lfsr_tables,
+)
 
 # A large and a small map: VGG-16's second stage and ResNet-50's last.
 SHAPES = (
@@ -50,14 +57,28 @@ def record(benchmark: Any, call: Any, device: torch.device, **info: Any) -> None
 def test_map(
     benchmark: Any, problem: Problem, shape: ConvShape, kind: str, source: str, device: torch.device
 ) -> None:
-    """Drawing a layer's map."""
+    """Drawing a layer's map; its tables, which stay as they are, are made before."""
     spec = SleepSpec(source, Grain.parse(grain_of(kind, shape)))  # type: ignore[arg-type]
-    cell = spec.grain.cell(shape.out_channels, shape.positions)
     threshold = torch.tensor([4], dtype=torch.int32, device=device)
     clock = torch.tensor([1, 0], device=device)
+    tables: dict[str, Any] = {}
+    if isinstance(spec.source, Lattice):
+        slope, order = lattice_tables(spec.k)
+        tables["lattice"] = (slope, order.to(device))
+    elif isinstance(spec.source, Lfsr):
+        tables["lfsr"] = lfsr_tables(spec.source, spec.k, spec.stream, clock[0])
 
     def call() -> object:
-        return draw_bitmap(spec, problem.out_shape, cell, threshold, clock)
+        return kernels.sleep_map(
+            spec.source.name,
+            problem.out_shape,
+            cell=spec.grain.cell(shape.out_channels, shape.positions),
+            k=spec.k,
+            stream=spec.stream,
+            threshold=threshold,
+            clock=clock,
+            **tables,
+        )
 
     record(benchmark, call, device, shape=str(shape), kind=kind, source=source, images=IMAGES)
 

@@ -310,7 +310,7 @@ def launches(
         bitmap = torch.empty(images, rows, -(-cells // 32), dtype=torch.int32, device="meta")
         options |= {"bitmap": bitmap, "cell": cell}
     if way == "box":
-        return [kernels.plan_conv2d_box(x, packed, bias, **options)[1]]
+        return list(kernels.plan_conv2d_box(x, packed, bias, **options)[1])
     options["stride"] = shape.stride
     if way in LISTS:
         plan = getattr(kernels, f"plan_awake_{way}")
