@@ -18,9 +18,11 @@ import drowsy_kernels as kernels
 import torch
 import torch.nn.functional as F
 from drowsy_kernels import lists, tables
+from drowsy_kernels.conv2d import Awake
+from drowsy_kernels.tuning import Choice
 from torch import Tensor, fx, nn
 
-from drowsy.backends.triton import choose_way, exact_run
+from drowsy.backends.triton import choose, convolve, exact_run, padded, precision
 from drowsy.convert import activation_name
 from drowsy.evaluate import asked_in_place
 from drowsy.layer import DrowsyConv2d
@@ -247,6 +249,8 @@ class _Map:
 
 # Input channels that a K step can take, as deep as they come.
 _STEPS = {torch.float32: (32, 16), torch.float16: (64, 32, 16), torch.bfloat16: (64, 32, 16)}
+# Methods that work through a list, named as the list is.
+_LISTS = ("cells", "rows", "channels")
 # What leaves a channel of zeros a channel of zeros.
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 
@@ -261,10 +265,8 @@ class _Conv(nn.Module):
         self._bias = None if bias is None else bias.detach()
         self._spec = layer.spec
         self._shared: dict[str, Any] = {
-            "activation": layer.activation,
             "post_activation": post_activation,
             "scale": layer.control.scales[index],
-            "precision": "tf32" if torch.backends.cudnn.allow_tf32 and weight.is_cuda else "ieee",
         }
 
 
@@ -274,32 +276,30 @@ class _FullConv(_Conv):
     def __init__(
         self,
         layer: DrowsyConv2d,
+        choice: Choice,
         drawn: _Map,
-        awake: Any,
+        awake: Awake | None,
         blocks: lists.AwakeBlocks | None,
         zeros: _Map | None,
         ready: torch.cuda.Event | None,
         post_activation: str,
     ) -> None:
         super().__init__(layer, layer.index, post_activation)
-        self._drawn, self._awake, self._ready = drawn, awake, ready
+        self._choice, self._drawn, self._awake, self._ready = choice, drawn, awake, ready
         self._blocks, self._zeros = blocks, zeros
         self._fill = _fill(layer)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        spec, padding = self._spec, self._spec.padding
-        if spec.padding_mode != "zeros":
-            x, padding = F.pad(x, padding, mode=spec.padding_mode), (0, 0, 0, 0)
+        x, spec = padded(x, self._spec)
         _wait(self._ready)
         bitmap, cell = self._drawn.bitmap, self._drawn.cell
         residual = _channels_last(residual)
-        y = kernels.conv2d(
+        y = convolve(
+            self._choice,
             x,
             self._weight,
             self._bias,
-            stride=spec.stride,
-            padding=padding,
-            dilation=spec.dilation,
+            spec,
             bitmap=bitmap,
             cell=cell,
             awake=self._awake,
@@ -308,9 +308,14 @@ class _FullConv(_Conv):
             **self._shared,
         )
         if self._zeros is not None:
-            options = {k: v for k, v in self._shared.items() if k != "precision"}
             tables.fill_unread(
-                y, bitmap, self._zeros.bitmap, self._bias, residual=residual, **options
+                y,
+                bitmap,
+                self._zeros.bitmap,
+                self._bias,
+                activation=spec.activation,
+                residual=residual,
+                **self._shared,
             )
         # Channel lists leave no sleeper to write, and neither does a masked convolution.
         elif self._fill != "zero" or isinstance(self._awake, (lists.AwakeRows, lists.AwakeCells)):
@@ -351,6 +356,8 @@ class _RowsConv(_Conv):
             table=self._table,
             count=self._count,
             residual=residual,
+            activation=self._spec.activation,
+            precision=precision(x.device),
             **self._shared,
         )
 
@@ -556,21 +563,24 @@ class Builder:
         layer = self._modules[str(node.target)]
         n, channels, height, width = self._shapes[node]
         drawn = self._map(layer, layer.sleep, (n, channels, height, width))
-        way = choose_way(drawn.cell, drawn.shape)
-        awake = None if way == "masked" else getattr(drawn, way)
         x = node.all_input_nodes[0]
+        given, spec = padded(torch.empty(self._shapes[x], device="meta"), layer.spec)
+        dtype, device = self._example.dtype, self._example.device
+        choice = choose(given.shape, layer.weight.shape, dtype, device, spec, drawn.cell)
+        awake = getattr(drawn, choice.method) if choice.method in _LISTS else None
         data, zeros, reads = self._full(x), self._values[x].zeros, "full"
-        blocks = self._blocks(layer, zeros, way)
+        blocks = self._blocks(layer, zeros, choice.method)
         if blocks is not None:
             zeros, reads = None, f"awake channels by {blocks.block}"
         elif zeros is not None and self._same_position(layer, drawn, zeros):
             awake, reads = drawn.rows_but(zeros), "awake rows"
+            choice = Choice("rows", None, "the layer before slept in every channel")
         else:
             zeros = None
         ready = self._prologue.mark()
-        module = _FullConv(layer, drawn, awake, blocks, zeros, ready, post_activation)
+        module = _FullConv(layer, choice, drawn, awake, blocks, zeros, ready, post_activation)
         made = self._call(node.name, module, (data,) if residual is None else (data, residual))
-        computes = way if way == "masked" else f"awake {way}"
+        computes = f"awake {choice.method}" if awake is not None else "masked"
         self._note(node, "full", reads, computes, residual, post_activation)
         zero = residual is None and _fill(layer) == "zero"
         return _Value(made, zeros=drawn if zero else None)
@@ -598,13 +608,13 @@ class Builder:
         )
 
     def _blocks(
-        self, layer: DrowsyConv2d, zeros: _Map | None, way: str
+        self, layer: DrowsyConv2d, zeros: _Map | None, method: str
     ) -> lists.AwakeBlocks | None:
         """The input's blocks of channels that are awake, where reading no others saves a step."""
         if zeros is None or not zeros.whole_channels:
             return None
         widths = [width for width in _STEPS[layer.weight.dtype] if zeros.cell[1] % width == 0]
-        if not widths or way == "rows" or layer.groups > 1:
+        if not widths or method == "rows" or layer.groups > 1:
             return None
         return zeros.blocks(widths[0])
 

@@ -427,6 +427,8 @@ def box_supports(
         return f"boxes need stride (1, 1), not {tuple(stride)}"
     if weight.groups != 1:
         return f"boxes need one group, not {weight.groups}"
+    if weight.padded:
+        return "the weight's rows are packed for an input of few channels"
     for name, channels in (("input", weight.in_channels), ("output", weight.out_channels)):
         if channels * size % 16:
             return f"{channels} {name} channels of {size} bytes are no multiple of 16 bytes"

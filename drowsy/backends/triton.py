@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import drowsy_kernels as kernels
 import torch
 import torch.nn.functional as F
 from drowsy_kernels import tuning
+from drowsy_kernels.conv2d import Awake
 from torch import Tensor
 
 from drowsy.neuron import ConvSpec
@@ -39,65 +43,59 @@ def conv2d(
     """A drowsy layer; arguments as for ``backends.eager.conv2d``, the result is channels_last."""
     if x.dim() != 4:
         raise ValueError(f"input: got {tuple(x.shape)}, allowed: [N, C, H, W]")
-    padding = spec.padding
-    if spec.padding_mode != "zeros":
-        x, padding = F.pad(x, padding, mode=spec.padding_mode), (0, 0, 0, 0)
+    x, spec = padded(x, spec)
     packed = kernels.pack_weight(weight, spec.groups)
     size = kernels.output_size(
-        (x.shape[2], x.shape[3]), packed.kernel_size, spec.stride, padding, spec.dilation
+        (x.shape[2], x.shape[3]), packed.kernel_size, spec.stride, spec.padding, spec.dilation
     )
     shape = (x.shape[0], weight.shape[0], *size)
     cell = sleep.grain.cell(shape[1], size[0] * size[1])
     bitmap = draw_bitmap(sleep, shape, cell, threshold, clock)
-    choice = choose(x, packed, spec, padding, cell)
-    options = {
-        "padding": padding,
-        "dilation": spec.dilation,
-        "activation": spec.activation,
-        "bitmap": bitmap,
-        "cell": cell,
-        "scale": scale,
-        "precision": _precision(x),
-        "config": choice.config,
-    }
-    # What only the tensors at hand show, such as an odd address, is left to the kernel to say.
-    if choice.method == "box" and not kernels.box_supports(x, packed):
-        y = kernels.conv2d_box(x, packed, bias, **options)
-    else:
-        if choice.method == "box":
-            options["config"] = None
-        awake = list_awake(choice.method, sleep, bitmap, shape, cell, threshold)
-        y = kernels.conv2d(x, packed, bias, stride=spec.stride, awake=awake, **options)
-    if choice.method in ("cells", "rows") or fill in NEIGHBOUR_FILLS:
+    choice = choose(x.shape, weight.shape, x.dtype, x.device, spec, cell)
+    awake = list_awake(choice.method, sleep, bitmap, shape, cell, threshold)
+    y = convolve(choice, x, packed, bias, spec, bitmap=bitmap, cell=cell, awake=awake, scale=scale)
+    if fill in NEIGHBOUR_FILLS or isinstance(awake, (kernels.AwakeCells, kernels.AwakeRows)):
         kernels.fill_sleepers(y, bitmap, cell, fill)
     return y
 
 
+def padded(x: Tensor, spec: ConvSpec) -> tuple[Tensor, ConvSpec]:
+    """``x`` with the padding that kernels do not know, and what is left of ``spec``."""
+    if spec.padding_mode == "zeros":
+        return x, spec
+    x = F.pad(x, spec.padding, mode=spec.padding_mode)
+    return x, replace(spec, padding=(0, 0, 0, 0), padding_mode="zeros")
+
+
 def choose(
-    x: Tensor,
-    weight: kernels.PackedWeight,
+    size: Sequence[int],
+    weight_size: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
     spec: ConvSpec,
-    padding: tuple[int, int, int, int],
     cell: tuple[int, int],
 ) -> tuning.Choice:
-    """The way that a layer takes at whatever rate is set on the device."""
-    choice = _choose(
-        tuning.ConvShape(
-            weight.in_channels,
-            weight.out_channels,
-            (x.shape[2], x.shape[3]),
-            weight.kernel_size,
-            spec.stride,
-            padding,
-            spec.dilation,
-            spec.groups,
-        ),
-        x.shape[0],
-        tuning.number_format(x.dtype, _precision(x)),
-        cell,
-        x.device,
+    """The way that a layer takes at whatever rate is set on the device.
+
+    Args:
+        size: ``[N, C, H, W]`` of the input, as ``padded`` leaves it.
+        weight_size: ``[OC, C / groups, KH, KW]``.
+        dtype, device: of the input.
+        spec: as ``padded`` leaves it.
+        cell: positions and channels that share a bit.
+    """
+    shape = tuning.ConvShape(
+        size[1],
+        weight_size[0],
+        (size[2], size[3]),
+        (weight_size[2], weight_size[3]),
+        spec.stride,
+        spec.padding,
+        spec.dilation,
+        spec.groups,
     )
-    return choice
+    number = tuning.number_format(dtype, precision(device))
+    return _choose(shape, size[0], number, cell, device)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -120,8 +118,47 @@ def _choose(
     )
 
 
-def _precision(x: Tensor) -> str:
-    return "tf32" if torch.backends.cudnn.allow_tf32 and x.is_cuda else "ieee"
+def convolve(
+    choice: tuning.Choice,
+    x: Tensor,
+    weight: kernels.PackedWeight,
+    bias: Tensor | None,
+    spec: ConvSpec,
+    *,
+    awake: Awake | None = None,
+    x_blocks: kernels.AwakeBlocks | None = None,
+    **options: Any,
+) -> Tensor:
+    """Run a layer as chosen; ``options`` as for ``kernels.conv2d``."""
+    options |= {
+        "padding": spec.padding,
+        "dilation": spec.dilation,
+        "activation": spec.activation,
+        "precision": precision(x.device),
+    }
+    config = choice.config
+    if choice.method == "box":
+        # What only the tensors at hand show, such as an odd address, the kernel itself must say.
+        if x_blocks is None and not kernels.box_supports(x, weight):
+            return kernels.conv2d_box(x, weight, bias, config=config, **options)
+        config = None
+    if x_blocks is not None:
+        config = None  # its K step is that of the blocks
+    return kernels.conv2d(
+        x,
+        weight,
+        bias,
+        stride=spec.stride,
+        awake=awake,
+        x_blocks=x_blocks,
+        config=config,
+        **options,
+    )
+
+
+def precision(device: torch.device) -> str:
+    """How float32 products are made: as in torch's own convolutions."""
+    return "tf32" if torch.backends.cudnn.allow_tf32 and device.type == "cuda" else "ieee"
 
 
 def list_awake(
@@ -131,7 +168,7 @@ def list_awake(
     shape: tuple[int, int, int, int],
     cell: tuple[int, int],
     threshold: Tensor,
-) -> kernels.AwakeCells | kernels.AwakeRows | kernels.AwakeChannels | None:
+) -> Awake | None:
     """The list that a method works through; None for those that do without."""
     if method == "rows":
         run = exact_run(sleep, shape)
