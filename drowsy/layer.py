@@ -250,18 +250,27 @@ class DrowsyConv2d(nn.Conv2d):
         return y
 
     def _idle(self, input: Tensor) -> bool:
-        """Whether this is eager torch on the CPU at rate 0: then the operator can be spared.
+        """Whether nobody sleeps now and torch's own convolution can serve.
 
-        Its dispatch costs tens of microseconds, which small layers notice. Tracers see subclasses
-        of tensors, and compilers say so; both get the operator.
+        On the CPU that spares the operator's dispatch, tens of microseconds that small layers
+        notice; on CUDA cuDNN computes the layer where it is the faster. Not while a graph is made
+        that outlives this rate: tracers see subclasses of tensors, compilers and captures say so.
         """
-        return (
-            not torch.compiler.is_compiling()
-            and type(input) is Tensor
-            and input.device.type == "cpu"
-            and self.backend != "triton"
-            and self.control.thresholds[self.index].item() == 0
-        )
+        if (
+            torch.compiler.is_compiling()
+            or type(input) is not Tensor
+            or self.control.settings[self.index] != 0
+        ):
+            return False
+        if not input.is_cuda:
+            return self.backend != "triton"
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        if choose_backend(self.backend, input.device) == "torch":
+            return True
+        from drowsy.backends.triton import library_wins
+
+        return self.backend == "auto" and library_wins(input, self.weight, self.spec)
 
     def _drowse(self, input: Tensor) -> Tensor:
         return torch.ops.drowsy.conv2d(

@@ -27,6 +27,7 @@ from drowsy.sleep import (
 
 # The rate is on the device and may change under a captured graph: a layer is run as suits this one.
 _EXPECTED_RATE = 0.5
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def conv2d(
@@ -84,7 +85,22 @@ def choose(
         spec: as ``padded`` leaves it.
         cell: positions and channels that share a bit.
     """
-    shape = tuning.ConvShape(
+    shape = _shape(size, weight_size, spec)
+    number = tuning.number_format(dtype, precision(device))
+    return _choose(shape, size[0], number, device, cell, _EXPECTED_RATE, False)
+
+
+def library_wins(x: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
+    """Whether torch's own convolution is the fastest way to a layer in which nobody sleeps."""
+    if x.dtype not in _DTYPES or spec.padding_mode != "zeros":
+        return True
+    shape = _shape(x.shape, weight.shape, spec)
+    number = tuning.number_format(x.dtype, precision(x.device))
+    return _choose(shape, len(x), number, x.device, (1, 1), 0.0, True).method == "cudnn"
+
+
+def _shape(size: Sequence[int], weight_size: Sequence[int], spec: ConvSpec) -> tuning.ConvShape:
+    return tuning.ConvShape(
         size[1],
         weight_size[0],
         (size[2], size[3]),
@@ -94,8 +110,6 @@ def choose(
         spec.dilation,
         spec.groups,
     )
-    number = tuning.number_format(dtype, precision(device))
-    return _choose(shape, size[0], number, cell, device)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -103,8 +117,10 @@ def _choose(
     shape: tuning.ConvShape,
     images: int,
     number: str,
-    cell: tuple[int, int],
     device: torch.device,
+    cell: tuple[int, int],
+    rate: float,
+    fixed_rate: bool,
 ) -> tuning.Choice:
     cuda = device.type == "cuda"
     return tuning.choose(
@@ -112,7 +128,8 @@ def _choose(
         images=images,
         number=number,
         cell=cell,
-        rate=_EXPECTED_RATE,
+        rate=rate,
+        fixed_rate=fixed_rate,
         table=tuning.table_for(torch.cuda.get_device_name(device)) if cuda else None,
         capability=torch.cuda.get_device_capability(device) if cuda else None,
     )
