@@ -678,8 +678,7 @@ class Builder:
         threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
         given: dict[str, Any] = {}
         if isinstance(source, Lattice):
-            slope, order = lattice_tables(k)
-            given["lattice"] = (slope, order.to(clock.device))
+            given["lattice"] = lattice_tables(k, clock.device)
         elif isinstance(source, Lfsr):
             given["lfsr"] = lfsr_tables(source, k, sleep.stream, clock[0])
             if not source.seeding:

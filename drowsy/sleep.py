@@ -31,6 +31,7 @@ MAX_K = 256
 DEFAULT_K = 8
 
 _MASK32 = 0xFFFFFFFF
+_CPU = torch.device("cpu")
 _PHILOX_ROUNDS = 10
 # Elements of one Philox call on the CPU: its dozen int64 temporaries then stay in the L2 cache.
 _CPU_CHUNK = 1 << 14
@@ -441,12 +442,12 @@ def _draw_lattice(
     spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
 ) -> Tensor:
     device, k = images.device, spec.k
-    slope, order = lattice_tables(k)
+    slope, order = lattice_tables(k, device)
     phase = lattice_phases(spec, images, seed)
     p = torch.arange(cells[0], device=device)
     place = p % row + slope * (p // row) if row else p
     step = place[None, :, None] + torch.arange(cells[1], device=device) + phase[:, None, None]
-    return order.to(device)[step % k]
+    return order[step % k]
 
 
 def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
@@ -456,12 +457,13 @@ def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=MAX_K)
-def lattice_tables(k: int) -> tuple[int, Tensor]:
+def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[int, Tensor]:
     """``(a, order)`` of the lattice source: rows shift by ``a``; uint8 ``order[s]`` ranks phase s.
 
     ``a`` is coprime to ``k`` (every row and column meets every level) and keeps the points of one
     level as far apart as a lattice can; ``order`` ranks the phases so that every prefix is spread
-    as evenly as possible round the circle.
+    as evenly as possible round the circle. ``order`` lies on ``device`` and is made there once: a
+    captured graph cannot hold a copy from the host.
     """
 
     def spacing(slope: int) -> int:
@@ -486,7 +488,7 @@ def lattice_tables(k: int) -> tuple[int, Tensor]:
         chosen.append(min(set(range(k)).difference(chosen), key=crowding))
     order = torch.empty(k, dtype=torch.uint8)
     order[chosen] = torch.arange(k, dtype=torch.uint8)
-    return slope, order
+    return slope, order.to(device)
 
 
 def _draw_lfsr(
@@ -508,7 +510,7 @@ def lfsr_tables(source: Lfsr, k: int, stream: int, seed: Tensor) -> tuple[Tensor
 
     Both lie on the device of ``seed`` (an int64 tensor of one element).
     """
-    return _lfsr_table(source, k).to(seed.device), lfsr_phases(source, stream, seed)
+    return _lfsr_table(source, k, seed.device), lfsr_phases(source, stream, seed)
 
 
 def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
@@ -525,9 +527,9 @@ def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _lfsr_table(source: Lfsr, k: int) -> Tensor:
+def _lfsr_table(source: Lfsr, k: int, device: torch.device = _CPU) -> Tensor:
     states = torch.tensor(_lfsr_cycle(source.width, source.taps))
-    return (states * k >> source.width).to(torch.uint8)
+    return (states * k >> source.width).to(torch.uint8).to(device)
 
 
 @functools.lru_cache(maxsize=64)

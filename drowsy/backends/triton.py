@@ -222,8 +222,7 @@ def draw_bitmap(
     """The packed sleep bitmap of a layer, drawn by a Triton kernel."""
     lattice = lfsr = None
     if isinstance(spec.source, Lattice):
-        slope, order = lattice_tables(spec.k)
-        lattice = (slope, order.to(clock.device))
+        lattice = lattice_tables(spec.k, clock.device)
     elif isinstance(spec.source, Lfsr):
         lfsr = lfsr_tables(spec.source, spec.k, spec.stream, clock[0])
     return kernels.sleep_map(
