@@ -87,7 +87,7 @@ def choose(
     """
     shape = _shape(size, weight_size, spec)
     number = tuning.number_format(dtype, precision(device))
-    return _choose(shape, size[0], number, device, cell, _EXPECTED_RATE, False)
+    return _choose(shape, max(size[0], 1), number, device, cell, _EXPECTED_RATE, False)
 
 
 def library_wins(x: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
@@ -96,7 +96,7 @@ def library_wins(x: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
         return True
     shape = _shape(x.shape, weight.shape, spec)
     number = tuning.number_format(x.dtype, precision(x.device))
-    return _choose(shape, len(x), number, x.device, (1, 1), 0.0, True).method == "cudnn"
+    return _choose(shape, max(len(x), 1), number, x.device, (1, 1), 0.0, True).method == "cudnn"
 
 
 def _shape(size: Sequence[int], weight_size: Sequence[int], spec: ConvSpec) -> tuning.ConvShape:
