@@ -91,12 +91,9 @@ _HALF = tuple(
     for block_k in (16, 32, 64)
 )
 # IEEE float32 has no tensor core: accumulators and operands of an outer product live in registers,
-# 64 x 64 on four warps is 32 accumulators a thread. At 64 x 16, ptxas trades registers of four
-# warps for a spill; two warps have none.
+# 64 x 64 on four warps is 32 accumulators a thread.
 _SINGLE = tuple(
-    ConvConfig(64, block_n, block_k, 2 if block_n == 16 else 4, 3)
-    for block_n in (16, 32, 64)
-    for block_k in (16, 32)
+    ConvConfig(64, block_n, block_k, 4, 3) for block_n in (16, 32, 64) for block_k in (16, 32)
 )
 # TF32: a 128-byte shared-memory row is a K step of 32.
 _TF32 = tuple(
@@ -113,6 +110,9 @@ _TF32 = tuple(
 )
 # Depthwise is bound by memory: 16-byte loads across channels, 16 to 32 elements a thread.
 _DEPTHWISE = tuple(ConvConfig(block_m, 32, 0, 4, 1) for block_m in (64, 128))
+
+# Channels of a tile that follows a list of channels: scattered stores of wider ones spill.
+WIDEST_CHANNELS = {"half": 64, "single": 32, "tf32": 64}
 
 SHIPPED_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     "half": _HALF,
@@ -194,8 +194,7 @@ def choose_config(
     # Channels after which tiles start anew, and how often they do.
     span, spans = out_channels_per_group, groups
     if awake == "channels":
-        # Scattered stores of wider tiles need more registers than two programs have.
-        candidates = tuple(config for config in candidates if config.block_n <= 64)
+        candidates = tuple(c for c in candidates if c.block_n <= WIDEST_CHANNELS[kind])
     if cell is not None:
         cell_p, cell_c = cell
         # Rows of a list come from anywhere, and tiles never reach past an image's last position.
