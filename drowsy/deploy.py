@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.cost import align
 from drowsy.net import DrowsyNet
-from drowsy.stages import check_network
+from drowsy.stages import check_example
 
 if TYPE_CHECKING:
     from drowsy.program import Step
@@ -54,7 +54,7 @@ def deploy(
     Raises:
         TypeError, ValueError: an argument outside of what is listed here.
     """
-    check_network(net, example)
+    check_example(net, example)
     if example.dtype not in _DTYPES:
         raise TypeError(f"example: got {example.dtype}, allowed: {', '.join(map(str, _DTYPES))}")
     parameter = next(iter(net.layers.values())).weight

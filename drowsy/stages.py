@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from drowsy.convert import activation_name
 from drowsy.cost import align as align_columns
 from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet
+from drowsy.net import DrowsyNet, check_network
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IDENTITY_CALLS = (F.dropout, F.dropout2d)
@@ -109,7 +109,7 @@ def find_stages(net: DrowsyNet, example: Tensor) -> list[Stage]:
     Raises:
         TypeError, ValueError: ``net`` is no DrowsyNet, or ``example`` is no batch of images.
     """
-    check_network(net, example)
+    check_example(net, example)
     sizes = shapes(net, example)
     modules = dict(net.named_modules(remove_duplicate=False))
     groups = _Groups()
@@ -168,10 +168,9 @@ def explain(stages: list[Stage]) -> str:
     return align_columns([header, *rows])
 
 
-def check_network(net: DrowsyNet, example: Tensor) -> None:
+def check_example(net: DrowsyNet, example: Tensor) -> None:
     """Raise unless ``net`` is converted, takes one input, and ``example`` is a batch of images."""
-    if not isinstance(net, DrowsyNet):
-        raise TypeError(f"net: got {type(net).__name__}, allowed: a DrowsyNet (drowsy.convert)")
+    check_network(net)
     if not isinstance(example, Tensor) or not example.is_floating_point():
         kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
         raise TypeError(f"example: got {kind}, allowed: a floating-point tensor")
