@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.cost import align
 from drowsy.net import DrowsyNet
-from drowsy.stages import check_example
+from drowsy.stages import check_example, check_overwritten
 
 if TYPE_CHECKING:
     from drowsy.program import Step
@@ -65,6 +65,7 @@ def deploy(
         )
     if net.training:
         raise ValueError("net: is in training mode; drowsy is for inference, call net.eval()")
+    check_overwritten(net, example)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy_kernels.launch import check_device
 

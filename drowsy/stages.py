@@ -96,6 +96,41 @@ def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
     return found
 
 
+def check_overwritten(net: fx.GraphModule, example: Tensor) -> None:
+    """Raise ValueError if a node overwrites a tensor that is read later through another view."""
+    last_use = {used: node for node in net.graph.nodes for used in node.all_input_nodes}
+    place = {node: i for i, node in enumerate(net.graph.nodes)}
+    # The tensor that the result of an in-place operation is.
+    origin: dict[fx.Node, fx.Node] = {}
+
+    class Overwrites(fx.Interpreter):
+        def run_node(self, node: fx.Node) -> Any:
+            if node.target == "control":
+                return None
+            read = {used: self.env[used] for used in node.all_input_nodes}
+            held = {n: t for n, t in self.env.items() if isinstance(t, Tensor)}
+            before = {used: t._version for used, t in read.items() if isinstance(t, Tensor)}
+            result = super().run_node(node)
+            for used in before:
+                tensor = read[used]
+                if tensor._version == before[used] or result is not tensor:
+                    continue
+                origin[node] = origin.get(used, used)
+                for other, value in held.items():
+                    shared = value.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+                    later = other in last_use and place[last_use[other]] > place[node]
+                    if shared and later and origin.get(other, other) != origin[node]:
+                        raise ValueError(
+                            f"net: {node.name} overwrites memory that {last_use[other].name} reads "
+                            f"through {other.name}; allowed: networks that overwrite no tensor "
+                            "of which a view is read later"
+                        )
+            return result
+
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        Overwrites(net).run(mode.from_tensor(example))
+
+
 # --- stages --------------------------------------------------------------------------------------
 
 

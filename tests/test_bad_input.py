@@ -56,6 +56,19 @@ def model() -> nn.Module:
     ).eval()
 
 
+class Overwriting(nn.Module):
+    """Overwrites a tensor of which a view is read later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        rows = x.flatten(2)
+        return x.relu_().sum((2, 3)) + rows.sum(2)
+
+
 def hooked() -> nn.Module:
     found = nn.Sequential(nn.Conv2d(3, 4, 3))
     found[0].register_forward_hook(lambda *_: None)
@@ -353,6 +366,12 @@ CASES = [
         lambda _: convert(hooked().eval()),
         ValueError,
         "model: has no nn.Conv2d to convert; 0: it has hooks",
+    ),
+    Case(
+        "deploy a network that overwrites a view",
+        lambda _: deploy(convert(Overwriting().eval()), torch.zeros(1, 3, 4, 4)),
+        ValueError,
+        "net: relu_ overwrites memory that sum_2 reads through flatten",
     ),
     Case("revert a plain model", lambda _: revert(model()), TypeError, "net: got Sequential"),
     Case("evaluate a plain model", lambda _: Evaluator(model(), images()), TypeError, "net: got"),
