@@ -38,7 +38,7 @@ workers=$(python3 -c 'import xdist, os; print(f"-n{min(12, os.cpu_count())}")' 2
 bench() { # FILE RECORD OPTION...
     local file=$1 record=$2
     shift 2
-    python3 -m pytest "bench/$file" --benchmark-enable -p no:xdist "$@" --benchmark-json "$out/$record.json"
+    python3 -m pytest "bench/$file" --benchmark-enable -p no:xdist "$@" --record "$out/$record.json"
 }
 
 check() {

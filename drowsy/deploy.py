@@ -129,6 +129,8 @@ class Deployed:
             module = builder.build()
             self._structure, self._steps = self._read_structure(), builder.steps
             self._run = self._captured(module) if self._graph else module
+            # A captured graph knows addresses alone: weights, maps and tables must outlive it.
+            self._module = module
 
     def _read_structure(self) -> object:
         from drowsy.program import structure
