@@ -110,7 +110,7 @@ def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "message"),
     [
         (["inspect", "--model", "lenet"], "model: got 'lenet', allowed: caffenet"),
-        (["inspect", "--model", "resnet18"], "weights: resnet18 ships without"),
+        (["uniform", "--model", "resnet18", "--data", "."], "weights: resnet18 ships without"),
         (["inspect", "--model", "caffenet_cifar", "--source", "dice"], "source: got 'dice'"),
         (["inspect", "--model", "caffenet_cifar", "--grain", "row"], "grain: got 'row'"),
         (["inspect", "--model", "caffenet_cifar", "--k", "1"], "k: got 1, allowed"),
