@@ -223,8 +223,13 @@ def test_tuning_wants_a_gpu(
 def test_kernels_compile_as_they_are_launched() -> None:
     """Through Triton's own launcher, which a stand-in for the driver tells of an H100."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    code = Path(__file__).with_name("compile_ahead.py")
-    subprocess.run([sys.executable, str(code)], check=True, env=environment, cwd=code.parents[1])
+    # ``-m`` puts the checkout on the path: ``bench`` is not installed.
+    subprocess.run(
+        [sys.executable, "-m", "tests.compile_ahead"],
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
 
 
 def test_the_gpu_session_names_its_stages() -> None:
