@@ -127,8 +127,11 @@ def check_overwritten(net: fx.GraphModule, example: Tensor) -> None:
                         )
             return result
 
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        Overwrites(net).run(mode.from_tensor(example))
+    # Inference tensors count no versions: not in inference mode, and on a tensor made here.
+    with torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        size, stride = example.shape, example.stride()
+        like = torch.empty_strided(size, stride, dtype=example.dtype, device=example.device)
+        Overwrites(net).run(like)
 
 
 # --- stages --------------------------------------------------------------------------------------

@@ -525,3 +525,19 @@ def test_a_captured_graph_keeps_what_it_reads(monkeypatch: pytest.MonkeyPatch) -
     deployed = Deployed(net, torch.randn(1, 3, 6, 6), compact=True, graph=True)
     gc.collect()
     assert captured[0]() is not None, deployed
+
+
+@pytest.mark.parametrize("where", ["example", "deployment"])
+def test_deploy_in_inference_mode(where: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    net = drowsy.convert(model, grain="position")
+    net.set(0.5)
+    with torch.inference_mode(where == "example"):
+        example = torch.randn(2, 3, 6, 6)
+    with torch.inference_mode(where == "deployment"):
+        fast = drowsy.deploy(net, example)
+    with torch.inference_mode():
+        net.reseed(1)
+        expected = net(example)
+        net.reseed(1)
+        torch.testing.assert_close(fast(example), expected)
