@@ -26,7 +26,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 import drowsy_kernels as kernels
 import torch
 import triton
-from drowsy_kernels.heuristics import WIDEST_CHANNELS
+from drowsy_kernels.heuristics import serves
 from drowsy_kernels.offline import ARCHITECTURES, CompileReport, compile_launch
 
 from bench.study_page import markdown
@@ -336,8 +336,7 @@ def _box_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
 
 
 def _ways(config: kernels.ConvConfig, group: str) -> Iterator[str]:
-    narrow = config.block_n <= WIDEST_CHANNELS[group]
-    yield from (way for way in _WAYS if narrow or "channels" not in way)
+    yield from (way for way in _WAYS if serves(config, group, way.removesuffix(" blocks")))
 
 
 def _compile(name: str, arch: int) -> CompileReport:

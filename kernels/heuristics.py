@@ -111,15 +111,24 @@ _TF32 = tuple(
 # Depthwise is bound by memory: 16-byte loads across channels, 16 to 32 elements a thread.
 _DEPTHWISE = tuple(ConvConfig(block_m, 32, 0, 4, 1) for block_m in (64, 128))
 
-# Channels of a tile that follows a list of channels: scattered stores of wider ones spill.
-WIDEST_CHANNELS = {"half": 64, "single": 32, "tf32": 64}
-
 SHIPPED_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     "half": _HALF,
     "single": _SINGLE,
     "tf32": _TF32,
     "depthwise": _DEPTHWISE,
 }
+
+
+def serves(config: ConvConfig, kind: str, awake: str) -> bool:
+    """Whether a configuration of family ``kind`` follows a list of this kind without a spill.
+
+    Scattered stores of wide tiles take too many registers, and so do, on Blackwell, the addresses
+    of gathered float32 rows beside 64 accumulators.
+    """
+    if awake == "channels":
+        return config.block_n <= (32 if kind == "single" else 64)
+    tile = (config.block_m, config.block_n)
+    return not (awake == "rows" and kind == "tf32" and tile == (64, 128))
 
 
 def family(dtype: torch.dtype, precision: str, depthwise: bool = False) -> str:
@@ -193,8 +202,7 @@ def choose_config(
     candidates = tuple(config for config in shipped if config.block_k == depth)
     # Channels after which tiles start anew, and how often they do.
     span, spans = out_channels_per_group, groups
-    if awake == "channels":
-        candidates = tuple(c for c in candidates if c.block_n <= WIDEST_CHANNELS[kind])
+    candidates = tuple(config for config in candidates if serves(config, kind, awake))
     if cell is not None:
         cell_p, cell_c = cell
         # Rows of a list come from anywhere, and tiles never reach past an image's last position.

@@ -169,6 +169,15 @@ def test_jobs_cover_every_way_in_whole_tiles() -> None:
     assert "box" not in {job.way for job in tune.jobs(strided, 1, "fp16")}
 
 
+@pytest.mark.parametrize("number", tuning.NUMBERS)
+@pytest.mark.parametrize("way", ["box", "pointer", "cells", "rows", "channels"])
+def test_every_way_has_configurations(way: str, number: str) -> None:
+    found = tune.configurations(way, ConvShape(64, 64, (14, 14), (3, 3)), number)
+    assert found
+    if way == "channels":
+        assert max(config.block_n for config in found) <= 64
+
+
 def test_tuner_records_every_grain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Two configurations of the masked way, one of a list: interpreted, each takes a second.
     monkeypatch.setattr(
