@@ -7,7 +7,7 @@ from setuptools import setup
 MODELS = ["safetensors>=0.4"]
 DATA = ["pillow>=10"]
 PLOT = ["matplotlib>=3.8"]
-SEARCH = ["tqdm>=4.66"]
+SEARCH = ["tqdm>=4.66", "optuna>=4"]
 ENERGY = ["nvidia-ml-py>=12.535"]
 STUDY = [*MODELS, *DATA, *PLOT, *SEARCH]
 

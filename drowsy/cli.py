@@ -24,7 +24,7 @@ from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
 from drowsy.record import provenance
-from drowsy.search import METHODS, Measurer
+from drowsy.search import METHODS, Measurer, check_method
 from drowsy.sleep import FILLS
 from drowsy.stages import explain, find_stages
 from drowsy.store import Store
@@ -81,13 +81,15 @@ def _uniform(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
+    check_method(args.method, args.budget)
     study = _study(args)
-    _show(study.nonuniform(study.uniform(), args.method), study)
+    _show(study.nonuniform(study.uniform(), args.method, args.budget), study)
 
 
 def _run_study(args: argparse.Namespace) -> None:
+    check_method(args.method, args.budget)
     study = _study(args)
-    _show(study.run(args.method), study)
+    _show(study.run(args.method, args.budget), study)
 
 
 def _energy(args: argparse.Namespace) -> None:
@@ -277,6 +279,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
+            sub.add_argument("--budget", type=int, help="settings to measure at most")
     sub = command("energy", _energy, "latency and joules of a frontier's points, measured here")
     _add_network(sub)
     _add_data(sub)

@@ -89,15 +89,17 @@ class Study:
         plots.plot_uniform(rows, path, f"Uniform rates: {self.title}")
         return rows
 
-    def nonuniform(self, uniform: Sequence[Row], method: str = "auto") -> dict[str, Frontier]:
+    def nonuniform(
+        self, uniform: Sequence[Row], method: str = "auto", budget: int | None = None
+    ) -> dict[str, Frontier]:
         """Fig. 7: search non-uniform rates; frontiers by objective, also written as JSON.
 
         Args:
             uniform: rows of ``uniform``, drawn beside.
-            method: of ``drowsy.search``.
+            method, budget: of ``drowsy.search``.
         """
         start = time.perf_counter()
-        points = search_points(self.measurer, method)
+        points = search_points(self.measurer, method, budget)
         first = next(iter(points.values()))
         objectives = ("top1", "top5") if first.top1 is not None else ("agreement",)
         frontiers = {name: Frontier(points.values(), name) for name in objectives}
@@ -114,11 +116,11 @@ class Study:
         plots.plot_nonuniform(rows, lines, uniform, path, f"Non-uniform rates: {self.title}")
         return frontiers
 
-    def run(self, method: str = "auto") -> dict[str, Frontier]:
+    def run(self, method: str = "auto", budget: int | None = None) -> dict[str, Frontier]:
         """All four figures."""
         self.savings()
         self.sensitivity()
-        return self.nonuniform(self.uniform(), method)
+        return self.nonuniform(self.uniform(), method, budget)
 
     # --- tables -------------------------------------------------------------------------------
 

@@ -530,6 +530,13 @@ CASES = [
     Case(
         "method", lambda _: search(net(), images(), method="luck"), ValueError, "method: got 'luck'"
     ),
+    Case("no budget", lambda _: search(net(), images(), budget=0), ValueError, "budget: got 0"),
+    Case(
+        "budget of an exhaustive search",
+        lambda _: search(net(), images(), method="exhaustive", budget=9),
+        ValueError,
+        "budget: got 9, allowed: none, as exhaustive",
+    ),
     # Schedules, frontiers, stores.
     Case(
         "schedule for another k",

@@ -115,6 +115,7 @@ def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> No
         (["inspect", "--model", "caffenet_cifar", "--grain", "row"], "grain: got 'row'"),
         (["inspect", "--model", "caffenet_cifar", "--k", "1"], "k: got 1, allowed"),
         (["inspect", "--model", "caffenet_cifar", "--skip", "conv9"], "'conv9' names no conv"),
+        ([*STUDY, "--data", "nowhere", "--budget", "0"], "budget: got 0, allowed: 1 or more"),
         ([*STUDY, "--data", "nowhere"], "data: no folder nowhere"),
         ([*STUDY, "--data", "{data}", "--images", "0:13"], "indices: got 12"),
         ([*STUDY, "--data", "{data}", "--device", "cuda"], "finds no CUDA device"),

@@ -1,0 +1,223 @@
+"""The searches for many layers: on models of damage whose best settings are known or countable."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import drowsy
+from drowsy.evaluate import Evaluator, Setting
+from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.schedule import Schedule
+from drowsy.search import (
+    EXHAUSTIVE_LIMIT,
+    Measurer,
+    _gain,
+    additive_settings,
+    all_settings,
+    search_points,
+    single_settings,
+)
+
+SEARCHES = ("additive", "greedy", "nsga2", "tpe")
+
+
+class Model:
+    """Stands in for a ``Measurer``: damages of layers, and of pairs where ``mixed`` is not 0."""
+
+    def __init__(self, layers: int = 4, k: int = 6, mixed: float = 0.0, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.names = [f"conv{i}" for i in range(layers)]
+        self.net = SimpleNamespace(k=k)
+        self.shares = dict(zip(self.names, rng.dirichlet(np.ones(layers) * 2), strict=True))
+        self._size, self._power = np.exp(rng.normal(1, 1.2, layers)), rng.uniform(1, 2.5, layers)
+        self._mixed = np.triu(rng.uniform(-0.3, 1, (layers, layers)), 1) * mixed
+        self.asked: list[Setting] = []
+
+    def measure(
+        self, settings: Iterable[Setting], label: str = ""
+    ) -> dict[Setting, OperatingPoint]:
+        points = {}
+        for setting in settings:
+            self.asked.append(setting)
+            rates = np.array(setting) / self.net.k
+            alone = self._size * rates**self._power
+            harm = max(alone.sum() + np.sqrt(alone) @ self._mixed @ np.sqrt(alone), 0.0)
+            points[setting] = OperatingPoint(
+                Schedule(8),
+                saving=float(rates @ np.array(list(self.shares.values()))),
+                agreement=math.exp(-harm),
+                divergence=harm,
+            )
+        return points
+
+
+def volume(points: dict[Setting, OperatingPoint]) -> float:
+    return Frontier(points.values(), "agreement").hypervolume()
+
+
+def test_knapsack_finds_every_optimal_setting_of_the_additive_model() -> None:
+    """Against brute force; points inside the convex hull, which no price chooses, are there."""
+    rng = np.random.default_rng(3)
+    damage = np.sort(rng.random((4, 5)), axis=1)
+    damage[:, 0] = 0
+    shares = rng.dirichlet(np.ones(4))
+    every = np.array(all_settings(4, 5))
+    harm = damage[np.arange(4), every].sum(axis=1)
+    saved = (every / 5 * shares).sum(axis=1)
+    better = (saved[:, None] >= saved) & (harm[:, None] <= harm)
+    better &= (saved[:, None] > saved) | (harm[:, None] < harm)
+    optimal = {tuple(map(int, s)) for s in every[~better.any(axis=0)]}
+    found = additive_settings(damage, shares)
+    assert set(found) == optimal
+    convex = {
+        tuple((damage - price * np.arange(5) / 5 * shares[:, None]).argmin(axis=1).tolist())
+        for price in np.geomspace(1e-3, 1e3, 5000)
+    }
+    assert convex < optimal
+    # Few labels find nearly the same: at each saving, hardly more damage.
+    index = {setting: i for i, setting in enumerate(map(tuple, every.tolist()))}
+    coarse = np.array([index[s] for s in additive_settings(damage, shares, labels=40)])
+    for setting in found:
+        i = index[setting]
+        assert harm[coarse][saved[coarse] >= saved[i] - 4 / 40].min() <= harm[i] + 1e-12
+
+
+def test_candidates_are_at_most_as_many_as_asked_and_reach_both_ends() -> None:
+    model = Model(6, 8)
+    damage = model._size[:, None] * (np.arange(8) / 8) ** model._power[:, None]
+    chosen = additive_settings(damage, np.array(list(model.shares.values())), 20)
+    assert len(chosen) <= 20
+    assert chosen[0] == (0,) * 6
+    assert chosen[-1] == (7,) * 6
+
+
+def test_gain_is_the_hypervolume_that_a_point_adds() -> None:
+    def point(saving: float, quality: float) -> OperatingPoint:
+        return OperatingPoint(Schedule(8), saving=float(saving), agreement=float(quality))
+
+    rng = np.random.default_rng(5)
+    saved, quality = np.sort(rng.random(6)), np.sort(rng.random(6))[::-1]
+    saved[0] = 0.0
+    base = [point(s, q) for s, q in zip(saved, quality, strict=True)]
+    area = Frontier(base, "agreement").hypervolume()
+    new_saved, new_quality = rng.random(200), rng.random(200)
+    gains = _gain(saved, quality, new_saved, new_quality)
+    assert (gains > 0).sum() > 20
+    for s, q, gain in zip(new_saved, new_quality, gains, strict=True):
+        grown = Frontier([*base, point(s, q)], "agreement").hypervolume() - area
+        assert max(gain, 0.0) == pytest.approx(grown, abs=1e-12)
+
+
+@pytest.mark.parametrize("mixed", [0.0, 1.0], ids=["additive", "mixed"])
+@pytest.mark.parametrize(("method", "share"), [("additive", 0.98), ("greedy", 0.98), ("tpe", 0.96)])
+def test_a_tenth_of_the_settings_holds_nearly_the_whole_frontier(
+    method: str, share: float, mixed: float
+) -> None:
+    model = Model(mixed=mixed)
+    whole = volume(model.measure(all_settings(4, 6)))
+    assert volume(search_points(model, method, 6**4 // 10)) >= share * whole
+
+
+def test_exchanges_mend_what_the_additive_model_gets_wrong() -> None:
+    """With the knapsack's candidates alone the mixed model's frontier is worse."""
+    model = Model(mixed=3.0)
+    shares = np.array(list(model.shares.values()))
+    singles = model.measure(single_settings(4, 6))
+    damage = np.zeros((4, 6))
+    for setting, point in singles.items():
+        for layer, j in enumerate(setting):
+            damage[layer, j] = max(damage[layer, j], point.divergence if j else 0.0)
+    candidates = singles | model.measure(additive_settings(damage, shares))
+    found = search_points(model, "additive", len(candidates) + 100)
+    assert volume(found) > volume(candidates)
+
+
+@pytest.mark.parametrize("budget", [1, 3, 20, 101])
+@pytest.mark.parametrize("method", SEARCHES)
+def test_budget_is_kept_and_no_setting_measured_twice(method: str, budget: int) -> None:
+    model = Model(7, 8, mixed=0.5)
+    points = search_points(model, method, budget)
+    assert len(model.asked) == len(set(model.asked)) == len(points) == budget
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_a_budget_beyond_the_settings_ends(method: str) -> None:
+    model = Model(2, 3)
+    assert len(search_points(model, method, 1000)) <= 9
+    assert len(model.asked) == len(set(model.asked))
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_the_same_seed_takes_the_same_steps(method: str) -> None:
+    first, second, other = Model(mixed=0.5), Model(mixed=0.5), Model(mixed=0.5)
+    search_points(first, method, 90, seed=4)
+    search_points(second, method, 90, seed=4)
+    search_points(other, method, 90, seed=5)
+    assert first.asked == second.asked
+    assert (first.asked != other.asked) == (method in ("nsga2", "tpe"))
+
+
+def test_auto_is_exhaustive_within_the_budget_and_additive_beyond() -> None:
+    assert len(search_points(Model(2, 4))) == 16
+    assert len(search_points(Model(2, 4), budget=16)) == 16
+    assert len(search_points(Model(2, 4), budget=15)) <= 15
+    assert EXHAUSTIVE_LIMIT < 8**12
+    deep, same = Model(12, 8), Model(12, 8)
+    search_points(deep, budget=150)
+    search_points(same, "additive", 150)
+    assert deep.asked == same.asked
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_on_many_layers_additive_is_the_best_use_of_a_small_budget(seed: int) -> None:
+    found = {
+        method: volume(search_points(Model(20, 8, mixed=0.5, seed=seed), method, 400))
+        for method in ("additive", "greedy", "nsga2")
+    }
+    assert max(found, key=found.__getitem__) == "additive"
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_an_interrupted_search_goes_on_to_the_same_frontier(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after 30 settings; both runs together evaluate each setting once."""
+    from test_search import key, small_data, small_net
+
+    net, (images, labels) = small_net(5), small_data()
+    straight = drowsy.search(net, images, labels, method=method, budget=60)
+    evaluated: list[Setting] = []
+    walk, stop = Evaluator.walk, 30
+
+    def counted(self: Evaluator, settings: list[Setting]) -> Iterable:
+        for setting, counts in walk(self, settings):
+            if len(evaluated) == stop:
+                raise KeyboardInterrupt
+            evaluated.append(setting)
+            yield setting, counts
+
+    monkeypatch.setattr(Evaluator, "walk", counted)
+    path = tmp_path / "points.sqlite"
+    with drowsy.Store(path) as store, pytest.raises(KeyboardInterrupt):
+        drowsy.search(net, images, labels, method=method, budget=60, store=store)
+    stop = -1
+    with drowsy.Store(path) as store:
+        resumed = drowsy.search(net, images, labels, method=method, budget=60, store=store)
+        assert len(store.results(Measurer(net, images, labels).context(0))) == 60
+    assert key(resumed) == key(straight)
+    assert len(evaluated) == len(set(evaluated)) == 60
+
+
+def test_without_optuna_its_methods_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for method in ("nsga2", "tpe"):
+        with pytest.raises(ImportError, match=r'pip install "drowsy\[search\]"'):
+            search_points(Model(), method, 50)
+    assert len(search_points(Model(), "greedy", 50)) == 50
