@@ -26,6 +26,7 @@ os.environ.pop("TRITON_INTERPRET", None)
 import drowsy_kernels as kernels
 import torch
 import triton
+from drowsy_kernels.heuristics import serves
 from drowsy_kernels.offline import ARCHITECTURES, CompileReport, compile_launch
 
 from bench.study_page import markdown
@@ -254,7 +255,7 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
             name = f"conv2d {_NAMES[dtype]} {config}"
             yield name, layer
             if dtype == torch.float16:
-                for way in _ways(config):
+                for way in _ways(config, "half"):
                     yield f"{name} {way}", partial(layer, way=way)
     for group, precision in (("single", "ieee"), ("tf32", "tf32")):
         for config in kernels.SHIPPED_CONFIGS[group]:
@@ -267,7 +268,7 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
             )
             name = f"conv2d fp32-{precision} {config}"
             yield name, layer
-            for way in _ways(config):
+            for way in _ways(config, group):
                 yield f"{name} {way}", partial(layer, way=way)
     photograph = partial(conv_launch, None, torch.float16, channels=3, kernel=7)
     yield "first layer fp16", partial(photograph, part=1)
@@ -334,9 +335,8 @@ def _box_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
                         yield f"conv2d_box {label} {config} {way}", partial(layer, way=way)
 
 
-def _ways(config: kernels.ConvConfig) -> Iterator[str]:
-    # Lists of channels take narrower tiles.
-    yield from (way for way in _WAYS if config.block_n <= 64 or "channels" not in way)
+def _ways(config: kernels.ConvConfig, group: str) -> Iterator[str]:
+    yield from (way for way in _WAYS if serves(config, group, way.removesuffix(" blocks")))
 
 
 def _compile(name: str, arch: int) -> CompileReport:

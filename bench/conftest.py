@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor
 from bench.compiling import Compiler
 from bench.timing import Roofline, measure_roofline
 from drowsy import models
+from drowsy.atomic import write_json
 from drowsy.record import provenance
 
 _START = time.monotonic()
@@ -56,6 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="leave Inductor's search out once it has taken this long in all",
     )
+    group.addoption(
+        "--record",
+        type=Path,
+        metavar="FILE",
+        help="like --benchmark-json, but written after every test: a killed session keeps it",
+    )
     group.addoption("--frontier", metavar="FILE", help="also measure along this frontier")
 
 
@@ -69,6 +78,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what starts past the deadline, so that the recorded JSON is written in time."""
     if time.monotonic() - _START > item.config.getoption("--deadline"):
         pytest.skip("the deadline has passed: not measured")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Record what has been measured so far."""
+    yield
+    path, session = item.config.getoption("--record"), item.config._benchmarksession  # type: ignore[attr-defined]
+    if path is not None and session.benchmarks:
+        write_json(
+            path,
+            item.config.hook.pytest_benchmark_generate_json(
+                config=item.config,
+                benchmarks=session.benchmarks,
+                include_data=True,
+                machine_info=_machine_info(session),
+                commit_info={},
+            ),
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _machine_info(session: Any) -> dict[str, Any]:
+    return dict(session.get_machine_info())
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:

@@ -14,6 +14,13 @@
 # not fit is recorded as not measured. Results go to $OUT, by default bench/results/GPU. Needs no
 # installation beyond torch, triton, pytest, pytest-benchmark and, for energy, nvidia-ml-py; set
 # DROWSY_COMMIT where the checkout has no .git.
+#
+# Where only half an hour can be had, most valuable first, a call each:
+#   bash bench/gpu_session.sh check
+#   INDUCTOR_SECONDS=0 bash bench/gpu_session.sh networks
+#   bash bench/gpu_session.sh layers
+# INDUCTOR_SECONDS (150) is what max-autotune of whole networks may take before it is left out; a
+# search that has begun is not cut short.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 all=(check sanitize tune layers inductor networks overheads report)
@@ -38,7 +45,7 @@ workers=$(python3 -c 'import xdist, os; print(f"-n{min(12, os.cpu_count())}")' 2
 bench() { # FILE RECORD OPTION...
     local file=$1 record=$2
     shift 2
-    python3 -m pytest "bench/$file" --benchmark-enable -p no:xdist "$@" --benchmark-json "$out/$record.json"
+    python3 -m pytest "bench/$file" --benchmark-enable -p no:xdist "$@" --record "$out/$record.json"
 }
 
 check() {
@@ -47,14 +54,14 @@ check() {
         [[ -e tests/test_$file.py ]] && tests+=("tests/test_$file.py")
     done
     # shellcheck disable=SC2086 # no option where there is no xdist
-    timeout 480 env OMP_NUM_THREADS=2 python3 -m pytest "${tests[@]}" \
+    timeout -k 10 480 env OMP_NUM_THREADS=2 python3 -m pytest "${tests[@]}" \
         --ignore tests/kernels/test_offline.py $workers --durations 10
 }
 
 sanitize() {
     command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer: not installed, not run"; return 0; }
     # Compiled first, at full speed. Every tensor gets memory of its own, so that none has room behind it.
-    python3 -m bench.sweep && PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 420 \
+    python3 -m bench.sweep && PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 420 \
         compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m bench.sweep
 }
 
@@ -69,13 +76,13 @@ tune() {
 
 layers() { bench test_layers.py layers -m core --deadline 430 --inductor-seconds 0; }
 inductor() { bench test_layers.py inductor -m core -k test_dense --deadline 400; }
-networks() { bench test_networks.py networks -m core --deadline 400 --inductor-seconds 150; }
+networks() { bench test_networks.py networks -m core --deadline 400 --inductor-seconds "${INDUCTOR_SECONDS:-150}"; }
 overheads() { bench test_overheads.py overheads --deadline 400; }
 report() { python3 -m bench.report "$out"; }
 
 status=0
 for stage in "${stages[@]}"; do
     echo "== $stage on $name: $(date -u +%H:%M:%S)"
-    "$stage" 2>&1 | tee "$out/$stage.log" || { status=1; echo "== $stage failed"; }
+    "$stage" 2>&1 | tee -a "$out/session.log" || { status=1; echo "== $stage failed"; }
 done
 exit $status

@@ -101,6 +101,8 @@ def _captured(model: nn.Module, batch: Tensor) -> Callable[[], object]:
         graph.replay()
         return kept
 
+    # The graph knows addresses alone: the weights must live as long as it does.
+    run.model = model  # type: ignore[attr-defined]
     return run
 
 

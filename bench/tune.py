@@ -23,7 +23,7 @@ from pathlib import Path
 import drowsy_kernels as kernels
 import torch
 from drowsy_kernels import tuning
-from drowsy_kernels.heuristics import ConvConfig
+from drowsy_kernels.heuristics import ConvConfig, serves
 from drowsy_kernels.tuning import Candidate, ConvShape, Entry, TuningTable
 
 from bench.compiling import Compiler, Job
@@ -60,13 +60,13 @@ def fits(job: Job) -> bool:
 def configurations(way: str, shape: ConvShape, number: str) -> tuple[ConvConfig, ...]:
     """What ships for a way, less what cannot win: tiles much wider or narrower than the layer."""
     if way == "box":
-        shipped = kernels.BOX_CONFIGS["half" if number in ("fp16", "bf16") else "single"]
+        kind = {"tf32": "tf32", "fp32": "ieee"}.get(number, "half")
+        shipped = kernels.BOX_CONFIGS[kind]
     elif shape.depthwise:
         return kernels.SHIPPED_CONFIGS["depthwise"]
     else:
-        shipped = kernels.SHIPPED_CONFIGS[
-            {"fp16": "half", "bf16": "half", "tf32": "tf32", "fp32": "single"}[number]
-        ]
+        kind = {"tf32": "tf32", "fp32": "single"}.get(number, "half")
+        shipped = kernels.SHIPPED_CONFIGS[kind]
     span, depth = shape.out_channels // shape.groups, shape.channels // shape.groups
     widths = sorted({config.block_n for config in shipped})
     covering = next((width for width in widths if width >= span), widths[-1])
@@ -74,7 +74,9 @@ def configurations(way: str, shape: ConvShape, number: str) -> tuple[ConvConfig,
     return tuple(
         config
         for config in shipped
-        if covering / 2 <= config.block_n <= covering and config.block_k >= max(deep, default=0) / 2
+        if covering / 2 <= config.block_n <= covering
+        and config.block_k >= max(deep, default=0) / 2
+        and (way == "box" or serves(config, kind, way))
     )
 
 

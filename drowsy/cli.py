@@ -26,6 +26,7 @@ from drowsy.net import DrowsyNet
 from drowsy.record import provenance
 from drowsy.search import METHODS, Measurer
 from drowsy.sleep import FILLS
+from drowsy.stages import explain, find_stages
 from drowsy.store import Store
 from drowsy.study import Study
 
@@ -48,14 +49,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    net, info = _network(args)
+    net, info = _network(args, trained=False)
+    image = _image_shape(info)
     if args.kernels:
         dtype = getattr(torch, args.dtype)
-        image = _image_shape(info)
         print(inspect_kernels(net, image, batch=args.batch, dtype=dtype, gpu=args.gpu))
-        return
-    shares = layer_shares(layer_costs(net, _image_shape(info)))
-    print(inspect(net, shares))
+    elif args.stages:
+        print(explain(find_stages(net, torch.zeros(1, *image))))
+    else:
+        print(inspect(net, layer_shares(layer_costs(net, image))))
 
 
 def _cost(args: argparse.Namespace) -> None:
@@ -168,15 +170,16 @@ def _place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device: got cuda, but torch finds no CUDA device here")
+    # Batch norms stay folded as they were in the file's precision: folding again would round twice.
     net.to(device=device, dtype=dtype)
-    net.refresh()
     return images.to(device=device, dtype=dtype)
 
 
-def _network(args: argparse.Namespace) -> tuple[DrowsyNet, ModelInfo]:
+def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet, ModelInfo]:
+    """The network, converted; not ``trained``, random weights will do where none are given."""
     info = _info(args)
     model: nn.Module
-    if info.name in MODELS:
+    if info.name in MODELS and (trained or args.weights):
         model = models.load(info.name, args.weights)
     else:
         model = info.build().eval()
@@ -255,6 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
     sub = command("inspect", _inspect, "what conversion does with a network, and why")
     _add_network(sub)
+    sub.add_argument(
+        "--stages", action="store_true", help="layers that could share a position map (align)"
+    )
     _add_kernels(sub)
     _add_network(command("cost", _cost, "neurons and multiplications by layer (Table I)"))
     for name, run, text in (

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from drowsy.control import Control
 from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet, LayerReport
+from drowsy.net import DrowsyNet, LayerReport, check_network
 from drowsy.ops import choose_backend
 from drowsy.rules import Choice, choose_fill
 from drowsy.sleep import DEFAULT_K, FILLS, Grain, SleepSpec, Source, check_fill
@@ -82,7 +82,8 @@ def convert(
 
     Every ``nn.Conv2d`` becomes a ``DrowsyConv2d`` together with the batch norm and activation that
     follow it. Weights are shared with ``model``, which stays as it was; ``state_dict`` keys are the
-    same. The network starts at rate 0, where it computes what ``model`` computes.
+    same. The network starts at rate 0, where it computes what ``model`` computes. Modules with
+    forward hooks, and convolutions whose weight is computed anew at every call, stay as they are.
 
     Args:
         model: a network in eval mode that ``torch.fx`` can trace.
@@ -114,10 +115,11 @@ def convert(
     convertible = {
         name: nodes
         for name, nodes in calls.items()
-        if type(modules[name]) is nn.Conv2d and name not in skipped
+        if _why_not(modules[name]) is None and name not in skipped
     }
     if not convertible:
-        raise ValueError("model: has no nn.Conv2d to convert")
+        reasons = [f"; {name}: {reason}" for name in calls if (reason := _why_not(modules[name]))]
+        raise ValueError(f"model: has no nn.Conv2d to convert{''.join(reasons[:1])}")
 
     neurons = {name: _neuron(nodes, modules) for name, nodes in convertible.items()}
     # Choices are made on the graph as it was written, before anything is absorbed.
@@ -157,7 +159,12 @@ def convert(
         )
         if name in layers
         else LayerReport(
-            name, _geometry(modules[name]), "", "", "", _why_not(name, modules, skipped)
+            name,
+            _geometry(modules[name]),
+            "",
+            "",
+            "",
+            "left awake, as asked" if name in skipped else f"left awake: {_why_not(modules[name])}",
         )
         for name in calls
     ]
@@ -165,7 +172,12 @@ def convert(
 
 
 def revert(net: DrowsyNet) -> nn.Module:
-    """The model that ``net`` was converted from, with the weights they share."""
+    """The model that ``net`` was converted from, with the weights they share.
+
+    Raises:
+        TypeError: ``net`` is no DrowsyNet.
+    """
+    check_network(net)
     return net.original
 
 
@@ -246,10 +258,17 @@ def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> _Neuron:
     after = _only_user(node)
     if after is not None and after.op == "call_module":
         module = modules[str(after.target)]
-        if type(module) is nn.BatchNorm2d and module.running_mean is not None:
+        # What has hooks stays, so that they are called.
+        if (
+            type(module) is nn.BatchNorm2d
+            and module.running_mean is not None
+            and not _hooked(module)
+        ):
             norm, norm_name = module, str(after.target)
             absorbed.append(after)
             after = _only_user(after)
+    if after is not None and after.op == "call_module" and _hooked(modules[str(after.target)]):
+        after = None
     name = None if after is None else activation_name(after, modules)
     if after is None or name is None:
         return _Neuron(norm, norm_name, "none", tuple(absorbed))
@@ -303,8 +322,15 @@ def _geometry(module: nn.Module) -> str:
     return f"{module.in_channels}->{module.out_channels} {size}{stride}{groups}"
 
 
-def _why_not(name: str, modules: dict[str, nn.Module], skipped: set[str]) -> str:
-    if name in skipped:
-        return "left awake, as asked"
-    kind = _geometry(modules[name]) if type(modules[name]) is nn.Module else None
-    return f"left awake: {kind or type(modules[name]).__name__} is not an nn.Conv2d"
+def _why_not(module: nn.Module) -> str | None:
+    """Why a convolution cannot become a drowsy layer; None where it can."""
+    if type(module) is not nn.Conv2d:
+        kind = _geometry(module) if type(module) is nn.Module else type(module).__name__
+        return f"{kind} is not an nn.Conv2d"
+    if "weight" not in module._parameters:
+        return "its weight is computed anew at every call (weight_norm, prune): make it permanent"
+    return "it has hooks, which a drowsy layer would not call" if _hooked(module) else None
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)

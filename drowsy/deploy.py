@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.cost import align
 from drowsy.net import DrowsyNet
-from drowsy.stages import check_network
+from drowsy.stages import check_example, check_overwritten
 
 if TYPE_CHECKING:
     from drowsy.program import Step
@@ -54,7 +54,7 @@ def deploy(
     Raises:
         TypeError, ValueError: an argument outside of what is listed here.
     """
-    check_network(net, example)
+    check_example(net, example)
     if example.dtype not in _DTYPES:
         raise TypeError(f"example: got {example.dtype}, allowed: {', '.join(map(str, _DTYPES))}")
     parameter = next(iter(net.layers.values())).weight
@@ -65,6 +65,7 @@ def deploy(
         )
     if net.training:
         raise ValueError("net: is in training mode; drowsy is for inference, call net.eval()")
+    check_overwritten(net, example)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy_kernels.launch import check_device
 
@@ -128,6 +129,8 @@ class Deployed:
             module = builder.build()
             self._structure, self._steps = self._read_structure(), builder.steps
             self._run = self._captured(module) if self._graph else module
+            # A captured graph knows addresses alone: weights, maps and tables must outlive it.
+            self._module = module
 
     def _read_structure(self) -> object:
         from drowsy.program import structure

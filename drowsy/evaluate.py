@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet
+from drowsy.net import DrowsyNet, check_network
 from drowsy.neuron import sleep
 from drowsy.sleep import levels, scale
 
@@ -82,14 +82,9 @@ class Evaluator:
         batch: int = 50,
         map_cache: int = 6 << 30,
     ) -> None:
+        check_network(net)
         check_images(images)
-        if labels is not None and labels.dtype != torch.int64:
-            raise TypeError(f"labels: got {labels.dtype}, allowed: int64 class numbers")
-        if labels is not None and labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels: got shape {tuple(labels.shape)} for {len(images)} images, "
-                f"allowed: ({len(images)},)"
-            )
+        check_labels(labels, images)
         if batch < 1:
             raise ValueError(f"batch: got {batch}, allowed: 1 or more")
         self.net, self.labels, self.seed = net, labels, seed
@@ -199,13 +194,12 @@ class Evaluator:
             self._drop(live, start - 1)
         for place in range(start, min(stop + 1, len(self._nodes) - 1)):
             node = self._nodes[place]
+            if node in self._in_place:
+                # Live tensors are shared between branches of the walk, which must not see this.
+                live = _with_own_memory(live, live[node.all_input_nodes[0]])
             value = self._call(node, live, chunk)
             if place != stop and node in self._layer_of:
                 value = self._sleep(value, node, chunk, prefix)
-            if node in self._in_place and isinstance(value, Tensor):
-                # Later readers of the old tensor, under any name, see the new one.
-                old = live[node.all_input_nodes[0]]
-                live |= {name: value for name, held in live.items() if held is old}
             live[node] = value
             self._drop(live, place)
         return live
@@ -218,15 +212,14 @@ class Evaluator:
 
     def _call(self, node: fx.Node, live: _Live, chunk: int) -> Any:
         if node.op == "placeholder":
-            return self._chunks[chunk]
+            images = self._chunks[chunk]
+            # A chunk lies in the memory of all images.
+            return images.clone() if self._in_place else images
         target: Any = node.target
         args: Any = fx.map_arg(node.args, live.__getitem__)
         kwargs: Any = fx.map_arg(node.kwargs, live.__getitem__)
         if node.op == "get_attr":
             return operator.attrgetter(target)(self.net)
-        # Live tensors are shared between branches of the walk, so nothing may be overwritten.
-        if node in self._in_place and isinstance(args[0], Tensor):
-            args = (args[0].clone(), *args[1:])
         if node.op == "call_module":
             module = self.net.get_submodule(target)
             if isinstance(module, DrowsyConv2d):
@@ -238,7 +231,7 @@ class Evaluator:
 
     def _overwrites(self, node: fx.Node) -> bool:
         """Whether a node writes its result over its first argument."""
-        if not node.args or not isinstance(node.args[0], fx.Node):
+        if not node.all_input_nodes:
             return False
         if node.op == "call_module":
             return bool(getattr(self.net.get_submodule(str(node.target)), "inplace", False))
@@ -287,6 +280,22 @@ class Evaluator:
         return Counts(len(logits), top1, top5, agree, float(divergence))
 
 
+def _with_own_memory(live: _Live, tensor: Any) -> _Live:
+    """``live`` with a copy of this tensor's memory under the tensor and whatever views it."""
+    if not isinstance(tensor, Tensor):
+        return live
+    old = tensor.untyped_storage()
+    new = old.clone()
+
+    def moved(held: Any) -> Any:
+        if not isinstance(held, Tensor) or held.untyped_storage().data_ptr() != old.data_ptr():
+            return held
+        return held.new_empty(0).set_(new, held.storage_offset(), held.shape, held.stride())
+
+    # Nodes that give several tensors, as ``chunk`` does, hold tuples of them.
+    return {node: fx.node.map_aggregate(held, moved) for node, held in live.items()}
+
+
 def asked_in_place(node: fx.Node) -> bool:
     """Whether a function was called with ``inplace``, by name or by position."""
     if "inplace" in node.kwargs or node.op != "call_function":
@@ -304,6 +313,20 @@ def _rank(logits: Tensor, target: Tensor) -> Tensor:
     earlier = torch.arange(logits.shape[1], device=logits.device) < target[:, None]
     rank = ((logits > own) | ((logits == own) & earlier)).sum(1)
     return rank.masked_fill_(logits.isnan().any(1), logits.shape[1])
+
+
+def check_labels(labels: Tensor | None, images: Tensor) -> None:
+    """Raise unless ``labels`` is None or an int64 class number for each image."""
+    if labels is None:
+        return
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels: got {kind}, allowed: int64 class numbers")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels: got shape {tuple(labels.shape)} for {len(images)} images, "
+            f"allowed: ({len(images)},)"
+        )
 
 
 def check_images(images: Tensor) -> None:

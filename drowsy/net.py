@@ -197,6 +197,12 @@ class DrowsyNet(fx.GraphModule):
         return _unpickle, (state, imports)
 
 
+def check_network(net: object) -> None:
+    """Raise TypeError unless ``net`` is converted."""
+    if not isinstance(net, DrowsyNet):
+        raise TypeError(f"net: got {type(net).__name__}, allowed: a DrowsyNet (drowsy.convert)")
+
+
 def _adopt(net: DrowsyNet, model: nn.Module, layers: dict[str, DrowsyConv2d]) -> None:
     """Rebuild ``model``'s tree in ``net``: its own containers, shared leaves, drowsy layers."""
 

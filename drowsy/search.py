@@ -16,9 +16,9 @@ from torch import Tensor
 
 from drowsy._optional import require
 from drowsy.cost import layer_costs, layer_shares, saving
-from drowsy.evaluate import Counts, Evaluator, Setting, check_images
+from drowsy.evaluate import Counts, Evaluator, Setting, check_images, check_labels
 from drowsy.frontier import Frontier, OperatingPoint
-from drowsy.net import DrowsyNet
+from drowsy.net import DrowsyNet, check_network
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.sleep import source_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
@@ -52,7 +52,9 @@ class Measurer:
         batch: int = 50,
         progress: bool = False,
     ) -> None:
+        check_network(net)
         check_images(images)
+        check_labels(labels, images)
         if not seeds or len(set(seeds)) != len(seeds):
             raise ValueError(f"seeds: got {tuple(seeds)}, allowed: at least one, each once")
         self.net, self.images, self.labels = net, images, labels

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from drowsy.convert import activation_name
 from drowsy.cost import align as align_columns
 from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet
+from drowsy.net import DrowsyNet, check_network
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IDENTITY_CALLS = (F.dropout, F.dropout2d)
@@ -96,6 +96,44 @@ def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
     return found
 
 
+def check_overwritten(net: fx.GraphModule, example: Tensor) -> None:
+    """Raise ValueError if a node overwrites a tensor that is read later through another view."""
+    last_use = {used: node for node in net.graph.nodes for used in node.all_input_nodes}
+    place = {node: i for i, node in enumerate(net.graph.nodes)}
+    # The tensor that the result of an in-place operation is.
+    origin: dict[fx.Node, fx.Node] = {}
+
+    class Overwrites(fx.Interpreter):
+        def run_node(self, node: fx.Node) -> Any:
+            if node.target == "control":
+                return None
+            read = {used: self.env[used] for used in node.all_input_nodes}
+            held = {n: t for n, t in self.env.items() if isinstance(t, Tensor)}
+            before = {used: t._version for used, t in read.items() if isinstance(t, Tensor)}
+            result = super().run_node(node)
+            for used in before:
+                tensor = read[used]
+                if tensor._version == before[used] or result is not tensor:
+                    continue
+                origin[node] = origin.get(used, used)
+                for other, value in held.items():
+                    shared = value.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+                    later = other in last_use and place[last_use[other]] > place[node]
+                    if shared and later and origin.get(other, other) != origin[node]:
+                        raise ValueError(
+                            f"net: {node.name} overwrites memory that {last_use[other].name} reads "
+                            f"through {other.name}; allowed: networks that overwrite no tensor "
+                            "of which a view is read later"
+                        )
+            return result
+
+    # Inference tensors count no versions: not in inference mode, and on a tensor made here.
+    with torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        size, stride = example.shape, example.stride()
+        like = torch.empty_strided(size, stride, dtype=example.dtype, device=example.device)
+        Overwrites(net).run(like)
+
+
 # --- stages --------------------------------------------------------------------------------------
 
 
@@ -109,7 +147,7 @@ def find_stages(net: DrowsyNet, example: Tensor) -> list[Stage]:
     Raises:
         TypeError, ValueError: ``net`` is no DrowsyNet, or ``example`` is no batch of images.
     """
-    check_network(net, example)
+    check_example(net, example)
     sizes = shapes(net, example)
     modules = dict(net.named_modules(remove_duplicate=False))
     groups = _Groups()
@@ -168,10 +206,9 @@ def explain(stages: list[Stage]) -> str:
     return align_columns([header, *rows])
 
 
-def check_network(net: DrowsyNet, example: Tensor) -> None:
+def check_example(net: DrowsyNet, example: Tensor) -> None:
     """Raise unless ``net`` is converted, takes one input, and ``example`` is a batch of images."""
-    if not isinstance(net, DrowsyNet):
-        raise TypeError(f"net: got {type(net).__name__}, allowed: a DrowsyNet (drowsy.convert)")
+    check_network(net)
     if not isinstance(example, Tensor) or not example.is_floating_point():
         kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
         raise TypeError(f"example: got {kind}, allowed: a floating-point tensor")

@@ -77,13 +77,14 @@ class Study:
         start = time.perf_counter()
         rows = []
         net = self.measurer.net
+        before = net.schedule
         own = (layer.fill for layer in net.layers.values())
         for fill in dict.fromkeys(("rescale", "zero", *own)):
             net.set(0, fill=fill)
             settings = uniform_settings(self._layers, self._k)
             points = self.measurer.measure(settings, f"uniform, {fill}")
             rows += [{"fill": fill, **self._row(s, points[s], s[0])} for s in settings]
-        net.set(0, fill="auto")
+        net.set(before)
         path = self._write("uniform", rows, start)
         plots.plot_uniform(rows, path, f"Uniform rates: {self.title}")
         return rows

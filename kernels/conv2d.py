@@ -24,6 +24,7 @@ from drowsy_kernels.epilogue import map_mode, parse_activation, tile_words
 from drowsy_kernels.heuristics import ConvConfig, choose_config, multiprocessors
 from drowsy_kernels.implicit_gemm import awake_conv2d_kernel, conv2d_kernel
 from drowsy_kernels.launch import (
+    ALL_REGISTERS,
     MAX_ELEMENTS,
     Launch,
     check_device,
@@ -340,7 +341,8 @@ def _masked(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep) -> tup
         },
         config.num_warps,
         config.num_stages,
-        config.max_registers(arguments["y"].element_size()),
+        # The few programs of a split need not share multiprocessors.
+        ALL_REGISTERS if split_k > 1 else config.max_registers(arguments["y"].element_size()),
     )
     if split_k == 1:
         return (launch,)
@@ -390,6 +392,9 @@ def _listed(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep, awake:
     else:
         lists = images if isinstance(awake, AwakeChannels) else cells
     itemsize = arguments["y"].element_size()
+    # Scattered stores want more than their share; so do a list and 64 accumulators on four warps.
+    heavy = config.num_warps == 4 and config.block_m * config.block_n >= 128 * 64
+    needs_all = heavy or isinstance(awake, AwakeChannels)
     return Launch.pick(
         awake_conv2d_kernel,
         multiprocessors(arguments["y"].device) * config.resident(itemsize),
@@ -408,8 +413,7 @@ def _listed(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep, awake:
         },
         config.num_warps,
         config.num_stages,
-        # Scattered stores want more than their share.
-        255 if isinstance(awake, AwakeChannels) else config.max_registers(itemsize),
+        ALL_REGISTERS if needs_all else config.max_registers(itemsize),
     )
 
 

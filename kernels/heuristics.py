@@ -91,12 +91,9 @@ _HALF = tuple(
     for block_k in (16, 32, 64)
 )
 # IEEE float32 has no tensor core: accumulators and operands of an outer product live in registers,
-# 64 x 64 on four warps is 32 accumulators a thread. At 64 x 16, ptxas trades registers of four
-# warps for a spill; two warps have none.
+# 64 x 64 on four warps is 32 accumulators a thread.
 _SINGLE = tuple(
-    ConvConfig(64, block_n, block_k, 2 if block_n == 16 else 4, 3)
-    for block_n in (16, 32, 64)
-    for block_k in (16, 32)
+    ConvConfig(64, block_n, block_k, 4, 3) for block_n in (16, 32, 64) for block_k in (16, 32)
 )
 # TF32: a 128-byte shared-memory row is a K step of 32.
 _TF32 = tuple(
@@ -120,6 +117,18 @@ SHIPPED_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     "tf32": _TF32,
     "depthwise": _DEPTHWISE,
 }
+
+
+def serves(config: ConvConfig, kind: str, awake: str) -> bool:
+    """Whether a configuration of family ``kind`` follows a list of this kind without a spill.
+
+    Scattered stores of wide tiles take too many registers, and so do, on Blackwell, the addresses
+    of gathered float32 rows beside 64 accumulators.
+    """
+    if awake == "channels":
+        return config.block_n <= (32 if kind == "single" else 64)
+    tile = (config.block_m, config.block_n)
+    return not (awake == "rows" and kind == "tf32" and tile == (64, 128))
 
 
 def family(dtype: torch.dtype, precision: str, depthwise: bool = False) -> str:
@@ -193,9 +202,7 @@ def choose_config(
     candidates = tuple(config for config in shipped if config.block_k == depth)
     # Channels after which tiles start anew, and how often they do.
     span, spans = out_channels_per_group, groups
-    if awake == "channels":
-        # Scattered stores of wider tiles need more registers than two programs have.
-        candidates = tuple(config for config in candidates if config.block_n <= 64)
+    candidates = tuple(config for config in candidates if serves(config, kind, awake))
     if cell is not None:
         cell_p, cell_c = cell
         # Rows of a list come from anywhere, and tiles never reach past an image's last position.

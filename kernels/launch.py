@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 MAX_PROGRAMS = 2**31 - 1
+ALL_REGISTERS = 255
 # Of whatever a kernel addresses with 32 bits: one image's input, output or map.
 MAX_ELEMENTS = 2**31 - 1
 
@@ -34,7 +35,8 @@ class Launch:
     """One kernel launch: ``kernel[grid](**arguments)``.
 
     ``max_registers`` of a thread: what the compiler may use, where that decides how many programs
-    share a multiprocessor.
+    share a multiprocessor. ``ALL_REGISTERS`` is worth saying: left to itself the assembler now and
+    then prefers a spill.
     """
 
     kernel: Any
@@ -69,7 +71,7 @@ class Launch:
             "num_stages": self.num_stages,
             "enable_fp_fusion": True,
         }
-        if self.max_registers is not None and arch >= 90:
+        if self.max_registers == ALL_REGISTERS or (self.max_registers is not None and arch >= 90):
             options["maxnreg"] = self.max_registers
         return options
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from drowsy import models
 from drowsy.cli import main
 from drowsy.control import Control
-from drowsy.convert import convert
+from drowsy.convert import convert, revert
 from drowsy.deploy import deploy
 from drowsy.energy import Meter, NoMeter, profile
 from drowsy.evaluate import Evaluator
@@ -54,6 +54,25 @@ def model() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(144, 5)
     ).eval()
+
+
+class Overwriting(nn.Module):
+    """Overwrites a tensor of which a view is read later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        rows = x.flatten(2)
+        return x.relu_().sum((2, 3)) + rows.sum(2)
+
+
+def hooked() -> nn.Module:
+    found = nn.Sequential(nn.Conv2d(3, 4, 3))
+    found[0].register_forward_hook(lambda *_: None)
+    return found
 
 
 def net(**options: Any) -> DrowsyNet:
@@ -342,6 +361,22 @@ CASES = [
         ValueError,
         "model: has no nn.Conv2d",
     ),
+    Case(
+        "hooked convolution alone",
+        lambda _: convert(hooked().eval()),
+        ValueError,
+        "model: has no nn.Conv2d to convert; 0: it has hooks",
+    ),
+    Case(
+        "deploy a network that overwrites a view",
+        lambda _: deploy(convert(Overwriting().eval()), torch.zeros(1, 3, 4, 4)),
+        ValueError,
+        "net: relu_ overwrites memory that sum_2 reads through flatten",
+    ),
+    Case("revert a plain model", lambda _: revert(model()), TypeError, "net: got Sequential"),
+    Case("evaluate a plain model", lambda _: Evaluator(model(), images()), TypeError, "net: got"),
+    Case("search a plain model", lambda _: search(model(), images()), TypeError, "net: got"),
+    Case("labels in a list", lambda _: search(net(), images(), [0]), TypeError, "labels: got list"),
     Case("all skipped", lambda _: net(skip=["re:."]), ValueError, "model: has no nn.Conv2d"),
     Case(
         "untraceable",

@@ -169,6 +169,15 @@ def test_jobs_cover_every_way_in_whole_tiles() -> None:
     assert "box" not in {job.way for job in tune.jobs(strided, 1, "fp16")}
 
 
+@pytest.mark.parametrize("number", tuning.NUMBERS)
+@pytest.mark.parametrize("way", ["box", "pointer", "cells", "rows", "channels"])
+def test_every_way_has_configurations(way: str, number: str) -> None:
+    found = tune.configurations(way, ConvShape(64, 64, (14, 14), (3, 3)), number)
+    assert found
+    if way == "channels":
+        assert max(config.block_n for config in found) <= 64
+
+
 def test_tuner_records_every_grain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Two configurations of the masked way, one of a list: interpreted, each takes a second.
     monkeypatch.setattr(
@@ -223,8 +232,13 @@ def test_tuning_wants_a_gpu(
 def test_kernels_compile_as_they_are_launched() -> None:
     """Through Triton's own launcher, which a stand-in for the driver tells of an H100."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    code = Path(__file__).with_name("compile_ahead.py")
-    subprocess.run([sys.executable, str(code)], check=True, env=environment, cwd=code.parents[1])
+    # ``-m`` puts the checkout on the path: ``bench`` is not installed.
+    subprocess.run(
+        [sys.executable, "-m", "tests.compile_ahead"],
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
 
 
 def test_the_gpu_session_names_its_stages() -> None:

@@ -70,6 +70,16 @@ def test_a_network_of_ones_own(
         assert {row["fill"] for row in csv.DictReader(file)} == {"rescale", "zero", "interpolate"}
 
 
+def test_inspect_lists_the_stages_of_a_network_without_weights(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["inspect", "--model", "cifar_resnet20", "--stages"]) == 0
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["stage", "size", "layers", "reads", "filled", "in", "for"]
+    assert [line.split()[1] for line in lines] == ["32x32", "16x16", "8x8"]
+    assert "conv1 .. layer1.2.conv2 (7)" in lines[0]
+
+
 def test_inspect_says_which_kernels_run_and_why(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +110,7 @@ def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "message"),
     [
         (["inspect", "--model", "lenet"], "model: got 'lenet', allowed: caffenet"),
-        (["inspect", "--model", "resnet18"], "weights: resnet18 ships without"),
+        (["uniform", "--model", "resnet18", "--data", "."], "weights: resnet18 ships without"),
         (["inspect", "--model", "caffenet_cifar", "--source", "dice"], "source: got 'dice'"),
         (["inspect", "--model", "caffenet_cifar", "--grain", "row"], "grain: got 'row'"),
         (["inspect", "--model", "caffenet_cifar", "--k", "1"], "k: got 1, allowed"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from drowsy import models
 from drowsy.convert import convert, revert
@@ -458,6 +459,36 @@ def test_other_kinds_of_convolution_are_reported() -> None:
         "Conv1d": "left awake: Conv1d is not an nn.Conv2d",
         "F.conv2d": "left awake: F.conv2d is not an nn.Conv2d",
     }
+    x = torch.randn(X)
+    torch.testing.assert_close(run(net, x), run(model, x))
+
+
+def test_a_weight_that_is_computed_anew_at_every_call_stays_with_its_module() -> None:
+    model = sequential().eval()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    # As after loading: what the weight is made from has changed, the weight itself has not yet.
+    model.get_parameter("0.weight_orig").data.mul_(3)
+    model.requires_grad_(False)
+    net = convert(model)
+    assert "0" not in net.layers
+    assert "weight is computed anew at every call" in net.report[0].reason
+    assert set(net.state_dict()) == set(model.state_dict())
+    x = torch.randn(X)
+    torch.testing.assert_close(run(net, x), run(model, x))
+
+
+@pytest.mark.parametrize(
+    ("hooked", "left", "norm", "activation"),
+    [("0", ["0"], "", ""), ("1", [], "", "none"), ("2", [], "1", "none")],
+)
+def test_hooks_are_called(hooked: str, left: list[str], norm: str, activation: str) -> None:
+    norm_layer = nn.BatchNorm2d(4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), norm_layer, nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    randomise_norms(model)
+    model.get_submodule(hooked).register_forward_hook(lambda module, inputs, output: output * 2)
+    net = convert(model)
+    assert [name for name in ("0", "3") if name not in net.layers] == left
+    assert (net.report[0].norm, net.report[0].activation) == (norm, activation)
     x = torch.randn(X)
     torch.testing.assert_close(run(net, x), run(model, x))
 

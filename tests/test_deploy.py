@@ -8,6 +8,8 @@ exactly. Kernels run in Triton's interpreter where there is no GPU; what needs C
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -508,3 +510,34 @@ def test_compiled_network_follows_the_knob(fill: str) -> None:
             y = run(compiled, x)
         net.reseed(seed)
         torch.testing.assert_close(y, run(net, x))
+
+
+def test_a_captured_graph_keeps_what_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph holds addresses alone: weights and maps must live as long as the deployed network."""
+    captured: list[weakref.ref] = []
+
+    def capture(self: Deployed, module: nn.Module) -> Callable[[Tensor], Any]:
+        captured.append(weakref.ref(module))
+        return lambda batch: batch
+
+    monkeypatch.setattr(Deployed, "_captured", capture)
+    net = drowsy.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval())
+    deployed = Deployed(net, torch.randn(1, 3, 6, 6), compact=True, graph=True)
+    gc.collect()
+    assert captured[0]() is not None, deployed
+
+
+@pytest.mark.parametrize("where", ["example", "deployment"])
+def test_deploy_in_inference_mode(where: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    net = drowsy.convert(model, grain="position")
+    net.set(0.5)
+    with torch.inference_mode(where == "example"):
+        example = torch.randn(2, 3, 6, 6)
+    with torch.inference_mode(where == "deployment"):
+        fast = drowsy.deploy(net, example)
+    with torch.inference_mode():
+        net.reseed(1)
+        expected = net(example)
+        net.reseed(1)
+        torch.testing.assert_close(fast(example), expected)

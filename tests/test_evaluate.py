@@ -72,6 +72,26 @@ class Keyworded(nn.Module):
         return self.fc(torch.amax(y, dim=(2, 3)))
 
 
+class Views(nn.Module):
+    """Tensors overwritten while others view their memory, and written through a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        flat = x.flatten(2)
+        x.relu_()
+        first, _ = x.chunk(2, dim=1)
+        first.mul_(2)
+        x = self.conv2(x)
+        rows = x[:, :, 1:]
+        F.relu_(input=x)
+        return self.fc(flat.mean(2) + rows.mean((2, 3)))
+
+
 def chain() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1),
@@ -92,6 +112,7 @@ TOPOLOGIES: dict[str, Callable[[], nn.Module]] = {
     "branches": Branches,
     "shared": Shared,
     "keyworded": Keyworded,
+    "views": Views,
     "residual": lambda: CifarResNet(1),
 }
 
