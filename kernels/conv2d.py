@@ -189,6 +189,8 @@ def plan_conv2d(
             shape=shape,
             device=x.device,
         )
+        if 0 != residual.data_ptr() == y.data_ptr():
+            raise ValueError("residual: got the memory of out, allowed: memory of its own")
     _check_lists(awake, x_blocks, cell, (images, positions, out_channels), x)
     if out.numel() == 0:
         return out, ()

@@ -33,6 +33,7 @@ import torch
 import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import (
+    MAX_ROWS,
     PRECISIONS,
     _check_bitmap,
     _check_input,
@@ -48,7 +49,7 @@ from drowsy_kernels.epilogue import (
     tile_words,
 )
 from drowsy_kernels.heuristics import ConvConfig, multiprocessors
-from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand, interpreted
+from drowsy_kernels.launch import Launch, check_device, check_operand, interpreted
 from drowsy_kernels.weight import PackedWeight
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -586,9 +587,9 @@ def plan_conv2d_box(
         space, in_space, box = flat, flat, flat_box
     tiles = [triton.cdiv(length, side) for length, side in zip(space, box, strict=True)]
     count = math.prod(tiles) * triton.cdiv(out_channels, config.block_n)
-    if max(images * positions, count) > MAX_ELEMENTS:
+    if max(images * positions, count) > MAX_ROWS:
         raise ValueError(
-            f"x: got {images} images of {oh} x {ow} outputs, allowed: fewer than 2**31 positions"
+            f"x: got {images} images of {oh} x {ow} outputs, allowed: up to {MAX_ROWS} positions"
         )
     # The test whether a tile sleeps keeps its K steps apart from the next tile's; it must pay.
     skip = bitmap is not None and expected_tiles(*space, box, *cells) < 0.98 * math.prod(tiles)

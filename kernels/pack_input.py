@@ -43,8 +43,10 @@ def pack_input_kernel(
     at_y = line - n * padded_height - TOP
     c = tl.arange(0, PITCH)
     inside = (at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width) & (pixel < pixels)
-    o_pixel = n.to(tl.int64) * stride_n + at_y * stride_y + at_x * stride_x
+    # Strides are whatever the input has: offsets need 64 bits.
+    o_pixel = n.to(tl.int64) * stride_n
+    o_pixel += at_y.to(tl.int64) * stride_y + at_x.to(tl.int64) * stride_x
     m_x = inside[:, None] & (c < CHANNELS)[None, :]
-    b_x = tl.load(x + o_pixel[:, None] + (c * stride_c)[None, :], mask=m_x, other=0)
+    b_x = tl.load(x + o_pixel[:, None] + (c.to(tl.int64) * stride_c)[None, :], mask=m_x, other=0)
     o_packed = pixel.to(tl.int64)[:, None] * PITCH + c[None, :]
     tl.store(packed + o_packed, b_x, mask=(pixel < pixels)[:, None])

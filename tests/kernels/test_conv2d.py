@@ -519,6 +519,23 @@ def test_too_many_rows_are_refused() -> None:
         kernels.plan_conv2d(x, weight)
 
 
+def test_few_channels_may_lie_far_apart(triton_device: torch.device) -> None:
+    """2**30 elements from channel to channel; what lies between is never touched."""
+    memory = torch.empty(2**31 + 64, dtype=torch.float16, device=triton_device)
+    x = memory.as_strided((1, 3, 8, 8), (0, 2**30, 8, 1))
+    x.copy_(torch.randn(1, 3, 8, 8))
+    weight = kernels.pack_weight(torch.randn(4, 3, 3, 3).to(triton_device, torch.float16))
+    assert torch.equal(kernels.conv2d(x, weight), kernels.conv2d(x.contiguous(), weight))
+
+
+def test_a_residual_in_the_memory_of_the_output_is_refused(triton_device: torch.device) -> None:
+    x = torch.randn(1, 8, 4, 4, device=triton_device).contiguous(memory_format=torch.channels_last)
+    y = torch.zeros_like(x)
+    weight = kernels.pack_weight(torch.randn(8, 8, 1, 1, device=triton_device))
+    with pytest.raises(ValueError, match="residual: got the memory of out"):
+        kernels.conv2d(x, weight, residual=y, out=y)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs 5 GB and the speed of a GPU")
 def test_more_than_2_to_31_elements() -> None:
     x = torch.randn(33, 64, 1024, 1024, dtype=torch.float16, device="cuda")

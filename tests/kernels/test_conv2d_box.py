@@ -500,3 +500,10 @@ def test_bad_arguments_are_named(
     weight = kernels.pack_weight(arguments.pop("weight"))
     with pytest.raises((ValueError, TypeError), match=message):
         kernels.conv2d_box(arguments.pop("x"), weight, arguments.pop("bias", None), **arguments)
+
+
+def test_positions_leave_room_for_a_tile_beyond_the_last() -> None:
+    """Rows and tiles are counted in 32 bits, up to one step past the end."""
+    x = torch.empty(1, 8, 1, 2**31 - 512, dtype=torch.float16, device="meta")
+    with pytest.raises(ValueError, match="positions"):
+        kernels.plan_conv2d_box(x, meta_weight(8, 8, 1, 1))
