@@ -1,4 +1,4 @@
-"""The paper's Figures 4 to 7 for any network, as PNG files."""
+"""The paper's Figures 4 to 7 for any network, and comparisons of methods, as PNG files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from drowsy._optional import require
 from drowsy.atomic import replacing
@@ -119,6 +121,38 @@ def plot_nonuniform(
     return _save(figure, path, title)
 
 
+def plot_comparison(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
+    """Points of accuracy lost against saving; a line per method, bars of one standard deviation.
+
+    Rows need ``method``, ``saving_reached`` (0 to 1), and ``NAME_lost`` and ``NAME_std`` in points
+    for top1 and top5, or for agreement. Rows without figures (None) are left out. Losses are drawn
+    on a scale of square roots, since some methods lose one point where others lose all.
+    """
+    if not rows:
+        raise ValueError("rows: got none, allowed: one or more")
+    panels = [name for name in _PANELS if f"{name}_lost" in rows[0]]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = _figure(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        for i, (method, colour) in enumerate(zip(methods, _by_depth(len(methods)), strict=True)):
+            mine = [r for r in rows if r["method"] == method and r["saving_reached"] is not None]
+            axis.errorbar(
+                [100 * row["saving_reached"] for row in mine],
+                [row[f"{panel}_lost"] for row in mine],
+                [row[f"{panel}_std"] for row in mine],
+                marker="osD^vPX"[i % 7],
+                markersize=5,
+                capsize=3,
+                color=colour,
+                label=method,
+                clip_on=False,
+            )
+        _label(axis, "multiplications saved (%)", f"{_PANELS[panel].split(' (')[0]} lost (points)")
+        _square_roots(axis)
+    _legend(figure, axes[-1])
+    return _save(figure, path, title)
+
+
 # --- shared --------------------------------------------------------------------------------------
 
 
@@ -198,6 +232,19 @@ def _label(axis: Any, x: str, y: str) -> None:
 
 def _eighths(axis: Any) -> None:
     axis.set_xticks([i / 8 for i in range(8)], ["0", *(f"{i}/8" for i in range(1, 8))])
+
+
+def _square_roots(axis: Any) -> None:
+    """A scale of square roots, signed, with ticks where small and large losses can be read."""
+    low, high = axis.dataLim.y0, max(axis.dataLim.y1, 1.0)
+    axis.set_yscale(
+        "function",
+        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
+    )
+    ticks = [t for t in (-10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100) if t <= high]
+    axis.set_ylim(min(low, 0.0), high)
+    axis.set_yticks([t for t in ticks if t >= low or t == 0], minor=False)
+    axis.yaxis.set_major_formatter("{x:g}")
 
 
 def _legend(figure: Any, axis: Any) -> None:

@@ -11,8 +11,10 @@ import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -36,6 +38,20 @@ EXCHANGES = 16
 GENERATION = 32
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What agreement and divergence compare with, where that is not the network itself at rate 0.
+
+    Args:
+        weights, data: SHA-256 of the network's weights and of its images.
+        logits: computes its logits ``[N, classes]``; called only where something is evaluated.
+    """
+
+    weights: str
+    data: str
+    logits: Callable[[], Tensor]
+
+
 class Measurer:
     """Operating points of a network on a set of images.
 
@@ -46,6 +62,8 @@ class Measurer:
         seeds: of the sleep maps; a point's figures are means over them.
         store: where results go at once; None keeps them in memory.
         batch: images per forward pass.
+        reference: what agreement and divergence compare with; None for the network at rate 0.
+        facts: what else decides a result, JSON-able: a correction of the network, for instance.
         progress: show progress bars (needs tqdm).
     """
 
@@ -58,6 +76,8 @@ class Measurer:
         seeds: Sequence[int] = (0,),
         store: Store | None = None,
         batch: int = 50,
+        reference: Reference | None = None,
+        facts: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> None:
         check_network(net)
@@ -73,6 +93,12 @@ class Measurer:
         self.shares = {name: shares[name] for name in self.names}
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
+        self._reference, self._facts = reference, dict(facts or {})
+        if reference is not None and (reference.weights, reference.data) != (
+            self._weights,
+            self._data,
+        ):
+            self._facts["reference"] = [reference.weights, reference.data]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -83,9 +109,16 @@ class Measurer:
         """What, besides the rates, decides a result."""
         layers = {
             name: [source_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
+            # A stream is told where it is not the layer's own.
+            + [layer.sleep.stream] * (layer.sleep.stream != layer.index)
             for name, layer in self.net.layers.items()
         }
-        return Context(self._weights, self._data, {"k": self.net.k, "layers": layers}, seed)
+        configuration = {"k": self.net.k, "layers": layers, **self._facts}
+        return Context(self._weights, self._data, configuration, seed)
+
+    def knows(self, setting: Setting) -> bool:
+        """Whether the store holds this setting for every seed."""
+        return all(setting in self.store.results(self.context(seed)) for seed in self.seeds)
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"
@@ -99,7 +132,14 @@ class Measurer:
             missing = [setting for setting in wanted if setting not in known[seed]]
             if not missing:
                 continue
-            evaluator = Evaluator(self.net, self.images, self.labels, seed=seed, batch=self.batch)
+            evaluator = Evaluator(
+                self.net,
+                self.images,
+                self.labels,
+                seed=seed,
+                batch=self.batch,
+                baseline=self._reference.logits() if self._reference else None,
+            )
             for setting, counts in self._bar(evaluator.walk(missing), len(missing), label, seed):
                 self.store.put(context, setting, counts)
                 known[seed][setting] = counts

@@ -6,8 +6,6 @@ numbers come from) and ``NAME.png`` (the picture) into a folder, and returns the
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from drowsy import plots
 from drowsy.atomic import write_json, write_text
 from drowsy.evaluate import Setting
 from drowsy.frontier import Frontier, OperatingPoint
-from drowsy.record import provenance
+from drowsy.record import csv_text, provenance
 from drowsy.search import Measurer, search_points, single_settings, uniform_settings
 
 Row = dict[str, Any]
@@ -138,7 +136,7 @@ class Study:
     def _write(self, name: str, rows: list[Row], start: float) -> Path:
         """Write the table and its record; returns where the picture goes."""
         net = self.measurer.net
-        write_text(self.out / f"{name}.csv", _csv(rows))
+        write_text(self.out / f"{name}.csv", csv_text(rows))
         record = {
             "study": name,
             "title": self.title,
@@ -159,13 +157,3 @@ class Study:
         }
         write_json(self.out / f"{name}.json", record)
         return self.out / f"{name}.png"
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows
-    )
-    return text.getvalue()
