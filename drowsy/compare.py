@@ -39,7 +39,7 @@ from drowsy.rivals import (
     scale_images,
     slim_to,
 )
-from drowsy.search import Measurer, Reference, search_points
+from drowsy.search import Measurer, Reference, check_method, search_at
 from drowsy.sleep import DEFAULT_K
 from drowsy.stages import align
 from drowsy.store import Store, fingerprint_data, fingerprint_state
@@ -203,6 +203,7 @@ class Bench:
         labels: Tensor | None,
         splits: Mapping[str, range],
         *,
+        savings: Sequence[float],
         seeds: Sequence[int],
         store: Store | None,
         budget: int | None,
@@ -223,7 +224,7 @@ class Bench:
             raise ValueError(
                 f"interpolation: got {interpolation!r}, allowed: {', '.join(INTERPOLATIONS)}"
             )
-        self.seeds = tuple(seeds)
+        self.seeds, self._savings = tuple(seeds), tuple(savings)
         self.image = tuple(images.shape[1:])
         self.full: Size = (images.shape[2], images.shape[3])
         self._model, self._budget, self._batch = model, budget, batch
@@ -241,8 +242,6 @@ class Bench:
         self.awake: Setting = (0,) * len(self.dense.layers)
         # Shapes and costs without memory or time.
         self._shadow = copy.deepcopy(self.dense).to("meta")
-        # Fine steps where a pixel is a large part of the image.
-        self._step = 8 if min(self.full) >= 64 else 1
         self._costs: dict[Size, tuple[int, dict[str, float]]] = {}
 
     # --- networks and costs ---------------------------------------------------------------------
@@ -281,7 +280,7 @@ class Bench:
 
     def resolution_for(self, saving: float) -> Size:
         """The largest size that saves at least ``saving``."""
-        return resolution_for(saving, self.multiplies, self.full, self._step)
+        return resolution_for(saving, self.multiplies, self.full)
 
     def _cost(self, size: Size) -> tuple[int, dict[str, float]]:
         if size not in self._costs:
@@ -319,10 +318,13 @@ class Bench:
         return measurer.measure([setting], split)[setting]
 
     def search(self, recipe: Sleep, size: Size) -> dict[Setting, float]:
-        """Settings that the additive search measures on the search images, and their divergence."""
+        """Settings measured on the search images at a size, and their divergence."""
         if (recipe, size) not in self._searched:
             measurer = self._measurer(self.net(recipe), size, "search", self.seeds[:1], {})
-            points = search_points(measurer, "additive", self._budget)
+            left = 1 - self.spared(size)
+            # A multiplication asleep is one of those that are left at this size.
+            goals = [1 - (1 - saving) / left for saving in self._savings if 1 - saving < left]
+            points = search_at(measurer, goals, self._budget)
             self._searched[recipe, size] = {s: p.divergence or 0.0 for s, p in points.items()}
         return self._searched[recipe, size]
 
@@ -442,6 +444,7 @@ def compare(
     for wanted in savings:
         if not 0 < wanted < 1:
             raise ValueError(f"savings: got {wanted}, allowed: above 0 and below 1")
+    check_method("additive", budget)
     names = [recipe.name for recipe in recipes]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"recipes: got {names}, allowed: one or more, each name once")
@@ -456,6 +459,7 @@ def compare(
         images,
         labels,
         splits,
+        savings=savings,
         seeds=seeds,
         store=store,
         budget=budget,

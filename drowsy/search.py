@@ -36,6 +36,8 @@ REFINEMENTS = 256
 # Settings measured before the next ones are chosen: exchanges, and generations of Optuna's methods.
 EXCHANGES = 16
 GENERATION = 32
+# Savings are sums of floats.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -319,15 +321,43 @@ def search_points(
         method = "exhaustive" if k**layers <= limit else "additive"
     if method == "exhaustive":
         return measurer.measure(all_settings(layers, k), "Algorithm 1")
-    if budget is None:
-        budget = len(single_settings(layers, k)) + k + REFINEMENTS
-    trials = _Trials(measurer, budget)
+    trials = _Trials(measurer, _default_budget(layers, k) if budget is None else budget)
     if method == "additive":
         _additive(trials)
     elif method == "greedy":
         _greedy(trials)
     else:
         _evolve(trials, method, seed)
+    return trials.points
+
+
+def search_at(
+    measurer: Measurer, savings: Sequence[float], budget: int | None = None
+) -> dict[Setting, OperatingPoint]:
+    """Every point of an additive search for the best settings at given savings, not in between.
+
+    Every layer alone and uniform rates, as in ``search``; then, at each saving, the settings that
+    would be best if damages added up; then exchanges around the best measured there.
+
+    Args:
+        measurer: as for ``search``.
+        savings: fractions of the multiplications that settings are to save at least.
+        budget: as for ``search``.
+    """
+    check_method("additive", budget)
+    layers, k = len(measurer.names), measurer.net.k
+    trials = _Trials(measurer, _default_budget(layers, k) if budget is None else budget)
+    damage = _sensitivity(trials)
+    trials.measure(uniform_settings(layers, k), "uniform rates")
+    if trials.left:
+        candidates = additive_settings(damage, trials.shares)
+        reached = trials.saved(candidates)
+        each = -(-trials.left // 2 // len(savings))
+        # By increasing saving, so of those that save enough the first do the least damage.
+        first = [int(np.searchsorted(reached, wanted - _ROUNDING)) for wanted in savings]
+        chosen = itertools.chain.from_iterable(candidates[i : i + each] for i in first)
+        trials.measure(chosen, "candidates")
+    _exchange_at(trials, damage, savings)
     return trials.points
 
 
@@ -343,6 +373,10 @@ def check_method(method: str, budget: int | None) -> None:
         )
     if method in ("nsga2", "tpe"):
         require("optuna", "search")
+
+
+def _default_budget(layers: int, k: int) -> int:
+    return len(single_settings(layers, k)) + k + REFINEMENTS
 
 
 class _Trials:
@@ -450,34 +484,74 @@ def _exchange(trials: _Trials, damage: np.ndarray) -> None:
     A neighbour's damage is predicted from its origin's, measured, and the difference that the
     layers alone make; measured are those whose prediction adds most to the hypervolume.
     """
-    layers, k = trials.layers, trials.k
-    padded = np.pad(damage, ((0, 0), (1, 1)), constant_values=np.inf)
-    rows = np.arange(layers)
-    # The last column stands for no layer, so that a move up or down alone is an exchange too.
-    weight = np.append(trials.shares / k, 0.0)
-    lift = weight[:, None] - weight
+    lift = _lifts(trials)
     while trials.left:
         frontier = trials.frontier()
         saved, harm = trials.saved(frontier), np.array([trials.damage(s) for s in frontier])
-        here = np.array(frontier)
-        up = padded[rows, here + 2] - damage[rows, here]
-        down = padded[rows, here] - damage[rows, here]
-        up, down = np.pad(up, ((0, 0), (0, 1))), np.pad(down, ((0, 0), (0, 1)))
-        guess = np.maximum(harm[:, None, None] + up[:, :, None] + down[:, None, :], 0.0)
+        guess = np.maximum(harm[:, None, None] + _changes(damage, frontier), 0.0)
         score = _gain(saved, np.exp(-harm), saved[:, None, None] + lift, np.exp(-guess))
         score[np.isinf(guess)] = -np.inf
-        score[:, range(layers + 1), range(layers + 1)] = -np.inf
-        chosen: dict[Setting, None] = {}
-        for flat in np.argsort(-score, axis=None, kind="stable"):
-            origin, more, less = np.unravel_index(flat, score.shape)
-            if score[origin, more, less] == -np.inf or len(chosen) == EXCHANGES:
-                break
-            change = {int(more): 1, int(less): -1}
-            setting = tuple(j + change.get(i, 0) for i, j in enumerate(frontier[origin]))
-            if setting not in trials.points:
-                chosen[setting] = None
+        if not trials.measure(_best_exchanges(trials, frontier, score, EXCHANGES), "exchanges"):
+            return
+
+
+def _exchange_at(trials: _Trials, damage: np.ndarray, savings: Sequence[float]) -> None:
+    """Spend what is left on exchanges around the best measured setting of each saving."""
+    lift = _lifts(trials)
+    each = max(EXCHANGES // len(savings), 1)
+    while trials.left:
+        chosen: list[Setting] = []
+        for wanted in savings:
+            settings = list(trials.points)
+            enough = np.flatnonzero(trials.saved(settings) >= wanted - _ROUNDING)
+            if not len(enough):
+                continue
+            best = min((settings[i] for i in enough), key=trials.damage)
+            score = -_changes(damage, [best])
+            score[trials.saved([best])[:, None, None] + lift < wanted - _ROUNDING] = -np.inf
+            chosen += _best_exchanges(trials, [best], score, each)
         if not trials.measure(chosen, "exchanges"):
             return
+
+
+def _lifts(trials: _Trials) -> np.ndarray:
+    """``[layers + 1, layers + 1]``: saving gained by one layer a step up and another down.
+
+    The last stands for no layer, so that a move up or down alone is an exchange too.
+    """
+    weight = np.append(trials.shares / trials.k, 0.0)
+    return weight[:, None] - weight
+
+
+def _changes(damage: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
+    """``[settings, layers + 1, layers + 1]``: damage that the layers of an exchange alone add.
+
+    Infinite where a layer has no such rate.
+    """
+    here, rows = np.array(settings), np.arange(len(damage))
+    padded = np.pad(damage, ((0, 0), (1, 1)), constant_values=np.inf)
+    up = padded[rows, here + 2] - damage[rows, here]
+    down = padded[rows, here] - damage[rows, here]
+    up, down = np.pad(up, ((0, 0), (0, 1))), np.pad(down, ((0, 0), (0, 1)))
+    return up[:, :, None] + down[:, None, :]
+
+
+def _best_exchanges(
+    trials: _Trials, origins: Sequence[Setting], score: np.ndarray, count: int
+) -> list[Setting]:
+    """Exchanges of the highest scores that are not measured yet; minus infinity never."""
+    diagonal = range(score.shape[1])
+    score[:, diagonal, diagonal] = -np.inf
+    chosen: dict[Setting, None] = {}
+    for flat in np.argsort(-score, axis=None, kind="stable"):
+        origin, more, less = np.unravel_index(flat, score.shape)
+        if score[origin, more, less] == -np.inf or len(chosen) == count:
+            break
+        change = {int(more): 1, int(less): -1}
+        setting = tuple(j + change.get(i, 0) for i, j in enumerate(origins[origin]))
+        if setting not in trials.points:
+            chosen[setting] = None
+    return list(chosen)
 
 
 def _gain(
