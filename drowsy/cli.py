@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy.atomic import write_json
-from drowsy.compare import RECIPES, SAVINGS, SEEDS, compare, table
+from drowsy.compare import RECIPES, SAVINGS, SEEDS, check_splits, compare, table
 from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
@@ -97,9 +97,10 @@ def _run_study(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     model, info = _model(args)
     dtype = getattr(torch, args.dtype)
-    splits = {name: getattr(args, name) for name in ("calibration", "search", "report")}
-    last = max(span.stop for span in splits.values() if span is not None)
-    args.images = range(last)
+    names = ("search", "report", "calibration")
+    splits = {name: span for name in names if (span := getattr(args, name)) is not None}
+    args.images = range(max(span.stop for span in splits.values()))
+    check_splits(splits, len(args.images))
     data = _data(args, info)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -441,6 +441,8 @@ def compare(
         ValueError: splits that overlap or are empty, a saving out of range, fewer than two seeds,
             recipes of one name, or no calibration images for a recipe that calibrates.
     """
+    if not savings:
+        raise ValueError("savings: got none, allowed: one or more")
     for wanted in savings:
         if not 0 < wanted < 1:
             raise ValueError(f"savings: got {wanted}, allowed: above 0 and below 1")

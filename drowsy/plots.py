@@ -134,12 +134,14 @@ def plot_comparison(rows: Sequence[Row], path: str | os.PathLike[str], title: st
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure, axes = _figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
+        reach: list[float] = [0.0, 1.0]
         for i, (method, colour) in enumerate(zip(methods, _by_depth(len(methods)), strict=True)):
             mine = [r for r in rows if r["method"] == method and r["saving_reached"] is not None]
+            lost, spread = ([row[f"{panel}_{part}"] for row in mine] for part in ("lost", "std"))
             axis.errorbar(
                 [100 * row["saving_reached"] for row in mine],
-                [row[f"{panel}_lost"] for row in mine],
-                [row[f"{panel}_std"] for row in mine],
+                lost,
+                spread,
                 marker="osD^vPX"[i % 7],
                 markersize=5,
                 capsize=3,
@@ -147,8 +149,11 @@ def plot_comparison(rows: Sequence[Row], path: str | os.PathLike[str], title: st
                 label=method,
                 clip_on=False,
             )
-        _label(axis, "multiplications saved (%)", f"{_PANELS[panel].split(' (')[0]} lost (points)")
-        _square_roots(axis)
+            reach += [y + sign * s for y, s in zip(lost, spread, strict=True) for sign in (-1, 1)]
+        name = _PANELS[panel].removesuffix(" (%)")
+        _label(axis, "multiplications saved (%)", f"{name} lost (points)")
+        axis.autoscale(axis="x")
+        _square_roots(axis, min(reach), max(reach))
     _legend(figure, axes[-1])
     return _save(figure, path, title)
 
@@ -234,17 +239,19 @@ def _eighths(axis: Any) -> None:
     axis.set_xticks([i / 8 for i in range(8)], ["0", *(f"{i}/8" for i in range(1, 8))])
 
 
-def _square_roots(axis: Any) -> None:
+def _square_roots(axis: Any, low: float, high: float) -> None:
     """A scale of square roots, signed, with ticks where small and large losses can be read."""
-    low, high = axis.dataLim.y0, max(axis.dataLim.y1, 1.0)
     axis.set_yscale(
         "function",
         functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
     )
-    ticks = [t for t in (-10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100) if t <= high]
-    axis.set_ylim(min(low, 0.0), high)
-    axis.set_yticks([t for t in ticks if t >= low or t == 0], minor=False)
+    axis.set_ylim(low, high)
+    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
+    ticks = sorted({-t for t in losses} | set(losses))
+    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
     axis.yaxis.set_major_formatter("{x:g}")
+    if low < 0:
+        axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
 
 
 def _legend(figure: Any, axis: Any) -> None:

@@ -177,14 +177,13 @@ def _read_by_layers(net: DrowsyNet) -> list[str]:
 def _silence(layer: DrowsyConv2d, removed: Tensor) -> None:
     """Set what these channels compute before the activation to 0."""
     removed = removed.to(layer.weight.device)
+    tensors = [layer.weight, layer.bias, *layer.parameters_in_effect()]
+    if layer.norm is not None:
+        tensors += [layer.norm.bias, layer.norm.running_mean]
     with torch.no_grad():
-        layer.weight[removed] = 0
-        norm = layer.norm
-        shifts = [layer.bias] if norm is None else [layer.bias, norm.bias, norm.running_mean]
-        for shift in shifts:
-            if shift is not None:
-                shift[removed] = 0
-        layer.refresh()
+        for tensor in tensors:
+            if tensor is not None:
+                tensor[removed] = 0
 
 
 def _multiplies(
