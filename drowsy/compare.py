@@ -119,12 +119,13 @@ class Sleep(Recipe):
             raise ValueError(f"scaling: got {self.scaling}, allowed: savings from 0 to below 1")
 
     def operate(self, bench: Bench, saving: float) -> Operation | None:
-        sizes = dict.fromkeys(bench.resolution_for(part) for part in self.scaling)
+        sizes = dict.fromkeys(map(bench.resolution_for, self.scaling))
         found = [
             operation
             for size in sizes
             # A size that alone saves enough leaves nothing to sleep.
-            if bench.spared(size) < saving
+            if size is not None
+            and bench.spared(size) < saving
             and (operation := self._at(bench, size, saving)) is not None
         ]
         if len(found) < 2:
@@ -156,7 +157,7 @@ class Scale(Recipe):
 
     def operate(self, bench: Bench, saving: float) -> Operation | None:
         size = bench.resolution_for(saving)
-        return Operation(bench.dense, size, bench.awake, bench.spared(size))
+        return size and Operation(bench.dense, size, bench.awake, bench.spared(size))
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,8 @@ class Bench:
         rates = {name: j / net.k for name, j in zip(net.layers, setting, strict=True)}
         return saving_of(rates, self._cost(size)[1])
 
-    def resolution_for(self, saving: float) -> Size:
-        """The largest size that saves at least ``saving``."""
+    def resolution_for(self, saving: float) -> Size | None:
+        """The largest size that saves at least ``saving``; None if none does."""
         return resolution_for(saving, self.multiplies, self.full)
 
     def _cost(self, size: Size) -> tuple[int, dict[str, float]]:
@@ -502,7 +503,13 @@ def compare(
         folder = Path(out)
         write_text(folder / "compare.csv", csv_text(rows))
         write_json(folder / "compare.json", record)
-        plots.plot_comparison(rows, folder / "compare.png", title)
+        as_it_is = " / ".join(f"{100 * getattr(dense, name):.1f}" for name in _measured(dense))
+        plots.plot_comparison(
+            rows,
+            folder / "compare.png",
+            f"{title}; with all multiplications {as_it_is}%",
+            scaling and scaling.name,
+        )
     return rows
 
 
@@ -553,7 +560,7 @@ def _verdicts(row: Row, rival: Row | None) -> Row:
     verdicts: Row = {}
     for name in (key.removesuffix("_lost") for key in row if key.endswith("_lost")):
         lost = row[f"{name}_lost"]
-        if rival is None or lost is None:
+        if rival is None or None in (lost, rival[f"{name}_lost"]):
             verdicts[f"{name}_beats"] = None
             continue
         less = rival[f"{name}_lost"] - lost

@@ -121,10 +121,12 @@ def plot_nonuniform(
     return _save(figure, path, title)
 
 
-def plot_comparison(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
+def plot_comparison(
+    rows: Sequence[Row], path: str | os.PathLike[str], title: str, rival: str | None = None
+) -> Path:
     """Points of accuracy lost against saving; a line per method, bars of one standard deviation.
 
-    Rows need ``method``, ``saving_reached`` (0 to 1), and ``NAME_lost`` and ``NAME_std`` in points
+    The ``rival``, a method that the others are to beat, is drawn dashed and black. Rows need ``method``, ``saving_reached`` (0 to 1), and ``NAME_lost`` and ``NAME_std`` in points
     for top1 and top5, or for agreement. Rows without figures (None) are left out. Losses are drawn
     on a scale of square roots, since some methods lose one point where others lose all.
     """
@@ -145,7 +147,9 @@ def plot_comparison(rows: Sequence[Row], path: str | os.PathLike[str], title: st
                 marker="osD^vPX"[i % 7],
                 markersize=5,
                 capsize=3,
-                color=colour,
+                linestyle="--" if method == rival else "-",
+                color="black" if method == rival else colour,
+                zorder=4 if method == rival else 3,
                 label=method,
                 clip_on=False,
             )

@@ -36,8 +36,8 @@ def scale_images(images: Tensor, size: Size, interpolation: str = "bicubic") -> 
     return F.interpolate(images, size, mode=interpolation, antialias=True)
 
 
-def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size) -> Size:
-    """The largest size, of the shape of ``full``, that saves at least ``saving``.
+def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size) -> Size | None:
+    """The largest size, of the shape of ``full``, that saves at least ``saving``; else None.
 
     To the pixel: where strides round sizes, a step of 8 would cost the rival up to ten points.
 
@@ -46,9 +46,6 @@ def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size)
         multiplies: of all convolutions for one image of a size; must not fall as the size grows.
             RuntimeError: a kernel is larger than what is left of the image.
         full: ``(H, W)`` of the unscaled image.
-
-    Raises:
-        ValueError: no size saves that much.
     """
     short = min(full)
     allowed = (1 - saving) * multiplies(full)
@@ -68,10 +65,7 @@ def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size)
     try:
         multiplies(size(largest))
     except RuntimeError:
-        raise ValueError(
-            f"saving: got {saving}, allowed: less; images scaled down from {full} to save that "
-            "much are smaller than the network takes"
-        ) from None
+        return None
     return size(largest)
 
 

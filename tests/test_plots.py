@@ -262,7 +262,7 @@ def comparison_rows() -> list[dict[str, Any]]:
 
 
 def test_a_comparison_is_a_line_per_method_in_points_lost(tmp_path: Path, drawn: list[Figure]):
-    plots.plot_comparison(comparison_rows(), tmp_path / "c.png", "")
+    plots.plot_comparison(comparison_rows(), tmp_path / "c.png", "", rival="resolution")
     (figure,) = drawn
     labels = [axis.get_ylabel() for axis in figure.axes]
     assert labels == ["top-1 accuracy lost (points)", "top-5 accuracy lost (points)"]
@@ -272,6 +272,7 @@ def test_a_comparison_is_a_line_per_method_in_points_lost(tmp_path: Path, drawn:
     line, _, (bars,) = found["ours"]
     assert list(line.get_xdata()) == pytest.approx([26, 51])
     assert list(line.get_ydata()) == [-1, 2]
+    assert [found[name][0].get_linestyle() for name in found] == ["-", "--", "-"]
     assert [tuple(s[:, 1]) for s in bars.get_segments()] == [(-1.5, -0.5), (1.5, 2.5)]
     # What a method cannot reach is left out; the bars lie within the panel.
     assert list(found["paper"][0].get_xdata()) == [26]
