@@ -508,7 +508,7 @@ def compare(
             rows,
             folder / "compare.png",
             f"{title}; with all multiplications {as_it_is}%",
-            scaling and scaling.name,
+            None if scaling is None else scaling.name,
         )
     return rows
 

@@ -126,9 +126,10 @@ def plot_comparison(
 ) -> Path:
     """Points of accuracy lost against saving; a line per method, bars of one standard deviation.
 
-    The ``rival``, a method that the others are to beat, is drawn dashed and black. Rows need ``method``, ``saving_reached`` (0 to 1), and ``NAME_lost`` and ``NAME_std`` in points
-    for top1 and top5, or for agreement. Rows without figures (None) are left out. Losses are drawn
-    on a scale of square roots, since some methods lose one point where others lose all.
+    Rows need ``method``, ``saving_reached`` (0 to 1), and ``NAME_lost`` and ``NAME_std`` in points
+    for top1 and top5, or for agreement. Rows without figures (None) are left out. The ``rival``, a
+    method that the others are to beat, is drawn dashed and black. Losses are drawn on a scale of
+    square roots, since some methods lose one point where others lose all.
     """
     if not rows:
         raise ValueError("rows: got none, allowed: one or more")

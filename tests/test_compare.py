@@ -200,6 +200,16 @@ def test_operations_are_chosen_on_search_images_and_reported_on_others(
     assert [seed for _, _, (n, _), seed, s in evaluated if n == 24 and any(s)] == [0, 1, 2]
 
 
+def test_aligned_layers_share_their_map_at_every_size() -> None:
+    found = bench()
+    recipe = Sleep("aligned", grain="position", fill="nearest", aligned=True, scaling=(0.25,))
+    streams = [layer.sleep.stream for layer in found.net(recipe).layers.values()]
+    assert streams == [0, 0, 2]
+    apart = found.measure(replace(recipe, aligned=False).operate(found, 0.5), "report")
+    shared = found.measure(recipe.operate(found, 0.5), "report")
+    assert apart.divergence != shared.divergence
+
+
 def test_a_calibration_corrects_each_operation_on_its_own_images(evaluated: list[Any]) -> None:
     calls: list[tuple[Any, ...]] = []
 
