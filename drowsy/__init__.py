@@ -6,6 +6,7 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 """
 
 from drowsy import energy
+from drowsy.calibrate import Calibration, Correction, calibrate
 from drowsy.compare import compare
 from drowsy.convert import convert, revert
 from drowsy.cost import cost_table, layer_costs
@@ -24,6 +25,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli",
+    "Calibration",
+    "Correction",
     "Deployed",
     "DrowsyConv2d",
     "DrowsyNet",
@@ -42,6 +45,7 @@ __all__ = [
     "Store",
     "Stratified",
     "align",
+    "calibrate",
     "compare",
     "convert",
     "cost_table",

@@ -90,8 +90,8 @@ class DrowsyConv2d(nn.Conv2d):
         self.owns_control = True
         # The batch norm folded into this layer, held in a tuple so that it is not a submodule.
         self._norm: tuple[nn.BatchNorm2d, ...] = ()
-        self.register_buffer("folded_weight", None, persistent=False)
-        self.register_buffer("folded_bias", None, persistent=False)
+        for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
+            self.register_buffer(name, None, persistent=False)
 
     @classmethod
     def from_conv(
@@ -129,6 +129,8 @@ class DrowsyConv2d(nn.Conv2d):
         return layer
 
     _cache_folded = True
+    corrected_weight: Tensor | None
+    corrected_bias: Tensor | None
 
     # --- the knob -----------------------------------------------------------------------------
 
@@ -200,8 +202,46 @@ class DrowsyConv2d(nn.Conv2d):
             with torch.no_grad():
                 self.folded_weight, self.folded_bias = self._fold()
 
+    def correct(
+        self, scale: Tensor | None, bias: Tensor | None = None, delta: Tensor | None = None
+    ) -> None:
+        """Compute with ``scale * weight + delta`` and ``bias`` instead of the layer's own.
+
+        Written into the same buffers at every call, so that captured CUDA graphs follow. The
+        layer's parameters stay as they are.
+
+        Args:
+            scale: ``[OC]`` factor on the weight in effect; None takes the correction back.
+            bias: ``[OC]``, instead of the bias in effect.
+            delta: shaped as the weight, added to it; None for nothing.
+        """
+        if scale is None and self.corrected_weight is None:
+            return
+        with torch.no_grad():
+            weight, own = self._uncorrected()
+            if self.corrected_weight is None or self.corrected_bias is None:
+                self.corrected_weight = weight.clone()
+                self.corrected_bias = weight.new_empty(weight.shape[0])
+            if scale is None:
+                self.corrected_weight.copy_(weight)
+                self.corrected_bias.copy_(torch.zeros(()) if own is None else own)
+                return
+            # In float32 at least: what is added may be far smaller than the weight.
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            corrected = weight.to(wide) * scale.to(weight.device, wide)[:, None, None, None]
+            if delta is not None:
+                corrected += delta.to(weight.device, wide)
+            self.corrected_weight.copy_(corrected)
+            assert bias is not None, "a correction has a bias"
+            self.corrected_bias.copy_(bias)
+
     def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
-        """``(weight, bias)`` that the convolution uses, batch norm included."""
+        """``(weight, bias)`` that the convolution uses: batch norm and correction included."""
+        if self.corrected_weight is not None:
+            return self.corrected_weight, self.corrected_bias
+        return self._uncorrected()
+
+    def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
         if not self._norm:
             return self.weight, self.bias
         if self._cache_folded:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -16,6 +17,9 @@ from drowsy.control import Control
 from drowsy.layer import DrowsyConv2d
 from drowsy.schedule import LayerSetting, Schedule, named
 from drowsy.sleep import FILLS, Grain, scale, threshold
+
+if TYPE_CHECKING:
+    from drowsy.calibrate import Calibration
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class DrowsyNet(fx.GraphModule):
     _original: tuple[nn.Module, ...]
     _layers: dict[str, DrowsyConv2d]
     _own_fills: dict[str, str]
+    _calibration: Calibration | None = None
+    _corrected_for: tuple[int, ...] | None = None
 
     @classmethod
     def assemble(
@@ -143,6 +149,7 @@ class DrowsyNet(fx.GraphModule):
             [wanted[name] for name in layers],
             [scale(wanted[name], self.k, layer.fill) for name, layer in layers.items()],
         )
+        self._correct()
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""
@@ -165,6 +172,62 @@ class DrowsyNet(fx.GraphModule):
         """Fold batch norms again, after parameters or statistics were changed by hand."""
         for layer in self.layers.values():
             layer.refresh()
+        self._corrected_for = None
+        self._correct()
+
+    # --- corrections ----------------------------------------------------------------------------
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Corrections by operating point (``drowsy.calibrate``); ``set`` puts one in force.
+
+        Raises, when it is given:
+            ValueError: one of another network: other layers or another ``k``.
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if calibration is not None:
+            if (calibration.k, calibration.layers) != (self.k, tuple(self.layers)):
+                raise ValueError(
+                    f"calibration: is of {len(calibration.layers)} layers with k = "
+                    f"{calibration.k} ({', '.join(calibration.layers[:3])} ...), the network has "
+                    f"{len(self.layers)} with k = {self.k} ({', '.join(list(self.layers)[:3])} ...)"
+                )
+            # Resident: a change of the point must not wait for a copy from the host.
+            calibration = calibration.to(self.control.thresholds.device)
+        self._calibration, self._corrected_for = calibration, None
+        self._correct()
+
+    @property
+    def corrected_for(self) -> tuple[int, ...] | None:
+        """Thresholds of the operating point whose correction is in force; None without any."""
+        return self._corrected_for
+
+    def _correct(self) -> None:
+        """Put the correction of the calibrated point nearest to the setting in force."""
+        if self._calibration is None:
+            for layer in self.layers.values():
+                layer.correct(None)
+            return
+        setting = tuple(self.control.settings)
+        nearest, distance = self._calibration.nearest(setting)
+        if distance > 0:
+            warnings.warn(
+                f"calibration: {setting} was not calibrated; the correction of {nearest} is in "
+                f"force, which differs in {distance:.1%} of the multiplications",
+                stacklevel=3,
+            )
+        if nearest == self._corrected_for:
+            return
+        corrections = self._calibration.points.get(nearest, {})
+        for name, layer in self.layers.items():
+            if name in corrections:
+                layer.correct(**vars(corrections[name]))
+            else:
+                layer.correct(None)
+        self._corrected_for = nearest
 
     def _fills(self, fill: str | None) -> dict[str, str]:
         if fill is None:

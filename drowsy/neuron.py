@@ -107,6 +107,13 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
     return activate(y, spec.activation)
 
 
+def padded_input(x: Tensor, spec: ConvSpec) -> Tensor:
+    """``x`` ``[N, C, H, W]`` with its padding written out, whatever the mode."""
+    if spec.padding_mode != "zeros":
+        return F.pad(x, spec.padding, mode=spec.padding_mode)
+    return F.pad(x, spec.padding)
+
+
 def sleep(
     y: Tensor,
     levels: Tensor,

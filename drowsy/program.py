@@ -66,7 +66,18 @@ def structure(net: DrowsyNet, compact: bool) -> tuple[object, ...]:
         [layer.sleep for layer in layers],
         [_fill(layer) for layer in layers],
         _equal_rates(net) if compact else [],
+        None if all(map(_follows, layers)) else net.corrected_for,
     )
+
+
+def _follows(layer: DrowsyConv2d) -> bool:
+    """Whether a packed weight is the layer's own memory, so that it takes on its corrections."""
+    weight = layer.corrected_weight
+    if weight is None:
+        return True
+    whole = weight.shape[1] >= 16 and weight.shape[1] * weight.element_size() % 16 == 0
+    packed = weight.is_contiguous(memory_format=torch.channels_last)
+    return layer.groups == 1 and whole and packed
 
 
 def _fill(layer: DrowsyConv2d) -> str:

@@ -1,0 +1,531 @@
+"""Corrections for a network that sleeps, from unlabelled images, one set for each operating point.
+
+Sleep shifts the statistics of everything behind it: a filled map is smoother than the one it stands
+for, so the pre-activations of the next layer shrink, and the error grows from layer to layer. A
+correction counters that where it arises. The drowsy network and the same network awake see the same
+images, layer by layer, and every layer whose input differs is corrected for the drowsy input that
+it really gets, the layers before it being corrected already:
+
+- the *affine* correction gives each channel's pre-activations the mean and the standard deviation
+  that they have awake: a factor on its weights and a new bias, nothing more to store or to run;
+- *reconstruction* changes the weights themselves: by least squares, the pre-activations of the
+  awake neurons come as close as they can to those of the network awake. A ridge holds the weights
+  to what they were; images that the fit did not see choose how strongly, to the point that the
+  bias alone changes. (As layers are reconstructed after channels were pruned: He et al., "Channel
+  pruning for accelerating very deep neural networks", ICCV 2017.)
+
+A layer that ends in a residual addition also makes up for what the other summand has lost.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from drowsy._optional import require
+from drowsy.atomic import replacing
+from drowsy.cost import layer_costs, layer_shares
+from drowsy.evaluate import Setting, check_images
+from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.layer import DrowsyConv2d
+from drowsy.net import DrowsyNet, check_network
+from drowsy.neuron import activate, padded_input, sleep
+from drowsy.schedule import Schedule
+from drowsy.sleep import levels, scale
+
+FORMAT, VERSION = "drowsy.calibration", 1
+# Ridges in units of the mean second moment of the inputs; the last stands for no change at all.
+RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, math.inf)
+# Positions that a reconstruction sees: so many, or this many for each weight of a neuron.
+_POSITIONS, _POSITIONS_PER_WEIGHT = 16_000, 5
+# The share of the images that choose the ridge.
+_HELD_OUT = 0.25
+# Layers of more groups get the affine correction: a group has few weights to change.
+_MAX_GROUPS = 8
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What one layer computes with at an operating point; float32.
+
+    Attributes:
+        scale: ``[OC]`` factor on the layer's weight.
+        bias: ``[OC]``, instead of the layer's.
+        delta: added to the weight, shaped as it is; None for nothing.
+    """
+
+    scale: Tensor
+    bias: Tensor
+    delta: Tensor | None = None
+
+
+@dataclass
+class Calibration:
+    """Corrections of a network's layers by operating point. ``net.calibration`` takes one.
+
+    Attributes:
+        k: rates are multiples of ``1/k``.
+        layers: names of the network's layers, in order of execution.
+        shares: each layer's share of the network's multiplications.
+        points: settings, each with its layers' corrections.
+    """
+
+    k: int
+    layers: tuple[str, ...]
+    shares: tuple[float, ...]
+    points: dict[Setting, dict[str, Correction]] = field(default_factory=dict)
+
+    def nearest(self, setting: Setting) -> tuple[Setting, float]:
+        """The calibrated setting nearest to another one, and how far it is.
+
+        The distance is the share of the multiplications that sleep in one of the two only.
+        """
+
+        def distance(other: Setting) -> float:
+            pairs = zip(setting, other, self.shares, strict=True)
+            return sum(abs(a - b) / self.k * share for a, b, share in pairs)
+
+        # Rate 0 is right as it is, without corrections.
+        settings = [(0,) * len(self.layers), *self.points]
+        best = min(settings, key=distance)
+        return best, distance(best)
+
+    def to(self, device: torch.device) -> Calibration:
+        """The same with its tensors on a device."""
+
+        def moved(correction: Correction) -> Correction:
+            delta = correction.delta
+            return Correction(
+                correction.scale.to(device),
+                correction.bias.to(device),
+                None if delta is None else delta.to(device),
+            )
+
+        points = {
+            setting: {name: moved(each) for name, each in corrections.items()}
+            for setting, corrections in self.points.items()
+        }
+        return Calibration(self.k, self.layers, self.shares, points)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all."""
+        save_file = require("safetensors.torch", "models").save_file
+        tensors: dict[str, Tensor] = {}
+        for number, corrections in enumerate(self.points.values()):
+            for name, each in corrections.items():
+                for part, tensor in vars(each).items():
+                    if tensor is not None:
+                        tensors[f"{number}/{name}/{part}"] = tensor.cpu().contiguous()
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "k": self.k,
+            "layers": self.layers,
+            "shares": self.shares,
+            "settings": list(self.points),
+        }
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, {"drowsy": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read a calibration file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a safetensors file, or one without a calibration of this version.
+        """
+        safetensors = require("safetensors", "models")
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"calibration: no file {path}")
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {}).get("drowsy", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: is not a whole calibration file ({error})") from error
+        if (about.get("format"), about.get("version")) != (FORMAT, VERSION):
+            raise ValueError(
+                f"{path}: got {about.get('format')!r} version {about.get('version')!r}, "
+                f"allowed: {FORMAT!r} version {VERSION}"
+            )
+        found = cls(about["k"], tuple(about["layers"]), tuple(about["shares"]))
+        for number, setting in enumerate(about["settings"]):
+            parts: dict[str, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                owner, name, part = key.split("/")
+                if int(owner) == number:
+                    parts.setdefault(name, {})[part] = tensor
+            found.points[tuple(setting)] = {name: Correction(**p) for name, p in parts.items()}
+        return found
+
+
+def calibrate(
+    net: DrowsyNet,
+    images: Tensor | Iterable[Any],
+    points: Frontier | Iterable[Schedule | OperatingPoint] | None = None,
+    *,
+    reconstruct: bool = False,
+    seed: int = 0,
+    batch: int = 32,
+    progress: bool = False,
+) -> Calibration:
+    """Correct a network at its operating points; neither labels nor training are needed.
+
+    From then on ``net.set`` puts the correction of the nearest calibrated point in force, and warns
+    where that is not the very point. Rate 0 is never corrected.
+
+    Args:
+        net: a converted network; its weights, rates and sleep maps stay as they are.
+        images: ``[N, C, H, W]`` as the network takes them, or a loader of batches (a tensor, or a
+            tuple that begins with it). A hundred is enough for the affine correction, and
+            reconstruction gains from every one. All are held in memory, with the activations that
+            are needed at one layer.
+        points: a frontier, schedules or operating points; None for the setting in force.
+        reconstruct: also change weights (see above): better, at the price of a copy of the weights
+            for each point.
+        seed: of the sleep maps that are drawn for the images, and of the positions that are fitted.
+        batch: images per forward pass.
+        progress: show a progress bar (needs tqdm).
+
+    Returns:
+        the calibration, which is also ``net.calibration``; ``save`` it beside the frontier.
+
+    Raises:
+        ValueError: no images, images that are not finite, fewer than 4 for ``reconstruct``, or a
+            schedule that does not fit the network.
+    """
+    check_network(net)
+    pixels = _gathered(images)
+    check_images(pixels)
+    if reconstruct and len(pixels) < 4:
+        raise ValueError(f"images: got {len(pixels)}, allowed: 4 or more to reconstruct from")
+    before, fixed = net.schedule, net.calibration
+    net.calibration = None
+    given = [before] if points is None else points
+    if isinstance(given, Frontier):
+        given = given.points
+    schedules = [getattr(point, "schedule", point) for point in given]
+    shares = layer_shares(layer_costs(net, pixels.shape[1:]))
+    calibration = Calibration(
+        net.k, tuple(net.layers), tuple(shares.get(name, 0.0) for name in net.layers)
+    )
+    try:
+        for schedule in schedules:
+            net.set(schedule)
+            setting = tuple(net.control.settings)
+            if any(setting):
+                calibration.points[setting] = _corrections(
+                    net, pixels, reconstruct, seed, batch, progress
+                )
+    except BaseException:
+        net.calibration = fixed
+        raise
+    finally:
+        net.set(before)
+    net.calibration = calibration
+    return calibration
+
+
+def _gathered(images: Tensor | Iterable[Any]) -> Tensor:
+    if isinstance(images, Tensor):
+        return images
+    batches = [each[0] if isinstance(each, (tuple, list)) else each for each in images]
+    if not batches or not all(isinstance(each, Tensor) for each in batches):
+        raise ValueError("images: got no batches of tensors, allowed: a tensor or a loader of them")
+    return torch.cat(batches)
+
+
+# --- layer by layer ------------------------------------------------------------------------------
+
+
+class _Lane:
+    """A run of the network over all images, one node at a time."""
+
+    def __init__(self, net: DrowsyNet, chunks: Sequence[Tensor]) -> None:
+        self.runs = [fx.Interpreter(net, garbage_collect_values=False) for _ in chunks]
+        for run, images in zip(self.runs, chunks, strict=True):
+            run.args_iter = iter((images.clone(),))
+
+    def step(self, node: fx.Node) -> None:
+        for run in self.runs:
+            run.env[node] = run.run_node(node)
+
+    def values(self, node: fx.Node) -> list[Tensor]:
+        return [run.env[node] for run in self.runs]
+
+    def put(self, node: fx.Node, chunk: int, value: Tensor) -> None:
+        self.runs[chunk].env[node] = value
+
+    def has(self, node: fx.Node) -> bool:
+        return node in self.runs[0].env
+
+    def drop(self, nodes: Iterable[fx.Node]) -> None:
+        for run in self.runs:
+            for node in nodes:
+                run.env.pop(node, None)
+
+
+@torch.no_grad()
+def _corrections(
+    net: DrowsyNet, images: Tensor, reconstruct: bool, seed: int, batch: int, progress: bool
+) -> dict[str, Correction]:
+    """Corrections at the setting in force, which the network computes without any so far."""
+    chunks = images.split(min(batch, max(len(images) // 4, 1)))
+    starts = [sum(len(chunk) for chunk in chunks[:i]) for i in range(len(chunks))]
+    layers, thresholds = net.layers, net.control.settings
+    awake, drowsy = _Lane(net, chunks), _Lane(net, chunks)
+    nodes = [node for node in net.graph.nodes if node.target != "control" and node.op != "output"]
+    last_use = {used: node for node in nodes for used in node.all_input_nodes}
+    found: dict[str, Correction] = {}
+    bar = require("tqdm", "search").tqdm if progress else iter
+    for node in bar(nodes):
+        layer = layers.get(str(node.target)) if node.op == "call_module" else None
+        if layer is None:
+            awake.step(node)
+            drowsy.step(node)
+        else:
+            task = _Task(node, layer, awake, drowsy, chunks, starts, seed, thresholds[layer.index])
+            if str(node.target) not in found and task.differs():
+                found[str(node.target)] = task.correction(reconstruct)
+            task.run(found.get(str(node.target)))
+        dead = [used for used in node.all_input_nodes if last_use[used] is node]
+        for lane in (awake, drowsy):
+            lane.drop(dead if node in last_use else [*dead, node])
+    return found
+
+
+@dataclass
+class _Task:
+    """One call of one layer in both runs."""
+
+    node: fx.Node
+    layer: DrowsyConv2d
+    awake: _Lane
+    drowsy: _Lane
+    chunks: Sequence[Tensor]
+    starts: Sequence[int]
+    seed: int
+    threshold: int
+
+    def __post_init__(self) -> None:
+        self.source = self.node.args[0]
+        assert isinstance(self.source, fx.Node), "a layer's input is a node"
+        weight, bias = self.layer.parameters_in_effect()
+        self.weight = weight.float()
+        self.bias = weight.new_zeros(len(weight)).float() if bias is None else bias.float()
+
+    def differs(self) -> bool:
+        """Whether any input differs between the runs."""
+        assert isinstance(self.source, fx.Node)
+        pairs = zip(self.awake.values(self.source), self.drowsy.values(self.source), strict=True)
+        return any(not torch.equal(a, b) for a, b in pairs)
+
+    def run(self, correction: Correction | None) -> None:
+        """Compute the layer in both runs; in the drowsy one with its correction and its sleep."""
+        assert isinstance(self.source, fx.Node)
+        layer = self.layer
+        inputs = zip(self.awake.values(self.source), self.drowsy.values(self.source), strict=True)
+        for chunk, (x, drowsy) in enumerate(inputs):
+            self.awake.put(self.node, chunk, layer.awake(x))
+            y = activate(self._convolve(drowsy, correction), layer.activation).to(drowsy.dtype)
+            if self.threshold:
+                factor = scale(self.threshold, layer.sleep.k, layer.fill)
+                drawn = self._levels(chunk, y)
+                y = sleep(y, drawn, self.threshold, factor, layer.sleep.grain, layer.fill)
+            self.drowsy.put(self.node, chunk, y)
+
+    def correction(self, reconstruct: bool) -> Correction:
+        """The correction for the drowsy inputs of this call."""
+        if reconstruct and self.layer.groups <= _MAX_GROUPS:
+            return self._reconstructed()
+        return self._affine()
+
+    def _affine(self) -> Correction:
+        own, wanted = _Spread(), _Spread()
+        for _, z, target in self._pairs():
+            own.add(z)
+            wanted.add(target)
+        # A channel that is constant in the drowsy run has nothing to be scaled.
+        factor = torch.where(own.std > 1e-6 * wanted.std, wanted.std / own.std, 1.0).float()
+        bias = (wanted.mean + factor * (self.bias - own.mean)).float()
+        return Correction(factor, bias)
+
+    def _pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """For each chunk: its number, drowsy pre-activations, and what they should be."""
+        assert isinstance(self.source, fx.Node)
+        other = self._summand()
+        inputs = zip(self.awake.values(self.source), self.drowsy.values(self.source), strict=True)
+        for chunk, (x, drowsy) in enumerate(inputs):
+            target = self._convolve(x, None)
+            if other is not None:
+                lost = self.awake.values(other)[chunk] - self.drowsy.values(other)[chunk]
+                target += lost.float()
+            yield chunk, self._convolve(drowsy, None), target
+
+    def _summand(self) -> fx.Node | None:
+        """What is added to the layer's output, where that is all that becomes of it."""
+        users = list(self.node.users)
+        if self.layer.activation != "none" or len(users) != 1:
+            return None
+        (user,) = users
+        if user.op != "call_function" or user.target not in _ADDITIONS or user.kwargs:
+            return None
+        others = [arg for arg in user.args if arg is not self.node]
+        if len(others) != 1 or not isinstance(others[0], fx.Node):
+            return None
+        return others[0] if self.awake.has(others[0]) else None
+
+    def _convolve(self, x: Tensor, correction: Correction | None) -> Tensor:
+        spec = self.layer.spec
+        weight, bias = self.weight, self.bias
+        if correction is not None:
+            weight, bias = weight * correction.scale[:, None, None, None], correction.bias
+            if correction.delta is not None:
+                weight = weight + correction.delta
+        x = padded_input(x.float(), spec)
+        return F.conv2d(x, weight, bias, spec.stride, 0, spec.dilation, spec.groups)
+
+    def _levels(self, chunk: int, y: Tensor) -> Tensor:
+        clock = torch.tensor([self.seed, self.starts[chunk]], device=y.device)
+        return levels(self.layer.sleep, (y.shape[0], y.shape[1], y.shape[2], y.shape[3]), clock)
+
+    # --- least squares ------------------------------------------------------------------------
+
+    def _reconstructed(self) -> Correction:
+        assert isinstance(self.source, fx.Node)
+        groups = self.layer.groups
+        fit = [_Moments() for _ in range(groups)]
+        held = [_Moments() for _ in range(groups)]
+        generator = torch.Generator().manual_seed(self.seed)
+        last = len(self.chunks) - max(round(_HELD_OUT * len(self.chunks)), 1)
+        depth = self.weight[0].numel()
+        share = max(_POSITIONS, _POSITIONS_PER_WEIGHT * depth) / sum(map(len, self.chunks))
+        drowsy = self.drowsy.values(self.source)
+        for chunk, z, target in self._pairs():
+            rows = self._rows(chunk, z, math.ceil(share * len(z)), generator)
+            patches = _patches(drowsy[chunk].float(), self.layer, rows, z.shape[2:], groups)
+            rest = (target - z).permute(0, 2, 3, 1).flatten(0, 2)[rows]
+            for group, (a, b) in enumerate(zip(patches, rest.chunk(groups, 1), strict=True)):
+                (fit if chunk < last else held)[group].add(a, b)
+        solved = [_ridge(one, other) for one, other in zip(fit, held, strict=True)]
+        delta = torch.cat([weight.T for weight, _ in solved])
+        kh, kw = self.weight.shape[2:]
+        delta = delta.view(len(delta), kh, kw, -1).permute(0, 3, 1, 2)
+        bias = self.bias + torch.cat([constant for _, constant in solved])
+        return Correction(torch.ones_like(self.bias), bias, delta.contiguous())
+
+    def _rows(self, chunk: int, z: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Positions ``(image * OH + y) * OW + x`` to fit: ``count`` of those that are awake."""
+        pool = torch.arange(len(z) * z.shape[2] * z.shape[3])
+        if self.threshold:
+            awake = self._levels(chunk, z) >= self.threshold
+            # Where channels differ in their positions, or share them all, there is no choice.
+            if awake.shape[1:] == (z.shape[2] * z.shape[3], 1):
+                pool = awake.flatten().nonzero()[:, 0].cpu()
+        chosen = torch.randperm(len(pool), generator=generator)[:count]
+        return pool[chosen].sort().values.to(z.device)
+
+
+def _patches(
+    x: Tensor, layer: DrowsyConv2d, rows: Tensor, size: Sequence[int], groups: int
+) -> list[Tensor]:
+    """What neurons at these positions multiply, by group: ``[rows, KH * KW * IC / groups]``."""
+    spec, (height, width) = layer.spec, size
+    x = padded_input(x, spec).permute(0, 2, 3, 1).contiguous()
+    flat = x.flatten(0, 2)
+    image, place = rows // (height * width), rows % (height * width)
+    top, left = place // width * spec.stride[0], place % width * spec.stride[1]
+    corner = (image * x.shape[1] + top) * x.shape[2] + left
+    taps = [
+        flat[corner + ky * spec.dilation[0] * x.shape[2] + kx * spec.dilation[1]]
+        for ky in range(layer.kernel_size[0])
+        for kx in range(layer.kernel_size[1])
+    ]
+    # [taps, rows, channels]: one group's channels of every tap lie side by side.
+    split = torch.stack(taps).chunk(groups, dim=2)
+    return [part.permute(1, 0, 2).flatten(1) for part in split]
+
+
+class _Spread:
+    """Mean and standard deviation of each channel, in float64."""
+
+    def __init__(self) -> None:
+        self.count, self.sum, self.squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, z: Tensor) -> None:
+        wide = z.double()
+        self.count += z.numel() // z.shape[1]
+        self.sum = self.sum + wide.sum((0, 2, 3))
+        self.squares = self.squares + wide.square().sum((0, 2, 3))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.count
+
+    @property
+    def std(self) -> Tensor:
+        return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
+
+
+class _Moments:
+    """Second moments of inputs ``[rows, K]`` and targets ``[rows, C]``."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.sums: list[Tensor] = []
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        new = [a.sum(0), b.sum(0), a.T @ a, a.T @ b, b.square().sum(0)]
+        self.sums = [x + y for x, y in zip(self.sums, new, strict=True)] if self.sums else new
+        self.rows += len(a)
+
+    def __add__(self, other: _Moments) -> _Moments:
+        both = _Moments()
+        both.rows = self.rows + other.rows
+        both.sums = [x + y for x, y in zip(self.sums, other.sums, strict=True)]
+        return both
+
+    def centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means of inputs and targets, covariance of the inputs, and with the targets."""
+        a, b, aa, ab, _ = (total / self.rows for total in self.sums)
+        return a, b, aa - torch.outer(a, a), ab - torch.outer(a, b)
+
+    def error(self, weight: Tensor, constant: Tensor) -> float:
+        """Mean squared error of ``a @ weight + constant`` as a guess of the targets."""
+        a, b, aa, ab, bb = (total.double() / self.rows for total in self.sums)
+        weight, constant = weight.double(), constant.double()
+        guess = (weight * (aa @ weight)).sum(0) + constant * (constant + 2 * (a @ weight))
+        both = (weight * ab).sum(0) + constant * b
+        return float((bb - 2 * both + guess).sum())
+
+
+def _ridge(fit: _Moments, held: _Moments) -> tuple[Tensor, Tensor]:
+    """Weight ``[K, C]`` and constant ``[C]`` by ridge regression; what is held out chooses how."""
+
+    def solve(moments: _Moments, ridge: float) -> tuple[Tensor, Tensor]:
+        a, b, aa, ab = moments.centred()
+        if math.isinf(ridge):
+            return torch.zeros_like(ab), torch.zeros_like(b)
+        aa.diagonal().add_(ridge * aa.diagonal().mean() + torch.finfo(aa.dtype).tiny)
+        weight = torch.cholesky_solve(ab, torch.linalg.cholesky(aa))
+        return weight, b - a @ weight
+
+    best, least = math.inf, math.inf
+    for ridge in RIDGES:
+        error = held.error(*solve(fit, ridge))
+        if error < least:
+            best, least = ridge, error
+    return solve(fit + held, best)
