@@ -18,11 +18,13 @@ from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
+from drowsy.engine import Engine, InProcess
 from drowsy.frontier import Frontier
 from drowsy.inspect import inspect, inspect_kernels
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
+from drowsy.ray_engine import RayEngine
 from drowsy.record import provenance
 from drowsy.search import METHODS, Measurer, check_method
 from drowsy.sleep import FILLS
@@ -155,6 +157,7 @@ def _study(args: argparse.Namespace) -> Study:
         seeds=args.seeds,
         store=Store(args.store or out / "points.sqlite"),
         batch=args.batch,
+        engine=_engine(args),
         progress=sys.stderr.isatty(),
     )
     about = {
@@ -164,6 +167,11 @@ def _study(args: argparse.Namespace) -> Study:
         "last": data.names[-1],
     }
     return Study(measurer, out, f"{info.name}, {len(data):,} images", about)
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    # Ray's connection ends with the process.
+    return RayEngine(args.address) if args.engine == "ray" else InProcess()
 
 
 def _place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
@@ -339,6 +347,15 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
     group.add_argument("--out", default="drowsy-study", help="folder for the results")
     group.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
+    group.add_argument(
+        "--engine",
+        choices=("inprocess", "ray"),
+        default="inprocess",
+        help="where settings are evaluated: here (default), or by the workers of a Ray cluster",
+    )
+    group.add_argument(
+        "--address", default="auto", help="of the Ray cluster: auto (default), local or HOST:PORT"
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from drowsy._optional import require
 from drowsy.cost import layer_costs, layer_shares, saving
-from drowsy.evaluate import Counts, Evaluator, Setting, check_images, check_labels
+from drowsy.engine import Engine, InProcess, Result, Workload
+from drowsy.evaluate import Counts, Setting, check_images, check_labels
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.net import DrowsyNet, check_network
 from drowsy.schedule import LayerSetting, Schedule
@@ -46,6 +47,7 @@ class Measurer:
         seeds: of the sleep maps; a point's figures are means over them.
         store: where results go at once; None keeps them in memory.
         batch: images per forward pass.
+        engine: where settings are evaluated; None is ``InProcess()``.
         progress: show progress bars (needs tqdm).
     """
 
@@ -58,6 +60,7 @@ class Measurer:
         seeds: Sequence[int] = (0,),
         store: Store | None = None,
         batch: int = 50,
+        engine: Engine | None = None,
         progress: bool = False,
     ) -> None:
         check_network(net)
@@ -65,8 +68,10 @@ class Measurer:
         check_labels(labels, images)
         if not seeds or len(set(seeds)) != len(seeds):
             raise ValueError(f"seeds: got {tuple(seeds)}, allowed: at least one, each once")
-        self.net, self.images, self.labels = net, images, labels
-        self.seeds, self.batch, self.progress = tuple(seeds), batch, progress
+        self.net, self.images = net, images
+        self.seeds, self.progress = tuple(seeds), progress
+        self.work = Workload(net, images, labels, batch)
+        self.engine = engine if engine is not None else InProcess()
         self.store = store if store is not None else Store(":memory:")
         self.names = list(net.layers)
         shares = layer_shares(layer_costs(net, images.shape[1:]))
@@ -92,16 +97,18 @@ class Measurer:
     ) -> dict[Setting, OperatingPoint]:
         """Operating points of these settings, evaluated where the store does not know them."""
         wanted = list(dict.fromkeys(settings))
-        known: dict[int, dict[Setting, Counts]] = {}
-        for seed in self.seeds:
-            context = self.context(seed)
-            known[seed] = self.store.results(context)
-            missing = [setting for setting in wanted if setting not in known[seed]]
-            if not missing:
-                continue
-            evaluator = Evaluator(self.net, self.images, self.labels, seed=seed, batch=self.batch)
-            for setting, counts in self._bar(evaluator.walk(missing), len(missing), label, seed):
-                self.store.put(context, setting, counts)
+        contexts = {seed: self.context(seed) for seed in self.seeds}
+        known = {seed: self.store.results(context) for seed, context in contexts.items()}
+        missing = {
+            seed: todo
+            for seed in self.seeds
+            if (todo := [setting for setting in wanted if setting not in known[seed]])
+        }
+        total = sum(map(len, missing.values()))
+        if total:
+            results = self.engine.evaluate(self.work, missing)
+            for seed, setting, counts in self._bar(results, total, label):
+                self.store.put(contexts[seed], setting, counts)
                 known[seed][setting] = counts
         return {
             setting: self._point(setting, [known[seed][setting] for seed in self.seeds])
@@ -124,12 +131,11 @@ class Measurer:
             },
         )
 
-    def _bar(self, walk: Iterable, total: int, label: str, seed: int) -> Iterable:
+    def _bar(self, results: Iterable[Result], total: int, label: str) -> Iterable[Result]:
         if not self.progress:
-            return walk
+            return results
         tqdm = require("tqdm", "search").tqdm
-        note = f" (seed {seed})" if len(self.seeds) > 1 else ""
-        return tqdm(walk, total=total, desc=label + note, unit="point", smoothing=0.05)
+        return tqdm(results, total=total, desc=label, unit="point", smoothing=0.05)
 
     def _point(self, setting: Setting, counts: list[Counts]) -> OperatingPoint:
         rates = [each.rates() for each in counts]
@@ -232,12 +238,13 @@ def search(
     seeds: Sequence[int] = (0,),
     store: Store | None = None,
     batch: int = 50,
+    engine: Engine | None = None,
     progress: bool = False,
 ) -> Frontier:
     """Search non-uniform settings for the best power-accuracy trade-offs.
 
     Args:
-        net, images, labels, seeds, store, batch, progress: as for ``Measurer``.
+        net, images, labels, seeds, store, batch, engine, progress: as for ``Measurer``.
         method: ``exhaustive`` (Algorithm 1: all ``k ** n`` settings), ``additive`` (every layer
             alone, then the settings that would be best if their damages added up, then exchanges
             around the frontier), ``greedy`` (down from rate 0 by the steps of least damage per
@@ -257,7 +264,14 @@ def search(
     """
     check_method(method, budget)
     measurer = Measurer(
-        net, images, labels, seeds=seeds, store=store, batch=batch, progress=progress
+        net,
+        images,
+        labels,
+        seeds=seeds,
+        store=store,
+        batch=batch,
+        engine=engine,
+        progress=progress,
     )
     points = search_points(measurer, method, budget)
     return Frontier(points.values(), objective=objective)

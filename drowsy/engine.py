@@ -1,0 +1,61 @@
+"""Where settings are evaluated: in this process, or on a Ray cluster (``drowsy.ray_engine``).
+
+An engine is given settings and yields each result as soon as it is known; ``Measurer`` writes it
+into the store before it takes the next one. So whatever dies, what was yielded is kept and the rest
+is evaluated again: nothing is lost and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from drowsy.evaluate import Counts, Evaluator, Setting
+from drowsy.net import DrowsyNet
+
+Result = tuple[int, Setting, Counts]
+"""The seed of the sleep maps, the setting, and what was counted at it."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What settings are evaluated on; arguments as for ``Evaluator``."""
+
+    net: DrowsyNet
+    images: Tensor
+    labels: Tensor | None
+    batch: int
+
+    def evaluator(self, seed: int) -> Evaluator:
+        """An evaluator of this work, for one seed of sleep maps."""
+        return Evaluator(self.net, self.images, self.labels, seed=seed, batch=self.batch)
+
+
+class Engine(Protocol):
+    """Evaluates settings somewhere."""
+
+    def evaluate(
+        self, work: Workload, settings: Mapping[int, Sequence[Setting]]
+    ) -> Iterator[Result]:
+        """Yield the result of every setting of every seed once, in any order.
+
+        Args:
+            work: the network as it is now, and the images.
+            settings: by seed of the sleep maps.
+        """
+        ...
+
+
+class InProcess:
+    """Evaluates one setting after another in this process."""
+
+    def evaluate(
+        self, work: Workload, settings: Mapping[int, Sequence[Setting]]
+    ) -> Iterator[Result]:
+        """See ``Engine``; results come in the order of the walk."""
+        for seed, todo in settings.items():
+            for setting, counts in work.evaluator(seed).walk(todo):
+                yield seed, setting, counts
