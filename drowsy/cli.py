@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,28 +71,28 @@ def _cost(args: argparse.Namespace) -> None:
 
 
 def _sensitivity(args: argparse.Namespace) -> None:
-    study = _study(args)
-    study.savings()
-    study.sensitivity()
-    print(f"wrote {study.out}")
+    with _study(args) as study:
+        study.savings()
+        study.sensitivity()
+        print(f"wrote {study.out}")
 
 
 def _uniform(args: argparse.Namespace) -> None:
-    study = _study(args)
-    study.uniform()
-    print(f"wrote {study.out}")
+    with _study(args) as study:
+        study.uniform()
+        print(f"wrote {study.out}")
 
 
 def _search(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
-    study = _study(args)
-    _show(study.nonuniform(study.uniform(), args.method, args.budget), study)
+    with _study(args) as study:
+        _show(study.nonuniform(study.uniform(), args.method, args.budget), study)
 
 
 def _run_study(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
-    study = _study(args)
-    _show(study.run(args.method, args.budget), study)
+    with _study(args) as study:
+        _show(study.run(args.method, args.budget), study)
 
 
 def _energy(args: argparse.Namespace) -> None:
@@ -144,34 +145,35 @@ def _show(frontiers: dict[str, Frontier], study: Study) -> None:
 # --- what they share -----------------------------------------------------------------------------
 
 
-def _study(args: argparse.Namespace) -> Study:
+@contextmanager
+def _study(args: argparse.Namespace) -> Iterator[Study]:
     net, info = _network(args)
     data = _data(args, info)
     images = _place(net, args, data.images)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    measurer = Measurer(
-        net,
-        images,
-        data.labels,
-        seeds=args.seeds,
-        store=Store(args.store or out / "points.sqlite"),
-        batch=args.batch,
-        engine=_engine(args),
-        progress=sys.stderr.isatty(),
-    )
     about = {
         "model": args.model,
         "dtype": args.dtype,
         "first": data.names[0],
         "last": data.names[-1],
     }
-    return Study(measurer, out, f"{info.name}, {len(data):,} images", about)
+    with Store(args.store or out / "points.sqlite") as store, _engine(args) as engine:
+        measurer = Measurer(
+            net,
+            images,
+            data.labels,
+            seeds=args.seeds,
+            store=store,
+            batch=args.batch,
+            engine=engine,
+            progress=sys.stderr.isatty(),
+        )
+        yield Study(measurer, out, f"{info.name}, {len(data):,} images", about)
 
 
-def _engine(args: argparse.Namespace) -> Engine:
-    # Ray's connection ends with the process.
-    return RayEngine(args.address) if args.engine == "ray" else InProcess()
+def _engine(args: argparse.Namespace) -> AbstractContextManager[Engine]:
+    return RayEngine(args.address) if args.engine == "ray" else nullcontext(InProcess())
 
 
 def _place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from drowsy.evaluate import Evaluator
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
+from drowsy.ray_engine import RayEngine
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
@@ -537,6 +538,13 @@ CASES = [
         ValueError,
         "budget: got 9, allowed: none, as exhaustive",
     ),
+    Case(
+        "address without a port",
+        lambda _: RayEngine("head"),
+        ValueError,
+        "address: got 'head', allowed: auto, local or HOST:PORT",
+    ),
+    Case("no workers", lambda _: RayEngine(workers=0), ValueError, "workers: got 0, allowed: 1 or"),
     # Schedules, frontiers, stores.
     Case(
         "schedule for another k",
