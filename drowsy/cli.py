@@ -86,13 +86,13 @@ def _uniform(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
     with _study(args) as study:
-        _show(study.nonuniform(study.uniform(), args.method, args.budget), study)
+        _show(study.nonuniform(study.uniform(), args.method, args.budget, args.race), study)
 
 
 def _run_study(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
     with _study(args) as study:
-        _show(study.run(args.method, args.budget), study)
+        _show(study.run(args.method, args.budget, args.race), study)
 
 
 def _energy(args: argparse.Namespace) -> None:
@@ -149,6 +149,8 @@ def _show(frontiers: dict[str, Frontier], study: Study) -> None:
 def _study(args: argparse.Namespace) -> Iterator[Study]:
     net, info = _network(args)
     data = _data(args, info)
+    if getattr(args, "race", False):
+        data = data.shuffled()
     images = _place(net, args, data.images)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -290,6 +292,12 @@ def _parser() -> argparse.ArgumentParser:
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
             sub.add_argument("--budget", type=int, help="settings to measure at most")
+            sub.add_argument(
+                "--race",
+                action="store_true",
+                help="measure on few images first (in a shuffled order), on all only what may be "
+                "optimal",
+            )
     sub = command("energy", _energy, "latency and joules of a frontier's points, measured here")
     _add_network(sub)
     _add_data(sub)

@@ -8,7 +8,7 @@ is evaluated again: nothing is lost and nothing counts twice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -28,10 +28,26 @@ class Workload:
     images: Tensor
     labels: Tensor | None
     batch: int
+    first: int = 0
 
     def evaluator(self, seed: int) -> Evaluator:
         """An evaluator of this work, for one seed of sleep maps."""
-        return Evaluator(self.net, self.images, self.labels, seed=seed, batch=self.batch)
+        return Evaluator(
+            self.net,
+            self.images,
+            self.labels,
+            seed=seed,
+            batch=self.batch,
+            first=self.first,
+        )
+
+    def part(self, places: range) -> Workload:
+        """The same on some of the images, under the sleep maps that they have among all."""
+        chosen = slice(places.start, places.stop)
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(
+            self, images=self.images[chosen], labels=labels, first=self.first + places.start
+        )
 
 
 class Engine(Protocol):

@@ -49,6 +49,16 @@ class Counts:
     agree: int
     divergence: float
 
+    def __add__(self, other: Counts) -> Counts:
+        """Counts over the images of both."""
+        return Counts(
+            self.images + other.images,
+            None if self.top1 is None or other.top1 is None else self.top1 + other.top1,
+            None if self.top5 is None or other.top5 is None else self.top5 + other.top5,
+            self.agree + other.agree,
+            self.divergence + other.divergence,
+        )
+
     def rates(self) -> dict[str, float | None]:
         """Fractions of the images: top1, top5, agreement; and the mean divergence."""
         sums = {
@@ -69,6 +79,7 @@ class Evaluator:
         labels: int64 ``[N]``, or None to measure only agreement and divergence.
         seed: of the sleep maps.
         batch: images per forward pass; does not change results beyond rounding.
+        first: the first image's index, from which its sleep maps follow.
         map_cache: bytes of level maps to keep; maps beyond that are drawn again when needed.
     """
 
@@ -80,6 +91,7 @@ class Evaluator:
         *,
         seed: int = 0,
         batch: int = 50,
+        first: int = 0,
         map_cache: int = 6 << 30,
     ) -> None:
         check_network(net)
@@ -90,7 +102,7 @@ class Evaluator:
         self.net, self.labels, self.seed = net, labels, seed
         self.layers = list(net.layers.items())
         self._chunks = images.split(batch)
-        self._starts = [i * batch for i in range(len(self._chunks))]
+        self._starts = [first + i * batch for i in range(len(self._chunks))]
         self._plan()
         self._maps: dict[tuple[int, int], Tensor] = {}
         self._room = map_cache

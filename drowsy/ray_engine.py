@@ -19,12 +19,13 @@ import socket
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from drowsy._optional import require
 from drowsy.engine import Result, Workload
@@ -36,6 +37,8 @@ MAX_DEATHS = 4
 MAX_FAILED_STARTS = 10
 # How long to wait for a worker where none is up.
 START_S = 120.0
+# Stands for images that travel apart.
+_NOT_HERE = torch.empty(0)
 
 
 class RayEngine:
@@ -76,7 +79,8 @@ class RayEngine:
         self._idle: list[Any] = []
         self._failed_starts = 0
         self._jobs = 0
-        self._images: tuple[Tensor, Any] | None = None
+        # By the tensor itself: what is no longer used elsewhere leaves the object store.
+        self._images = WeakIdKeyDictionary()
         self._connected = not self._ray.is_initialized()
         if self._connected:
             if host:
@@ -132,7 +136,7 @@ class RayEngine:
             self._ray.kill(worker)
         self._idle.clear()
         self._starting.clear()
-        self._images = None
+        self._images.clear()
         if self._connected:
             self._ray.shutdown()
 
@@ -203,12 +207,12 @@ class RayEngine:
         """The work in Ray's object store; images that are there already stay."""
         device = work.images.device.type
         net = work.net if device == "cpu" else copy.deepcopy(work.net).cpu()
-        if self._images is None or self._images[0] is not work.images:
-            self._images = None  # room for the new ones
-            self._images = (work.images, self._ray.put(_pack(work.images)))
+        if work.images not in self._images:
+            self._images[work.images] = self._ray.put(_pack(work.images))
         labels = None if work.labels is None else work.labels.cpu()
         self._jobs += 1
-        return _Job(self._jobs, device, work.batch, self._images[1], self._ray.put((net, labels)))
+        rest = replace(work, net=net, images=_NOT_HERE, labels=labels)
+        return _Job(self._jobs, device, self._images[work.images], self._ray.put(rest))
 
 
 def _check_reachable(host: str, port: int) -> None:
@@ -276,9 +280,8 @@ class _Job:
 
     number: int
     device: str
-    batch: int
     images: Any
-    net: Any
+    rest: Any
 
 
 class _Worker:
@@ -307,10 +310,12 @@ class _Worker:
 
 def _load(job: _Job) -> Workload:
     get = require("ray", "ray").get
-    net, labels = get(job.net)
-    images = _unpack(*get(job.images)).to(job.device)
-    return Workload(
-        net.to(job.device), images, labels if labels is None else labels.to(job.device), job.batch
+    work = get(job.rest)
+    return replace(
+        work,
+        net=work.net.to(job.device),
+        images=_unpack(*get(job.images)).to(job.device),
+        labels=None if work.labels is None else work.labels.to(job.device),
     )
 
 

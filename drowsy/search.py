@@ -13,6 +13,7 @@ import statistics
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +24,7 @@ from drowsy.engine import Engine, InProcess, Result, Workload
 from drowsy.evaluate import Counts, Setting, check_images, check_labels
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.net import DrowsyNet, check_network
+from drowsy.race import Race
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.sleep import source_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
@@ -71,6 +73,7 @@ class Measurer:
         self.net, self.images = net, images
         self.seeds, self.progress = tuple(seeds), progress
         self.work = Workload(net, images, labels, batch)
+        self._parts: dict[range, Workload] = {}
         self.engine = engine if engine is not None else InProcess()
         self.store = store if store is not None else Store(":memory:")
         self.names = list(net.layers)
@@ -84,20 +87,30 @@ class Measurer:
         """SHA-256 of the weights and of the images with their labels."""
         return {"weights_sha256": self._weights, "data_sha256": self._data}
 
-    def context(self, seed: int) -> Context:
-        """What, besides the rates, decides a result."""
+    def context(self, seed: int, images: range | None = None) -> Context:
+        """What, besides the rates, decides a result; of all images, or of a stretch of them."""
         layers = {
             name: [source_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
             for name, layer in self.net.layers.items()
         }
-        return Context(self._weights, self._data, {"k": self.net.k, "layers": layers}, seed)
+        configuration: dict[str, Any] = {"k": self.net.k, "layers": layers}
+        if images is not None:
+            configuration["images"] = [images.start, images.stop]
+        return Context(self._weights, self._data, configuration, seed)
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"
     ) -> dict[Setting, OperatingPoint]:
         """Operating points of these settings, evaluated where the store does not know them."""
+        counts = self.counts(settings, label)
+        return {setting: self.point(setting, each) for setting, each in counts.items()}
+
+    def counts(
+        self, settings: Iterable[Setting], label: str = "settings", images: range | None = None
+    ) -> dict[Setting, list[Counts]]:
+        """Counts for each seed; on all images, or on a stretch of them, which is stored apart."""
         wanted = list(dict.fromkeys(settings))
-        contexts = {seed: self.context(seed) for seed in self.seeds}
+        contexts = {seed: self.context(seed, images) for seed in self.seeds}
         known = {seed: self.store.results(context) for seed, context in contexts.items()}
         missing = {
             seed: todo
@@ -106,14 +119,21 @@ class Measurer:
         }
         total = sum(map(len, missing.values()))
         if total:
-            results = self.engine.evaluate(self.work, missing)
+            results = self.engine.evaluate(self._part(images), missing)
             for seed, setting, counts in self._bar(results, total, label):
                 self.store.put(contexts[seed], setting, counts)
                 known[seed][setting] = counts
-        return {
-            setting: self._point(setting, [known[seed][setting] for seed in self.seeds])
-            for setting in wanted
-        }
+        return {setting: [known[seed][setting] for seed in self.seeds] for setting in wanted}
+
+    def known(self, images: range | None = None) -> set[Setting]:
+        """Settings that the store holds for every seed."""
+        each = [self.store.results(self.context(seed, images)).keys() for seed in self.seeds]
+        return set.intersection(*map(set, each))
+
+    def keep(self, setting: Setting, counts: Sequence[Counts]) -> None:
+        """Store counts of all images that were taken on stretches of them."""
+        for seed, each in zip(self.seeds, counts, strict=True):
+            self.store.put(self.context(seed), setting, each)
 
     def saving(self, setting: Setting) -> float:
         """Fraction of the network's convolution multiplications saved."""
@@ -131,13 +151,22 @@ class Measurer:
             },
         )
 
+    def _part(self, images: range | None) -> Workload:
+        if images is None:
+            return self.work
+        # Kept, so that an engine knows images that it has seen.
+        if images not in self._parts:
+            self._parts[images] = self.work.part(images)
+        return self._parts[images]
+
     def _bar(self, results: Iterable[Result], total: int, label: str) -> Iterable[Result]:
         if not self.progress:
             return results
         tqdm = require("tqdm", "search").tqdm
         return tqdm(results, total=total, desc=label, unit="point", smoothing=0.05)
 
-    def _point(self, setting: Setting, counts: list[Counts]) -> OperatingPoint:
+    def point(self, setting: Setting, counts: Sequence[Counts]) -> OperatingPoint:
+        """The operating point that has these counts, one for each seed."""
         rates = [each.rates() for each in counts]
         mean: dict[str, float | None] = {}
         spread: dict[str, float] = {}
@@ -235,6 +264,7 @@ def search(
     method: str = "auto",
     budget: int | None = None,
     objective: str = "top1",
+    racing: bool = False,
     seeds: Sequence[int] = (0,),
     store: Store | None = None,
     batch: int = 50,
@@ -255,6 +285,8 @@ def search(
             exhaustive only within it.
         objective: what the frontier is optimal in beside the saving: ``top1``, ``top5`` or
             ``agreement``. The searches themselves go by divergence from rate 0.
+        racing: measure on few images first, and drop what cannot be optimal in the objective: see
+            ``drowsy.race``. The images must be in random order.
 
     The search resumes from ``store``: a result that it holds is not computed again.
 
@@ -273,17 +305,18 @@ def search(
         engine=engine,
         progress=progress,
     )
-    points = search_points(measurer, method, budget)
+    points = search_points(Race(measurer, [objective]) if racing else measurer, method, budget)
     return Frontier(points.values(), objective=objective)
 
 
 def search_points(
-    measurer: Measurer, method: str = "auto", budget: int | None = None, seed: int = 0
+    measurer: Measurer | Race, method: str = "auto", budget: int | None = None, seed: int = 0
 ) -> dict[Setting, OperatingPoint]:
-    """Every point that ``method`` measures.
+    """Every point that ``method`` measures; of a race, those that it did not drop.
 
     Args:
-        measurer, method, budget: as for ``search``.
+        measurer: what measures; a ``Race`` drops settings that cannot be optimal.
+        method, budget: as for ``search``.
         seed: of Optuna's draws; the other methods draw nothing.
     """
     check_method(method, budget)
@@ -292,7 +325,7 @@ def search_points(
         limit = EXHAUSTIVE_LIMIT if budget is None else min(budget, EXHAUSTIVE_LIMIT)
         method = "exhaustive" if k**layers <= limit else "additive"
     if method == "exhaustive":
-        return measurer.measure(all_settings(layers, k), "Algorithm 1")
+        return _complete(measurer.measure(all_settings(layers, k), "Algorithm 1"))
     if budget is None:
         budget = len(single_settings(layers, k)) + k + REFINEMENTS
     trials = _Trials(measurer, budget)
@@ -302,7 +335,13 @@ def search_points(
         _greedy(trials)
     else:
         _evolve(trials, method, seed)
-    return trials.points
+    return _complete(trials.points)
+
+
+def _complete(points: dict[Setting, OperatingPoint]) -> dict[Setting, OperatingPoint]:
+    """Those of all images."""
+    images = max(point.images for point in points.values())
+    return {setting: point for setting, point in points.items() if point.images == images}
 
 
 def check_method(method: str, budget: int | None) -> None:
@@ -326,7 +365,7 @@ class _Trials:
     search takes the same steps as one that was never stopped.
     """
 
-    def __init__(self, measurer: Measurer, budget: int) -> None:
+    def __init__(self, measurer: Measurer | Race, budget: int) -> None:
         self.measurer, self.budget = measurer, budget
         self.layers, self.k = len(measurer.names), measurer.net.k
         self.shares = np.array([measurer.shares[name] for name in measurer.names])

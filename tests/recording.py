@@ -1,16 +1,19 @@
-"""A small network that writes down each of its inferences, in whatever process it runs."""
+"""What evaluations leave behind: a network and an engine that write down what they do."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 
 import drowsy
+from drowsy.engine import Engine, Result, Workload
+from drowsy.evaluate import Setting
 
 
 @fx.wrap
@@ -83,3 +86,19 @@ def search_on(store: str, file: Path) -> None:
     images, labels = images_and_labels()
     with drowsy.Store(store) as opened:
         drowsy.search(recording_net(file), images, labels, store=opened, method="exhaustive")
+
+
+class Counting:
+    """An engine's results, counted; calls ``at`` with their number before each is given out."""
+
+    def __init__(self, engine: Engine, at: Callable[[int], None] = lambda _: None) -> None:
+        self.engine, self.at = engine, at
+        self.seen: Counter[tuple[int, Setting]] = Counter()
+
+    def evaluate(
+        self, work: Workload, settings: Mapping[int, Sequence[Setting]]
+    ) -> Iterator[Result]:
+        for seed, setting, counts in self.engine.evaluate(work, settings):
+            self.seen[seed, setting] += 1
+            self.at(self.seen.total())
+            yield seed, setting, counts

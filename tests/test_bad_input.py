@@ -539,6 +539,18 @@ CASES = [
         "budget: got 9, allowed: none, as exhaustive",
     ),
     Case(
+        "race on sorted images",
+        lambda _: search(net(), images(), torch.tensor([0, 1, 2, 2]), racing=True),
+        ValueError,
+        "racing: the images are in the order of their classes, allowed: a random order",
+    ),
+    Case(
+        "race by accuracy without labels",
+        lambda _: search(net(), images(), racing=True),
+        ValueError,
+        "objective: got 'top1', allowed: agreement",
+    ),
+    Case(
         "address without a port",
         lambda _: RayEngine("head"),
         ValueError,

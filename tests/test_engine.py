@@ -7,8 +7,7 @@ import random
 import signal
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from recording import Deadly, images_and_labels, inferences, recording_net
+from recording import Counting, Deadly, images_and_labels, inferences, recording_net
 
 import drowsy
 from drowsy import ray_engine
 from drowsy.cli import main
-from drowsy.engine import Engine, InProcess, Result, Workload
+from drowsy.engine import InProcess
 from drowsy.evaluate import Setting
 from drowsy.ray_engine import RayEngine, _pack, _Todo, _unpack
 from drowsy.search import Measurer, all_settings
@@ -34,22 +33,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Counting:
-    """An engine's results, counted; calls ``at`` with their number before each is given out."""
-
-    def __init__(self, engine: Engine, at: Callable[[int], None] = lambda _: None) -> None:
-        self.engine, self.at = engine, at
-        self.seen: Counter[tuple[int, Setting]] = Counter()
-
-    def evaluate(
-        self, work: Workload, settings: Mapping[int, Sequence[Setting]]
-    ) -> Iterator[Result]:
-        for seed, setting, counts in self.engine.evaluate(work, settings):
-            self.seen[seed, setting] += 1
-            self.at(self.seen.total())
-            yield seed, setting, counts
 
 
 def rows(measurer: Measurer) -> dict[int, dict]:
