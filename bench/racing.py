@@ -9,8 +9,6 @@ additive and greedy searches at steps of 1/8. Writes the courses (CSV) and their
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +26,7 @@ from drowsy.evaluate import Setting
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.models import MODELS
 from drowsy.race import CONFIDENCE, Race
-from drowsy.record import provenance
+from drowsy.record import csv_text, provenance
 from drowsy.search import Measurer, search_points
 
 OBJECTIVE = "top1"
@@ -94,11 +92,7 @@ def main() -> None:
     for method, k, budget in SEARCHES:
         for racing in (False, True):
             rows += run(data, method, k, budget, racing)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "hypervolume": f"{row['hypervolume']:.5f}"} for row in rows)
-    write_text(args.out / "racing.csv", text.getvalue())
+    write_text(args.out / "racing.csv", csv_text(rows))
     record = {
         "study": f"hypervolume ({OBJECTIVE}, from (0, 0)) by images evaluated",
         "images": len(data),

@@ -6,6 +6,7 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 """
 
 from drowsy import energy
+from drowsy.compare import compare
 from drowsy.convert import convert, revert
 from drowsy.cost import cost_table, layer_costs
 from drowsy.deploy import Deployed, deploy
@@ -43,6 +44,7 @@ __all__ = [
     "Store",
     "Stratified",
     "align",
+    "compare",
     "convert",
     "cost_table",
     "deploy",

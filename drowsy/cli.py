@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy.atomic import write_json
+from drowsy.compare import RECIPES, SAVINGS, SEEDS, check_splits, compare, table
 from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
@@ -27,6 +28,7 @@ from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
 from drowsy.record import provenance
+from drowsy.rivals import INTERPOLATIONS
 from drowsy.search import METHODS, Measurer, check_method
 from drowsy.sleep import FILLS
 from drowsy.stages import explain, find_stages
@@ -93,6 +95,40 @@ def _run_study(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
     with _study(args) as study:
         _show(study.run(args.method, args.budget, args.race), study)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    model, info = _model(args)
+    dtype = getattr(torch, args.dtype)
+    names = ("search", "report", "calibration")
+    splits = {name: span for name in names if (span := getattr(args, name)) is not None}
+    args.images = range(max(span.stop for span in splits.values()))
+    check_splits(splits, len(args.images))
+    data = _data(args, info)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = compare(
+        model,
+        data.images,
+        data.labels,
+        **splits,
+        savings=args.savings,
+        seeds=args.seeds,
+        recipes=[RECIPES[name] for name in args.recipes],
+        budget=args.budget,
+        interpolation=args.interpolation,
+        store=Store(args.store or out / "points.sqlite"),
+        batch=args.batch,
+        dtype=dtype,
+        device=_device(args),
+        progress=sys.stderr.isatty(),
+        each=lambda row: print(f"{row['saving']:.0%} {row['method']}", file=sys.stderr),
+        out=out,
+        title=f"{info.name}, {len(args.report):,} images",
+        about={"model": args.model, "dtype": args.dtype},
+    )
+    print(table(rows))
+    print(f"\nwrote {out}: compare.csv (the table), compare.json (its record), compare.png")
 
 
 def _energy(args: argparse.Namespace) -> None:
@@ -180,17 +216,31 @@ def _engine(args: argparse.Namespace) -> AbstractContextManager[Engine]:
 
 def _place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
     """Move the network to its device and dtype, and return the images there."""
-    dtype = getattr(torch, args.dtype)
-    device = torch.device(args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device: got cuda, but torch finds no CUDA device here")
+    dtype, device = getattr(torch, args.dtype), _device(args)
     # Batch norms stay folded as they were in the file's precision: folding again would round twice.
     net.to(device=device, dtype=dtype)
     return images.to(device=device, dtype=dtype)
 
 
+def _device(args: argparse.Namespace) -> torch.device:
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device: got cuda, but torch finds no CUDA device here")
+    return device
+
+
 def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet, ModelInfo]:
-    """The network, converted; not ``trained``, random weights will do where none are given."""
+    """The network, converted."""
+    model, info = _model(args, trained)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = convert(
+        model, source=args.source, grain=args.grain, k=args.k, fill=args.fill, skip=args.skip
+    )
+    return net, info
+
+
+def _model(args: argparse.Namespace, trained: bool = True) -> tuple[nn.Module, ModelInfo]:
+    """The network; not ``trained``, random weights will do where none are given."""
     info = _info(args)
     model: nn.Module
     if info.name in MODELS and (trained or args.weights):
@@ -199,11 +249,7 @@ def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet,
         model = info.build().eval()
         if args.weights:
             load_weights(model, Path(args.weights))
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    net = convert(
-        model, source=args.source, grain=args.grain, k=args.k, fill=args.fill, skip=args.skip
-    )
-    return net, info
+    return model, info
 
 
 def _info(args: argparse.Namespace) -> ModelInfo:
@@ -272,6 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
     sub = command("inspect", _inspect, "what conversion does with a network, and why")
     _add_network(sub)
+    _add_sleep(sub)
     sub.add_argument(
         "--stages", action="store_true", help="layers that could share a position map (align)"
     )
@@ -285,7 +332,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, run, text)
         _add_network(sub)
-        _add_data(sub)
+        _add_sleep(sub)
+        _add_images(sub)
+        _add_run(sub)
         _add_study(sub)
         if name in ("search", "study"):
             sub.add_argument(
@@ -298,9 +347,16 @@ def _parser() -> argparse.ArgumentParser:
                 help="measure on few images first (in a shuffled order), on all only what may be "
                 "optimal",
             )
-    sub = command("energy", _energy, "latency and joules of a frontier's points, measured here")
+    sub = command("compare", _compare, "ways to save multiplications, side by side")
     _add_network(sub)
     _add_data(sub)
+    _add_run(sub)
+    _add_comparison(sub)
+    sub = command("energy", _energy, "latency and joules of a frontier's points, measured here")
+    _add_network(sub)
+    _add_sleep(sub)
+    _add_images(sub)
+    _add_run(sub)
     energy = sub.add_argument_group("energy")
     energy.add_argument("--frontier", required=True, help="frontier file of search or study")
     energy.add_argument("--seconds", type=float, default=5.0, help="for each point (default: 5)")
@@ -319,6 +375,9 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--crop", type=int, help="side of the centre crop")
     group.add_argument("--mean", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
     group.add_argument("--std", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
+
+
+def _add_sleep(sub: argparse.ArgumentParser) -> None:
     sleep = sub.add_argument_group("sleep")
     sleep.add_argument("--source", default="bernoulli", help="how maps are drawn")
     sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
@@ -341,11 +400,19 @@ def _add_kernels(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
 
 
-def _add_data(sub: argparse.ArgumentParser) -> None:
+def _add_data(sub: argparse.ArgumentParser) -> Any:
     group = sub.add_argument_group("images")
     group.add_argument("--data", required=True, help="folder: class subfolders, or a labels CSV")
     group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
+    return group
+
+
+def _add_images(sub: argparse.ArgumentParser) -> None:
+    group = _add_data(sub)
     group.add_argument("--images", type=_range, help="FIRST:LAST by sorted name (default: all)")
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
     run = sub.add_argument_group("run")
     run.add_argument("--batch", type=int, default=50, help="images per forward pass")
     run.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
@@ -355,8 +422,7 @@ def _add_data(sub: argparse.ArgumentParser) -> None:
 def _add_study(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("study")
     group.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
-    group.add_argument("--out", default="drowsy-study", help="folder for the results")
-    group.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
+    _add_results(group, "drowsy-study")
     group.add_argument(
         "--engine",
         choices=("inprocess", "ray"),
@@ -366,6 +432,48 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--address", default="auto", help="of the Ray cluster: auto (default), local or HOST:PORT"
     )
+
+
+def _add_comparison(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("comparison (images by sorted name, disjoint)")
+    group.add_argument(
+        "--search", type=_range, required=True, help="FIRST:LAST that operations are chosen on"
+    )
+    group.add_argument(
+        "--report", type=_range, required=True, help="FIRST:LAST that they are reported on"
+    )
+    group.add_argument("--calibration", type=_range, help="FIRST:LAST for recipes that calibrate")
+    group.add_argument(
+        "--savings",
+        type=float,
+        nargs="+",
+        default=SAVINGS,
+        help="of the network's multiplications (default: 0.25 0.5 0.75)",
+    )
+    group.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, help="of the sleep maps (default: 0 1 2)"
+    )
+    group.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=RECIPES,
+        default=list(RECIPES),
+        metavar="RECIPE",
+        help=f"of {', '.join(RECIPES)} (default: all)",
+    )
+    group.add_argument("--budget", type=int, help="settings that each search measures at most")
+    group.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        default=INTERPOLATIONS[0],
+        help=f"how images are scaled (default: {INTERPOLATIONS[0]})",
+    )
+    _add_results(group, "drowsy-compare")
+
+
+def _add_results(group: Any, out: str) -> None:
+    group.add_argument("--out", default=out, help=f"folder for the results (default: {out})")
+    group.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class Workload:
     labels: Tensor | None
     batch: int
     first: int = 0
+    baseline: Tensor | None = None
 
     def evaluator(self, seed: int) -> Evaluator:
         """An evaluator of this work, for one seed of sleep maps."""
@@ -39,14 +40,18 @@ class Workload:
             seed=seed,
             batch=self.batch,
             first=self.first,
+            baseline=self.baseline,
         )
 
     def part(self, places: range) -> Workload:
         """The same on some of the images, under the sleep maps that they have among all."""
         chosen = slice(places.start, places.stop)
-        labels = None if self.labels is None else self.labels[chosen]
         return replace(
-            self, images=self.images[chosen], labels=labels, first=self.first + places.start
+            self,
+            images=self.images[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            first=self.first + places.start,
+            baseline=None if self.baseline is None else self.baseline[chosen],
         )
 
 

@@ -40,7 +40,7 @@ class Counts:
     """Sums over the images of one evaluation.
 
     ``top1`` and ``top5`` are None without labels. ``agree`` counts images whose first choice is
-    that of the network at rate 0; ``divergence`` sums KL(rate 0 || this) in nats.
+    that of the baseline, the network at rate 0; ``divergence`` sums KL(baseline || this) in nats.
     """
 
     images: int
@@ -80,6 +80,8 @@ class Evaluator:
         seed: of the sleep maps.
         batch: images per forward pass; does not change results beyond rounding.
         first: the first image's index, from which its sleep maps follow.
+        baseline: logits ``[N, classes]`` that agreement and divergence compare with; None for the
+            network's own at rate 0.
         map_cache: bytes of level maps to keep; maps beyond that are drawn again when needed.
     """
 
@@ -92,11 +94,17 @@ class Evaluator:
         seed: int = 0,
         batch: int = 50,
         first: int = 0,
+        baseline: Tensor | None = None,
         map_cache: int = 6 << 30,
     ) -> None:
         check_network(net)
         check_images(images)
         check_labels(labels, images)
+        if baseline is not None and baseline.shape[:1] != images.shape[:1]:
+            raise ValueError(
+                f"baseline: got shape {tuple(baseline.shape)} for {len(images)} images, "
+                f"allowed: ({len(images)}, classes)"
+            )
         if batch < 1:
             raise ValueError(f"batch: got {batch}, allowed: 1 or more")
         self.net, self.labels, self.seed = net, labels, seed
@@ -106,13 +114,18 @@ class Evaluator:
         self._plan()
         self._maps: dict[tuple[int, int], Tensor] = {}
         self._room = map_cache
-        self._baseline: Tensor | None = None
+        self._baseline = baseline
 
     # --- public -------------------------------------------------------------------------------
 
     def evaluate(self, setting: Setting) -> Counts:
         """Counts at one setting."""
         return next(iter(self.walk([setting])))[1]
+
+    @torch.inference_mode()
+    def logits(self) -> Tensor:
+        """Float32 ``[N, classes]`` with every neuron awake."""
+        return self._tail(0, self._roots(), (0,) * len(self.layers))
 
     @torch.inference_mode()
     def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Counts]]:
@@ -127,7 +140,7 @@ class Evaluator:
         if not todo:
             return
         if self._baseline is None and any(any(setting) for setting in todo):
-            self._baseline = self._tail(0, self._roots(), (0,) * len(self.layers))
+            self._baseline = self.logits()
         for setting, logits in self._descend(0, self._roots(), todo):
             yield setting, self._count(setting, logits)
 

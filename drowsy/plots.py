@@ -1,4 +1,4 @@
-"""The paper's Figures 4 to 7 for any network, as PNG files."""
+"""The paper's Figures 4 to 7 for any network, and comparisons of methods, as PNG files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from drowsy._optional import require
 from drowsy.atomic import replacing
@@ -119,6 +121,48 @@ def plot_nonuniform(
     return _save(figure, path, title)
 
 
+def plot_comparison(
+    rows: Sequence[Row], path: str | os.PathLike[str], title: str, rival: str | None = None
+) -> Path:
+    """Points of accuracy lost against saving; a line per method, bars of one standard deviation.
+
+    Rows need ``method``, ``saving_reached`` (0 to 1), and ``NAME_lost`` and ``NAME_std`` in points
+    for top1 and top5, or for agreement. Rows without figures (None) are left out. The ``rival``, a
+    method that the others are to beat, is drawn dashed and black. Losses are drawn on a scale of
+    square roots, since some methods lose one point where others lose all.
+    """
+    if not rows:
+        raise ValueError("rows: got none, allowed: one or more")
+    panels = [name for name in _PANELS if f"{name}_lost" in rows[0]]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = _figure(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        reach: list[float] = [0.0, 1.0]
+        for i, (method, colour) in enumerate(zip(methods, _by_depth(len(methods)), strict=True)):
+            mine = [r for r in rows if r["method"] == method and r["saving_reached"] is not None]
+            lost, spread = ([row[f"{panel}_{part}"] for row in mine] for part in ("lost", "std"))
+            axis.errorbar(
+                [100 * row["saving_reached"] for row in mine],
+                lost,
+                spread,
+                marker="osD^vPX"[i % 7],
+                markersize=5,
+                capsize=3,
+                linestyle="--" if method == rival else "-",
+                color="black" if method == rival else colour,
+                zorder=4 if method == rival else 3,
+                label=method,
+                clip_on=False,
+            )
+            reach += [y + sign * s for y, s in zip(lost, spread, strict=True) for sign in (-1, 1)]
+        name = _PANELS[panel].removesuffix(" (%)")
+        _label(axis, "multiplications saved (%)", f"{name} lost (points)")
+        axis.autoscale(axis="x")
+        _square_roots(axis, min(reach), max(reach))
+    _legend(figure, axes[-1])
+    return _save(figure, path, title)
+
+
 # --- shared --------------------------------------------------------------------------------------
 
 
@@ -198,6 +242,21 @@ def _label(axis: Any, x: str, y: str) -> None:
 
 def _eighths(axis: Any) -> None:
     axis.set_xticks([i / 8 for i in range(8)], ["0", *(f"{i}/8" for i in range(1, 8))])
+
+
+def _square_roots(axis: Any, low: float, high: float) -> None:
+    """A scale of square roots, signed, with ticks where small and large losses can be read."""
+    axis.set_yscale(
+        "function",
+        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
+    )
+    axis.set_ylim(low, high)
+    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
+    ticks = sorted({-t for t in losses} | set(losses))
+    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
+    axis.yaxis.set_major_formatter("{x:g}")
+    if low < 0:
+        axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
 
 
 def _legend(figure: Any, axis: Any) -> None:

@@ -209,9 +209,8 @@ class RayEngine:
         net = work.net if device == "cpu" else copy.deepcopy(work.net).cpu()
         if work.images not in self._images:
             self._images[work.images] = self._ray.put(_pack(work.images))
-        labels = None if work.labels is None else work.labels.cpu()
         self._jobs += 1
-        rest = replace(work, net=net, images=_NOT_HERE, labels=labels)
+        rest = _placed(replace(work, net=net, images=_NOT_HERE), "cpu")
         return _Job(self._jobs, device, self._images[work.images], self._ray.put(rest))
 
 
@@ -310,12 +309,18 @@ class _Worker:
 
 def _load(job: _Job) -> Workload:
     get = require("ray", "ray").get
-    work = get(job.rest)
+    work = replace(get(job.rest), images=_unpack(*get(job.images)))
+    work.net.to(job.device)
+    return _placed(work, job.device)
+
+
+def _placed(work: Workload, device: str) -> Workload:
+    """The work with its tensors on a device, the network where it is."""
     return replace(
         work,
-        net=work.net.to(job.device),
-        images=_unpack(*get(job.images)).to(job.device),
-        labels=None if work.labels is None else work.labels.to(job.device),
+        images=work.images.to(device),
+        labels=None if work.labels is None else work.labels.to(device),
+        baseline=None if work.baseline is None else work.baseline.to(device),
     )
 
 

@@ -11,7 +11,8 @@ import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -37,6 +38,22 @@ REFINEMENTS = 256
 # Settings measured before the next ones are chosen: exchanges, and generations of Optuna's methods.
 EXCHANGES = 16
 GENERATION = 32
+# Savings are sums of floats.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What agreement and divergence compare with, where that is not the network itself at rate 0.
+
+    Args:
+        weights, data: SHA-256 of the network's weights and of its images.
+        logits: computes its logits ``[N, classes]``; called only where something is evaluated.
+    """
+
+    weights: str
+    data: str
+    logits: Callable[[], Tensor]
 
 
 class Measurer:
@@ -50,6 +67,8 @@ class Measurer:
         store: where results go at once; None keeps them in memory.
         batch: images per forward pass.
         engine: where settings are evaluated; None is ``InProcess()``.
+        reference: what agreement and divergence compare with; None for the network at rate 0.
+        facts: what else decides a result, JSON-able: a correction of the network, for instance.
         progress: show progress bars (needs tqdm).
     """
 
@@ -63,6 +82,8 @@ class Measurer:
         store: Store | None = None,
         batch: int = 50,
         engine: Engine | None = None,
+        reference: Reference | None = None,
+        facts: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> None:
         check_network(net)
@@ -81,6 +102,12 @@ class Measurer:
         self.shares = {name: shares[name] for name in self.names}
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
+        self._reference, self._facts = reference, dict(facts or {})
+        if reference is not None and (reference.weights, reference.data) != (
+            self._weights,
+            self._data,
+        ):
+            self._facts["reference"] = [reference.weights, reference.data]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -91,12 +118,18 @@ class Measurer:
         """What, besides the rates, decides a result; of all images, or of a stretch of them."""
         layers = {
             name: [source_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
+            # A stream is told where it is not the layer's own.
+            + [layer.sleep.stream] * (layer.sleep.stream != layer.index)
             for name, layer in self.net.layers.items()
         }
-        configuration: dict[str, Any] = {"k": self.net.k, "layers": layers}
+        configuration = {"k": self.net.k, "layers": layers, **self._facts}
         if images is not None:
             configuration["images"] = [images.start, images.stop]
         return Context(self._weights, self._data, configuration, seed)
+
+    def knows(self, setting: Setting) -> bool:
+        """Whether the store holds this setting for every seed."""
+        return setting in self.known()
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"
@@ -152,6 +185,8 @@ class Measurer:
         )
 
     def _part(self, images: range | None) -> Workload:
+        if self._reference is not None and self.work.baseline is None:
+            self.work = replace(self.work, baseline=self._reference.logits())
         if images is None:
             return self.work
         # Kept, so that an engine knows images that it has seen.
@@ -326,9 +361,7 @@ def search_points(
         method = "exhaustive" if k**layers <= limit else "additive"
     if method == "exhaustive":
         return _complete(measurer.measure(all_settings(layers, k), "Algorithm 1"))
-    if budget is None:
-        budget = len(single_settings(layers, k)) + k + REFINEMENTS
-    trials = _Trials(measurer, budget)
+    trials = _Trials(measurer, _default_budget(layers, k) if budget is None else budget)
     if method == "additive":
         _additive(trials)
     elif method == "greedy":
@@ -344,6 +377,36 @@ def _complete(points: dict[Setting, OperatingPoint]) -> dict[Setting, OperatingP
     return {setting: point for setting, point in points.items() if point.images == images}
 
 
+def search_at(
+    measurer: Measurer, savings: Sequence[float], budget: int | None = None
+) -> dict[Setting, OperatingPoint]:
+    """Every point of an additive search for the best settings at given savings, not in between.
+
+    Every layer alone and uniform rates, as in ``search``; then, at each saving, the settings that
+    would be best if damages added up; then exchanges around the best measured there.
+
+    Args:
+        measurer: as for ``search``.
+        savings: fractions of the multiplications that settings are to save at least.
+        budget: as for ``search``.
+    """
+    check_method("additive", budget)
+    layers, k = len(measurer.names), measurer.net.k
+    trials = _Trials(measurer, _default_budget(layers, k) if budget is None else budget)
+    damage = _sensitivity(trials)
+    trials.measure(uniform_settings(layers, k), "uniform rates")
+    if trials.left:
+        candidates = additive_settings(damage, trials.shares)
+        reached = trials.saved(candidates)
+        each = -(-trials.left // 2 // len(savings))
+        # By increasing saving, so of those that save enough the first do the least damage.
+        first = [int(np.searchsorted(reached, wanted - _ROUNDING)) for wanted in savings]
+        chosen = itertools.chain.from_iterable(candidates[i : i + each] for i in first)
+        trials.measure(chosen, "candidates")
+    _exchange_at(trials, damage, savings)
+    return trials.points
+
+
 def check_method(method: str, budget: int | None) -> None:
     """Raise unless a search could run so; ImportError where its method needs a missing package."""
     if method not in METHODS:
@@ -356,6 +419,10 @@ def check_method(method: str, budget: int | None) -> None:
         )
     if method in ("nsga2", "tpe"):
         require("optuna", "search")
+
+
+def _default_budget(layers: int, k: int) -> int:
+    return len(single_settings(layers, k)) + k + REFINEMENTS
 
 
 class _Trials:
@@ -463,34 +530,74 @@ def _exchange(trials: _Trials, damage: np.ndarray) -> None:
     A neighbour's damage is predicted from its origin's, measured, and the difference that the
     layers alone make; measured are those whose prediction adds most to the hypervolume.
     """
-    layers, k = trials.layers, trials.k
-    padded = np.pad(damage, ((0, 0), (1, 1)), constant_values=np.inf)
-    rows = np.arange(layers)
-    # The last column stands for no layer, so that a move up or down alone is an exchange too.
-    weight = np.append(trials.shares / k, 0.0)
-    lift = weight[:, None] - weight
+    lift = _lifts(trials)
     while trials.left:
         frontier = trials.frontier()
         saved, harm = trials.saved(frontier), np.array([trials.damage(s) for s in frontier])
-        here = np.array(frontier)
-        up = padded[rows, here + 2] - damage[rows, here]
-        down = padded[rows, here] - damage[rows, here]
-        up, down = np.pad(up, ((0, 0), (0, 1))), np.pad(down, ((0, 0), (0, 1)))
-        guess = np.maximum(harm[:, None, None] + up[:, :, None] + down[:, None, :], 0.0)
+        guess = np.maximum(harm[:, None, None] + _changes(damage, frontier), 0.0)
         score = _gain(saved, np.exp(-harm), saved[:, None, None] + lift, np.exp(-guess))
         score[np.isinf(guess)] = -np.inf
-        score[:, range(layers + 1), range(layers + 1)] = -np.inf
-        chosen: dict[Setting, None] = {}
-        for flat in np.argsort(-score, axis=None, kind="stable"):
-            origin, more, less = np.unravel_index(flat, score.shape)
-            if score[origin, more, less] == -np.inf or len(chosen) == EXCHANGES:
-                break
-            change = {int(more): 1, int(less): -1}
-            setting = tuple(j + change.get(i, 0) for i, j in enumerate(frontier[origin]))
-            if setting not in trials.points:
-                chosen[setting] = None
+        if not trials.measure(_best_exchanges(trials, frontier, score, EXCHANGES), "exchanges"):
+            return
+
+
+def _exchange_at(trials: _Trials, damage: np.ndarray, savings: Sequence[float]) -> None:
+    """Spend what is left on exchanges around the best measured setting of each saving."""
+    lift = _lifts(trials)
+    each = max(EXCHANGES // len(savings), 1)
+    while trials.left:
+        chosen: list[Setting] = []
+        for wanted in savings:
+            settings = list(trials.points)
+            enough = np.flatnonzero(trials.saved(settings) >= wanted - _ROUNDING)
+            if not len(enough):
+                continue
+            best = min((settings[i] for i in enough), key=trials.damage)
+            score = -_changes(damage, [best])
+            score[trials.saved([best])[:, None, None] + lift < wanted - _ROUNDING] = -np.inf
+            chosen += _best_exchanges(trials, [best], score, each)
         if not trials.measure(chosen, "exchanges"):
             return
+
+
+def _lifts(trials: _Trials) -> np.ndarray:
+    """``[layers + 1, layers + 1]``: saving gained by one layer a step up and another down.
+
+    The last stands for no layer, so that a move up or down alone is an exchange too.
+    """
+    weight = np.append(trials.shares / trials.k, 0.0)
+    return weight[:, None] - weight
+
+
+def _changes(damage: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
+    """``[settings, layers + 1, layers + 1]``: damage that the layers of an exchange alone add.
+
+    Infinite where a layer has no such rate.
+    """
+    here, rows = np.array(settings), np.arange(len(damage))
+    padded = np.pad(damage, ((0, 0), (1, 1)), constant_values=np.inf)
+    up = padded[rows, here + 2] - damage[rows, here]
+    down = padded[rows, here] - damage[rows, here]
+    up, down = np.pad(up, ((0, 0), (0, 1))), np.pad(down, ((0, 0), (0, 1)))
+    return up[:, :, None] + down[:, None, :]
+
+
+def _best_exchanges(
+    trials: _Trials, origins: Sequence[Setting], score: np.ndarray, count: int
+) -> list[Setting]:
+    """Exchanges of the highest scores that are not measured yet; minus infinity never."""
+    diagonal = range(score.shape[1])
+    score[:, diagonal, diagonal] = -np.inf
+    chosen: dict[Setting, None] = {}
+    for flat in np.argsort(-score, axis=None, kind="stable"):
+        origin, more, less = np.unravel_index(flat, score.shape)
+        if score[origin, more, less] == -np.inf or len(chosen) == count:
+            break
+        change = {int(more): 1, int(less): -1}
+        setting = tuple(j + change.get(i, 0) for i, j in enumerate(origins[origin]))
+        if setting not in trials.points:
+            chosen[setting] = None
+    return list(chosen)
 
 
 def _gain(

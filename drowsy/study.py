@@ -6,8 +6,6 @@ numbers come from) and ``NAME.png`` (the picture) into a folder, and returns the
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from drowsy.atomic import write_json, write_text
 from drowsy.evaluate import Setting
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.race import Race
-from drowsy.record import provenance
+from drowsy.record import csv_text, provenance
 from drowsy.search import Measurer, search_points, single_settings, uniform_settings
 
 Row = dict[str, Any]
@@ -150,7 +148,7 @@ class Study:
     ) -> Path:
         """Write the table and its record; returns where the picture goes."""
         net = self.measurer.net
-        write_text(self.out / f"{name}.csv", _csv(rows))
+        write_text(self.out / f"{name}.csv", csv_text(rows))
         record = {
             "study": name,
             "title": self.title,
@@ -172,13 +170,3 @@ class Study:
         }
         write_json(self.out / f"{name}.json", record)
         return self.out / f"{name}.png"
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows
-    )
-    return text.getvalue()

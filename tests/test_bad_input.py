@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy.cli import main
+from drowsy.compare import RECIPES, Sleep
+from drowsy.compare import compare as run_compare
 from drowsy.control import Control
 from drowsy.convert import convert, revert
 from drowsy.deploy import deploy
@@ -185,6 +187,17 @@ def energy(folder: Path, *options: object) -> None:
     frontier().save(folder / "frontier.json")
     files = ("--data", with_images(folder), "--frontier", folder / "frontier.json")
     drowsy("energy", "--model", "caffenet_cifar", *files, "--out", folder / "out.json", *options)
+
+
+def compare(**options: Any) -> None:
+    """A comparison of a network that is in order on four images."""
+    options = {"search": range(2), "report": range(2, 4)} | options
+    run_compare(model(), images(), torch.zeros(4, dtype=torch.int64), **options)
+
+
+def compare_command(folder: Path, *options: object) -> None:
+    files = ("--data", with_images(folder), "--out", folder / "out")
+    drowsy("compare", "--model", "caffenet_cifar", *files, *options)
 
 
 def with_images(folder: Path, *, labels: str | None = None, size: int = 32) -> Path:
@@ -733,6 +746,97 @@ CASES = [
         lambda folder: study(folder, "--images", "many"),
         CommandFailed,
         "--images: got 'many', allowed: FIRST:LAST",
+    ),
+    # Comparisons.
+    Case(
+        "splits that overlap",
+        lambda _: compare(report=range(1, 4)),
+        ValueError,
+        "report: got 1:4, which overlaps search 0:2, allowed: disjoint ranges",
+    ),
+    Case(
+        "calibration that overlaps",
+        lambda _: compare(calibration=range(3, 4)),
+        ValueError,
+        "calibration: got 3:4, which overlaps report 2:4, allowed: disjoint ranges",
+    ),
+    Case(
+        "split of nothing", lambda _: compare(search=range(0)), ValueError, "search: got 0:0, all"
+    ),
+    Case(
+        "split beyond the last image",
+        lambda _: compare(report=range(2, 5)),
+        ValueError,
+        "report: got 2:5, allowed: a range within 0:4",
+    ),
+    *(
+        Case(
+            f"saving of {saving}",
+            lambda _, saving=saving: compare(savings=[0.5, saving]),
+            ValueError,
+            f"savings: got {saving}, allowed: above 0 and below 1",
+        )
+        for saving in (0.0, 1.0, math.nan)
+    ),
+    Case("no saving", lambda _: compare(savings=[]), ValueError, "savings: got none, allowed: one"),
+    Case(
+        "spread of one seed",
+        lambda _: compare(seeds=[0]),
+        ValueError,
+        r"seeds: got \(0,\), allowed: two or more",
+    ),
+    Case(
+        "recipes of one name",
+        lambda _: compare(recipes=[RECIPES["ours"]] * 2),
+        ValueError,
+        r"recipes: got \['ours', 'ours'\], allowed: one or more, each name once",
+    ),
+    Case(
+        "calibration without images",
+        lambda _: compare(recipes=[Sleep("mine", calibrate=print)]),
+        ValueError,
+        "calibration: got none, allowed: a range, as mine calibrates",
+    ),
+    Case(
+        "interpolation",
+        lambda _: compare(interpolation="nearest"),
+        ValueError,
+        "interpolation: got 'nearest', allowed: bicubic, bilinear",
+    ),
+    Case(
+        "budget of a comparison", lambda _: compare(budget=0), ValueError, "budget: got 0, allowed"
+    ),
+    Case(
+        "rates of a recipe",
+        lambda _: Sleep("mine", rates="best"),
+        ValueError,
+        "rates: got 'best', allowed: uniform, search",
+    ),
+    Case(
+        "scaling of a recipe",
+        lambda _: Sleep("mine", scaling=(1.0,)),
+        ValueError,
+        r"scaling: got \(1\.0,\), allowed: savings from 0 to below 1",
+    ),
+    Case(
+        "baseline of other images",
+        lambda _: evaluator(images(), baseline=torch.zeros(3, 5)),
+        ValueError,
+        r"baseline: got shape \(3, 5\) for 4 images, allowed: \(4, classes\)",
+    ),
+    Case(
+        "splits of the command that overlap",
+        lambda folder: compare_command(folder, "--search", "0:2", "--report", "1:3"),
+        CommandFailed,
+        "report: got 1:3, which overlaps search 0:2",
+    ),
+    Case(
+        "unknown recipe",
+        lambda folder: compare_command(
+            folder, "--search", "0:1", "--report", "1:3", "--recipes", "magic"
+        ),
+        CommandFailed,
+        "--recipes: invalid choice: 'magic'",
     ),
     # Energy.
     Case("meter of nothing", lambda _: Meter([]), ValueError, r"device: got \[\], allowed: one or"),

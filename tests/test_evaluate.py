@@ -322,8 +322,8 @@ class Fixed(nn.Module):
 def counts_of(logits: Tensor, labels: Tensor, baseline: Tensor | None = None) -> Counts:
     """Counts of given logits; against themselves, or against another network's."""
     net = convert(Fixed(logits.shape[1]).eval())
-    evaluator = Evaluator(net, torch.zeros(len(logits), 1, 1, logits.shape[1]), labels)
-    evaluator._baseline = baseline
+    images = torch.zeros(len(logits), 1, 1, logits.shape[1])
+    evaluator = Evaluator(net, images, labels, baseline=baseline)
     return evaluator._count((0,), logits)
 
 
@@ -345,6 +345,20 @@ def test_counts_are_those_of_the_logits() -> None:
     assert results[0,].agree == 200
     assert 0 < results[3,].agree < 200
     assert results[3,].divergence > 1
+
+
+def test_a_baseline_of_elsewhere_is_what_agreement_and_divergence_compare_with(
+    net: DrowsyNet, images: Tensor
+) -> None:
+    awake = (0,) * len(net.layers)
+    logits = Evaluator(net, images, batch=4).logits()
+    torch.testing.assert_close(logits, whole_network(net, images, awake))
+    baseline = torch.randn(logits.shape)
+    counts = Evaluator(net, images, baseline=baseline).evaluate(awake)
+    expected = counts_of(logits, torch.zeros(len(images), dtype=torch.int64), baseline)
+    assert counts.agree == expected.agree == int((logits.argmax(1) == baseline.argmax(1)).sum())
+    assert counts.divergence == pytest.approx(expected.divergence, rel=1e-4)
+    assert counts.divergence > 1
 
 
 def test_without_labels_only_agreement_is_counted() -> None:

@@ -21,6 +21,7 @@ from drowsy.search import (
     _gain,
     additive_settings,
     all_settings,
+    search_at,
     search_points,
     single_settings,
 )
@@ -137,6 +138,34 @@ def test_exchanges_mend_what_the_additive_model_gets_wrong() -> None:
     candidates = singles | model.measure(additive_settings(damage, shares))
     found = search_points(model, "additive", len(candidates) + 100)
     assert volume(found) > volume(candidates)
+
+
+def least_harm(points: dict[Setting, OperatingPoint], saving: float) -> float:
+    return min(p.divergence for p in points.values() if p.saving >= saving - 1e-9)
+
+
+@pytest.mark.parametrize("goals", [(0.5,), (0.25, 0.5, 0.75)])
+def test_at_given_savings_the_best_settings_are_found(goals: tuple[float, ...]) -> None:
+    """Exactly where damages add up; better than along the whole frontier where they do not."""
+    model = Model()
+    every = model.measure(all_settings(4, 6))
+    found = search_at(model, goals, 6**4 // 10)
+    for goal in goals:
+        assert least_harm(found, goal) == pytest.approx(least_harm(every, goal))
+    for seed in range(3):
+        deep, same = (Model(12, 8, mixed=1.0, seed=seed) for _ in range(2))
+        found, along = search_at(deep, goals, 200), search_points(same, "additive", 200)
+        assert len(deep.asked) == len(set(deep.asked)) == len(found) == 200
+        for goal in goals:
+            assert least_harm(found, goal) < least_harm(along, goal)
+
+
+@pytest.mark.parametrize("budget", [1, 3, 20, 1000])
+def test_a_search_at_given_savings_keeps_its_budget_and_ends(budget: int) -> None:
+    model = Model(3, 4)
+    points = search_at(model, (0.3, 0.9), budget)
+    assert len(model.asked) == len(set(model.asked)) == len(points) == min(budget, len(points))
+    assert budget < 1000 or len(points) <= 64
 
 
 @pytest.mark.parametrize("budget", [1, 3, 20, 101])

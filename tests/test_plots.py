@@ -240,3 +240,49 @@ def test_plots_need_no_display_and_touch_no_global_state(tmp_path: Path):
     run = [sys.executable, "-c", code, str(tmp_path / "s.png")]
     subprocess.run(run, check=True, timeout=60)
     assert (tmp_path / "s.png").exists()
+
+
+# --- comparisons ---------------------------------------------------------------------------------
+
+
+def comparison_rows() -> list[dict[str, Any]]:
+    lost = {"paper": (8.0, 70.0), "resolution": (3.0, 7.0), "ours": (-1.0, 2.0)}
+    return [
+        {
+            "method": method,
+            "saving_reached": None if (method, i) == ("paper", 1) else 0.26 + 0.25 * i,
+            "top1_lost": points[i],
+            "top1_std": 0.5,
+            "top5_lost": points[i] / 2,
+            "top5_std": 0.0,
+        }
+        for i in range(2)
+        for method, points in lost.items()
+    ]
+
+
+def test_a_comparison_is_a_line_per_method_in_points_lost(tmp_path: Path, drawn: list[Figure]):
+    plots.plot_comparison(comparison_rows(), tmp_path / "c.png", "", rival="resolution")
+    (figure,) = drawn
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels == ["top-1 accuracy lost (points)", "top-5 accuracy lost (points)"]
+    (axis, _) = figure.axes
+    found = {bars.get_label(): bars for bars in axis.containers}
+    assert list(found) == legend_texts(figure) == ["paper", "resolution", "ours"]
+    line, _, (bars,) = found["ours"]
+    assert list(line.get_xdata()) == pytest.approx([26, 51])
+    assert list(line.get_ydata()) == [-1, 2]
+    assert [found[name][0].get_linestyle() for name in found] == ["-", "--", "-"]
+    assert [tuple(s[:, 1]) for s in bars.get_segments()] == [(-1.5, -0.5), (1.5, 2.5)]
+    # What a method cannot reach is left out; the bars lie within the panel.
+    assert list(found["paper"][0].get_xdata()) == [26]
+    low, high = axis.get_ylim()
+    assert low == -1.5
+    assert high == 8.5
+    assert list(axis.get_yticks()) == [-1, 0, 1, 2, 5]
+
+
+def test_a_comparison_without_labels_is_of_agreement(tmp_path: Path, drawn: list[Figure]):
+    rows = [{"method": "a", "saving_reached": 0.3, "agreement_lost": 4.0, "agreement_std": 0.0}]
+    plots.plot_comparison(rows, tmp_path / "c.png", "")
+    assert [axis.get_ylabel() for axis in drawn[0].axes] == ["agreement lost (points)"]

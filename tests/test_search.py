@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ import drowsy
 from drowsy.evaluate import Evaluator
 from drowsy.search import (
     Measurer,
+    Reference,
     additive_settings,
     all_settings,
     search_points,
     single_settings,
     uniform_settings,
 )
+from drowsy.store import Context
 
 
 def small_net(k: int = 4) -> drowsy.DrowsyNet:
@@ -175,3 +178,29 @@ def test_a_search_killed_at_ten_random_moments(tmp_path: Path) -> None:
     assert key(drowsy.Frontier(points.values())) == key(drowsy.Frontier(straight.values()))
     # A run counts multiplications and evaluates rate 0; a kill costs at most what is in flight.
     assert inferences(log).total() - 2 * 11 <= 6**3 + 10
+
+
+def test_a_result_is_known_by_all_that_decides_it() -> None:
+    """Streams, a reference and further facts; what changes nothing does not count."""
+    images, labels = small_data()
+
+    def context(net: drowsy.DrowsyNet | None = None, **options: Any) -> Context:
+        return Measurer(net or small_net(), images, labels, **options).context(0)
+
+    plain = context()
+    shared = small_net()
+    shared.layers["2"].stage(stream=shared.layers["0"].sleep.stream)
+    assert context(shared) != plain
+    never = lambda: pytest.fail("nothing is evaluated")  # noqa: E731
+    assert context(reference=Reference(plain.weights, plain.data, never)) == plain
+    assert context(reference=Reference(plain.weights, "other images", never)) != plain
+    assert context(facts={"calibration": "mine"}) != plain
+
+
+def test_what_the_store_knows_is_known_for_every_seed() -> None:
+    images, labels = small_data()
+    store = drowsy.Store(":memory:")
+    Measurer(small_net(), images, labels, seeds=[0], store=store).measure([(1, 0, 2)])
+    assert Measurer(small_net(), images, labels, seeds=[0], store=store).knows((1, 0, 2))
+    assert not Measurer(small_net(), images, labels, seeds=[0], store=store).knows((1, 0, 0))
+    assert not Measurer(small_net(), images, labels, seeds=[0, 1], store=store).knows((1, 0, 2))

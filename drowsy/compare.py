@@ -1,0 +1,581 @@
+"""Ways to save multiplications, side by side: one network, one set of images, equal savings.
+
+A *recipe* turns a wanted saving into an *operation*: a network, an image size and a setting whose
+convolutions need that many multiplications less than the network as it is. Operations are chosen on
+search images and reported on others.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drowsy import plots
+from drowsy.atomic import write_json, write_text
+from drowsy.convert import convert
+from drowsy.cost import align as align_columns
+from drowsy.cost import layer_costs, layer_shares
+from drowsy.cost import saving as saving_of
+from drowsy.evaluate import Evaluator, Setting, check_images, check_labels
+from drowsy.frontier import OperatingPoint
+from drowsy.net import DrowsyNet
+from drowsy.record import csv_text, provenance
+from drowsy.rivals import (
+    INTERPOLATIONS,
+    Size,
+    fit_flatten,
+    resolution_for,
+    scale_images,
+    slim_to,
+)
+from drowsy.search import Measurer, Reference, check_method, search_at
+from drowsy.sleep import DEFAULT_K
+from drowsy.stages import align
+from drowsy.store import Store, fingerprint_data, fingerprint_state
+
+Row = dict[str, Any]
+SAVINGS = (0.25, 0.5, 0.75)
+SEEDS = (0, 1, 2)
+RATES = ("uniform", "search")
+Calibrate = Callable[[DrowsyNet, Tensor], object]
+"""Corrects a network, set to an operating point, in place on unlabelled images ``[N, C, H, W]``."""
+
+# Savings are sums of floats.
+_EPSILON = 1e-9
+
+
+# --- recipes -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How a recipe reaches a saving.
+
+    Attributes:
+        net: the network.
+        size: ``(H, W)`` that images are scaled to.
+        setting: thresholds of its layers.
+        saving: fraction saved of the multiplications of the network as it is.
+        calibrate: what corrects the network at this setting.
+    """
+
+    net: DrowsyNet
+    size: Size
+    setting: Setting
+    saving: float
+    calibrate: Calibrate | None = None
+
+
+class Recipe(ABC):
+    """A way to save multiplications; ``name`` heads its rows."""
+
+    name: str
+
+    @abstractmethod
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        """What saves at least ``saving``; None where nothing does."""
+
+
+@dataclass(frozen=True)
+class Sleep(Recipe):
+    """Neurons asleep, at a lower resolution or not.
+
+    Args:
+        name: of the recipe.
+        source, grain, k, fill, skip: as for ``drowsy.convert``.
+        aligned: layers of a stage share one position map (``drowsy.align``).
+        rates: ``uniform`` (one rate for all layers) or ``search`` (the additive search).
+        scaling: savings that may be left to the input's resolution; of the operations at each, the
+            one of least divergence on the search images is taken. 0 is full resolution.
+        calibrate: corrects the network at an operation before it is measured.
+    """
+
+    name: str
+    source: str = "bernoulli"
+    grain: str = "neuron"
+    k: int = DEFAULT_K
+    fill: str = "auto"
+    skip: tuple[str, ...] = ()
+    aligned: bool = False
+    rates: str = "search"
+    scaling: tuple[float, ...] = (0.0,)
+    calibrate: Calibrate | None = None
+
+    def __post_init__(self) -> None:
+        if self.rates not in RATES:
+            raise ValueError(f"rates: got {self.rates!r}, allowed: {', '.join(RATES)}")
+        if not self.scaling or not all(0 <= part < 1 for part in self.scaling):
+            raise ValueError(f"scaling: got {self.scaling}, allowed: savings from 0 to below 1")
+
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        sizes = dict.fromkeys(map(bench.resolution_for, self.scaling))
+        found = [
+            operation
+            for size in sizes
+            # A size that alone saves enough leaves nothing to sleep.
+            if size is not None
+            and bench.spared(size) < saving
+            and (operation := self._at(bench, size, saving)) is not None
+        ]
+        if len(found) < 2:
+            return found[0] if found else None
+        return min(found, key=lambda each: bench.measure(each, "search").divergence or 0.0)
+
+    def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
+        net = bench.net(self)
+        left = 1 - bench.spared(size)
+        # A multiplication asleep is one of those that are left at this size.
+        wanted = 1 - (1 - saving) / left - _EPSILON
+        if self.rates == "uniform":
+            damage = {(j,) * len(net.layers): float(j) for j in range(self.k)}
+        else:
+            damage = bench.search(self, size)
+        enough = [s for s in damage if bench.asleep(net, size, s) >= wanted]
+        if not enough:
+            return None
+        setting = min(enough, key=damage.__getitem__)
+        reached = 1 - left * (1 - bench.asleep(net, size, setting))
+        return Operation(net, size, setting, reached, self.calibrate)
+
+
+@dataclass(frozen=True)
+class Scale(Recipe):
+    """Smaller images, nobody asleep: the simplest rival."""
+
+    name: str = "resolution"
+
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        size = bench.resolution_for(saving)
+        return size and Operation(bench.dense, size, bench.awake, bench.spared(size))
+
+
+@dataclass(frozen=True)
+class Slim(Recipe):
+    """Whole channels dropped, those of lowest L1 norm, the same share in every layer."""
+
+    name: str = "channels"
+
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        slim = slim_to(bench.dense, bench.image, saving)
+        return slim and Operation(slim[0], bench.full, bench.awake, slim[1])
+
+
+# Ours so far: what of it has to prove itself is exactly what this comparison is for.
+_OURS = Sleep("ours", source="lattice", grain="position", fill="interpolate")
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Sleep("paper-uniform", rates="uniform"),
+        Sleep("paper-nonuniform"),
+        # Figurnov et al., "PerforatedCNNs", NIPS 2016: a grid of positions, a rate for each layer.
+        Sleep("perforation", source="lattice", grain="position", fill="nearest"),
+        Slim(),
+        Scale(),
+        _OURS,
+        replace(_OURS, name="ours+resolution", scaling=(0.125, 0.25, 0.5)),
+    )
+}
+
+
+# --- what recipes are given ----------------------------------------------------------------------
+
+
+class Bench:
+    """One network and its images, and what recipes ask about them.
+
+    Args: as for ``compare``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor | None,
+        splits: Mapping[str, range],
+        *,
+        savings: Sequence[float],
+        seeds: Sequence[int],
+        store: Store | None,
+        budget: int | None,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        interpolation: str,
+        progress: bool,
+    ) -> None:
+        check_images(images)
+        check_labels(labels, images)
+        check_splits(splits, len(images))
+        if len(seeds) < 2:
+            raise ValueError(
+                f"seeds: got {tuple(seeds)}, allowed: two or more, as their spread is reported"
+            )
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation: got {interpolation!r}, allowed: {', '.join(INTERPOLATIONS)}"
+            )
+        self.seeds, self._savings = tuple(seeds), tuple(savings)
+        self.image = tuple(images.shape[1:])
+        self.full: Size = (images.shape[2], images.shape[3])
+        self._model, self._budget, self._batch = model, budget, batch
+        self._dtype, self._device, self._progress = dtype, device, progress
+        self._interpolation, self._store = interpolation, store or Store(":memory:")
+        self._images = {name: images[span.start : span.stop] for name, span in splits.items()}
+        self._labels = {
+            name: None if labels is None else labels[span.start : span.stop].to(device)
+            for name, span in splits.items()
+        }
+        self._nets: dict[Recipe, DrowsyNet] = {}
+        self._searched: dict[tuple[Recipe, Size], dict[Setting, float]] = {}
+        self._references: dict[str, Reference] = {}
+        self.dense = self.net(Sleep("dense"))
+        self.awake: Setting = (0,) * len(self.dense.layers)
+        # Shapes and costs without memory or time.
+        self._shadow = copy.deepcopy(self.dense).to("meta")
+        self._costs: dict[Size, tuple[int, dict[str, float]]] = {}
+
+    # --- networks and costs ---------------------------------------------------------------------
+
+    def net(self, recipe: Sleep) -> DrowsyNet:
+        """The network as a recipe wants it, made once."""
+        if recipe not in self._nets:
+            # A copy of its own: in another dtype, batch norms stay folded in the given one.
+            net = convert(
+                copy.deepcopy(self._model),
+                source=recipe.source,
+                grain=recipe.grain,
+                k=recipe.k,
+                fill=recipe.fill,
+                skip=recipe.skip,
+            )
+            self.fitted = fit_flatten(net, self.image)
+            if recipe.aligned:
+                align(net, next(net.parameters()).new_zeros(1, *self.image))
+            net.to(device=self._device, dtype=self._dtype)
+            self._nets[recipe] = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._nets[recipe]
+
+    def multiplies(self, size: Size) -> int:
+        """Multiplications of all convolutions for one image of a size, nobody asleep."""
+        return self._cost(size)[0]
+
+    def spared(self, size: Size) -> float:
+        """Fraction of the multiplications that scaling images to ``size`` saves."""
+        return 1 - self.multiplies(size) / self.multiplies(self.full)
+
+    def asleep(self, net: DrowsyNet, size: Size, setting: Setting) -> float:
+        """Fraction of the multiplications at ``size`` that a setting saves."""
+        rates = {name: j / net.k for name, j in zip(net.layers, setting, strict=True)}
+        return saving_of(rates, self._cost(size)[1])
+
+    def resolution_for(self, saving: float) -> Size | None:
+        """The largest size that saves at least ``saving``; None if none does."""
+        return resolution_for(saving, self.multiplies, self.full)
+
+    def _cost(self, size: Size) -> tuple[int, dict[str, float]]:
+        if size not in self._costs:
+            costs = layer_costs(self._shadow, (self.image[0], *size))
+            self._costs[size] = sum(cost.multiplies for cost in costs), layer_shares(costs)
+        return self._costs[size]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the weights and of the images reported on, with their labels."""
+        reference = self._reference("report")
+        return {"weights_sha256": reference.weights, "data_sha256": reference.data}
+
+    # --- measuring ------------------------------------------------------------------------------
+
+    def measure(self, operation: Operation, split: str) -> OperatingPoint:
+        """What an operation does on the images of a split; every seed counts on ``report``."""
+        net, size, setting = operation.net, operation.size, operation.setting
+        facts: dict[str, Any] = {}
+        calibrate = operation.calibrate
+        if calibrate is not None:
+            unlabelled = self.images("calibration", size)
+            data = fingerprint_data(unlabelled, None)
+            facts["calibration"] = [_name(calibrate), data, list(setting)]
+            net = copy.deepcopy(net)
+        # Without sleep nothing is random.
+        seeds = self.seeds if split == "report" and any(setting) else self.seeds[:1]
+        measurer = self._measurer(net, size, split, seeds, facts)
+        # The store knows a corrected network by the one before its correction.
+        if calibrate is not None and not measurer.knows(setting):
+            net.set(measurer.schedule(setting))
+            net.reseed(0)
+            with torch.inference_mode():
+                calibrate(net, unlabelled)
+        return measurer.measure([setting], split)[setting]
+
+    def search(self, recipe: Sleep, size: Size) -> dict[Setting, float]:
+        """Settings measured on the search images at a size, and their divergence."""
+        if (recipe, size) not in self._searched:
+            measurer = self._measurer(self.net(recipe), size, "search", self.seeds[:1], {})
+            left = 1 - self.spared(size)
+            # A multiplication asleep is one of those that are left at this size.
+            goals = [1 - (1 - saving) / left for saving in self._savings if 1 - saving < left]
+            points = search_at(measurer, goals, self._budget)
+            self._searched[recipe, size] = {s: p.divergence or 0.0 for s, p in points.items()}
+        return self._searched[recipe, size]
+
+    def images(self, split: str, size: Size) -> Tensor:
+        """Images of a split, scaled, as the network takes them."""
+        images = scale_images(self._images[split], size, self._interpolation)
+        images = images.to(device=self._device, dtype=self._dtype)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _measurer(
+        self, net: DrowsyNet, size: Size, split: str, seeds: Sequence[int], facts: Mapping[str, Any]
+    ) -> Measurer:
+        return Measurer(
+            net,
+            self.images(split, size),
+            self._labels[split],
+            seeds=seeds,
+            store=self._store,
+            batch=self._batch,
+            reference=self._reference(split),
+            facts=facts,
+            progress=self._progress,
+        )
+
+    def _reference(self, split: str) -> Reference:
+        """The network as it is, on images as they are."""
+        if split not in self._references:
+
+            @functools.cache
+            def logits() -> Tensor:
+                images = self.images(split, self.full)
+                return Evaluator(self.dense, images, batch=self._batch).logits()
+
+            self._references[split] = Reference(
+                fingerprint_state(self.dense.state_dict()),
+                fingerprint_data(self.images(split, self.full), self._labels[split]),
+                logits,
+            )
+        return self._references[split]
+
+
+def check_splits(splits: Mapping[str, range], count: int) -> None:
+    """Raise ValueError unless these are disjoint ranges of ``count`` images, none empty."""
+    for name, span in splits.items():
+        if span.step != 1 or not 0 <= span.start < span.stop <= count:
+            raise ValueError(
+                f"{name}: got {span.start}:{span.stop}, allowed: a range within 0:{count}"
+            )
+    named = sorted(splits.items(), key=lambda item: item[1].start)
+    for (name, span), (other, later) in itertools.pairwise(named):
+        if later.start < span.stop:
+            raise ValueError(
+                f"{other}: got {later.start}:{later.stop}, which overlaps {name} "
+                f"{span.start}:{span.stop}, allowed: disjoint ranges"
+            )
+
+
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def compare(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    search: range,
+    report: range,
+    calibration: range | None = None,
+    savings: Sequence[float] = SAVINGS,
+    seeds: Sequence[int] = SEEDS,
+    recipes: Sequence[Recipe] = tuple(RECIPES.values()),
+    budget: int | None = None,
+    interpolation: str = "bicubic",
+    store: Store | None = None,
+    batch: int = 50,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+    each: Callable[[Row], None] = lambda row: None,
+    out: str | os.PathLike[str] | None = None,
+    title: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """Accuracy lost by each recipe at each saving.
+
+    Args:
+        model: a network in eval mode that ``drowsy.convert`` takes; stays as it was.
+        images: float32 ``[N, C, H, W]``, as the network takes them at full resolution.
+        labels: int64 ``[N]``, or None: then agreement with the network as it is stands for top-1.
+        search: images on which operations are chosen, with the first seed.
+        report: images on which they are reported, with every seed.
+        calibration: images, labels unused, for recipes that calibrate. The three are disjoint.
+        savings: fractions of the convolution multiplications of the whole network at full
+            resolution, each above 0 and below 1. A recipe reaches at least these.
+        seeds: of the sleep maps, two or more.
+        recipes: what is compared; names must differ.
+        budget: settings of each search, as for ``drowsy.search``.
+        interpolation: how images are scaled down (antialiased): ``bicubic`` or ``bilinear``.
+        store: results go there at once, and what it holds is not evaluated again.
+        batch, dtype, device, progress: of the evaluation.
+        each: called with every row as soon as it is known.
+        out: folder for ``compare.csv`` (the rows), ``compare.json`` (where they come from) and
+            ``compare.png`` (the picture); None writes nothing.
+        title, about: of the picture, and further facts for the record.
+
+    Returns:
+        A row for each saving and recipe: ``method``, ``saving`` (wanted), ``saving_reached``,
+        ``size`` (of the image), ``NAME_lost`` in points and ``NAME_std`` over the seeds for top1
+        and top5 (or agreement), ``NAME_beats`` (``yes`` where it loses less than ``resolution`` by
+        more than the larger spread of the two, ``no`` where it loses more by that, else ``even``),
+        ``images``, ``seeds``, ``rates`` in 1/k. What a recipe cannot reach is None.
+
+    Raises:
+        ValueError: splits that overlap or are empty, a saving out of range, fewer than two seeds,
+            recipes of one name, or no calibration images for a recipe that calibrates.
+    """
+    if not savings:
+        raise ValueError("savings: got none, allowed: one or more")
+    for wanted in savings:
+        if not 0 < wanted < 1:
+            raise ValueError(f"savings: got {wanted}, allowed: above 0 and below 1")
+    check_method("additive", budget)
+    names = [recipe.name for recipe in recipes]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"recipes: got {names}, allowed: one or more, each name once")
+    splits = {"search": search, "report": report}
+    if calibration is not None:
+        splits["calibration"] = calibration
+    needy = [r.name for r in recipes if getattr(r, "calibrate", None) is not None]
+    if needy and calibration is None:
+        raise ValueError(f"calibration: got none, allowed: a range, as {needy[0]} calibrates")
+    bench = Bench(
+        model,
+        images,
+        labels,
+        splits,
+        savings=savings,
+        seeds=seeds,
+        store=store,
+        budget=budget,
+        batch=batch,
+        dtype=dtype,
+        device=torch.device(device),
+        interpolation=interpolation,
+        progress=progress,
+    )
+    start = time.perf_counter()
+    dense = bench.measure(Operation(bench.dense, bench.full, bench.awake, 0.0), "report")
+    rows: list[Row] = []
+    scaling = next((recipe for recipe in recipes if isinstance(recipe, Scale)), None)
+    for wanted in savings:
+        # First what the others are judged by.
+        rival = None if scaling is None else _row(bench, scaling, wanted, dense)
+        for recipe in recipes:
+            judge = None if recipe is scaling else rival
+            row = _row(bench, recipe, wanted, dense) if judge or rival is None else rival
+            rows.append(row | _verdicts(row, judge))
+            each(rows[-1])
+    if out is not None:
+        record = {
+            "comparison": title,
+            **(about or {}),
+            "as it is": {name: getattr(dense, name) for name in _measured(dense)},
+            "splits": {name: [span.start, span.stop] for name, span in splits.items()},
+            "seeds": list(bench.seeds),
+            "budget": budget,
+            "images scaled": f"{interpolation}, antialiased",
+            "features scaled before flattening": bench.fitted,
+            "recipes": {recipe.name: _described(recipe) for recipe in recipes},
+            "seconds": round(time.perf_counter() - start, 1),
+            "seconds_note": "of this run; points found in the store cost nothing",
+            **bench.fingerprints,
+            **provenance(),
+        }
+        folder = Path(out)
+        write_text(folder / "compare.csv", csv_text(rows))
+        write_json(folder / "compare.json", record)
+        as_it_is = " / ".join(f"{100 * getattr(dense, name):.1f}" for name in _measured(dense))
+        plots.plot_comparison(
+            rows,
+            folder / "compare.png",
+            f"{title}; with all multiplications {as_it_is}%",
+            None if scaling is None else scaling.name,
+        )
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as aligned text."""
+    shown = [key for key in rows[0] if key not in ("rates", "images", "seeds")]
+    return align_columns([shown, *([_text(key, row[key]) for key in shown] for row in rows)])
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{value:.1%}" if key.startswith("saving") else f"{round(value, 1) + 0.0:.1f}"
+
+
+def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> Row:
+    """What a recipe loses at a saving; None in every column where it cannot reach it."""
+    operation = recipe.operate(bench, wanted)
+    point = None if operation is None else bench.measure(operation, "report")
+    row: Row = {
+        "method": recipe.name,
+        "saving": wanted,
+        "saving_reached": operation and operation.saving,
+        "size": operation and "x".join(map(str, operation.size)),
+    }
+    for name in _measured(dense):
+        lost = point and 100 * (getattr(dense, name) - getattr(point, name))
+        row[f"{name}_lost"] = lost
+        # One seed was measured where nothing is random.
+        row[f"{name}_std"] = point and 100 * (point.spread or {}).get(name, 0.0)
+    return {
+        **row,
+        "images": dense.images,
+        "seeds": len(bench.seeds),
+        "rates": operation and " ".join(map(str, operation.setting)),
+    }
+
+
+def _measured(point: OperatingPoint) -> list[str]:
+    return ["top1", "top5"] if point.top1 is not None else ["agreement"]
+
+
+def _verdicts(row: Row, rival: Row | None) -> Row:
+    """Whether a row loses less than its rival, by more than the larger spread of the two."""
+    verdicts: Row = {}
+    for name in (key.removesuffix("_lost") for key in row if key.endswith("_lost")):
+        lost = row[f"{name}_lost"]
+        if rival is None or None in (lost, rival[f"{name}_lost"]):
+            verdicts[f"{name}_beats"] = None
+            continue
+        less = rival[f"{name}_lost"] - lost
+        spread = max(row[f"{name}_std"], rival[f"{name}_std"])
+        verdicts[f"{name}_beats"] = "even" if abs(less) <= spread else "yes" if less > 0 else "no"
+    return verdicts
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields, JSON-able."""
+    values = {"kind": type(recipe).__name__, **vars(recipe)}
+    if callable(values.get("calibrate")):
+        values["calibrate"] = _name(values["calibrate"])
+    return values
+
+
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))

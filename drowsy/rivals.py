@@ -1,0 +1,215 @@
+"""What else saves multiplications at inference without retraining: smaller images, fewer channels.
+
+Neither puts a neuron to sleep. Both are here so that ``drowsy compare`` can set them beside what
+does, counted in the same convolution multiplications.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from drowsy.cost import layer_costs
+from drowsy.layer import DrowsyConv2d
+from drowsy.net import DrowsyNet
+from drowsy.stages import shapes
+
+Size = tuple[int, int]
+INTERPOLATIONS = ("bicubic", "bilinear")
+# Widths tried by ``slim_to``: multiples of 1/64 of each layer's channels.
+_WIDTHS = 64
+
+
+# --- smaller images ------------------------------------------------------------------------------
+
+
+def scale_images(images: Tensor, size: Size, interpolation: str = "bicubic") -> Tensor:
+    """Images ``[N, C, H, W]`` scaled down to ``size``, antialiased; as they are at their own."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode=interpolation, antialias=True)
+
+
+def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size) -> Size | None:
+    """The largest size, of the shape of ``full``, that saves at least ``saving``; else None.
+
+    To the pixel: where strides round sizes, a step of 8 would cost the rival up to ten points.
+
+    Args:
+        saving: fraction of the multiplications, 0 to 1.
+        multiplies: of all convolutions for one image of a size; must not fall as the size grows.
+            RuntimeError: a kernel is larger than what is left of the image.
+        full: ``(H, W)`` of the unscaled image.
+    """
+    short = min(full)
+    allowed = (1 - saving) * multiplies(full)
+
+    def size(side: int) -> Size:
+        height, width = (max(round(length * side / short), 1) for length in full)
+        return height, width
+
+    def too_much(side: int) -> bool:
+        try:
+            return multiplies(size(side)) > allowed
+        except RuntimeError:
+            return False
+
+    # As many sides save enough as the largest that does is long.
+    largest = bisect.bisect_left(range(1, short + 1), True, key=too_much)
+    try:
+        multiplies(size(largest))
+    except RuntimeError:
+        return None
+    return size(largest)
+
+
+def fit_flatten(net: DrowsyNet, image: Sequence[int]) -> list[str]:
+    """Let a network whose flatten takes features of one size take smaller images too, in place.
+
+    Features are scaled (bilinearly) to the size that the linear layer was trained with; at the
+    trained size that changes nothing. A network that takes smaller images as it is stays as it is.
+
+    Args:
+        net: a converted network.
+        image: ``(C, H, W)`` that it was trained with.
+
+    Returns:
+        Names of the graph's nodes whose features are scaled.
+    """
+    channels, height, width = image
+    try:
+        # On the meta device, where only shapes are computed.
+        layer_costs(copy.deepcopy(net).to("meta"), (channels, -(-height // 2), -(-width // 2)))
+        return []
+    except RuntimeError:
+        fitted = []
+    trained = shapes(net, next(net.parameters()).new_zeros(1, *image))
+    for node in list(net.graph.nodes):
+        if len(node.all_input_nodes) != 1:
+            continue
+        (features,) = node.all_input_nodes
+        before, after = trained.get(features, ()), trained.get(node, ())
+        if len(before) == 4 and len(after) == 2 and before.numel() == after.numel():
+            with net.graph.inserting_before(node):
+                size = tuple(before[-2:])
+                scaled = net.graph.call_function(
+                    F.interpolate, (features,), {"size": size, "mode": "bilinear"}
+                )
+            node.replace_input_with(features, scaled)
+            fitted.append(features.name)
+    net.recompile()
+    return fitted
+
+
+# --- fewer channels ------------------------------------------------------------------------------
+
+
+def slim_to(net: DrowsyNet, image: Sequence[int], saving: float) -> tuple[DrowsyNet, float] | None:
+    """The widest slimmed copy of a network that saves at least ``saving``, and what it saves.
+
+    Every layer that another layer reads loses the same share of its channels: those whose weights,
+    batch norm folded in, have the lowest L1 norms (Li et al., "Pruning filters for efficient
+    ConvNets", ICLR 2017). A removed channel outputs 0, and what reads it multiplies by it no more,
+    which counts as saved too. None where no width saves that much.
+
+    Args:
+        net: a converted network; stays as it was.
+        image: ``(C, H, W)``.
+        saving: fraction of the convolution multiplications, 0 to 1.
+    """
+    total = sum(cost.multiplies for cost in layer_costs(net, image))
+    sizes = shapes(net, next(net.parameters()).new_zeros(1, *image))
+
+    def saved(width: int) -> float:
+        return 1 - _multiplies(net, sizes, _kept(net, width / _WIDTHS)) / total
+
+    width = bisect.bisect_left(range(_WIDTHS), saving, key=saved)
+    if width == _WIDTHS:
+        return None
+    slim = copy.deepcopy(net)
+    for name, kept in _kept(net, width / _WIDTHS).items():
+        _silence(slim.layers[name], ~kept)
+    return slim, saved(width)
+
+
+def _kept(net: DrowsyNet, share: float) -> dict[str, Tensor]:
+    """Which channels stay, by layer, when each loses ``share`` of its own."""
+    kept = {}
+    for name in _read_by_layers(net):
+        weight, _ = net.layers[name].parameters_in_effect()
+        norms = weight.abs().sum((1, 2, 3), dtype=torch.float32)
+        kept[name] = torch.ones(len(norms), dtype=torch.bool)
+        kept[name][norms.argsort(stable=True)[: int(share * len(norms))].cpu()] = False
+    return kept
+
+
+def _read_by_layers(net: DrowsyNet) -> list[str]:
+    """Layers whose outputs a convolution or linear layer reads; the others give the logits."""
+    modules = dict(net.named_modules(remove_duplicate=False))
+
+    def weighs(node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return isinstance(modules[str(node.target)], (nn.Conv2d, nn.Linear))
+        return node.target is F.linear
+
+    read: dict[fx.Node, bool] = {}
+    for node in reversed(net.graph.nodes):
+        read[node] = any(weighs(user) or read[user] for user in node.users)
+    return [
+        name
+        for name in net.layers
+        if all(read[node] for node in net.graph.nodes if node.target == name)
+    ]
+
+
+def _silence(layer: DrowsyConv2d, removed: Tensor) -> None:
+    """Set what these channels compute before the activation to 0."""
+    removed = removed.to(layer.weight.device)
+    tensors = [layer.weight, layer.bias, *layer.parameters_in_effect()]
+    if layer.norm is not None:
+        tensors += [layer.norm.bias, layer.norm.running_mean]
+    with torch.no_grad():
+        for tensor in tensors:
+            if tensor is not None:
+                tensor[removed] = 0
+
+
+def _multiplies(
+    net: DrowsyNet, sizes: Mapping[fx.Node, torch.Size], kept: Mapping[str, Tensor]
+) -> int:
+    """Multiplications by inputs that can differ from 0, for the outputs of channels that stay."""
+    count = 0
+
+    class Alive(fx.Interpreter):
+        """The network on tensors of 1, with 0 where a channel is 0 whatever the image."""
+
+        def run_node(self, node: fx.Node) -> Any:
+            nonlocal count
+            if node.target == "control":
+                return None
+            name = str(node.target)
+            module = net.get_submodule(name) if node.op == "call_module" else None
+            if not isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                return super().run_node(node)
+            x = self.env[node.all_input_nodes[0]]
+            if isinstance(module, nn.BatchNorm2d):
+                return x
+            stay = kept[name].to(x) if name in kept else x.new_ones(module.out_channels)
+            alive = (x != 0).any(3).any(2).any(0)
+            # Each output of a group multiplies by each living input of the group.
+            pairs = stay.view(module.groups, -1).sum(1) * alive.view(module.groups, -1).sum(1)
+            positions = sizes[node][-2] * sizes[node][-1]
+            kernel = module.kernel_size[0] * module.kernel_size[1]
+            count += int(pairs.sum()) * kernel * positions
+            return stay[None, :, None, None].expand(sizes[node]).contiguous()
+
+    image = next(size for node, size in sizes.items() if node.op == "placeholder")
+    with torch.inference_mode():
+        Alive(net).run(next(net.parameters()).new_ones(image))
+    return count
