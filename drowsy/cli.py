@@ -21,7 +21,7 @@ from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
 from drowsy.engine import Engine, InProcess
-from drowsy.frontier import Frontier
+from drowsy.frontier import COSTS, Frontier
 from drowsy.inspect import inspect, inspect_kernels
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
@@ -205,6 +205,7 @@ def _study(args: argparse.Namespace) -> Iterator[Study]:
             store=store,
             batch=args.batch,
             engine=engine,
+            cost=getattr(args, "cost", "macs"),
             progress=sys.stderr.isatty(),
         )
         yield Study(measurer, out, f"{info.name}, {len(data):,} images", about)
@@ -341,6 +342,13 @@ def _parser() -> argparse.ArgumentParser:
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
             sub.add_argument("--budget", type=int, help="settings to measure at most")
+            sub.add_argument(
+                "--cost",
+                choices=COSTS,
+                default="macs",
+                help="what accuracy is traded for: multiplications (default), or latency or joules "
+                "of a batch, measured here",
+            )
             sub.add_argument(
                 "--race",
                 action="store_true",

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drowsy.cost import add_gains
 from drowsy.evaluate import Counts, Setting
 from drowsy.frontier import OBJECTIVES, OperatingPoint
 
@@ -70,7 +71,7 @@ class Race:
                 "since the first ones stand for all"
             )
         self.measurer, self.objectives = measurer, tuple(objectives)
-        self.net, self.names, self.shares = measurer.net, measurer.names, measurer.shares
+        self.net, self.names, self.gains = measurer.net, measurer.names, measurer.gains
         self.stops = _stops(len(measurer.images), measurer.work.batch)
         self.image_evaluations = 0
         self._complete: dict[Setting, OperatingPoint] = {}
@@ -127,25 +128,24 @@ class Race:
     def _leaders(self, open_: dict[Setting, list[Counts]]) -> list[Setting]:
         """Settings that nothing which saves more matches so far, in some objective."""
         settings, points = list(open_), self._points(open_)
+        there = add_gains(self.gains, [*settings, *self._complete])
         pool = [*points, *self._complete.values()]
-        saved = _savings(points)
         lead = np.zeros(len(points), bool)
         for name in self.objectives:
-            bar = _bar(_savings(pool), _values(pool, name), saved + _ROUNDING)
+            bar = _bar(there, _values(pool, name), there[: len(points)] + _ROUNDING)
             lead |= _values(points, name) > bar
         return [settings[i] for i in np.flatnonzero(lead)]
 
     def _hopeless(self, open_: dict[Setting, list[Counts]]) -> list[Setting]:
         """Settings that cannot match one of all images which saves as much, in any objective."""
         settings, points = list(open_), self._points(open_)
-        pool = list(self._complete.values())
-        saved = _savings(points)
+        here, there = add_gains(self.gains, settings), add_gains(self.gains, list(self._complete))
+        images = np.array([point.images for point in points])
         lost = np.ones(len(points), bool)
         looks = len(self.stops) - 1
         for name in self.objectives:
-            p = _bar(_savings(pool), _values(pool, name), saved - _ROUNDING)
+            p = _bar(there, _values(self._complete.values(), name), here - _ROUNDING)
             x = _values(points, name)
-            images = np.array([point.images for point in points])
             doubt = np.exp(-images * _kl(x, np.maximum(x, p)))
             lost &= doubt < (1 - CONFIDENCE) / looks
         return [settings[i] for i in np.flatnonzero(lost)]
@@ -163,19 +163,15 @@ def _stops(images: int, batch: int) -> tuple[int, ...]:
     return tuple(sorted(stops))
 
 
-def _savings(points: Sequence[OperatingPoint]) -> np.ndarray:
-    return np.array([point.saving for point in points])
-
-
-def _values(points: Sequence[OperatingPoint], objective: str) -> np.ndarray:
+def _values(points: Iterable[OperatingPoint], objective: str) -> np.ndarray:
     return np.array([getattr(point, objective) for point in points])
 
 
-def _bar(saved: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+def _bar(savings: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
     """The best value of what saves this much or more; 0 where nothing does."""
-    order = np.argsort(saved)
+    order = np.argsort(savings)
     best = np.maximum.accumulate(values[order][::-1])[::-1]
-    return np.append(best, 0.0)[np.searchsorted(saved[order], at)]
+    return np.append(best, 0.0)[np.searchsorted(savings[order], at)]
 
 
 def _kl(x: np.ndarray, p: np.ndarray) -> np.ndarray:

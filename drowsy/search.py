@@ -7,6 +7,7 @@ many at a time where they can, since the evaluator computes what settings share 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
@@ -20,10 +21,17 @@ import numpy as np
 from torch import Tensor
 
 from drowsy._optional import require
-from drowsy.cost import layer_costs, layer_shares, saving
+from drowsy.cost import (
+    add_gains,
+    layer_costs,
+    layer_shares,
+    multiplication_gains,
+    saving,
+)
+from drowsy.energy import Meter, measured_gains, profile
 from drowsy.engine import Engine, InProcess, Result, Workload
 from drowsy.evaluate import Counts, Setting, check_images, check_labels
-from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.net import DrowsyNet, check_network
 from drowsy.race import Race
 from drowsy.schedule import LayerSetting, Schedule
@@ -67,6 +75,10 @@ class Measurer:
         store: where results go at once; None keeps them in memory.
         batch: images per forward pass.
         engine: where settings are evaluated; None is ``InProcess()``.
+        cost: what searches trade accuracy for: ``macs``, ``latency`` or ``joules``. These two are
+            measured here, on a batch of the images, with the network where it is: of each layer
+            alone to guide a search, and of what seems optimal in ``frontier``.
+        forward: what is timed for that, by default ``net``; as for ``drowsy.energy.profile``.
         reference: what agreement and divergence compare with; None for the network at rate 0.
         facts: what else decides a result, JSON-able: a correction of the network, for instance.
         progress: show progress bars (needs tqdm).
@@ -82,6 +94,8 @@ class Measurer:
         store: Store | None = None,
         batch: int = 50,
         engine: Engine | None = None,
+        cost: str = "macs",
+        forward: Callable[[Tensor], object] | None = None,
         reference: Reference | None = None,
         facts: Mapping[str, Any] | None = None,
         progress: bool = False,
@@ -100,6 +114,9 @@ class Measurer:
         self.names = list(net.layers)
         shares = layer_shares(layer_costs(net, images.shape[1:]))
         self.shares = {name: shares[name] for name in self.names}
+        check_cost(cost)
+        self.cost, self._forward = cost, forward
+        self._meter = Meter(str(images.device)) if cost == "joules" else None
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
         self._reference, self._facts = reference, dict(facts or {})
@@ -108,6 +125,39 @@ class Measurer:
             self._data,
         ):
             self._facts["reference"] = [reference.weights, reference.data]
+
+    @functools.cached_property
+    def gains(self) -> np.ndarray:
+        """``[layers, k]``: fraction of the cost that each layer saves; measured when first read."""
+        if self.cost == "macs":
+            return multiplication_gains(self.shares, self.net.k)
+        return measured_gains(
+            self.net, self._timed, self.cost, meter=self._meter, forward=self._forward
+        )
+
+    def frontier(
+        self, points: Mapping[Setting, OperatingPoint], objective: str = "top1"
+    ) -> Frontier:
+        """The optimal ones of these points; latency or joules are measured of what seems so."""
+        if self.cost == "macs":
+            return Frontier(points.values(), objective)
+        settings = list(points)
+        loss = np.array([-getattr(point, objective) for point in points.values()])
+        chosen = {settings[i] for i in _undominated(add_gains(self.gains, settings), loss)}
+        # Losses and savings count from rate 0.
+        chosen |= {(0,) * len(self.names)} & points.keys()
+        measured = profile(
+            self.net,
+            self._timed,
+            [point for setting, point in points.items() if setting in chosen],
+            meter=self._meter,
+            forward=self._forward,
+        )
+        return Frontier(measured, objective, self.cost)
+
+    @property
+    def _timed(self) -> Tensor:
+        return self.images[: self.work.batch]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -245,7 +295,7 @@ def all_settings(layers: int, k: int) -> list[Setting]:
 
 
 def additive_settings(
-    damage: np.ndarray, shares: np.ndarray, count: int | None = None, labels: int = 1 << 14
+    damage: np.ndarray, gains: np.ndarray, count: int | None = None, labels: int = 1 << 14
 ) -> list[Setting]:
     """Settings that would be optimal if layers' damages added up, by increasing saving.
 
@@ -256,17 +306,16 @@ def additive_settings(
 
     Args:
         damage: ``[layers, k]``, harm of each layer alone at each rate; ``damage[:, 0] == 0``.
-        shares: ``[layers]``, each layer's share of the multiplications.
+        gains: ``[layers, k]``, what each layer saves at each rate.
         count: how many settings at most, spread over the savings they reach; None for all.
         labels: how many partial settings to keep.
     """
     layers, k = damage.shape
-    rates = np.arange(k) / k
     chosen = np.zeros((1, 0), np.int64)
     saved, harm = np.zeros(1), np.zeros(1)
     for layer in range(layers):
         chosen = np.column_stack([np.repeat(chosen, k, axis=0), np.tile(np.arange(k), len(chosen))])
-        saved = (saved[:, None] + rates * shares[layer]).ravel()
+        saved = (saved[:, None] + gains[layer]).ravel()
         harm = (harm[:, None] + damage[layer]).ravel()
         keep = _undominated(saved, harm)
         if len(keep) > labels:
@@ -299,17 +348,20 @@ def search(
     method: str = "auto",
     budget: int | None = None,
     objective: str = "top1",
+    cost: str = "macs",
     racing: bool = False,
     seeds: Sequence[int] = (0,),
     store: Store | None = None,
     batch: int = 50,
     engine: Engine | None = None,
+    forward: Callable[[Tensor], object] | None = None,
     progress: bool = False,
 ) -> Frontier:
     """Search non-uniform settings for the best power-accuracy trade-offs.
 
     Args:
-        net, images, labels, seeds, store, batch, engine, progress: as for ``Measurer``.
+        net, images, labels, cost, seeds, store, batch, engine, forward, progress: as for
+            ``Measurer``.
         method: ``exhaustive`` (Algorithm 1: all ``k ** n`` settings), ``additive`` (every layer
             alone, then the settings that would be best if their damages added up, then exchanges
             around the frontier), ``greedy`` (down from rate 0 by the steps of least damage per
@@ -318,7 +370,7 @@ def search(
         budget: how many settings to measure at most, those that the store knows included. None:
             every layer alone, uniform rates, and 256 more. Exhaustive has no budget; ``auto`` is
             exhaustive only within it.
-        objective: what the frontier is optimal in beside the saving: ``top1``, ``top5`` or
+        objective: what the frontier is optimal in beside the cost: ``top1``, ``top5`` or
             ``agreement``. The searches themselves go by divergence from rate 0.
         racing: measure on few images first, and drop what cannot be optimal in the objective: see
             ``drowsy.race``. The images must be in random order.
@@ -338,10 +390,12 @@ def search(
         store=store,
         batch=batch,
         engine=engine,
+        cost=cost,
+        forward=forward,
         progress=progress,
     )
     points = search_points(Race(measurer, [objective]) if racing else measurer, method, budget)
-    return Frontier(points.values(), objective=objective)
+    return measurer.frontier(points, objective)
 
 
 def search_points(
@@ -396,7 +450,7 @@ def search_at(
     damage = _sensitivity(trials)
     trials.measure(uniform_settings(layers, k), "uniform rates")
     if trials.left:
-        candidates = additive_settings(damage, trials.shares)
+        candidates = additive_settings(damage, trials.gains)
         reached = trials.saved(candidates)
         each = -(-trials.left // 2 // len(savings))
         # By increasing saving, so of those that save enough the first do the least damage.
@@ -435,7 +489,7 @@ class _Trials:
     def __init__(self, measurer: Measurer | Race, budget: int) -> None:
         self.measurer, self.budget = measurer, budget
         self.layers, self.k = len(measurer.names), measurer.net.k
-        self.shares = np.array([measurer.shares[name] for name in measurer.names])
+        self.gains = measurer.gains
         self.points: dict[Setting, OperatingPoint] = {}
 
     @property
@@ -454,7 +508,7 @@ class _Trials:
         return max(self.points[setting].divergence or 0.0, 0.0)
 
     def saved(self, settings: Sequence[Setting]) -> np.ndarray:
-        return np.array(settings, float) @ self.shares / self.k
+        return add_gains(self.gains, settings)
 
     def frontier(self) -> list[Setting]:
         """Measured settings that are optimal in saving and damage, by saving."""
@@ -487,12 +541,12 @@ def _additive(trials: _Trials) -> None:
     damage = _sensitivity(trials)
     trials.measure(uniform_settings(trials.layers, trials.k), "uniform rates")
     if trials.left:
-        trials.measure(additive_settings(damage, trials.shares, trials.left), "candidates")
+        trials.measure(additive_settings(damage, trials.gains, trials.left), "candidates")
     _exchange(trials, damage)
 
 
 def _greedy(trials: _Trials) -> None:
-    """Descend from rate 0 by the steps of least damage per multiplication; then exchanges."""
+    """Descend from rate 0 by the steps of least damage for what they save; then exchanges."""
     layers, k = trials.layers, trials.k
     rounds = max(trials.budget // 2 // layers, 1)
     # Steps taken at once, so that the descent costs about half of the budget.
@@ -501,23 +555,31 @@ def _greedy(trials: _Trials) -> None:
     trials.measure([here], "descent")
     damage = np.zeros((layers, k))
     while trials.left:
-        steps = {i: _step(here, {i: 1}) for i in range(layers) if here[i] < k - 1}
+        further = {i: _next_saving(trials.gains[i], here[i]) for i in range(layers)}
+        steps = {i: _step(here, {i: j - here[i]}) for i, j in further.items() if j is not None}
         if not steps:
             break
         trials.measure(steps.values(), "descent")
-        known = [i for i, setting in steps.items() if setting in trials.points]
-        for i in known:
-            harm = trials.damage(steps[i]) - trials.damage(here)
-            damage[i, here[i] + 1] = damage[i, here[i]] + max(harm, 0.0)
-        price = {i: damage[i, here[i] + 1] - damage[i, here[i]] for i in known}
-        best = sorted(known, key=lambda i: price[i] / trials.shares[i])[:stride]
+        value = {}
+        for i in (i for i, setting in steps.items() if setting in trials.points):
+            harm = max(trials.damage(steps[i]) - trials.damage(here), 0.0)
+            now, then = here[i], steps[i][i]
+            damage[i, now + 1 : then + 1] = damage[i, now] + harm
+            value[i] = harm / (trials.gains[i, then] - trials.gains[i, now])
+        best = sorted(value, key=value.__getitem__)[:stride]
         if not best:
             break
-        here = _step(here, dict.fromkeys(best, 1))
+        here = _step(here, {i: steps[i][i] - here[i] for i in best})
         trials.measure([here], "descent")
         if here not in trials.points:
             break
     _exchange(trials, np.maximum.accumulate(damage, axis=1))
+
+
+def _next_saving(gains: np.ndarray, j: int) -> int | None:
+    """The next rate of a layer that saves more; for multiplications that is ``j + 1``."""
+    more = np.flatnonzero(gains[j + 1 :] > gains[j])
+    return j + 1 + int(more[0]) if len(more) else None
 
 
 def _step(setting: Setting, change: Mapping[int, int]) -> Setting:
@@ -530,11 +592,11 @@ def _exchange(trials: _Trials, damage: np.ndarray) -> None:
     A neighbour's damage is predicted from its origin's, measured, and the difference that the
     layers alone make; measured are those whose prediction adds most to the hypervolume.
     """
-    lift = _lifts(trials)
     while trials.left:
         frontier = trials.frontier()
         saved, harm = trials.saved(frontier), np.array([trials.damage(s) for s in frontier])
-        guess = np.maximum(harm[:, None, None] + _changes(damage, frontier), 0.0)
+        guess = np.maximum(harm[:, None, None] + _changes(damage, frontier, np.inf), 0.0)
+        lift = _changes(trials.gains, frontier, 0.0)
         score = _gain(saved, np.exp(-harm), saved[:, None, None] + lift, np.exp(-guess))
         score[np.isinf(guess)] = -np.inf
         if not trials.measure(_best_exchanges(trials, frontier, score, EXCHANGES), "exchanges"):
@@ -543,7 +605,6 @@ def _exchange(trials: _Trials, damage: np.ndarray) -> None:
 
 def _exchange_at(trials: _Trials, damage: np.ndarray, savings: Sequence[float]) -> None:
     """Spend what is left on exchanges around the best measured setting of each saving."""
-    lift = _lifts(trials)
     each = max(EXCHANGES // len(savings), 1)
     while trials.left:
         chosen: list[Setting] = []
@@ -553,31 +614,28 @@ def _exchange_at(trials: _Trials, damage: np.ndarray, savings: Sequence[float]) 
             if not len(enough):
                 continue
             best = min((settings[i] for i in enough), key=trials.damage)
-            score = -_changes(damage, [best])
-            score[trials.saved([best])[:, None, None] + lift < wanted - _ROUNDING] = -np.inf
+            score = -_changes(damage, [best], np.inf)
+            reached = trials.saved([best])[:, None, None] + _changes(trials.gains, [best], 0.0)
+            score[reached < wanted - _ROUNDING] = -np.inf
             chosen += _best_exchanges(trials, [best], score, each)
         if not trials.measure(chosen, "exchanges"):
             return
 
 
-def _lifts(trials: _Trials) -> np.ndarray:
-    """``[layers + 1, layers + 1]``: saving gained by one layer a step up and another down.
+def _changes(table: np.ndarray, settings: Sequence[Setting], beyond: float) -> np.ndarray:
+    """``[settings, layers + 1, layers + 1]``: what one layer up and another down add of a table.
 
     The last stands for no layer, so that a move up or down alone is an exchange too.
+
+    Args:
+        table: ``[layers, k]``, damages or gains of the layers alone.
+        settings: where the exchanges start.
+        beyond: stands for rates that a layer does not have.
     """
-    weight = np.append(trials.shares / trials.k, 0.0)
-    return weight[:, None] - weight
-
-
-def _changes(damage: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
-    """``[settings, layers + 1, layers + 1]``: damage that the layers of an exchange alone add.
-
-    Infinite where a layer has no such rate.
-    """
-    here, rows = np.array(settings), np.arange(len(damage))
-    padded = np.pad(damage, ((0, 0), (1, 1)), constant_values=np.inf)
-    up = padded[rows, here + 2] - damage[rows, here]
-    down = padded[rows, here] - damage[rows, here]
+    here, rows = np.array(settings), np.arange(len(table))
+    padded = np.pad(table, ((0, 0), (1, 1)), constant_values=beyond)
+    up = padded[rows, here + 2] - table[rows, here]
+    down = padded[rows, here] - table[rows, here]
     up, down = np.pad(up, ((0, 0), (0, 1))), np.pad(down, ((0, 0), (0, 1)))
     return up[:, :, None] + down[:, None, :]
 
@@ -639,7 +697,7 @@ def _evolve(trials: _Trials, method: str, seed: int) -> None:
                 )
             )
         study = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
-        for setting in additive_settings(damage, trials.shares, GENERATION):
+        for setting in additive_settings(damage, trials.gains, GENERATION):
             study.enqueue_trial({str(i): j for i, j in enumerate(setting)})
         idle = 0
         while trials.left and idle < 20:

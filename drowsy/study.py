@@ -107,16 +107,20 @@ class Study:
         objectives = ("top1", "top5") if labelled else ("agreement",)
         race = Race(self.measurer, objectives) if racing else None
         points = search_points(race or self.measurer, method, budget)
-        facts = {} if race is None else {"image_evaluations": race.image_evaluations}
-        frontiers = {name: Frontier(points.values(), name) for name in objectives}
-        setting_of = {id(point): setting for setting, point in points.items()}
+        facts: Row = {"cost": self.measurer.cost}
+        if race is not None:
+            facts["image_evaluations"] = race.image_evaluations
+        frontiers = {name: self.measurer.frontier(points, name) for name in objectives}
         rows = [self._row(setting, point) for setting, point in points.items()]
         path = self._write("nonuniform", rows, start, facts)
         for name, frontier in frontiers.items():
             frontier.save(self.out / f"frontier_{name}.json")
             frontier.to_csv(self.out / f"frontier_{name}.csv")
         lines = {
-            name: [self._row(setting_of[id(point)], point) for point in frontier.points]
+            name: [
+                self._row(tuple(point.schedule.thresholds().values()), point)
+                for point in sorted(frontier.points, key=lambda point: point.saving)
+            ]
             for name, frontier in frontiers.items()
         }
         plots.plot_nonuniform(rows, lines, uniform, path, f"Non-uniform rates: {self.title}")

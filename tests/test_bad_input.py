@@ -552,6 +552,18 @@ CASES = [
         "budget: got 9, allowed: none, as exhaustive",
     ),
     Case(
+        "cost",
+        lambda _: search(net(), images(), cost="euros"),
+        ValueError,
+        "cost: got 'euros', allowed: macs, latency, joules",
+    ),
+    Case(
+        "frontier by a latency that was not measured",
+        lambda _: Frontier([OperatingPoint(Schedule(8), 0.0, top1=0.5)], cost="latency"),
+        ValueError,
+        "cost: latency_ms was not measured at every point",
+    ),
+    Case(
         "race on sorted images",
         lambda _: search(net(), images(), torch.tensor([0, 1, 2, 2]), racing=True),
         ValueError,

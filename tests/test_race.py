@@ -30,7 +30,8 @@ class Table:
         self.saving, self.right = saving, right
         self.images = range(right.shape[1])
         self.work = SimpleNamespace(labels=None, batch=1)
-        self.net, self.names, self.shares = SimpleNamespace(k=len(saving)), ["conv"], {"conv": 1.0}
+        self.net, self.names = SimpleNamespace(k=len(saving)), ["conv"]
+        self.gains = saving[None]
 
     def known(self, images: range | None = None) -> set[Setting]:
         return set()
