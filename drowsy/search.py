@@ -116,6 +116,7 @@ class Measurer:
         self.shares = {name: shares[name] for name in self.names}
         check_cost(cost)
         self.cost, self._forward = cost, forward
+        self._profiled: dict[Setting, OperatingPoint] = {}
         self._meter = Meter(str(images.device)) if cost == "joules" else None
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
@@ -146,14 +147,18 @@ class Measurer:
         chosen = {settings[i] for i in _undominated(add_gains(self.gains, settings), loss)}
         # Losses and savings count from rate 0.
         chosen |= {(0,) * len(self.names)} & points.keys()
-        measured = profile(
-            self.net,
-            self._timed,
-            [point for setting, point in points.items() if setting in chosen],
-            meter=self._meter,
-            forward=self._forward,
-        )
-        return Frontier(measured, objective, self.cost)
+        new = [setting for setting in points if setting in chosen - self._profiled.keys()]
+        if new:
+            measured = profile(
+                self.net,
+                self._timed,
+                [points[setting] for setting in new],
+                meter=self._meter,
+                forward=self._forward,
+            )
+            self._profiled |= zip(new, measured, strict=True)
+        optimal = [self._profiled[setting] for setting in points if setting in chosen]
+        return Frontier(optimal, objective, self.cost)
 
     @property
     def _timed(self) -> Tensor:
