@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from drowsy.evaluate import Counts, Evaluator, Setting
+from drowsy.evaluate import MAP_CACHE, Counts, Evaluator, Setting
 from drowsy.net import DrowsyNet
 
 Result = tuple[int, Setting, Counts]
@@ -30,6 +30,7 @@ class Workload:
     batch: int
     first: int = 0
     baseline: Tensor | None = None
+    map_cache: int = MAP_CACHE
 
     def evaluator(self, seed: int) -> Evaluator:
         """An evaluator of this work, for one seed of sleep maps."""
@@ -41,6 +42,7 @@ class Workload:
             batch=self.batch,
             first=self.first,
             baseline=self.baseline,
+            map_cache=self.map_cache,
         )
 
     def part(self, places: range) -> Workload:

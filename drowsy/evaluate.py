@@ -30,6 +30,8 @@ from drowsy.sleep import levels, scale
 Setting = tuple[int, ...]
 """Thresholds ``j`` of every layer, in order of execution; layer ``i`` sleeps at rate ``j/k``."""
 
+MAP_CACHE = 6 << 30  # bytes
+
 _Live = dict[fx.Node, Any]
 
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
@@ -95,7 +97,7 @@ class Evaluator:
         batch: int = 50,
         first: int = 0,
         baseline: Tensor | None = None,
-        map_cache: int = 6 << 30,
+        map_cache: int = MAP_CACHE,
     ) -> None:
         check_network(net)
         check_images(images)

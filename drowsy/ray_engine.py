@@ -29,7 +29,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from drowsy._optional import require
 from drowsy.engine import Result, Workload
-from drowsy.evaluate import Counts, Evaluator, Setting
+from drowsy.evaluate import MAP_CACHE, Counts, Evaluator, Setting
 
 # A setting that, alone in its run, ended as many workers is what ends them.
 MAX_DEATHS = 4
@@ -203,6 +203,13 @@ class RayEngine:
                 self._idle.append(worker)
         return [each for each in ready if each in running]
 
+    def _map_cache(self, device: str) -> int:
+        """Bytes of maps that a worker keeps: half of its share of the memory that Ray manages."""
+        if device == "cuda":
+            return MAP_CACHE
+        there = self._ray.cluster_resources().get("memory", 0)
+        return min(MAP_CACHE, int(there) // (2 * self._room(device)))
+
     def _job(self, work: Workload) -> _Job:
         """The work in Ray's object store; images that are there already stay."""
         device = work.images.device.type
@@ -210,7 +217,8 @@ class RayEngine:
         if work.images not in self._images:
             self._images[work.images] = self._ray.put(_pack(work.images))
         self._jobs += 1
-        rest = _placed(replace(work, net=net, images=_NOT_HERE), "cpu")
+        rest = replace(work, net=net, images=_NOT_HERE, map_cache=self._map_cache(device))
+        rest = _placed(rest, "cpu")
         return _Job(self._jobs, device, self._images[work.images], self._ray.put(rest))
 
 
