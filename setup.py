@@ -8,6 +8,7 @@ MODELS = ["safetensors>=0.4"]
 DATA = ["pillow>=10"]
 PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66", "optuna>=4"]
+RAY = ["ray>=2.40"]
 ENERGY = ["nvidia-ml-py>=12.535"]
 STUDY = [*MODELS, *DATA, *PLOT, *SEARCH]
 
@@ -33,11 +34,13 @@ setup(
         "data": DATA,
         "plot": PLOT,
         "search": SEARCH,
+        "ray": RAY,
         "energy": ENERGY,
         "study": STUDY,
         "test": [
             *STUDY,
             *ENERGY,
+            *RAY,
             "pytest>=8",
             "pytest-benchmark>=5",
             "ruff==0.17.6",

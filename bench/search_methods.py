@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from drowsy._optional import require
 from drowsy.atomic import replacing, write_json, write_text
-from drowsy.cost import align
+from drowsy.cost import align, multiplication_gains
 from drowsy.evaluate import Setting
 from drowsy.frontier import OBJECTIVES, Frontier, OperatingPoint
 from drowsy.record import provenance
@@ -54,10 +54,11 @@ class Recorded:
         deepest, layers = max(self.points)[0], len(next(iter(self.points)))
         self.net = SimpleNamespace(k=deepest + 1)
         self.names = [f"conv{i + 1}" for i in range(layers)]
-        self.shares = {}
+        shares = {}
         for layer, name in enumerate(self.names):
             alone = tuple(deepest if i == layer else 0 for i in range(layers))
-            self.shares[name] = self.points[alone].saving * self.net.k / deepest
+            shares[name] = self.points[alone].saving * self.net.k / deepest
+        self.gains = multiplication_gains(shares, self.net.k)
 
     def measure(
         self, settings: Iterable[Setting], label: str = ""

@@ -15,6 +15,7 @@ from drowsy.evaluate import Evaluator
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
+from drowsy.ray_engine import RayEngine
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Bernoulli, Grain, Lattice, Lfsr, SleepSpec, Stratified
@@ -39,6 +40,7 @@ __all__ = [
     "Measurer",
     "NoSuchPoint",
     "OperatingPoint",
+    "RayEngine",
     "Schedule",
     "SleepSpec",
     "Stage",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
-from drowsy.frontier import Frontier
+from drowsy.engine import Engine, InProcess
+from drowsy.frontier import COSTS, Frontier
 from drowsy.inspect import inspect, inspect_kernels
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
+from drowsy.ray_engine import RayEngine
 from drowsy.record import provenance
 from drowsy.rivals import INTERPOLATIONS
 from drowsy.search import METHODS, Measurer, check_method
@@ -70,28 +73,28 @@ def _cost(args: argparse.Namespace) -> None:
 
 
 def _sensitivity(args: argparse.Namespace) -> None:
-    study = _study(args)
-    study.savings()
-    study.sensitivity()
-    print(f"wrote {study.out}")
+    with _study(args) as study:
+        study.savings()
+        study.sensitivity()
+        print(f"wrote {study.out}")
 
 
 def _uniform(args: argparse.Namespace) -> None:
-    study = _study(args)
-    study.uniform()
-    print(f"wrote {study.out}")
+    with _study(args) as study:
+        study.uniform()
+        print(f"wrote {study.out}")
 
 
 def _search(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
-    study = _study(args)
-    _show(study.nonuniform(study.uniform(), args.method, args.budget), study)
+    with _study(args) as study:
+        _show(study.nonuniform(study.uniform(), args.method, args.budget, args.race), study)
 
 
 def _run_study(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
-    study = _study(args)
-    _show(study.run(args.method, args.budget), study)
+    with _study(args) as study:
+        _show(study.run(args.method, args.budget, args.race), study)
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -178,28 +181,38 @@ def _show(frontiers: dict[str, Frontier], study: Study) -> None:
 # --- what they share -----------------------------------------------------------------------------
 
 
-def _study(args: argparse.Namespace) -> Study:
+@contextmanager
+def _study(args: argparse.Namespace) -> Iterator[Study]:
     net, info = _network(args)
     data = _data(args, info)
+    if getattr(args, "race", False):
+        data = data.shuffled()
     images = _place(net, args, data.images)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    measurer = Measurer(
-        net,
-        images,
-        data.labels,
-        seeds=args.seeds,
-        store=Store(args.store or out / "points.sqlite"),
-        batch=args.batch,
-        progress=sys.stderr.isatty(),
-    )
     about = {
         "model": args.model,
         "dtype": args.dtype,
         "first": data.names[0],
         "last": data.names[-1],
     }
-    return Study(measurer, out, f"{info.name}, {len(data):,} images", about)
+    with Store(args.store or out / "points.sqlite") as store, _engine(args) as engine:
+        measurer = Measurer(
+            net,
+            images,
+            data.labels,
+            seeds=args.seeds,
+            store=store,
+            batch=args.batch,
+            engine=engine,
+            cost=getattr(args, "cost", "macs"),
+            progress=sys.stderr.isatty(),
+        )
+        yield Study(measurer, out, f"{info.name}, {len(data):,} images", about)
+
+
+def _engine(args: argparse.Namespace) -> AbstractContextManager[Engine]:
+    return RayEngine(args.address) if args.engine == "ray" else nullcontext(InProcess())
 
 
 def _place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
@@ -329,6 +342,19 @@ def _parser() -> argparse.ArgumentParser:
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
             sub.add_argument("--budget", type=int, help="settings to measure at most")
+            sub.add_argument(
+                "--cost",
+                choices=COSTS,
+                default="macs",
+                help="what accuracy is traded for: multiplications (default), or latency or joules "
+                "of a batch, measured here",
+            )
+            sub.add_argument(
+                "--race",
+                action="store_true",
+                help="measure on few images first (in a shuffled order), on all only what may be "
+                "optimal",
+            )
     sub = command("compare", _compare, "ways to save multiplications, side by side")
     _add_network(sub)
     _add_data(sub)
@@ -405,6 +431,15 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("study")
     group.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
     _add_results(group, "drowsy-study")
+    group.add_argument(
+        "--engine",
+        choices=("inprocess", "ray"),
+        default="inprocess",
+        help="where settings are evaluated: here (default), or by the workers of a Ray cluster",
+    )
+    group.add_argument(
+        "--address", default="auto", help="of the Ray cluster: auto (default), local or HOST:PORT"
+    )
 
 
 def _add_comparison(sub: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,6 +92,21 @@ def layer_shares(costs: Sequence[LayerCost]) -> dict[str, float]:
 def saving(rates: Mapping[str, float | Fraction], shares: Mapping[str, float]) -> float:
     """Fraction of all multiplications saved; ``shares`` from ``layer_shares``."""
     return sum(float(rate) * shares[name] for name, rate in rates.items())
+
+
+def multiplication_gains(shares: Mapping[str, float], k: int) -> np.ndarray:
+    """``[layers, k]``: fraction of all multiplications that each layer saves at ``0 .. (k-1)/k``.
+
+    Searches see a resource through such a table alone; ``drowsy.energy.measured_gains`` makes those
+    of latency and joules.
+    """
+    return np.outer(list(shares.values()), np.arange(k) / k)
+
+
+def add_gains(table: np.ndarray, settings: Sequence[Sequence[int]]) -> np.ndarray:
+    """``[settings]``: what each saves by a table of gains, as if layers' gains added up."""
+    thresholds = np.array(settings, int).reshape(-1, len(table))
+    return table[np.arange(len(table)), thresholds].sum(axis=1)
 
 
 def cost_table(costs: Sequence[LayerCost]) -> str:

@@ -53,6 +53,11 @@ class ImageSet:
             tuple(self.names[i] for i in chosen),
         )
 
+    def shuffled(self) -> ImageSet:
+        """The same images in a random order, which is always the same for as many images."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        return self[order.tolist()]
+
 
 def load_images(
     folder: str | os.PathLike[str],

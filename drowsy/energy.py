@@ -43,6 +43,7 @@ import statistics
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import Any, overload
 
 import numpy as np
@@ -51,7 +52,7 @@ from torch import Tensor
 
 from drowsy.cost import align, layer_costs, layer_shares, saving
 from drowsy.evaluate import check_images
-from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.frontier import Frontier, OperatingPoint, spared
 from drowsy.net import DrowsyNet
 from drowsy.schedule import Schedule
 from drowsy.sensors import THROTTLES, Device, NoMeter, Sample, Sensor, clock, sensors
@@ -65,12 +66,14 @@ __all__ = [
     "Profile",
     "available",
     "measure",
+    "measured_gains",
     "profile",
     "profile_table",
 ]
 
 MIN_SECONDS = 5.0  # a step of the counter is 2% of such a window, or less
 DISAGREEMENT = 0.10  # of counter and integral; beyond it they are flagged
+_GAIN_SECONDS = 0.5  # for the latency of one layer at one rate
 _FULL_EVERY = 0.2  # seconds between readings of what changes slowly
 _GAP = 10  # sampling intervals without a sample that are told as a gap
 
@@ -767,7 +770,43 @@ def profile(
     finally:
         net.set(restored)
     measured = [one.point for one in done]
-    return Frontier(measured, points.objective) if isinstance(points, Frontier) else measured
+    if isinstance(points, Frontier):
+        return Frontier(measured, points.objective, points.cost)
+    return measured
+
+
+def measured_gains(
+    net: DrowsyNet,
+    images: Tensor,
+    cost: str,
+    *,
+    meter: Meter | None = None,
+    forward: Callable[[Tensor], object] | None = None,
+) -> np.ndarray:
+    """What each layer alone saves, measured: how a search sees latency or joules.
+
+    Args:
+        net, images, forward: as for ``profile``.
+        cost: ``latency`` or ``joules``.
+        meter: for joules.
+
+    Returns:
+        float64 ``[layers, k]``: fraction of the whole network's cost that a layer saves at rates
+        ``0 .. (k-1)/k`` while the others are awake; below 0 where its sleep costs more than it
+        saves.
+    """
+    k, own = net.k, net.schedule
+    schedules = [Schedule(k, {n: replace(s, rate=Fraction(0)) for n, s in own.layers.items()})]
+    for name, setting in own.layers.items():
+        schedules += [
+            Schedule(k, {**schedules[0].layers, name: replace(setting, rate=Fraction(j, k))})
+            for j in range(1, k)
+        ]
+    seconds = MIN_SECONDS if cost == "joules" else _GAIN_SECONDS
+    points = profile(net, images, schedules, meter=meter, seconds=seconds, forward=forward)
+    awake, *alone = [-spared(point, cost) for point in points]
+    table = 1 - np.array(alone).reshape(len(own.layers), k - 1) / awake
+    return np.pad(table, ((0, 0), (1, 0)))
 
 
 def profile_table(profiles: Iterable[Profile], images: int) -> str:

@@ -30,6 +30,8 @@ from drowsy.sleep import levels, scale
 Setting = tuple[int, ...]
 """Thresholds ``j`` of every layer, in order of execution; layer ``i`` sleeps at rate ``j/k``."""
 
+MAP_CACHE = 6 << 30  # bytes
+
 _Live = dict[fx.Node, Any]
 
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
@@ -48,6 +50,16 @@ class Counts:
     top5: int | None
     agree: int
     divergence: float
+
+    def __add__(self, other: Counts) -> Counts:
+        """Counts over the images of both."""
+        return Counts(
+            self.images + other.images,
+            None if self.top1 is None or other.top1 is None else self.top1 + other.top1,
+            None if self.top5 is None or other.top5 is None else self.top5 + other.top5,
+            self.agree + other.agree,
+            self.divergence + other.divergence,
+        )
 
     def rates(self) -> dict[str, float | None]:
         """Fractions of the images: top1, top5, agreement; and the mean divergence."""
@@ -69,6 +81,7 @@ class Evaluator:
         labels: int64 ``[N]``, or None to measure only agreement and divergence.
         seed: of the sleep maps.
         batch: images per forward pass; does not change results beyond rounding.
+        first: the first image's index, from which its sleep maps follow.
         baseline: logits ``[N, classes]`` that agreement and divergence compare with; None for the
             network's own at rate 0.
         map_cache: bytes of level maps to keep; maps beyond that are drawn again when needed.
@@ -82,8 +95,9 @@ class Evaluator:
         *,
         seed: int = 0,
         batch: int = 50,
+        first: int = 0,
         baseline: Tensor | None = None,
-        map_cache: int = 6 << 30,
+        map_cache: int = MAP_CACHE,
     ) -> None:
         check_network(net)
         check_images(images)
@@ -98,7 +112,7 @@ class Evaluator:
         self.net, self.labels, self.seed = net, labels, seed
         self.layers = list(net.layers.items())
         self._chunks = images.split(batch)
-        self._starts = [i * batch for i in range(len(self._chunks))]
+        self._starts = [first + i * batch for i in range(len(self._chunks))]
         self._plan()
         self._maps: dict[tuple[int, int], Tensor] = {}
         self._room = map_cache

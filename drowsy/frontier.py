@@ -18,6 +18,8 @@ from drowsy.schedule import Schedule, check_header, check_keys, read_json
 
 FORMAT, VERSION = "drowsy.frontier", 1
 OBJECTIVES = ("top1", "top5", "agreement")
+# What accuracy is traded for, and where an operating point has it.
+COSTS = {"macs": "saving", "latency": "latency_ms", "joules": "joules"}
 
 
 class NoSuchPoint(LookupError):
@@ -101,19 +103,36 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def pareto(points: Iterable[OperatingPoint], objective: str = "top1") -> list[OperatingPoint]:
-    """The points that no other point matches in saving and objective and beats in one.
+def check_cost(cost: str) -> None:
+    """Raise unless accuracy can be traded for this."""
+    if cost not in tuple(COSTS):
+        raise ValueError(f"cost: got {cost!r}, allowed: {', '.join(COSTS)}")
 
-    Sorted by saving. Of points that are equal in both, the first stays.
+
+def spared(point: OperatingPoint, cost: str) -> float:
+    """What orders points by what they spare: the saving, or latency or joules, negative."""
+    value = getattr(point, COSTS[cost])
+    return value if cost == "macs" else -value
+
+
+def pareto(
+    points: Iterable[OperatingPoint], objective: str = "top1", cost: str = "macs"
+) -> list[OperatingPoint]:
+    """The points that no other point matches in cost and objective and beats in one.
+
+    The costliest first, which for ``macs`` is by saving. Of points that are equal in both, the
+    first stays.
     """
+    check_cost(cost)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: got {objective!r}, allowed: {', '.join(OBJECTIVES)}")
     kept: list[OperatingPoint] = []
     best = -math.inf
     pool = list(points)
-    if any(getattr(point, objective) is None for point in pool):
-        raise ValueError(f"objective: {objective} was not measured at every point")
-    for point in sorted(pool, key=lambda p: (-p.saving, -getattr(p, objective))):
+    for role, name in (("objective", objective), ("cost", COSTS[cost])):
+        if any(getattr(point, name) is None for point in pool):
+            raise ValueError(f"{role}: {name} was not measured at every point")
+    for point in sorted(pool, key=lambda p: (-spared(p, cost), -getattr(p, objective))):
         if getattr(point, objective) > best:
             best = getattr(point, objective)
             kept.append(point)
@@ -121,11 +140,13 @@ def pareto(points: Iterable[OperatingPoint], objective: str = "top1") -> list[Op
 
 
 class Frontier:
-    """The Pareto-optimal points of a search, by increasing saving.
+    """The Pareto-optimal points of a search, the costliest first: by increasing saving.
 
     Args:
         points: any operating points; those that are not optimal are dropped.
         objective: ``top1``, ``top5`` or ``agreement``.
+        cost: what it is traded for: ``macs``, multiplications; or ``latency`` or ``joules``, which
+            every point must have measured then.
 
     Attributes:
         points: the optimal points.
@@ -133,13 +154,16 @@ class Frontier:
             chance to beat it on a finite set of images, so it need not be among ``points``.
 
     Raises:
-        ValueError: no point, an unknown objective, or one that was not measured at every point.
+        ValueError: no point, an unknown objective or cost, or one that was not measured at every
+            point.
     """
 
-    def __init__(self, points: Iterable[OperatingPoint], objective: str = "top1") -> None:
+    def __init__(
+        self, points: Iterable[OperatingPoint], objective: str = "top1", cost: str = "macs"
+    ) -> None:
         pool = list(points)
-        self.points = pareto(pool, objective)
-        self.objective = objective
+        self.points = pareto(pool, objective, cost)
+        self.objective, self.cost = objective, cost
         if not self.points:
             raise ValueError("points: got none, allowed: one or more")
         awake = (p for p in pool if not any(p.schedule.thresholds().values()))
@@ -151,6 +175,18 @@ class Frontier:
     def value(self, point: OperatingPoint) -> float:
         """The point's objective."""
         return getattr(point, self.objective)
+
+    def saved(self, point: OperatingPoint) -> float:
+        """Fraction of the cost at rate 0 that the point saves.
+
+        Raises:
+            ValueError: latency or joules, and no point at rate 0 was given.
+        """
+        if self.cost == "macs":
+            return point.saving
+        if self.reference is None:
+            raise ValueError(f"saved: {self.cost} at rate 0 was not measured")
+        return 1 - spared(point, self.cost) / spared(self.reference, self.cost)
 
     def at(
         self,
@@ -203,7 +239,7 @@ class Frontier:
                 )
             )
         if name == "max_loss":
-            return max(fitting, key=lambda point: point.saving)
+            return max(fitting, key=lambda point: spared(point, self.cost))
         return max(fitting, key=self.value)
 
     def _measured(self, name: str) -> list[tuple[OperatingPoint, float]]:
@@ -219,17 +255,18 @@ class Frontier:
         return known
 
     def hypervolume(self, ref: tuple[float, float] = (0.0, 0.0)) -> float:
-        """Area under the frontier, as a staircase: saving times objective, both from ``ref``.
+        """Area under the frontier, as a staircase: ``saved`` times objective, both from ``ref``.
 
         At most 1 with the default ``ref``; only points beyond ``ref`` in both count.
         """
         left, floor = ref
         area = 0.0
         for point in self.points:
-            width, height = point.saving - left, self.value(point) - floor
+            saved = self.saved(point)
+            width, height = saved - left, self.value(point) - floor
             if width > 0 and height > 0:
                 area += width * height
-                left = point.saving
+                left = saved
         return area
 
     # --- files and tables ---------------------------------------------------------------------
@@ -269,6 +306,7 @@ class Frontier:
             "format": FORMAT,
             "version": VERSION,
             "objective": self.objective,
+            "cost": self.cost,
             "reference": None if self.reference is None else self.reference.to_dict(),
             "points": [point.to_dict() for point in self.points],
         }
@@ -283,7 +321,9 @@ class Frontier:
         """
         data, where = read_json(path), str(Path(path))
         check_header(data, FORMAT, VERSION, where)
-        check_keys(data, {"format", "version", "objective", "reference", "points"}, where)
+        # Files from before searches by latency and joules do not name a cost.
+        data.setdefault("cost", "macs")
+        check_keys(data, {"format", "version", "objective", "cost", "reference", "points"}, where)
         if not isinstance(data["points"], list) or not data["points"]:
             raise ValueError(f"{where}: points: got {data['points']!r}, allowed: a list of points")
         points = [
@@ -296,7 +336,7 @@ class Frontier:
                 raise ValueError(f"{where}: reference: allowed: a point whose rates are all 0")
             points.append(reference)
         try:
-            return cls(points, data["objective"])
+            return cls(points, data["objective"], data["cost"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 

@@ -7,12 +7,13 @@ many at a time where they can, since the evaluator computes what settings share 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,10 +21,19 @@ import numpy as np
 from torch import Tensor
 
 from drowsy._optional import require
-from drowsy.cost import layer_costs, layer_shares, saving
-from drowsy.evaluate import Counts, Evaluator, Setting, check_images, check_labels
-from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.cost import (
+    add_gains,
+    layer_costs,
+    layer_shares,
+    multiplication_gains,
+    saving,
+)
+from drowsy.energy import Meter, measured_gains, profile
+from drowsy.engine import Engine, InProcess, Result, Workload
+from drowsy.evaluate import Counts, Setting, check_images, check_labels
+from drowsy.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.net import DrowsyNet, check_network
+from drowsy.race import Race
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.sleep import source_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
@@ -64,6 +74,11 @@ class Measurer:
         seeds: of the sleep maps; a point's figures are means over them.
         store: where results go at once; None keeps them in memory.
         batch: images per forward pass.
+        engine: where settings are evaluated; None is ``InProcess()``.
+        cost: what searches trade accuracy for: ``macs``, ``latency`` or ``joules``. These two are
+            measured here, on a batch of the images, with the network where it is: of each layer
+            alone to guide a search, and of what seems optimal in ``frontier``.
+        forward: what is timed for that, by default ``net``; as for ``drowsy.energy.profile``.
         reference: what agreement and divergence compare with; None for the network at rate 0.
         facts: what else decides a result, JSON-able: a correction of the network, for instance.
         progress: show progress bars (needs tqdm).
@@ -78,6 +93,9 @@ class Measurer:
         seeds: Sequence[int] = (0,),
         store: Store | None = None,
         batch: int = 50,
+        engine: Engine | None = None,
+        cost: str = "macs",
+        forward: Callable[[Tensor], object] | None = None,
         reference: Reference | None = None,
         facts: Mapping[str, Any] | None = None,
         progress: bool = False,
@@ -87,12 +105,19 @@ class Measurer:
         check_labels(labels, images)
         if not seeds or len(set(seeds)) != len(seeds):
             raise ValueError(f"seeds: got {tuple(seeds)}, allowed: at least one, each once")
-        self.net, self.images, self.labels = net, images, labels
-        self.seeds, self.batch, self.progress = tuple(seeds), batch, progress
+        self.net, self.images = net, images
+        self.seeds, self.progress = tuple(seeds), progress
+        self.work = Workload(net, images, labels, batch)
+        self._parts: dict[range, Workload] = {}
+        self.engine = engine if engine is not None else InProcess()
         self.store = store if store is not None else Store(":memory:")
         self.names = list(net.layers)
         shares = layer_shares(layer_costs(net, images.shape[1:]))
         self.shares = {name: shares[name] for name in self.names}
+        check_cost(cost)
+        self.cost, self._forward = cost, forward
+        self._profiled: dict[Setting, OperatingPoint] = {}
+        self._meter = Meter(str(images.device)) if cost == "joules" else None
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
         self._reference, self._facts = reference, dict(facts or {})
@@ -102,13 +127,50 @@ class Measurer:
         ):
             self._facts["reference"] = [reference.weights, reference.data]
 
+    @functools.cached_property
+    def gains(self) -> np.ndarray:
+        """``[layers, k]``: fraction of the cost that each layer saves; measured when first read."""
+        if self.cost == "macs":
+            return multiplication_gains(self.shares, self.net.k)
+        return measured_gains(
+            self.net, self._timed, self.cost, meter=self._meter, forward=self._forward
+        )
+
+    def frontier(
+        self, points: Mapping[Setting, OperatingPoint], objective: str = "top1"
+    ) -> Frontier:
+        """The optimal ones of these points; latency or joules are measured of what seems so."""
+        if self.cost == "macs":
+            return Frontier(points.values(), objective)
+        settings = list(points)
+        loss = np.array([-getattr(point, objective) for point in points.values()])
+        chosen = {settings[i] for i in _undominated(add_gains(self.gains, settings), loss)}
+        # Losses and savings count from rate 0.
+        chosen |= {(0,) * len(self.names)} & points.keys()
+        new = [setting for setting in points if setting in chosen - self._profiled.keys()]
+        if new:
+            measured = profile(
+                self.net,
+                self._timed,
+                [points[setting] for setting in new],
+                meter=self._meter,
+                forward=self._forward,
+            )
+            self._profiled |= zip(new, measured, strict=True)
+        optimal = [self._profiled[setting] for setting in points if setting in chosen]
+        return Frontier(optimal, objective, self.cost)
+
+    @property
+    def _timed(self) -> Tensor:
+        return self.images[: self.work.batch]
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the weights and of the images with their labels."""
         return {"weights_sha256": self._weights, "data_sha256": self._data}
 
-    def context(self, seed: int) -> Context:
-        """What, besides the rates, decides a result."""
+    def context(self, seed: int, images: range | None = None) -> Context:
+        """What, besides the rates, decides a result; of all images, or of a stretch of them."""
         layers = {
             name: [source_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
             # A stream is told where it is not the layer's own.
@@ -116,39 +178,50 @@ class Measurer:
             for name, layer in self.net.layers.items()
         }
         configuration = {"k": self.net.k, "layers": layers, **self._facts}
+        if images is not None:
+            configuration["images"] = [images.start, images.stop]
         return Context(self._weights, self._data, configuration, seed)
 
     def knows(self, setting: Setting) -> bool:
         """Whether the store holds this setting for every seed."""
-        return all(setting in self.store.results(self.context(seed)) for seed in self.seeds)
+        return setting in self.known()
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"
     ) -> dict[Setting, OperatingPoint]:
         """Operating points of these settings, evaluated where the store does not know them."""
+        counts = self.counts(settings, label)
+        return {setting: self.point(setting, each) for setting, each in counts.items()}
+
+    def counts(
+        self, settings: Iterable[Setting], label: str = "settings", images: range | None = None
+    ) -> dict[Setting, list[Counts]]:
+        """Counts for each seed; on all images, or on a stretch of them, which is stored apart."""
         wanted = list(dict.fromkeys(settings))
-        known: dict[int, dict[Setting, Counts]] = {}
-        for seed in self.seeds:
-            context = self.context(seed)
-            known[seed] = self.store.results(context)
-            missing = [setting for setting in wanted if setting not in known[seed]]
-            if not missing:
-                continue
-            evaluator = Evaluator(
-                self.net,
-                self.images,
-                self.labels,
-                seed=seed,
-                batch=self.batch,
-                baseline=self._reference.logits() if self._reference else None,
-            )
-            for setting, counts in self._bar(evaluator.walk(missing), len(missing), label, seed):
-                self.store.put(context, setting, counts)
-                known[seed][setting] = counts
-        return {
-            setting: self._point(setting, [known[seed][setting] for seed in self.seeds])
-            for setting in wanted
+        contexts = {seed: self.context(seed, images) for seed in self.seeds}
+        known = {seed: self.store.results(context) for seed, context in contexts.items()}
+        missing = {
+            seed: todo
+            for seed in self.seeds
+            if (todo := [setting for setting in wanted if setting not in known[seed]])
         }
+        total = sum(map(len, missing.values()))
+        if total:
+            results = self.engine.evaluate(self._part(images), missing)
+            for seed, setting, counts in self._bar(results, total, label):
+                self.store.put(contexts[seed], setting, counts)
+                known[seed][setting] = counts
+        return {setting: [known[seed][setting] for seed in self.seeds] for setting in wanted}
+
+    def known(self, images: range | None = None) -> set[Setting]:
+        """Settings that the store holds for every seed."""
+        each = [self.store.results(self.context(seed, images)).keys() for seed in self.seeds]
+        return set.intersection(*map(set, each))
+
+    def keep(self, setting: Setting, counts: Sequence[Counts]) -> None:
+        """Store counts of all images that were taken on stretches of them."""
+        for seed, each in zip(self.seeds, counts, strict=True):
+            self.store.put(self.context(seed), setting, each)
 
     def saving(self, setting: Setting) -> float:
         """Fraction of the network's convolution multiplications saved."""
@@ -166,14 +239,24 @@ class Measurer:
             },
         )
 
-    def _bar(self, walk: Iterable, total: int, label: str, seed: int) -> Iterable:
-        if not self.progress:
-            return walk
-        tqdm = require("tqdm", "search").tqdm
-        note = f" (seed {seed})" if len(self.seeds) > 1 else ""
-        return tqdm(walk, total=total, desc=label + note, unit="point", smoothing=0.05)
+    def _part(self, images: range | None) -> Workload:
+        if self._reference is not None and self.work.baseline is None:
+            self.work = replace(self.work, baseline=self._reference.logits())
+        if images is None:
+            return self.work
+        # Kept, so that an engine knows images that it has seen.
+        if images not in self._parts:
+            self._parts[images] = self.work.part(images)
+        return self._parts[images]
 
-    def _point(self, setting: Setting, counts: list[Counts]) -> OperatingPoint:
+    def _bar(self, results: Iterable[Result], total: int, label: str) -> Iterable[Result]:
+        if not self.progress:
+            return results
+        tqdm = require("tqdm", "search").tqdm
+        return tqdm(results, total=total, desc=label, unit="point", smoothing=0.05)
+
+    def point(self, setting: Setting, counts: Sequence[Counts]) -> OperatingPoint:
+        """The operating point that has these counts, one for each seed."""
         rates = [each.rates() for each in counts]
         mean: dict[str, float | None] = {}
         spread: dict[str, float] = {}
@@ -217,7 +300,7 @@ def all_settings(layers: int, k: int) -> list[Setting]:
 
 
 def additive_settings(
-    damage: np.ndarray, shares: np.ndarray, count: int | None = None, labels: int = 1 << 14
+    damage: np.ndarray, gains: np.ndarray, count: int | None = None, labels: int = 1 << 14
 ) -> list[Setting]:
     """Settings that would be optimal if layers' damages added up, by increasing saving.
 
@@ -228,17 +311,16 @@ def additive_settings(
 
     Args:
         damage: ``[layers, k]``, harm of each layer alone at each rate; ``damage[:, 0] == 0``.
-        shares: ``[layers]``, each layer's share of the multiplications.
+        gains: ``[layers, k]``, what each layer saves at each rate.
         count: how many settings at most, spread over the savings they reach; None for all.
         labels: how many partial settings to keep.
     """
     layers, k = damage.shape
-    rates = np.arange(k) / k
     chosen = np.zeros((1, 0), np.int64)
     saved, harm = np.zeros(1), np.zeros(1)
     for layer in range(layers):
         chosen = np.column_stack([np.repeat(chosen, k, axis=0), np.tile(np.arange(k), len(chosen))])
-        saved = (saved[:, None] + rates * shares[layer]).ravel()
+        saved = (saved[:, None] + gains[layer]).ravel()
         harm = (harm[:, None] + damage[layer]).ravel()
         keep = _undominated(saved, harm)
         if len(keep) > labels:
@@ -271,15 +353,20 @@ def search(
     method: str = "auto",
     budget: int | None = None,
     objective: str = "top1",
+    cost: str = "macs",
+    racing: bool = False,
     seeds: Sequence[int] = (0,),
     store: Store | None = None,
     batch: int = 50,
+    engine: Engine | None = None,
+    forward: Callable[[Tensor], object] | None = None,
     progress: bool = False,
 ) -> Frontier:
     """Search non-uniform settings for the best power-accuracy trade-offs.
 
     Args:
-        net, images, labels, seeds, store, batch, progress: as for ``Measurer``.
+        net, images, labels, cost, seeds, store, batch, engine, forward, progress: as for
+            ``Measurer``.
         method: ``exhaustive`` (Algorithm 1: all ``k ** n`` settings), ``additive`` (every layer
             alone, then the settings that would be best if their damages added up, then exchanges
             around the frontier), ``greedy`` (down from rate 0 by the steps of least damage per
@@ -288,8 +375,10 @@ def search(
         budget: how many settings to measure at most, those that the store knows included. None:
             every layer alone, uniform rates, and 256 more. Exhaustive has no budget; ``auto`` is
             exhaustive only within it.
-        objective: what the frontier is optimal in beside the saving: ``top1``, ``top5`` or
+        objective: what the frontier is optimal in beside the cost: ``top1``, ``top5`` or
             ``agreement``. The searches themselves go by divergence from rate 0.
+        racing: measure on few images first, and drop what cannot be optimal in the objective: see
+            ``drowsy.race``. The images must be in random order.
 
     The search resumes from ``store``: a result that it holds is not computed again.
 
@@ -299,19 +388,29 @@ def search(
     """
     check_method(method, budget)
     measurer = Measurer(
-        net, images, labels, seeds=seeds, store=store, batch=batch, progress=progress
+        net,
+        images,
+        labels,
+        seeds=seeds,
+        store=store,
+        batch=batch,
+        engine=engine,
+        cost=cost,
+        forward=forward,
+        progress=progress,
     )
-    points = search_points(measurer, method, budget)
-    return Frontier(points.values(), objective=objective)
+    points = search_points(Race(measurer, [objective]) if racing else measurer, method, budget)
+    return measurer.frontier(points, objective)
 
 
 def search_points(
-    measurer: Measurer, method: str = "auto", budget: int | None = None, seed: int = 0
+    measurer: Measurer | Race, method: str = "auto", budget: int | None = None, seed: int = 0
 ) -> dict[Setting, OperatingPoint]:
-    """Every point that ``method`` measures.
+    """Every point that ``method`` measures; of a race, those that it did not drop.
 
     Args:
-        measurer, method, budget: as for ``search``.
+        measurer: what measures; a ``Race`` drops settings that cannot be optimal.
+        method, budget: as for ``search``.
         seed: of Optuna's draws; the other methods draw nothing.
     """
     check_method(method, budget)
@@ -320,7 +419,7 @@ def search_points(
         limit = EXHAUSTIVE_LIMIT if budget is None else min(budget, EXHAUSTIVE_LIMIT)
         method = "exhaustive" if k**layers <= limit else "additive"
     if method == "exhaustive":
-        return measurer.measure(all_settings(layers, k), "Algorithm 1")
+        return _complete(measurer.measure(all_settings(layers, k), "Algorithm 1"))
     trials = _Trials(measurer, _default_budget(layers, k) if budget is None else budget)
     if method == "additive":
         _additive(trials)
@@ -328,7 +427,13 @@ def search_points(
         _greedy(trials)
     else:
         _evolve(trials, method, seed)
-    return trials.points
+    return _complete(trials.points)
+
+
+def _complete(points: dict[Setting, OperatingPoint]) -> dict[Setting, OperatingPoint]:
+    """Those of all images."""
+    images = max(point.images for point in points.values())
+    return {setting: point for setting, point in points.items() if point.images == images}
 
 
 def search_at(
@@ -350,7 +455,7 @@ def search_at(
     damage = _sensitivity(trials)
     trials.measure(uniform_settings(layers, k), "uniform rates")
     if trials.left:
-        candidates = additive_settings(damage, trials.shares)
+        candidates = additive_settings(damage, trials.gains)
         reached = trials.saved(candidates)
         each = -(-trials.left // 2 // len(savings))
         # By increasing saving, so of those that save enough the first do the least damage.
@@ -386,10 +491,10 @@ class _Trials:
     search takes the same steps as one that was never stopped.
     """
 
-    def __init__(self, measurer: Measurer, budget: int) -> None:
+    def __init__(self, measurer: Measurer | Race, budget: int) -> None:
         self.measurer, self.budget = measurer, budget
         self.layers, self.k = len(measurer.names), measurer.net.k
-        self.shares = np.array([measurer.shares[name] for name in measurer.names])
+        self.gains = measurer.gains
         self.points: dict[Setting, OperatingPoint] = {}
 
     @property
@@ -408,7 +513,7 @@ class _Trials:
         return max(self.points[setting].divergence or 0.0, 0.0)
 
     def saved(self, settings: Sequence[Setting]) -> np.ndarray:
-        return np.array(settings, float) @ self.shares / self.k
+        return add_gains(self.gains, settings)
 
     def frontier(self) -> list[Setting]:
         """Measured settings that are optimal in saving and damage, by saving."""
@@ -441,12 +546,12 @@ def _additive(trials: _Trials) -> None:
     damage = _sensitivity(trials)
     trials.measure(uniform_settings(trials.layers, trials.k), "uniform rates")
     if trials.left:
-        trials.measure(additive_settings(damage, trials.shares, trials.left), "candidates")
+        trials.measure(additive_settings(damage, trials.gains, trials.left), "candidates")
     _exchange(trials, damage)
 
 
 def _greedy(trials: _Trials) -> None:
-    """Descend from rate 0 by the steps of least damage per multiplication; then exchanges."""
+    """Descend from rate 0 by the steps of least damage for what they save; then exchanges."""
     layers, k = trials.layers, trials.k
     rounds = max(trials.budget // 2 // layers, 1)
     # Steps taken at once, so that the descent costs about half of the budget.
@@ -455,23 +560,31 @@ def _greedy(trials: _Trials) -> None:
     trials.measure([here], "descent")
     damage = np.zeros((layers, k))
     while trials.left:
-        steps = {i: _step(here, {i: 1}) for i in range(layers) if here[i] < k - 1}
+        further = {i: _next_saving(trials.gains[i], here[i]) for i in range(layers)}
+        steps = {i: _step(here, {i: j - here[i]}) for i, j in further.items() if j is not None}
         if not steps:
             break
         trials.measure(steps.values(), "descent")
-        known = [i for i, setting in steps.items() if setting in trials.points]
-        for i in known:
-            harm = trials.damage(steps[i]) - trials.damage(here)
-            damage[i, here[i] + 1] = damage[i, here[i]] + max(harm, 0.0)
-        price = {i: damage[i, here[i] + 1] - damage[i, here[i]] for i in known}
-        best = sorted(known, key=lambda i: price[i] / trials.shares[i])[:stride]
+        value = {}
+        for i in (i for i, setting in steps.items() if setting in trials.points):
+            harm = max(trials.damage(steps[i]) - trials.damage(here), 0.0)
+            now, then = here[i], steps[i][i]
+            damage[i, now + 1 : then + 1] = damage[i, now] + harm
+            value[i] = harm / (trials.gains[i, then] - trials.gains[i, now])
+        best = sorted(value, key=value.__getitem__)[:stride]
         if not best:
             break
-        here = _step(here, dict.fromkeys(best, 1))
+        here = _step(here, {i: steps[i][i] - here[i] for i in best})
         trials.measure([here], "descent")
         if here not in trials.points:
             break
     _exchange(trials, np.maximum.accumulate(damage, axis=1))
+
+
+def _next_saving(gains: np.ndarray, j: int) -> int | None:
+    """The next rate of a layer that saves more; for multiplications that is ``j + 1``."""
+    more = np.flatnonzero(gains[j + 1 :] > gains[j])
+    return j + 1 + int(more[0]) if len(more) else None
 
 
 def _step(setting: Setting, change: Mapping[int, int]) -> Setting:
@@ -484,11 +597,11 @@ def _exchange(trials: _Trials, damage: np.ndarray) -> None:
     A neighbour's damage is predicted from its origin's, measured, and the difference that the
     layers alone make; measured are those whose prediction adds most to the hypervolume.
     """
-    lift = _lifts(trials)
     while trials.left:
         frontier = trials.frontier()
         saved, harm = trials.saved(frontier), np.array([trials.damage(s) for s in frontier])
-        guess = np.maximum(harm[:, None, None] + _changes(damage, frontier), 0.0)
+        guess = np.maximum(harm[:, None, None] + _changes(damage, frontier, np.inf), 0.0)
+        lift = _changes(trials.gains, frontier, 0.0)
         score = _gain(saved, np.exp(-harm), saved[:, None, None] + lift, np.exp(-guess))
         score[np.isinf(guess)] = -np.inf
         if not trials.measure(_best_exchanges(trials, frontier, score, EXCHANGES), "exchanges"):
@@ -497,7 +610,6 @@ def _exchange(trials: _Trials, damage: np.ndarray) -> None:
 
 def _exchange_at(trials: _Trials, damage: np.ndarray, savings: Sequence[float]) -> None:
     """Spend what is left on exchanges around the best measured setting of each saving."""
-    lift = _lifts(trials)
     each = max(EXCHANGES // len(savings), 1)
     while trials.left:
         chosen: list[Setting] = []
@@ -507,31 +619,28 @@ def _exchange_at(trials: _Trials, damage: np.ndarray, savings: Sequence[float]) 
             if not len(enough):
                 continue
             best = min((settings[i] for i in enough), key=trials.damage)
-            score = -_changes(damage, [best])
-            score[trials.saved([best])[:, None, None] + lift < wanted - _ROUNDING] = -np.inf
+            score = -_changes(damage, [best], np.inf)
+            reached = trials.saved([best])[:, None, None] + _changes(trials.gains, [best], 0.0)
+            score[reached < wanted - _ROUNDING] = -np.inf
             chosen += _best_exchanges(trials, [best], score, each)
         if not trials.measure(chosen, "exchanges"):
             return
 
 
-def _lifts(trials: _Trials) -> np.ndarray:
-    """``[layers + 1, layers + 1]``: saving gained by one layer a step up and another down.
+def _changes(table: np.ndarray, settings: Sequence[Setting], beyond: float) -> np.ndarray:
+    """``[settings, layers + 1, layers + 1]``: what one layer up and another down add of a table.
 
     The last stands for no layer, so that a move up or down alone is an exchange too.
+
+    Args:
+        table: ``[layers, k]``, damages or gains of the layers alone.
+        settings: where the exchanges start.
+        beyond: stands for rates that a layer does not have.
     """
-    weight = np.append(trials.shares / trials.k, 0.0)
-    return weight[:, None] - weight
-
-
-def _changes(damage: np.ndarray, settings: Sequence[Setting]) -> np.ndarray:
-    """``[settings, layers + 1, layers + 1]``: damage that the layers of an exchange alone add.
-
-    Infinite where a layer has no such rate.
-    """
-    here, rows = np.array(settings), np.arange(len(damage))
-    padded = np.pad(damage, ((0, 0), (1, 1)), constant_values=np.inf)
-    up = padded[rows, here + 2] - damage[rows, here]
-    down = padded[rows, here] - damage[rows, here]
+    here, rows = np.array(settings), np.arange(len(table))
+    padded = np.pad(table, ((0, 0), (1, 1)), constant_values=beyond)
+    up = padded[rows, here + 2] - table[rows, here]
+    down = padded[rows, here] - table[rows, here]
     up, down = np.pad(up, ((0, 0), (0, 1))), np.pad(down, ((0, 0), (0, 1)))
     return up[:, :, None] + down[:, None, :]
 
@@ -593,7 +702,7 @@ def _evolve(trials: _Trials, method: str, seed: int) -> None:
                 )
             )
         study = optuna.create_study(directions=["maximize", "maximize"], sampler=sampler)
-        for setting in additive_settings(damage, trials.shares, GENERATION):
+        for setting in additive_settings(damage, trials.gains, GENERATION):
             study.enqueue_trial({str(i): j for i, j in enumerate(setting)})
         idle = 0
         while trials.left and idle < 20:

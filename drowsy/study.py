@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from drowsy import plots
 from drowsy.atomic import write_json, write_text
 from drowsy.evaluate import Setting
 from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.race import Race
 from drowsy.record import csv_text, provenance
 from drowsy.search import Measurer, search_points, single_settings, uniform_settings
 
@@ -88,37 +89,50 @@ class Study:
         return rows
 
     def nonuniform(
-        self, uniform: Sequence[Row], method: str = "auto", budget: int | None = None
+        self,
+        uniform: Sequence[Row],
+        method: str = "auto",
+        budget: int | None = None,
+        racing: bool = False,
     ) -> dict[str, Frontier]:
         """Fig. 7: search non-uniform rates; frontiers by objective, also written as JSON.
 
         Args:
             uniform: rows of ``uniform``, drawn beside.
-            method, budget: of ``drowsy.search``.
+            method, budget, racing: of ``drowsy.search``; a race drops what cannot be optimal in
+                any objective.
         """
         start = time.perf_counter()
-        points = search_points(self.measurer, method, budget)
-        first = next(iter(points.values()))
-        objectives = ("top1", "top5") if first.top1 is not None else ("agreement",)
-        frontiers = {name: Frontier(points.values(), name) for name in objectives}
-        setting_of = {id(point): setting for setting, point in points.items()}
+        labelled = self.measurer.work.labels is not None
+        objectives = ("top1", "top5") if labelled else ("agreement",)
+        race = Race(self.measurer, objectives) if racing else None
+        points = search_points(race or self.measurer, method, budget)
+        facts: Row = {"cost": self.measurer.cost}
+        if race is not None:
+            facts["image_evaluations"] = race.image_evaluations
+        frontiers = {name: self.measurer.frontier(points, name) for name in objectives}
         rows = [self._row(setting, point) for setting, point in points.items()]
-        path = self._write("nonuniform", rows, start)
+        path = self._write("nonuniform", rows, start, facts)
         for name, frontier in frontiers.items():
             frontier.save(self.out / f"frontier_{name}.json")
             frontier.to_csv(self.out / f"frontier_{name}.csv")
         lines = {
-            name: [self._row(setting_of[id(point)], point) for point in frontier.points]
+            name: [
+                self._row(tuple(point.schedule.thresholds().values()), point)
+                for point in sorted(frontier.points, key=lambda point: point.saving)
+            ]
             for name, frontier in frontiers.items()
         }
         plots.plot_nonuniform(rows, lines, uniform, path, f"Non-uniform rates: {self.title}")
         return frontiers
 
-    def run(self, method: str = "auto", budget: int | None = None) -> dict[str, Frontier]:
+    def run(
+        self, method: str = "auto", budget: int | None = None, racing: bool = False
+    ) -> dict[str, Frontier]:
         """All four figures."""
         self.savings()
         self.sensitivity()
-        return self.nonuniform(self.uniform(), method, budget)
+        return self.nonuniform(self.uniform(), method, budget, racing)
 
     # --- tables -------------------------------------------------------------------------------
 
@@ -133,7 +147,9 @@ class Study:
                     row[f"{name}_std"] = point.spread[name]
         return row
 
-    def _write(self, name: str, rows: list[Row], start: float) -> Path:
+    def _write(
+        self, name: str, rows: list[Row], start: float, facts: Mapping[str, Any] | None = None
+    ) -> Path:
         """Write the table and its record; returns where the picture goes."""
         net = self.measurer.net
         write_text(self.out / f"{name}.csv", csv_text(rows))
@@ -150,6 +166,7 @@ class Study:
                 for layer, module in net.layers.items()
             },
             "points": len(rows),
+            **(facts or {}),
             "seconds": round(time.perf_counter() - start, 1),
             "seconds_note": "of this run; points found in the store cost nothing",
             **self.measurer.fingerprints,

@@ -30,6 +30,7 @@ from drowsy.evaluate import Evaluator
 from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
+from drowsy.ray_engine import RayEngine
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
@@ -550,6 +551,37 @@ CASES = [
         ValueError,
         "budget: got 9, allowed: none, as exhaustive",
     ),
+    Case(
+        "cost",
+        lambda _: search(net(), images(), cost="euros"),
+        ValueError,
+        "cost: got 'euros', allowed: macs, latency, joules",
+    ),
+    Case(
+        "frontier by a latency that was not measured",
+        lambda _: Frontier([OperatingPoint(Schedule(8), 0.0, top1=0.5)], cost="latency"),
+        ValueError,
+        "cost: latency_ms was not measured at every point",
+    ),
+    Case(
+        "race on sorted images",
+        lambda _: search(net(), images(), torch.tensor([0, 1, 2, 2]), racing=True),
+        ValueError,
+        "racing: the images are in the order of their classes, allowed: a random order",
+    ),
+    Case(
+        "race by accuracy without labels",
+        lambda _: search(net(), images(), racing=True),
+        ValueError,
+        "objective: got 'top1', allowed: agreement",
+    ),
+    Case(
+        "address without a port",
+        lambda _: RayEngine("head"),
+        ValueError,
+        "address: got 'head', allowed: auto, local or HOST:PORT",
+    ),
+    Case("no workers", lambda _: RayEngine(workers=0), ValueError, "workers: got 0, allowed: 1 or"),
     # Schedules, frontiers, stores.
     Case(
         "schedule for another k",

@@ -53,6 +53,15 @@ def test_study_writes_every_figure_as_table_record_and_picture(
     assert "Pareto-optimal settings by top1" in capsys.readouterr().out
 
 
+def test_a_search_that_races_shuffles_and_tells_what_it_took(folder: Path, tmp_path: Path) -> None:
+    arguments = ["search", *STUDY[1:], "--data", str(folder), "--out", str(tmp_path), "--race"]
+    assert main([*arguments, "--method", "greedy", "--budget", "20"]) == 0
+    record = json.loads((tmp_path / "nonuniform.json").read_text())
+    # Twelve images are one rung.
+    assert record["image_evaluations"] == 20 * 12
+    assert record["first"].split("/")[0] != "class0" or record["last"].split("/")[0] != "class2"
+
+
 def test_a_network_of_ones_own(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,9 +246,11 @@ def test_a_network_without_labels_has_a_frontier_of_agreement(tmp_path: Path):
         (("format",), "drowsy.schedule", "format: got 'drowsy.schedule', allowed: 'drowsy.front"),
         (("version",), 99, "version: got 99, allowed: 1"),
         (("objective",), "speed", "objective: got 'speed', allowed: top1, top5, agreement"),
+        (("cost",), "euros", "cost: got 'euros', allowed: macs, latency, joules"),
+        (("cost",), ["macs"], r"cost: got \['macs'\], allowed: macs, latency, joules"),
         (("points",), {}, r"points: got \{\}, allowed: a list of points"),
         (("points",), [], r"points: got \[\], allowed: a list of points"),
-        (("note",), "x", "unknown note; allowed: format, objective, points"),
+        (("note",), "x", "unknown note; allowed: cost, format, objective, points"),
         (("points", 0), 3, "point 0: got int, allowed: an object"),
         (("points", 1, "saving"), 1.5, "point 1: saving: got 1.5, allowed: 0 to 1"),
         (("points", 1, "saving"), None, "point 1: saving: got None, allowed: a number"),
@@ -303,3 +305,13 @@ def test_a_truncated_file_is_refused(tmp_path: Path, frontier: Frontier):
 def test_a_point_holds_fractions_and_finite_figures(name: str, value: float):
     with pytest.raises(ValueError, match=f"{name}: got .*, allowed: "):
         dataclasses.replace(point(0.5, 0.5), **{name: value})
+
+
+def test_a_file_that_names_no_cost_is_of_multiplications(
+    tmp_path: Path, frontier: Frontier
+) -> None:
+    frontier.save(tmp_path / "old.json")
+    data = json.loads((tmp_path / "old.json").read_text())
+    del data["cost"]
+    (tmp_path / "old.json").write_text(json.dumps(data))
+    assert Frontier.load(tmp_path / "old.json").cost == "macs"

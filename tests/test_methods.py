@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import drowsy
+from drowsy.cost import multiplication_gains
 from drowsy.evaluate import Evaluator, Setting
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.schedule import Schedule
@@ -37,6 +38,7 @@ class Model:
         self.names = [f"conv{i}" for i in range(layers)]
         self.net = SimpleNamespace(k=k)
         self.shares = dict(zip(self.names, rng.dirichlet(np.ones(layers) * 2), strict=True))
+        self.gains = multiplication_gains(self.shares, k)
         self._size, self._power = np.exp(rng.normal(1, 1.2, layers)), rng.uniform(1, 2.5, layers)
         self._mixed = np.triu(rng.uniform(-0.3, 1, (layers, layers)), 1) * mixed
         self.asked: list[Setting] = []
@@ -75,7 +77,7 @@ def test_knapsack_finds_every_optimal_setting_of_the_additive_model() -> None:
     better = (saved[:, None] >= saved) & (harm[:, None] <= harm)
     better &= (saved[:, None] > saved) | (harm[:, None] < harm)
     optimal = {tuple(map(int, s)) for s in every[~better.any(axis=0)]}
-    found = additive_settings(damage, shares)
+    found = additive_settings(damage, np.outer(shares, np.arange(5) / 5))
     assert set(found) == optimal
     convex = {
         tuple((damage - price * np.arange(5) / 5 * shares[:, None]).argmin(axis=1).tolist())
@@ -84,7 +86,9 @@ def test_knapsack_finds_every_optimal_setting_of_the_additive_model() -> None:
     assert convex < optimal
     # Few labels find nearly the same: at each saving, hardly more damage.
     index = {setting: i for i, setting in enumerate(map(tuple, every.tolist()))}
-    coarse = np.array([index[s] for s in additive_settings(damage, shares, labels=40)])
+    coarse = np.array(
+        [index[s] for s in additive_settings(damage, np.outer(shares, np.arange(5) / 5), labels=40)]
+    )
     for setting in found:
         i = index[setting]
         assert harm[coarse][saved[coarse] >= saved[i] - 4 / 40].min() <= harm[i] + 1e-12
@@ -93,7 +97,7 @@ def test_knapsack_finds_every_optimal_setting_of_the_additive_model() -> None:
 def test_candidates_are_at_most_as_many_as_asked_and_reach_both_ends() -> None:
     model = Model(6, 8)
     damage = model._size[:, None] * (np.arange(8) / 8) ** model._power[:, None]
-    chosen = additive_settings(damage, np.array(list(model.shares.values())), 20)
+    chosen = additive_settings(damage, model.gains, 20)
     assert len(chosen) <= 20
     assert chosen[0] == (0,) * 6
     assert chosen[-1] == (7,) * 6
@@ -129,13 +133,12 @@ def test_a_tenth_of_the_settings_holds_nearly_the_whole_frontier(
 def test_exchanges_mend_what_the_additive_model_gets_wrong() -> None:
     """With the knapsack's candidates alone the mixed model's frontier is worse."""
     model = Model(mixed=3.0)
-    shares = np.array(list(model.shares.values()))
     singles = model.measure(single_settings(4, 6))
     damage = np.zeros((4, 6))
     for setting, point in singles.items():
         for layer, j in enumerate(setting):
             damage[layer, j] = max(damage[layer, j], point.divergence if j else 0.0)
-    candidates = singles | model.measure(additive_settings(damage, shares))
+    candidates = singles | model.measure(additive_settings(damage, model.gains))
     found = search_points(model, "additive", len(candidates) + 100)
     assert volume(found) > volume(candidates)
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fake_nvml import FakeClock, FakeRapl
+from recording import images_and_labels, inferences, recording_net, search_on
 from torch import nn
 
 import drowsy
+from drowsy.energy import NoMeter
 from drowsy.evaluate import Evaluator
 from drowsy.search import (
     Measurer,
@@ -85,7 +88,7 @@ def test_additive_settings_are_optimal_in_their_model() -> None:
     every = np.array(all_settings(4, 5))
     total_damage = damage[np.arange(4), every].sum(axis=1)
     total_saving = (every / 5 * shares).sum(axis=1)
-    chosen = additive_settings(damage, shares)
+    chosen = additive_settings(damage, np.outer(shares, np.arange(5) / 5))
     assert len(chosen) > 5
     for setting in chosen:
         harm = damage[np.arange(4), setting].sum()
@@ -145,45 +148,40 @@ def test_points_are_means_over_seeds_with_their_spread() -> None:
     assert both.seeds == (3, 4, 5)
 
 
-_VICTIM = """
-import sys
-sys.path.insert(0, {tests!r})
-import drowsy, torch
-from test_search import small_data, small_net
-torch.set_num_threads(1)
-images, labels = small_data()
-store = drowsy.Store({store!r})
-print("ready", flush=True)
-drowsy.search(small_net(5), images, labels, store=store, method="exhaustive")
-"""
-
-
-def test_killed_searches_resume_to_the_same_frontier(tmp_path: Path) -> None:
-    """SIGKILL at random moments; every run goes on from what is stored."""
-    path = str(tmp_path / "points.sqlite")
-    script = _VICTIM.format(tests=str(Path(__file__).parent), store=path)
-    stored, moments = [0], random.Random(0)
-    for _ in range(4):
-        victim = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, env=os.environ.copy()
-        )
-        assert victim.stdout is not None
-        assert victim.stdout.readline() == b"ready\n"
-        time.sleep(0.05 + 0.25 * moments.random())
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-        net, (images, labels) = small_net(5), small_data()
+def test_a_search_killed_at_ten_random_moments(tmp_path: Path) -> None:
+    """SIGKILL, and on from the store: no result is lost, and none evaluated again."""
+    path, log, moments = str(tmp_path / "points.sqlite"), tmp_path / "log", random.Random(0)
+    # Its processes start within milliseconds: the server that forks them has imported drowsy.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["drowsy"])
+    net, (images, labels) = recording_net(log), images_and_labels()
+    measurer = Measurer(net, images, labels)
+    stored = [0]
+    for _ in range(10):
+        victim = processes.Process(target=search_on, args=(path, log))
+        before = inferences(log).total()
+        victim.start()
+        while inferences(log).total() == before:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.2))
+        victim.kill()
+        victim.join()
+        assert victim.exitcode == -signal.SIGKILL
         with drowsy.Store(path) as store:
-            stored.append(len(store.results(Measurer(net, images, labels).context(0))))
+            stored.append(len(store.results(measurer.context(0))))
     assert stored == sorted(stored)
-    assert stored[-1] > 0
+    assert 0 < stored[-1] < 6**3
+    last = processes.Process(target=search_on, args=(path, log))
+    last.start()
+    last.join()
     with drowsy.Store(path) as store:
-        resumed = drowsy.search(net, images, labels, store=store, method="exhaustive")
-        assert len(store.results(Measurer(net, images, labels).context(0))) == 5**3
-    assert key(resumed) == key(drowsy.search(net, images, labels, method="exhaustive"))
-
-
-# --- what decides a result -----------------------------------------------------------------------
+        resumed = Measurer(net, images, labels, store=store)
+        assert len(store.results(resumed.context(0))) == 6**3
+        points = resumed.measure(all_settings(3, 6))
+    straight = measurer.measure(all_settings(3, 6))
+    assert key(drowsy.Frontier(points.values())) == key(drowsy.Frontier(straight.values()))
+    # A run counts multiplications and evaluates rate 0; a kill costs at most what is in flight.
+    assert inferences(log).total() - 2 * 11 <= 6**3 + 10
 
 
 def test_a_result_is_known_by_all_that_decides_it() -> None:
@@ -210,3 +208,102 @@ def test_what_the_store_knows_is_known_for_every_seed() -> None:
     assert Measurer(small_net(), images, labels, seeds=[0], store=store).knows((1, 0, 2))
     assert not Measurer(small_net(), images, labels, seeds=[0], store=store).knows((1, 0, 0))
     assert not Measurer(small_net(), images, labels, seeds=[0, 1], store=store).knows((1, 0, 2))
+
+
+# --- by latency and joules ------------------------------------------------------------------------
+
+
+class Machine:
+    """Runs a network in no time, and moves a clock by what each layer's rate is said to take."""
+
+    # Milliseconds by rate in 1/4: a layer that saves, one that sleeps in vain, one with a step.
+    TABLE = np.array([[4.0, 3.0, 2.0, 1.0], [2.0, 2.2, 2.4, 2.6], [5.0, 5.5, 2.5, 2.0]])
+
+    def __init__(self, clock: FakeClock, net: drowsy.DrowsyNet) -> None:
+        self.clock, self.net = clock, net
+
+    def __call__(self, _: torch.Tensor) -> None:
+        self.clock.advance(self.latency(self.net.control.settings) / 1e3)
+
+    def latency(self, setting: Iterable[int]) -> float:
+        return float(self.TABLE[range(3), list(setting)].sum())
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    clock = FakeClock()
+    clock.install(monkeypatch)
+    return Machine(clock, small_net())
+
+
+def test_gains_are_what_each_layer_alone_saves(machine: Machine) -> None:
+    images, _ = small_data()
+    machine.net.set(0.25)
+    table = drowsy.energy.measured_gains(machine.net, images, "latency", forward=machine)
+    expected = (machine.TABLE[:, :1] - machine.TABLE) / 11
+    np.testing.assert_allclose(table, expected, atol=1e-9)
+    assert machine.net.control.settings == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "share"),
+    [("exhaustive", None, 1.0), ("additive", 30, 0.98), ("greedy", 30, 0.98), ("tpe", 40, 0.95)],
+)
+def test_a_search_by_latency_finds_what_is_optimal_in_latency(
+    method: str, budget: int | None, share: float, machine: Machine
+) -> None:
+    images, labels = small_data()
+    options = {"objective": "agreement", "cost": "latency", "forward": machine}
+    found = drowsy.search(machine.net, images, labels, method=method, budget=budget, **options)
+    plain = Measurer(machine.net, images, labels).measure(all_settings(3, 4))
+    every = [replace(p, latency_ms=machine.latency(s)) for s, p in plain.items()]
+    best = drowsy.Frontier(every, "agreement", "latency")
+    assert found.hypervolume() >= share * best.hypervolume() - 1e-9
+    for point in found.points:
+        assert point.latency_ms == pytest.approx(
+            machine.latency(point.schedule.thresholds().values()), abs=1e-6
+        )
+    assert found.reference.latency_ms == pytest.approx(11)
+
+
+def test_a_frontier_by_latency_is_kept_on_file(machine: Machine, tmp_path: Path) -> None:
+    images, labels = small_data()
+    frontier = drowsy.search(
+        machine.net, images, labels, objective="agreement", cost="latency", forward=machine
+    )
+    frontier.save(tmp_path / "frontier.json")
+    loaded = drowsy.Frontier.load(tmp_path / "frontier.json")
+    assert (loaded.cost, loaded.points) == ("latency", frontier.points)
+    assert [p.latency_ms for p in loaded.points] == sorted(
+        (p.latency_ms for p in loaded.points), reverse=True
+    )
+    area, left = 0.0, 0.0
+    for point in loaded.points:
+        saved = 1 - point.latency_ms / 11
+        area, left = area + (saved - left) * point.agreement, saved
+    assert loaded.hypervolume() == pytest.approx(area)
+
+
+def test_a_search_by_joules_measures_them(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tree = FakeRapl(tmp_path, machine.clock).install(monkeypatch)
+    tree.add("intel-rapl:0", "package-0", 20.0)
+    images, labels = small_data()
+    frontier = drowsy.search(
+        machine.net, images, labels, objective="agreement", cost="joules", forward=machine
+    )
+    # At constant power joules follow time, per image.
+    for point in frontier.points:
+        assert point.joules == pytest.approx(20.0 * point.latency_ms / 1e3 / 40, rel=0.01)
+    assert frontier.points[0].joules > frontier.points[-1].joules
+
+
+def test_without_a_meter_a_search_by_joules_says_so_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("drowsy.sensors.RAPL", tmp_path / "none")
+    images, labels = small_data()
+    monkeypatch.setattr(Evaluator, "walk", lambda *_: pytest.fail("evaluated"))
+    with pytest.raises(NoMeter):
+        drowsy.search(small_net(), images, labels, cost="joules")
