@@ -15,7 +15,7 @@ from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
-from drowsy.sleep import Bernoulli, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.sleep import Bernoulli, BlueNoise, Grain, Lattice, Lfsr, SleepSpec, Stratified
 from drowsy.stages import Stage, align, find_stages
 from drowsy.store import Store
 
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli",
+    "BlueNoise",
     "Deployed",
     "DrowsyConv2d",
     "DrowsyNet",

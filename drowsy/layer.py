@@ -178,6 +178,7 @@ class DrowsyConv2d(nn.Conv2d):
     ) -> tuple[str, Grain]:
         """The fill and grain that ``stage`` would give the layer; raises where it would."""
         parsed = self.sleep.grain if grain is None else Grain.parse(grain)
+        replace(self.sleep, grain=parsed)  # raises where the source does not know the grain
         return check_fill(self._fill if fill is None else fill, parsed), parsed
 
     def _set(self, sleep: SleepSpec, fill: str) -> None:

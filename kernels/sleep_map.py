@@ -28,8 +28,10 @@ from drowsy_kernels.launch import (
 )
 from torch import Tensor
 
-SOURCES = ("bernoulli", "stratified", "lattice", "lfsr")
+SOURCES = ("bernoulli", "stratified", "lattice", "bluenoise", "lfsr")
 MAX_K = 256
+# Positions along the side of a blue-noise tile.
+SIDE = 64
 
 # Bytes of bitmap per program: a few for every thread of four warps, so that byte stores merge.
 _BLOCK = 512
@@ -222,6 +224,43 @@ def _lattice_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
+@triton.jit(do_not_specialize=_STREAM)
+def _bluenoise_kernel(
+    out,
+    threshold,
+    clock,
+    table,
+    layer,
+    row_bytes,
+    image_bytes,
+    cells,
+    width,
+    blocks,
+    SIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Every channel cell looks up its own shift of the tile, 8 bits down and 8 across."""
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pc, byte = place // row_bytes, place % row_bytes
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        seed = tl.load(clock)
+        image = tl.load(clock + 1) + n
+        w0, w1, w2, w3 = _image_draw(byte.to(tl.uint32), image, layer, 4, seed)
+        y, x = pc // width, pc % width
+        for bit in tl.static_range(8):
+            word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
+            u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
+            at = (y + (u >> 8)) % SIDE * SIDE + (x + u) % SIDE
+            level = tl.load(table + at).to(tl.int32)
+            asleep = (level < j) & (byte * 8 + bit < cells)
+            b_bits |= asleep.to(tl.int32) << bit
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
 @triton.jit
 def _lfsr_kernel(
     out,
@@ -270,13 +309,14 @@ def sleep_map(
     threshold: Tensor,
     clock: Tensor,
     lattice: tuple[int, Tensor] | None = None,
+    bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Draw the sleep bitmap of one layer for one batch.
 
     Args:
-        source: ``bernoulli``, ``stratified``, ``lattice`` or ``lfsr``.
+        source: one of ``SOURCES``.
         shape: ``(N, C, OH, OW)`` of the layer's output.
         cell: ``(cell_p, cell_c)``: positions and channels that share a bit.
         k: number of levels, 2 to 256. A change of ``k`` compiles anew.
@@ -284,6 +324,8 @@ def sleep_map(
         threshold: int32 tensor of one element; a cell sleeps when its level is below it.
         clock: int64 tensor ``(seed, image)``; image is the running index of the batch's first.
         lattice: ``(slope, order)``, order uint8 ``[k]``; for source ``lattice``, and only there.
+        bluenoise: uint8 ``[64, 64]``, the levels of a tile; for source ``bluenoise``, and only
+            there. Its cells are single positions: ``cell[0] == 1``.
         lfsr: ``(table, phases)``, table uint8 ``[period]`` of levels along the register's cycle,
             phases int64 ``[engines]`` with values in ``[0, period)``; for source ``lfsr``, and
             only there.
@@ -307,6 +349,7 @@ def sleep_map(
         threshold=threshold,
         clock=clock,
         lattice=lattice,
+        bluenoise=bluenoise,
         lfsr=lfsr,
         out=out,
     )
@@ -324,6 +367,7 @@ def plan_sleep_map(
     threshold: Tensor,
     clock: Tensor,
     lattice: tuple[int, Tensor] | None = None,
+    bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Launch]:
@@ -332,9 +376,9 @@ def plan_sleep_map(
     device = clock.device
     check_operand("threshold", threshold, dtypes=(torch.int32,), shape=(1,), device=device)
     check_operand("clock", clock, dtypes=(torch.int64,), shape=(2,), device=device)
-    for name, given in (("lattice", lattice), ("lfsr", lfsr)):
+    for name, given in (("lattice", lattice), ("bluenoise", bluenoise), ("lfsr", lfsr)):
         if (given is not None) != (source == name):
-            raise ValueError(f"{name}: its tables go with source {name!r}, got source {source!r}")
+            raise ValueError(f"{name}: its table goes with source {name!r}, got source {source!r}")
 
     n, channels, height, width = shape
     positions, cells = triton.cdiv(height * width, cell[0]), triton.cdiv(channels, cell[1])
@@ -359,7 +403,9 @@ def plan_sleep_map(
     items, block = image_bytes, _BLOCK
     if source != "lfsr":
         # The same 32 bits whatever the stream: an argument of one type never recompiles.
-        arguments |= {"layer": stream - 2**32 if stream >= 2**31 else stream, "K": k}
+        arguments["layer"] = stream - 2**32 if stream >= 2**31 else stream
+    if source in ("bernoulli", "stratified", "lattice"):
+        arguments["K"] = k
     if source == "bernoulli":
         kernel = _bernoulli_kernel
     elif source == "stratified" and positions > 1 and k <= _MAX_UNROLLED_K:
@@ -380,6 +426,14 @@ def plan_sleep_map(
             "width": max(width, 1),
             "BY_ROW": cell[0] == 1,
         }
+    elif bluenoise is not None:
+        kernel = _bluenoise_kernel
+        if cell[0] != 1:
+            raise ValueError(f"cell: got {cell}, allowed: one position (source bluenoise)")
+        check_operand(
+            "bluenoise", bluenoise, dtypes=(torch.uint8,), shape=(SIDE, SIDE), device=device
+        )
+        arguments |= {"table": bluenoise, "width": max(width, 1), "SIDE": SIDE}
     elif lfsr is not None:
         kernel = _lfsr_kernel
         arguments |= _lfsr_arguments(*lfsr, positions=positions, device=device)

@@ -84,11 +84,14 @@ def configuration(number: int) -> Configuration:
             f"tile:{pick((2, 8, 16))}x{pick((3, 16, 32))}",
         )
     )
+    sources = ["bernoulli", "stratified", "lattice", pick(LFSRS)]
+    if Grain.parse(grain).of_single_positions:
+        sources.append("bluenoise")
     fills = FILLS if Grain.parse(grain).of_single_positions else ("zero", "rescale")
     kernel = (pick((1, 2, 3)), pick((1, 2, 3)))
     dilation = (pick((1, 1, 2)), pick((1, 1, 2)))
     return Configuration(
-        source=pick(("bernoulli", "stratified", "lattice", pick(LFSRS))),
+        source=pick(sources),
         grain=grain,
         k=k,
         j=rng.randrange(k) if rng.random() < 0.9 else pick((0, k - 1)),
@@ -223,7 +226,7 @@ def test_configurations_meet_every_source_grain_and_dtype() -> None:
     met = {
         (c.source.partition(":")[0], c.grain.partition(":")[0], c.dtype) for c in drawn if c.j > 0
     }
-    assert len(met) == 4 * 4 * 3
+    assert len(met) == (5 * 2 + 4 * 2) * 3
     assert {c.activation.partition(":")[0] for c in drawn} == {
         name.partition(":")[0] for name in ACTIVATIONS
     }
@@ -279,6 +282,8 @@ def test_triton_takes_an_empty_batch_and_a_sleeping_layer(
 @pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "tile:4x2"])
 @pytest.mark.parametrize(("k", "size"), [(4, (6, 8)), (4, (8, 6)), (4, (5, 5)), (6, (6, 6))])
 def test_exact_runs_are_exact(source: str, grain: str, k: int, size: tuple[int, int]) -> None:
+    if source == "bluenoise" and not Grain.parse(grain).of_single_positions:
+        pytest.skip("not a grain of single positions")
     spec, shape = SleepSpec(source, grain, k), (3, 8, *size)
     run = triton.exact_run(spec, shape)
     drawn = levels(spec, shape, torch.tensor([1, 2]))

@@ -280,7 +280,19 @@ CASES = [
         "unknown source",
         lambda _: net(source="dice"),
         ValueError,
-        "source: got 'dice', allowed: bernoulli, stratified, lattice, lfsr",
+        "source: got 'dice', allowed: bernoulli, stratified, lattice, bluenoise, lfsr",
+    ),
+    Case(
+        "blue noise of channels",
+        lambda _: net(source="bluenoise", grain="channel"),
+        ValueError,
+        "grain: got channel with source bluenoise, allowed: grains of single positions",
+    ),
+    Case(
+        "blue noise made to tiles",
+        lambda _: net(source="bluenoise").set_grain("tile:4x2"),
+        ValueError,
+        "layer 0: grain: got tile:4x2 with source bluenoise",
     ),
     Case(
         "unknown option of a source",

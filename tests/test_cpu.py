@@ -102,6 +102,8 @@ def check(y: Tensor, expected: Tensor) -> None:
         ("mask", "lattice", "tile:7x3"),
         ("mask", "stratified", "position"),
         ("mask", "bernoulli", "channel"),
+        ("rows", "bluenoise", "position:4"),
+        ("mask", "bluenoise", "neuron"),
     ],
 )
 def test_every_way_is_the_oracle(

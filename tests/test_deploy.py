@@ -23,6 +23,7 @@ from drowsy.deploy import Deployed
 from drowsy.net import DrowsyNet
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+SOURCES = ("stratified", "lattice", "bluenoise", "lfsr:width=8,taps=8.6.5.4")
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -244,7 +245,7 @@ def test_positions_that_slept_in_every_channel_are_not_read(
     check(net, fast, x)
 
 
-@pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_sources(source: str, triton_device: torch.device) -> None:
     net, x = make("sequential", triton_device, source=source)
     net.set(0.5, fill="nearest")
@@ -443,7 +444,7 @@ def test_captured_graph_follows_knob_and_seed(name: str, fill: str) -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_source_is_captured(source: str) -> None:
     net, x = make("basic", torch.device("cuda"), source=source)
     net.set(0.5, fill="nearest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from fractions import Fraction
@@ -10,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from drowsy.bluenoise import rank_map
 from drowsy.layer import DrowsyConv2d
 from drowsy.sleep import (
     MAX_K,
     Bernoulli,
+    BlueNoise,
     Grain,
     Lattice,
     Lfsr,
@@ -32,8 +35,21 @@ from drowsy.sleep import (
     unpack_bitmap,
 )
 
-SOURCES = ("bernoulli", "stratified", "lattice", "lfsr", "lfsr:width=5,taps=5.3,engines=3")
+SOURCES = (
+    "bernoulli",
+    "stratified",
+    "lattice",
+    "bluenoise",
+    "lfsr",
+    "lfsr:width=5,taps=5.3,engines=3",
+)
 GRAINS = ("neuron", "position", "position:3", "channel", "channel:3", "tile:4x2", "tile:7x64")
+MAPS = [
+    (source, grain)
+    for source in SOURCES
+    for grain in GRAINS
+    if source != "bluenoise" or Grain.parse(grain).of_single_positions
+]
 SIGMAS = 5
 MASK32 = 0xFFFFFFFF
 
@@ -150,6 +166,11 @@ def level_in_python(
         slope, order = lattice_tables(k)
         y, x = divmod(pc, row) if row else (0, pc)
         return int(order[(x + slope * y + cc + phase) % k])
+    if isinstance(spec.source, BlueNoise):
+        word = philox_in_python(cc // 8, image, spec.stream, 4, seed)[cc % 8 // 2]
+        down, across = word >> (16 * (cc % 2)) + 8 & 0xFF, word >> (16 * (cc % 2)) & 0xFF
+        y, x = divmod(pc, row)
+        return int(rank_map()[(y + down) % 64, (x + across) % 64]) * k // 4096
     source = spec.source
     period = 2**source.width - 1
     engine, rounds = cc % source.engines, math.ceil(channels / source.engines)
@@ -169,8 +190,7 @@ def shift(state: int, register: Lfsr) -> int:
     return (state << 1 | feedback) & (1 << register.width) - 1
 
 
-@pytest.mark.parametrize("grain", GRAINS)
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_every_level_follows_its_definition(source: str, grain: str) -> None:
     shape, seed, image = (2, 19, 3, 5), 0x1234_5678_9ABC, 41
     for k in (3, 8, 13):
@@ -188,8 +208,7 @@ def test_every_level_follows_its_definition(source: str, grain: str) -> None:
 
 
 @pytest.mark.parametrize("k", [2, 8, 255, 256])
-@pytest.mark.parametrize("grain", GRAINS)
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_map_has_one_level_for_every_cell(source: str, grain: str, k: int) -> None:
     n, channels, height, width = shape = (2, 10, 6, 7)
     drawn = draw(source, grain, k, shape=shape)
@@ -220,8 +239,7 @@ def test_empty_output_has_an_empty_map(source: str, shape: tuple[int, int, int, 
     assert draw(source, shape=shape).shape == (n, height * width, channels)
 
 
-@pytest.mark.parametrize("grain", ["neuron", "position:3", "channel", "tile:4x2"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_split_into_batches_does_not_matter(source: str, grain: str) -> None:
     whole = draw(source, grain, shape=(7, 10, 6, 7), image=100)
     for sizes in ([1] * 7, [3, 4], [6, 1]):
@@ -247,7 +265,7 @@ def test_image_index_wraps_at_32_bits(source: str) -> None:
     assert not torch.equal(across[:2], across[2:])
 
 
-@pytest.mark.parametrize("source", ["bernoulli", "stratified"])
+@pytest.mark.parametrize("source", ["bernoulli", "stratified", "bluenoise"])
 def test_image_seed_and_stream_all_change_the_map(source: str) -> None:
     shape = (1, 8, 8, 8)
     settings = [
@@ -261,8 +279,7 @@ def test_image_seed_and_stream_all_change_the_map(source: str) -> None:
     assert torch.equal(draw(source, shape=shape, seed=5), draw(source, shape=shape, seed=5))
 
 
-@pytest.mark.parametrize("grain", ["neuron", "position:3", "channel", "tile:4x2"])
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_higher_rate_only_adds_sleepers(source: str, grain: str) -> None:
     layer = DrowsyConv2d(2, 10, 1, sleep=SleepSpec(source, grain))
     torch.nn.init.zeros_(layer.weight)
@@ -480,6 +497,100 @@ def test_lattice_tables_are_a_unit_and_a_permutation(k: int) -> None:
     assert sorted(order.tolist()) == list(range(k))
 
 
+# --- blue noise ----------------------------------------------------------------------------------
+
+
+def test_rank_map_is_the_same_everywhere() -> None:
+    ranks = rank_map()
+    assert sorted(ranks.ravel().tolist()) == list(range(64 * 64))
+    digest = hashlib.sha256(ranks.astype("<i8").tobytes()).hexdigest()
+    assert digest == "eb180a81500ad72ef06e9dd1736e4184e1fd08566f46e44c2a46c332fac0b98f"
+    assert (rank_map(1) != ranks).mean() > 0.99
+
+
+@pytest.mark.parametrize("k", [2, 8, 16, 256])
+@pytest.mark.parametrize("grain", ["neuron", "position", "tile:1x3"])
+def test_blue_noise_has_every_level_equally_often_in_a_period(grain: str, k: int) -> None:
+    # Any 64 x 64 positions, also beside and across the tile's edges.
+    drawn = draw("bluenoise", grain, k, shape=(2, 5, 64, 100)).unflatten(1, (64, 100))
+    for window in (drawn[:, :, :64], drawn[:, :, 36:], drawn[:, :, 17:81]):
+        for j in range(k):
+            assert ((window < j).sum((1, 2)) == j * 64 * 64 // k).all()
+
+
+@pytest.mark.parametrize("k", [3, 10, 255])
+def test_blue_noise_of_other_k_is_within_one_of_exact(k: int) -> None:
+    drawn = draw("bluenoise", "position", k, shape=(1, 1, 64, 64))
+    for j in range(k):
+        assert 0 <= int((drawn < j).sum()) - j * 64 * 64 / k < 1
+
+
+def test_blue_noise_is_one_tile_shifted_anew_for_each_image_and_channel() -> None:
+    drawn = draw("bluenoise", k=256, shape=(6, 20, 64, 64)).unflatten(1, (64, 64))
+    tile = drawn[0, ..., 0]
+    starts = set()
+    spectrum = torch.fft.rfft2(tile.double())
+    for image, channel in itertools.product(range(6), range(20)):
+        shifted = drawn[image, ..., channel]
+        match = torch.fft.irfft2(torch.fft.rfft2(shifted.double()) * spectrum.conj())
+        y, x = divmod(int(match.argmax()), 64)
+        assert torch.equal(shifted, tile.roll((y, x), (0, 1)))
+        starts.add((y, x))
+    assert len(starts) >= 115
+
+
+def test_blue_noise_shift_is_uniform_over_images_channels_and_streams() -> None:
+    one = {"k": 8, "shape": (4000, 16, 1, 1)}
+    images = draw("bluenoise", **one)
+    for stream in (0, 1):
+        drawn = draw("bluenoise", stream=stream, **one)
+        assert abs(chi_square_sigmas(torch.bincount(drawn.flatten().long()).double())) < SIGMAS
+    for first, second in (
+        (images[1:], images[:-1]),
+        (images[..., 1:], images[..., :-1]),
+        (images, draw("bluenoise", stream=1, **one)),
+        (images, draw("bluenoise", seed=1, **one)),
+    ):
+        assert abs(chi_square_sigmas(pair_table(first, second, 8))) < SIGMAS
+
+
+def nearest_awake(awake: Tensor) -> Tensor:
+    """Squared distance from every position of a periodic map to its nearest awake one."""
+    reach = range(-4, 5)
+    nearest = torch.full(awake.shape, 99)
+    for down, across in itertools.product(reach, reach):
+        there = awake.roll((-down, -across), (0, 1))
+        nearest = torch.where(there, nearest.clamp(max=down**2 + across**2), nearest)
+    return nearest
+
+
+def test_blue_noise_spreads_both_sleepers_and_awake() -> None:
+    ranks = torch.from_numpy(rank_map())
+    for asleep in (ranks < 512, ranks >= 4096 - 512):
+        # Of an eighth, hardly two touch, and then at a corner.
+        beside = [int((asleep & asleep.roll(step, (0, 1))).sum()) for step in ((0, 1), (1, 0))]
+        corner = [int((asleep & asleep.roll(step, (0, 1))).sum()) for step in ((1, 1), (1, -1))]
+        assert sum(beside) == 0
+        assert sum(corner) <= 1
+    # The last ranks that are left awake: no sleeper is far from all of them.
+    expected = {4: 1.001, 5: 1.02, 6: 1.13, 7: 1.70}
+    for j, bound in expected.items():
+        far = nearest_awake(ranks * 8 // 4096 >= j)
+        assert far[ranks * 8 // 4096 < j].double().mean() < bound
+        assert far.max() <= (2, 2, 4, 5)[j - 4]
+
+
+@pytest.mark.parametrize(("size", "spread"), [(7, 1.3), (14, 2.0), (28, 2.8), (56, 3.8)])
+def test_blue_noise_of_small_maps_varies_little_in_its_work(size: int, spread: float) -> None:
+    drawn = draw("bluenoise", "position", shape=(400, 1, size, size))
+    for j in range(1, 8):
+        counts = (drawn < j).sum((1, 2)).double()
+        expected = size * size * j / 8
+        assert abs(counts.mean() - expected) < SIGMAS * counts.std() / 20
+        # Independent bits spread by 3.5, 7, 14 and 28 at rate 1/2.
+        assert counts.std() < spread
+
+
 # --- lfsr ----------------------------------------------------------------------------------------
 
 
@@ -666,6 +777,7 @@ def test_grain_reads_its_text_back(text: str) -> None:
         (Bernoulli(), "bernoulli"),
         (Stratified(), "stratified"),
         (Lattice(), "lattice"),
+        (BlueNoise(), "bluenoise"),
         (Lfsr(), "lfsr"),
         (Lfsr(8, (8, 6, 5, 4)), "lfsr:width=8,taps=8.6.5.4"),
         (Lfsr(engines=2, seeding=(1, 7)), "lfsr:engines=2,seeding=1.7"),
@@ -677,8 +789,7 @@ def test_source_reads_its_text_back(source: Bernoulli | Lfsr, text: str) -> None
     assert parse_source(source) is source
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("grain", GRAINS)
+@pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_spec_reads_its_text_back(source: str, grain: str) -> None:
     spec = SleepSpec(source, grain, 12, 2**32 - 1)
     assert SleepSpec.parse(str(spec)) == spec

@@ -17,10 +17,12 @@ from torch import Tensor
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
+    BlueNoise,
     Lattice,
     Lfsr,
     SleepSpec,
     Stratified,
+    bluenoise_table,
     lattice_tables,
     lfsr_tables,
 )
@@ -220,11 +222,6 @@ def draw_bitmap(
     clock: Tensor,
 ) -> Tensor:
     """The packed sleep bitmap of a layer, drawn by a Triton kernel."""
-    lattice = lfsr = None
-    if isinstance(spec.source, Lattice):
-        lattice = lattice_tables(spec.k, clock.device)
-    elif isinstance(spec.source, Lfsr):
-        lfsr = lfsr_tables(spec.source, spec.k, spec.stream, clock[0])
     return kernels.sleep_map(
         spec.source.name,
         shape,
@@ -233,6 +230,19 @@ def draw_bitmap(
         stream=spec.stream,
         threshold=threshold,
         clock=clock,
-        lattice=lattice,
-        lfsr=lfsr,
+        **map_tables(spec, clock),
     )
+
+
+def map_tables(spec: SleepSpec, clock: Tensor) -> dict[str, Any]:
+    """The tables that ``kernels.sleep_map`` needs of a source, on the clock's device.
+
+    Made once for a device and ``k``; only where the engines of ``lfsr`` start follows the seed.
+    """
+    if isinstance(spec.source, Lattice):
+        return {"lattice": lattice_tables(spec.k, clock.device)}
+    if isinstance(spec.source, BlueNoise):
+        return {"bluenoise": bluenoise_table(spec.k, clock.device)}
+    if isinstance(spec.source, Lfsr):
+        return {"lfsr": lfsr_tables(spec.source, spec.k, spec.stream, clock[0])}
+    return {}

@@ -190,6 +190,8 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
             ((2, 40, 5, 7), (35, 1)),
             ((2, 40, 5, 7), (1, 40)),
         ):
+            if source == "bluenoise" and cell[0] > 1:
+                continue
             _, launch = kernels.plan_sleep_map(
                 source,
                 shape,
@@ -199,6 +201,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 threshold=meta(1, dtype=torch.int32),
                 clock=meta(2, dtype=torch.int64),
                 lattice=(1, meta(8, dtype=torch.uint8)) if source == "lattice" else None,
+                bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
                 lfsr=(meta(7, dtype=torch.uint8), meta(1, dtype=torch.int64))
                 if source == "lfsr"
                 else None,
