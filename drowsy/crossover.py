@@ -121,7 +121,7 @@ def cosets(k: int, j: int) -> dict[int, list[int]]:
     """``{m: residues}`` of the cosets whose union is a lattice's awake steps, largest first.
 
     A lattice's cell sleeps when ``order[step % k] < j``. The awake cells with ``step % m ==
-    residue`` are ``m`` apart in every row: one grid of spacing ``m`` for every row modulo ``m``.
+    residue`` are a few grids: see ``grids``.
     """
     _, order = lattice_tables(k)
     left = {step for step, rank in enumerate(order.tolist()) if rank >= j}
@@ -133,6 +133,24 @@ def cosets(k: int, j: int) -> dict[int, list[int]]:
                 found.setdefault(m, []).append(residue)
                 left -= coset
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def grids(k: int, m: int) -> tuple[int, Tensor]:
+    """``(spacing, starts)`` of the grids that a coset modulo ``m`` is.
+
+    Returns:
+        how far apart a grid's positions are, in rows and in columns; int64 ``[m, grids, 2]``, for
+        every residue, where its grids start: row and column.
+    """
+    coset = lattice_tables(k)[0] % m
+    spacing = next(
+        s
+        for s in range(1, len(coset) + 1)
+        if len(coset) % s == 0 and all(torch.equal(coset.roll(s, dim), coset) for dim in (0, 1))
+    )
+    tile = coset[:spacing, :spacing]
+    return spacing, torch.stack([(tile == residue).nonzero() for residue in range(m)])
 
 
 def candidates(layer: Layer, sleep: SleepSpec) -> tuple[str, ...]:
@@ -186,14 +204,13 @@ def estimate(way: str, layer: Layer, sleep: SleepSpec, j: int) -> float:
         product = _PRODUCT * awake * outputs * layer.window
         return product + _MOVE * (padded + gathered + outputs) + products * _CALL
     if way == "sublattices":
-        spacings = cosets(sleep.k, j)
-        grids = sum(n * m * len(residues) for m, residues in spacings.items())
-        computed = sum(
-            n * m * len(residues) * -(-height // m) * -(-width // m)
-            for m, residues in spacings.items()
-        )
-        crops = grids * inputs / n
-        calls = cells * len(spacings)
+        crops, computed = 0.0, 0
+        for m, residues in cosets(sleep.k, j).items():
+            spacing, starts = grids(sleep.k, m)
+            each = len(residues) * starts.shape[1]
+            crops += each * inputs
+            computed += n * each * -(-height // spacing) * -(-width // spacing)
+        calls = cells * len(cosets(sleep.k, j))
         moved = cells * crops + outputs + computed * channels + calls * weights
         return computed * weights + _MOVE * moved + calls * _CALL
     # channels: images with the same awake channels are run together.

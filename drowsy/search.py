@@ -23,7 +23,7 @@ from drowsy.evaluate import Counts, Evaluator, Setting, check_images, check_labe
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.net import DrowsyNet, check_network
 from drowsy.schedule import LayerSetting, Schedule
-from drowsy.sleep import source_text
+from drowsy.sleep import stored_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
 
 METHODS = ("auto", "exhaustive", "additive", "greedy", "nsga2", "tpe")
@@ -82,7 +82,7 @@ class Measurer:
     def context(self, seed: int) -> Context:
         """What, besides the rates, decides a result."""
         layers = {
-            name: [source_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
+            name: [stored_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
             for name, layer in self.net.layers.items()
         }
         return Context(self._weights, self._data, {"k": self.net.k, "layers": layers}, seed)

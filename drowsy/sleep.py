@@ -149,11 +149,20 @@ class Stratified:
 class Lattice:
     """A regular pattern with a random phase per image.
 
-    Levels follow ``(x + a*y + channel cell + phase) mod k``. With ``k = 8``, rate 1/2 is the
-    checkerboard, 1/4 every fourth diagonal, and every lower rate is a subset of the higher ones.
+    Every position is one of ``k`` steps; the level follows ``(step + channel cell + phase) mod k``.
+    Where ``k`` is a power of two, steps follow nested lattices (Bayer's ordered dither): with
+    ``k = 8``, rate 1/2 is a checkerboard; at 1/4 one of each 2 x 2 positions sleeps; at 3/4 one of
+    each 2 x 2, at 7/8 every second of those, are all that is awake. For other ``k``, steps are
+    ``x + a*y``. Cells of more than one position are numbered: cell ``p`` is step ``p``.
+
+    Exactly ``j`` of any ``k`` channel cells that follow each other sleep, at every position; and
+    exactly ``j/k`` of the positions of a channel cell, where both sides of the map are multiples
+    of the pattern's period (4 for ``k = 8``).
     """
 
     name: ClassVar[str] = "lattice"
+    # Of the maps: stored results of other ones are not taken for results of these.
+    revision: ClassVar[int] = 2
 
 
 @dataclass(frozen=True)
@@ -257,6 +266,12 @@ def source_text(source: Source) -> str:
             text = ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
             options.append(f"{field.name}={text}")
     return source.name + (":" + ",".join(options) if options else "")
+
+
+def stored_text(source: Source) -> str:
+    """The text form that stores know a source by: with its revision, where it had earlier maps."""
+    revision = getattr(source, "revision", 1)
+    return source_text(source) + (f", revision {revision}" if revision > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -477,12 +492,10 @@ def _draw_lattice(
     spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
 ) -> Tensor:
     device, k = images.device, spec.k
-    slope, order = lattice_tables(k, device)
-    phase = lattice_phases(spec, images, seed)
-    p = torch.arange(cells[0], device=device)
-    place = p % row + slope * (p // row) if row else p
-    step = place[None, :, None] + torch.arange(cells[1], device=device) + phase[:, None, None]
-    return order[step % k]
+    _, order = lattice_tables(k, device)
+    steps = lattice_steps(k, cells[0], row, device)[:, None]
+    phase = lattice_phases(spec, images, seed)[:, None, None]
+    return order[(steps + torch.arange(cells[1], device=device) + phase) % k]
 
 
 def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
@@ -491,14 +504,55 @@ def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
     return (drawn >> 16) * spec.k >> 16
 
 
+def lattice_steps(k: int, positions: int, row: int | None, device: torch.device = _CPU) -> Tensor:
+    """The step of each position cell: int64 ``[positions]``.
+
+    Args:
+        row: the map's width where cells are single positions.
+    """
+    p = torch.arange(positions, device=device)
+    if row is None:
+        return p
+    places, _ = lattice_tables(k, device)
+    return places[p // row % len(places), p % row % len(places)].long()
+
+
 @functools.lru_cache(maxsize=MAX_K)
-def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[int, Tensor]:
-    """``(a, order)`` of the lattice source: rows shift by ``a``; uint8 ``order[s]`` ranks phase s.
+def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
+    """``(places, order)`` of the lattice source, made on ``device`` once.
+
+    (A captured graph cannot hold a copy from the host.)
+
+    Returns:
+        uint8 ``[T, T]``, one period of the pattern: the step at ``[y % T, x % T]``; uint8 ``[k]``:
+        the level of each step, such that every prefix of levels is spread as evenly as possible
+        round the circle of steps.
+    """
+    places = _nested_steps(k) if k & (k - 1) == 0 else _diagonal_steps(k)
+    return places.to(torch.uint8).to(device), _spread_order(k).to(device)
+
+
+def _nested_steps(k: int) -> Tensor:
+    """Steps for ``k`` a power of two, ``[T, T]``.
+
+    Steps that are equal modulo 2 form a checkerboard, modulo 4 every second row and column of the
+    map, modulo 8 a checkerboard of these, and so on.
+    """
+    period = 1 << (k.bit_length() // 2)
+    y, x = torch.arange(period)[:, None], torch.arange(period)
+    steps, unit = torch.zeros(period, period, dtype=torch.int64), 1
+    while unit < k:
+        white, lower = (x + y) % 2, y % 2
+        steps += unit * (white + 2 * lower)
+        x, y, unit = (x - white - lower) // 2, (y - lower) // 2, 4 * unit
+    return steps % k
+
+
+def _diagonal_steps(k: int) -> Tensor:
+    """Steps ``x + a*y`` for any ``k``, ``[k, k]``.
 
     ``a`` is coprime to ``k`` (every row and column meets every level) and keeps the points of one
-    level as far apart as a lattice can; ``order`` ranks the phases so that every prefix is spread
-    as evenly as possible round the circle. ``order`` lies on ``device`` and is made there once: a
-    captured graph cannot hold a copy from the host.
+    level as far apart as it can.
     """
 
     def spacing(slope: int) -> int:
@@ -512,6 +566,11 @@ def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[int, Tensor]:
 
     coprime = [slope for slope in range(1, k) if math.gcd(slope, k) == 1]
     slope = max(coprime, key=lambda candidate: (spacing(candidate), -candidate))
+    return (torch.arange(k) + slope * torch.arange(k)[:, None]) % k
+
+
+def _spread_order(k: int) -> Tensor:
+    """Ranks of the steps, every prefix spread evenly round the circle: uint8 ``[k]``."""
     chosen: list[int] = [0]
 
     def crowding(phase: int) -> tuple[float, float, int]:
@@ -523,7 +582,7 @@ def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[int, Tensor]:
         chosen.append(min(set(range(k)).difference(chosen), key=crowding))
     order = torch.empty(k, dtype=torch.uint8)
     order[chosen] = torch.arange(k, dtype=torch.uint8)
-    return slope, order.to(device)
+    return order
 
 
 def _draw_bluenoise(

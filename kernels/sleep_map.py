@@ -189,15 +189,16 @@ def _lattice_kernel(
     out,
     threshold,
     clock,
+    places,
     order,
     layer,
     row_bytes,
     image_bytes,
     cells,
     width,
-    slope,
     blocks,
     BY_ROW: tl.constexpr,
+    PERIOD: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -212,7 +213,8 @@ def _lattice_kernel(
         word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
         phase = ((word >> 16).to(tl.int32) * K) >> 16
         if BY_ROW:
-            first = pc % width + slope * (pc // width)
+            y, x = pc // width % PERIOD, pc % width % PERIOD
+            first = tl.load(places + y * PERIOD + x).to(tl.int32)
         else:
             first = pc
         first += byte * 8 + phase
@@ -308,7 +310,7 @@ def sleep_map(
     stream: int,
     threshold: Tensor,
     clock: Tensor,
-    lattice: tuple[int, Tensor] | None = None,
+    lattice: tuple[Tensor, Tensor] | None = None,
     bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
@@ -323,7 +325,8 @@ def sleep_map(
         stream: random stream of the layer, 0 to 2**32 - 1.
         threshold: int32 tensor of one element; a cell sleeps when its level is below it.
         clock: int64 tensor ``(seed, image)``; image is the running index of the batch's first.
-        lattice: ``(slope, order)``, order uint8 ``[k]``; for source ``lattice``, and only there.
+        lattice: ``(places, order)``, uint8 ``[T, T]`` of steps and uint8 ``[k]`` of levels; for
+            source ``lattice``, and only there.
         bluenoise: uint8 ``[64, 64]``, the levels of a tile; for source ``bluenoise``, and only
             there. Its cells are single positions: ``cell[0] == 1``.
         lfsr: ``(table, phases)``, table uint8 ``[period]`` of levels along the register's cycle,
@@ -366,7 +369,7 @@ def plan_sleep_map(
     stream: int,
     threshold: Tensor,
     clock: Tensor,
-    lattice: tuple[int, Tensor] | None = None,
+    lattice: tuple[Tensor, Tensor] | None = None,
     bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
@@ -418,13 +421,18 @@ def plan_sleep_map(
         block = _BLOCK_CELLS
     elif lattice is not None:
         kernel = _lattice_kernel
-        slope, order = lattice
-        check_operand("lattice", order, dtypes=(torch.uint8,), shape=(k,), device=device)
+        places, order = lattice
+        period = places.shape[0]
+        check_operand(
+            "lattice places", places, dtypes=(torch.uint8,), shape=(period, period), device=device
+        )
+        check_operand("lattice order", order, dtypes=(torch.uint8,), shape=(k,), device=device)
         arguments |= {
+            "places": places,
             "order": order,
-            "slope": slope,
             "width": max(width, 1),
             "BY_ROW": cell[0] == 1,
+            "PERIOD": period,
         }
     elif bluenoise is not None:
         kernel = _bluenoise_kernel

@@ -14,7 +14,7 @@ import drowsy
 from bench import cpu_crossover
 from drowsy import crossover, neuron
 from drowsy.backends import cpu, eager
-from drowsy.crossover import Layer, candidates, cosets, estimate, fastest
+from drowsy.crossover import Layer, candidates, cosets, estimate, fastest, grids
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import SleepSpec, lattice_tables, levels
 
@@ -227,8 +227,29 @@ def test_cosets_cover_the_awake_steps_once(k: int) -> None:
         assert sorted(covered) == (order >= j).nonzero().flatten().tolist()
 
 
-def test_a_checkerboard_is_two_grids() -> None:
+@pytest.mark.parametrize("k", [2, 3, 4, 6, 8, 12, 16, 256])
+def test_grids_are_the_cosets(k: int) -> None:
+    places, _ = lattice_tables(k)
+    period = len(places)
+    for m in (divisor for divisor in range(1, min(k, 16) + 1) if k % divisor == 0):
+        spacing, starts = grids(k, m)
+        covered = torch.full((period, period), -1)
+        for residue in range(m):
+            for row, column in starts[residue].tolist():
+                assert (covered[row::spacing, column::spacing] == -1).all()
+                covered[row::spacing, column::spacing] = residue
+        assert torch.equal(covered, places.long() % m)
+
+
+def test_lattices_are_few_grids() -> None:
     assert {m: len(residues) for m, residues in cosets(8, 4).items()} == {2: 1}
+    # A checkerboard is two grids of spacing 2, its half one, its quarter two of spacing 4.
+    found = {m: grids(8, m) for m in (2, 4, 8)}
+    assert {m: (spacing, starts.shape[1]) for m, (spacing, starts) in found.items()} == {
+        2: (2, 2),
+        4: (2, 1),
+        8: (4, 2),
+    }
 
 
 # --- choice ------------------------------------------------------------------------------------

@@ -199,19 +199,21 @@ def list_awake(
 
 
 def exact_run(spec: SleepSpec, shape: tuple[int, int, int, int]) -> int | None:
-    """``k`` where exactly ``k - j`` of every ``k`` positions in a row are awake, for any ``j``.
+    """``k`` where the map itself says how many positions are awake in every block of a list.
 
     Lists of rows are then built without counting (``kernels.awake_rows``).
     """
     _, _, height, width = shape
-    length = height * width if isinstance(spec.source, Stratified) else width
-    exact = (
-        isinstance(spec.source, (Stratified, Lattice))
-        and spec.grain.of_single_positions
-        and height * width > 1
-    )
-    # A power of two, so that runs do not straddle the blocks that kernels list at a time.
-    return spec.k if exact and length % spec.k == 0 and spec.k & (spec.k - 1) == 0 else None
+    if not spec.grain.of_single_positions or height * width <= 1 or spec.k & (spec.k - 1):
+        return None
+    if isinstance(spec.source, Stratified):
+        return spec.k if height * width % spec.k == 0 else None
+    if isinstance(spec.source, Lattice):
+        # Bands of whole periods: as many awake in each, and no band straddles two blocks.
+        period = len(lattice_tables(spec.k)[0])
+        whole = height % period == 0 and width % period == 0
+        return spec.k if whole and kernels.LIST_BLOCK % (period * width) == 0 else None
+    return None
 
 
 def draw_bitmap(
