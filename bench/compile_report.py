@@ -213,7 +213,7 @@ def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
         stream=3,
         threshold=meta(1, dtype=torch.int32),
         clock=meta(2, dtype=torch.int64),
-        lattice=(meta(4, 4, dtype=torch.uint8), meta(k, dtype=torch.uint8))
+        lattice=(meta(4, 4, dtype=torch.uint8), meta(k, 2, dtype=torch.uint8))
         if source == "lattice"
         else None,
         bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,

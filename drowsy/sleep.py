@@ -149,11 +149,11 @@ class Stratified:
 class Lattice:
     """A regular pattern with a random phase per image.
 
-    Every position is one of ``k`` steps; the level follows ``(step + channel cell + phase) mod k``.
-    Where ``k`` is a power of two, steps follow nested lattices (Bayer's ordered dither): with
-    ``k = 8``, rate 1/2 is a checkerboard; at 1/4 one of each 2 x 2 positions sleeps; at 3/4 one of
-    each 2 x 2, at 7/8 every second of those, are all that is awake. For other ``k``, steps are
-    ``x + a*y``. Cells of more than one position are numbered: cell ``p`` is step ``p``.
+    A phase shifts the pattern; channel cells are a phase apart from each other. Where ``k`` is a
+    power of two the pattern is one of nested lattices (Bayer's ordered dither). With ``k = 8``: at
+    rate 1/4 every fourth diagonal sleeps, at 1/2 a checkerboard; at 3/4 every second position of
+    every second row, at 7/8 every second of those, are all that is awake. For other ``k``, levels
+    follow ``x + a*y``. Cells of more than one position lie in a line, each a phase from the last.
 
     Exactly ``j`` of any ``k`` channel cells that follow each other sleep, at every position; and
     exactly ``j/k`` of the positions of a channel cell, where both sides of the map are multiples
@@ -491,11 +491,7 @@ def _draw_stratified(
 def _draw_lattice(
     spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
 ) -> Tensor:
-    device, k = images.device, spec.k
-    _, order = lattice_tables(k, device)
-    steps = lattice_steps(k, cells[0], row, device)[:, None]
-    phase = lattice_phases(spec, images, seed)[:, None, None]
-    return order[(steps + torch.arange(cells[1], device=device) + phase) % k]
+    return lattice_levels(spec.k, cells, row, lattice_phases(spec, images, seed))
 
 
 def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
@@ -504,52 +500,63 @@ def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
     return (drawn >> 16) * spec.k >> 16
 
 
-def lattice_steps(k: int, positions: int, row: int | None, device: torch.device = _CPU) -> Tensor:
-    """The step of each position cell: int64 ``[positions]``.
+def lattice_levels(k: int, cells: tuple[int, int], row: int | None, phases: Tensor) -> Tensor:
+    """A lattice's level maps at these phases: uint8 ``[phases, PC, CC]``.
 
     Args:
+        cells: ``(PC, CC)``.
         row: the map's width where cells are single positions.
+        phases: int64, each ``0 .. k-1``.
     """
-    p = torch.arange(positions, device=device)
-    if row is None:
-        return p
-    places, _ = lattice_tables(k, device)
-    return places[p // row % len(places), p % row % len(places)].long()
+    tile, shifts = lattice_tables(k, phases.device)
+    p = torch.arange(cells[0], device=phases.device)[:, None]
+    step = torch.arange(cells[1], device=phases.device) + phases[:, None, None]
+    y, x = (p // row, p % row) if row else (0, 0)
+    down, across = shifts[(step if row else step + p) % k].long().unbind(-1)
+    return tile[(y + down) % len(tile), (x + across) % len(tile)]
 
 
 @functools.lru_cache(maxsize=MAX_K)
 def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
-    """``(places, order)`` of the lattice source, made on ``device`` once.
+    """``(tile, shifts)`` of the lattice source, made on ``device`` once.
 
     (A captured graph cannot hold a copy from the host.)
 
     Returns:
-        uint8 ``[T, T]``, one period of the pattern: the step at ``[y % T, x % T]``; uint8 ``[k]``:
-        the level of each step, such that every prefix of levels is spread as evenly as possible
-        round the circle of steps.
+        uint8 ``[T, T]``, levels in one period of the pattern; uint8 ``[k, 2]``, by how many rows
+        and columns each phase shifts it. At any position the ``k`` phases meet the ``k`` levels,
+        in an order in which every prefix of levels is spread evenly round the circle of phases.
     """
-    places = _nested_steps(k) if k & (k - 1) == 0 else _diagonal_steps(k)
-    return places.to(torch.uint8).to(device), _spread_order(k).to(device)
+    order = _spread_order(k)
+    tile = _nested_tile(k) if k & (k - 1) == 0 else _diagonal_tile(k, order)
+    shifts = torch.stack([(tile == level).nonzero()[0] for level in order])
+    return tile.to(torch.uint8).to(device), shifts.to(torch.uint8).to(device)
 
 
-def _nested_steps(k: int) -> Tensor:
-    """Steps for ``k`` a power of two, ``[T, T]``.
+def _nested_tile(k: int) -> Tensor:
+    """Levels of nested lattices, for ``k`` a power of two.
 
-    Steps that are equal modulo 2 form a checkerboard, modulo 4 every second row and column of the
-    map, modulo 8 a checkerboard of these, and so on.
+    The bits of a level, highest first, split the positions into the two colours of a checkerboard,
+    a colour into every second row and column or the rest of it, and so on in that half. Where
+    sleepers are few the second split is by diagonals instead: between two sleepers that touch at a
+    corner ``interpolate`` errs less than among eight awake neighbours of a lone one.
     """
-    period = 1 << (k.bit_length() // 2)
-    y, x = torch.arange(period)[:, None], torch.arange(period)
-    steps, unit = torch.zeros(period, period, dtype=torch.int64), 1
-    while unit < k:
-        white, lower = (x + y) % 2, y % 2
-        steps += unit * (white + 2 * lower)
-        x, y, unit = (x - white - lower) // 2, (y - lower) // 2, 4 * unit
-    return steps % k
+    period, count = 1 << (k.bit_length() // 2), k.bit_length() - 1
+    y, x = torch.arange(period)[:, None].expand(period, period), torch.arange(period)
+    bits: list[Tensor] = []
+    while len(bits) < count:
+        colour, row = (x + y) % 2, y % 2
+        bits += [colour, row]
+        x, y = (x - colour - row) // 2, (y - row) // 2
+    if count >= 3:
+        few = bits[0] == 0
+        diagonal = bits[1] ^ bits[2]
+        bits[1:3] = torch.where(few, diagonal, bits[1]), torch.where(few, bits[1], bits[2])
+    return sum((bit << count - 1 - i for i, bit in enumerate(bits[:count])), torch.zeros(()).long())
 
 
-def _diagonal_steps(k: int) -> Tensor:
-    """Steps ``x + a*y`` for any ``k``, ``[k, k]``.
+def _diagonal_tile(k: int, order: Tensor) -> Tensor:
+    """Levels that follow ``x + a*y``, for any ``k``.
 
     ``a`` is coprime to ``k`` (every row and column meets every level) and keeps the points of one
     level as far apart as it can.
@@ -566,11 +573,11 @@ def _diagonal_steps(k: int) -> Tensor:
 
     coprime = [slope for slope in range(1, k) if math.gcd(slope, k) == 1]
     slope = max(coprime, key=lambda candidate: (spacing(candidate), -candidate))
-    return (torch.arange(k) + slope * torch.arange(k)[:, None]) % k
+    return order[(torch.arange(k) + slope * torch.arange(k)[:, None]) % k]
 
 
 def _spread_order(k: int) -> Tensor:
-    """Ranks of the steps, every prefix spread evenly round the circle: uint8 ``[k]``."""
+    """Levels ``0 .. k-1`` round a circle, every prefix spread evenly: int64 ``[k]``."""
     chosen: list[int] = [0]
 
     def crowding(phase: int) -> tuple[float, float, int]:
@@ -580,8 +587,8 @@ def _spread_order(k: int) -> Tensor:
 
     while len(chosen) < k:
         chosen.append(min(set(range(k)).difference(chosen), key=crowding))
-    order = torch.empty(k, dtype=torch.uint8)
-    order[chosen] = torch.arange(k, dtype=torch.uint8)
+    order = torch.empty(k, dtype=torch.int64)
+    order[chosen] = torch.arange(k)
     return order
 
 

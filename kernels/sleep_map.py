@@ -189,8 +189,8 @@ def _lattice_kernel(
     out,
     threshold,
     clock,
-    places,
-    order,
+    tile,
+    shifts,
     layer,
     row_bytes,
     image_bytes,
@@ -213,13 +213,16 @@ def _lattice_kernel(
         word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
         phase = ((word >> 16).to(tl.int32) * K) >> 16
         if BY_ROW:
-            y, x = pc // width % PERIOD, pc % width % PERIOD
-            first = tl.load(places + y * PERIOD + x).to(tl.int32)
+            y, x = pc // width, pc % width
+            first = byte * 8 + phase
         else:
-            first = pc
-        first += byte * 8 + phase
+            y, x = pc * 0, pc * 0
+            first = byte * 8 + phase + pc
         for bit in tl.static_range(8):
-            level = tl.load(order + (first + bit) % K).to(tl.int32)
+            p_shift = shifts + (first + bit) % K * 2
+            down, across = tl.load(p_shift).to(tl.int32), tl.load(p_shift + 1).to(tl.int32)
+            at = (y + down) % PERIOD * PERIOD + (x + across) % PERIOD
+            level = tl.load(tile + at).to(tl.int32)
             asleep = (level < j) & (byte * 8 + bit < cells)
             b_bits |= asleep.to(tl.int32) << bit
     p_out = out + n.to(tl.int64) * image_bytes + place
@@ -325,8 +328,8 @@ def sleep_map(
         stream: random stream of the layer, 0 to 2**32 - 1.
         threshold: int32 tensor of one element; a cell sleeps when its level is below it.
         clock: int64 tensor ``(seed, image)``; image is the running index of the batch's first.
-        lattice: ``(places, order)``, uint8 ``[T, T]`` of steps and uint8 ``[k]`` of levels; for
-            source ``lattice``, and only there.
+        lattice: ``(tile, shifts)``, uint8 ``[T, T]`` of levels and uint8 ``[k, 2]``, rows and
+            columns that each phase shifts the tile by; for source ``lattice``, and only there.
         bluenoise: uint8 ``[64, 64]``, the levels of a tile; for source ``bluenoise``, and only
             there. Its cells are single positions: ``cell[0] == 1``.
         lfsr: ``(table, phases)``, table uint8 ``[period]`` of levels along the register's cycle,
@@ -421,15 +424,15 @@ def plan_sleep_map(
         block = _BLOCK_CELLS
     elif lattice is not None:
         kernel = _lattice_kernel
-        places, order = lattice
-        period = places.shape[0]
-        check_operand(
-            "lattice places", places, dtypes=(torch.uint8,), shape=(period, period), device=device
-        )
-        check_operand("lattice order", order, dtypes=(torch.uint8,), shape=(k,), device=device)
+        tile, shifts = lattice
+        period = tile.shape[0]
+        for name, table, size in (("tile", tile, (period, period)), ("shifts", shifts, (k, 2))):
+            check_operand(
+                f"lattice {name}", table, dtypes=(torch.uint8,), shape=size, device=device
+            )
         arguments |= {
-            "places": places,
-            "order": order,
+            "tile": tile,
+            "shifts": shifts,
             "width": max(width, 1),
             "BY_ROW": cell[0] == 1,
             "PERIOD": period,

@@ -14,7 +14,7 @@ import drowsy
 from bench import cpu_crossover
 from drowsy import crossover, neuron
 from drowsy.backends import cpu, eager
-from drowsy.crossover import Layer, candidates, cosets, estimate, fastest, grids
+from drowsy.crossover import Layer, candidates, estimate, fastest, grids
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import SleepSpec, lattice_tables, levels
 
@@ -214,42 +214,21 @@ def test_maps_are_those_of_the_specification(grain: str, generator: torch.Genera
         assert torch.equal(cpu._levels(call), levels(sleep, layer.output, clock))
 
 
-@pytest.mark.parametrize("k", [2, 3, 6, 8, 12, 256])
-def test_cosets_cover_the_awake_steps_once(k: int) -> None:
-    _, order = lattice_tables(k)
-    for j in range(1, k):
-        covered = [
-            step
-            for m, residues in cosets(k, j).items()
-            for residue in residues
-            for step in range(residue, k, m)
-        ]
-        assert sorted(covered) == (order >= j).nonzero().flatten().tolist()
-
-
-@pytest.mark.parametrize("k", [2, 3, 4, 6, 8, 12, 16, 256])
-def test_grids_are_the_cosets(k: int) -> None:
-    places, _ = lattice_tables(k)
-    period = len(places)
-    for m in (divisor for divisor in range(1, min(k, 16) + 1) if k % divisor == 0):
-        spacing, starts = grids(k, m)
-        covered = torch.full((period, period), -1)
-        for residue in range(m):
-            for row, column in starts[residue].tolist():
-                assert (covered[row::spacing, column::spacing] == -1).all()
-                covered[row::spacing, column::spacing] = residue
-        assert torch.equal(covered, places.long() % m)
+@pytest.mark.parametrize("k", [2, 3, 4, 6, 8, 12, 16, 32, 256])
+def test_grids_cover_the_awake_once(k: int) -> None:
+    tile, _ = lattice_tables(k)
+    for j in sorted({1, k // 4, k // 3, k // 2, 3 * k // 4, k - 1} - {0}):
+        covered = torch.zeros(tile.shape, dtype=torch.int64)
+        for spacing, starts in grids(k, j).items():
+            for y, x in starts.tolist():
+                covered[y::spacing, x::spacing] += 1
+        assert torch.equal(covered, (tile >= j).long())
 
 
 def test_lattices_are_few_grids() -> None:
-    assert {m: len(residues) for m, residues in cosets(8, 4).items()} == {2: 1}
+    found = {j: {s: len(starts) for s, starts in grids(8, j).items()} for j in (2, 4, 6, 7)}
     # A checkerboard is two grids of spacing 2, its half one, its quarter two of spacing 4.
-    found = {m: grids(8, m) for m in (2, 4, 8)}
-    assert {m: (spacing, starts.shape[1]) for m, (spacing, starts) in found.items()} == {
-        2: (2, 2),
-        4: (2, 1),
-        8: (4, 2),
-    }
+    assert found == {2: {2: 2, 4: 4}, 4: {2: 2}, 6: {2: 1}, 7: {4: 2}}
 
 
 # --- choice ------------------------------------------------------------------------------------

@@ -163,9 +163,10 @@ def level_in_python(
         return sorted(range(k), key=lambda t: (keys[t], t)).index(along % k)
     if isinstance(spec.source, Lattice):
         phase = ((philox_in_python(0, image, spec.stream, 2, seed)[0] >> 16) * k) >> 16
-        places, order = lattice_tables(k)
-        step = int(places[pc // row % len(places), pc % row % len(places)]) if row else pc
-        return int(order[(step + cc + phase) % k])
+        tile, shifts = lattice_tables(k)
+        down, across = shifts[(phase + cc + (0 if row else pc)) % k].tolist()
+        y, x = divmod(pc, row) if row else (0, 0)
+        return int(tile[(y + down) % len(tile), (x + across) % len(tile)])
     if isinstance(spec.source, BlueNoise):
         word = philox_in_python(cc // 8, image, spec.stream, 4, seed)[cc % 8 // 2]
         down, across = word >> (16 * (cc % 2)) + 8 & 0xFF, word >> (16 * (cc % 2)) & 0xFF
@@ -444,20 +445,23 @@ def test_lattice_of_half_rate_is_a_checkerboard() -> None:
         assert torch.equal(image, black if start else ~black)
 
 
-def test_lattice_of_a_quarter_is_every_second_row_and_column() -> None:
+def test_lattice_of_a_quarter_is_every_fourth_diagonal() -> None:
+    asleep = (draw("lattice", "position", shape=(20, 12, 8, 8)) < 2).view(20, 8, 8)
+    y, x = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    for image in asleep:
+        assert len(set(((x + y) % 4)[image].tolist())) == 1
+        assert image.sum() == 16
+
+
+def test_lattice_of_three_quarters_is_awake_in_every_second_row_and_column() -> None:
     drawn = draw("lattice", "position", shape=(60, 12, 8, 8)).view(60, 8, 8)
-    # At a quarter the sleepers, at three quarters the awake.
-    for chosen in (drawn < 2, drawn >= 6):
-        starts = set()
-        for image in chosen:
-            y, x = image.nonzero()[0].tolist()
-            assert torch.equal(
-                image.nonzero(),
-                (image[y % 2 :: 2, x % 2 :: 2].nonzero() * 2 + torch.tensor([y, x])),
-            )
-            assert image.sum() == 16
-            starts.add((y, x))
-        assert len(starts) == 4
+    starts = set()
+    for awake in drawn >= 6:
+        y, x = awake.nonzero()[0].tolist()
+        assert awake[y::2, x::2].all()
+        assert awake.sum() == 16
+        starts.add((y, x))
+    assert starts == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
 def nearest_awake(awake: Tensor) -> Tensor:
@@ -489,7 +493,7 @@ def test_lattice_of_k_8_is_as_good_as_any_nested_lattice() -> None:
     level = draw("lattice", "position", shape=(1, 1, 8, 8)).view(8, 8)
     far = [nearest_awake(level >= j)[level < j].double().mean().item() for j in range(1, 8)]
     assert far == pytest.approx([1, 1, 1, 1, 6 / 5, 4 / 3, 12 / 7])
-    assert [shortest(level < j) for j in (1, 2, 4)] == [8, 4, 2]
+    assert [shortest(level < j) for j in (1, 2, 4)] == [8, 2, 2]
     assert [shortest(level >= j) for j in (4, 6, 7)] == [2, 4, 8]
     best = [math.inf] * 8
     for rows in (1, 2, 4, 8):
@@ -542,21 +546,25 @@ def test_lattice_phase_is_uniform_over_images_seeds_and_streams(k: int) -> None:
 
 
 @pytest.mark.parametrize("k", [8, 10])
-def test_lattice_is_one_pattern_whose_steps_go_round(k: int) -> None:
+def test_lattice_is_one_pattern_shifted_by_a_phase(k: int) -> None:
     drawn = draw("lattice", k=k, shape=(50, k, 2 * k, 2 * k)).unflatten(1, (2 * k, 2 * k))
     for image in drawn:
-        start = int((drawn[0, 0, 0] == image[0, 0, 0]).nonzero()[0])
         # The channels of one position meet all phases.
+        start = int((drawn[0, 0, 0] == image[0, 0, 0]).nonzero()[0])
         assert torch.equal(image, drawn[0].roll(-start, 2))
+        down, across = (image[..., 0] == drawn[0, 0, 0, 0]).nonzero()[0].tolist()
+        assert torch.equal(image[..., 0], drawn[0, ..., 0].roll((down, across), (0, 1)))
 
 
 @pytest.mark.parametrize("k", [*range(2, 34), 255, 256])
-def test_lattice_tables_hold_every_step_and_level(k: int) -> None:
-    places, order = lattice_tables(k)
-    assert places.shape == (len(places), len(places))
-    steps = torch.bincount(places.flatten().long(), minlength=k)
-    assert (steps * k == places.numel()).all()
-    assert sorted(order.tolist()) == list(range(k))
+def test_lattice_phases_meet_every_level_at_every_position(k: int) -> None:
+    tile, shifts = lattice_tables(k)
+    period = len(tile)
+    assert tile.shape == (period, period)
+    counts = torch.bincount(tile.flatten().long(), minlength=k)
+    assert (counts * k == period**2).all()
+    met = torch.stack([tile.roll((-down, -across), (0, 1)) for down, across in shifts.tolist()])
+    assert torch.equal(met.sort(dim=0).values, torch.arange(k)[:, None, None].expand_as(met))
 
 
 # --- blue noise ----------------------------------------------------------------------------------

@@ -28,14 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy import neuron
-from drowsy.crossover import Layer, columns, cosets, fastest, grids
+from drowsy.crossover import Layer, columns, fastest, grids
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     Lattice,
     SleepSpec,
+    lattice_levels,
     lattice_phases,
-    lattice_steps,
     lattice_tables,
     levels,
 )
@@ -126,13 +126,12 @@ def _rows(call: Call, out: Tensor) -> None:
 
 def _sublattices(call: Call, out: Tensor) -> None:
     layer, sleep = call.layer, call.sleep
-    moduli = cosets(sleep.k, call.j)
+    spacings = grids(sleep.k, call.j)
     phases = _phases(call)
-    pixels = _padded(call, _grid_reach(layer, max(grids(sleep.k, m)[0] for m in moduli)))
+    pixels = _padded(call, _grid_reach(layer, max(spacings)))
     n, height, width, channels = pixels.shape
     images = torch.arange(n)[:, None, None]
-    for m in moduli:
-        spacing, _ = grids(sleep.k, m)
+    for spacing in spacings:
         spec = replace(
             layer.spec,
             stride=(spacing * layer.spec.stride[0], spacing * layer.spec.stride[1]),
@@ -141,7 +140,7 @@ def _sublattices(call: Call, out: Tensor) -> None:
         )
         _, run = _crop_size(layer, spacing)
         for cell, part in enumerate(columns(layer, sleep)):
-            starts, places, exact = _grid_tables(layer, sleep.k, call.j, m, cell, width)
+            starts, places, exact = _grid_tables(layer, sleep.k, call.j, spacing, cell, width)
             # Every grid of every image is one image of a batch, so that the library lays the
             # weights out only once.
             index = starts[phases] + images * (height * width)
@@ -290,8 +289,8 @@ def _levels(call: Call) -> Tensor:
     if not (small and n > 0 and isinstance(sleep.source, Lattice)):
         return levels(sleep, layer.output, call.clock)
     row = width if cell_p == 1 else None
-    positions = -(-layer.positions // cell_p)
-    return _lattice_levels(sleep.k, positions, row, len(columns(layer, sleep)))[_phases(call)]
+    map_size = (-(-layer.positions // cell_p), len(columns(layer, sleep)))
+    return _lattice_levels(sleep.k, map_size, row)[_phases(call)]
 
 
 def _phases(call: Call) -> Tensor:
@@ -333,11 +332,9 @@ def _window_tables(layer: Layer, height: int, width: int) -> tuple[Tensor, Tenso
 
 
 @functools.lru_cache(maxsize=256)
-def _lattice_levels(k: int, positions: int, row: int | None, cells: int) -> Tensor:
-    """A lattice's level maps, one for each phase: uint8 ``[k, positions, cells]``."""
-    _, order = lattice_tables(k)
-    steps = lattice_steps(k, positions, row)[:, None] + torch.arange(cells)
-    return order[(steps + torch.arange(k)[:, None, None]) % k]
+def _lattice_levels(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
+    """A lattice's level maps, one for each phase: uint8 ``[k, PC, CC]``."""
+    return lattice_levels(k, cells, row, torch.arange(k))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -351,7 +348,7 @@ def _fill_tables(
         they read, one sleeper after the other; float64 ``[R]`` its weights; int64 ``[S]`` where
         each sleeper's reading starts.
     """
-    awake = (_lattice_levels(k, height * width, width, 1)[phase] >= j).view(height, width)
+    awake = (_lattice_levels(k, (height * width, 1), width)[phase] >= j).view(height, width)
     reach = range(-2, 3)
     window = sorted((dy * dy + dx * dx, dy, dx) for dy in reach for dx in reach)[1:]
     squared, down, right = torch.tensor(window).unbind(1)
@@ -394,9 +391,9 @@ def _crop_size(layer: Layer, spacing: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=128)
 def _grid_tables(
-    layer: Layer, k: int, j: int, m: int, cell: int, pitch: int
+    layer: Layer, k: int, j: int, spacing: int, cell: int, pitch: int
 ) -> tuple[Tensor, Tensor, bool]:
-    """Where the grids of the cosets modulo ``m`` lie in one image of each phase ``0 .. k-1``.
+    """Where the grids of this spacing lie in one image of each phase ``0 .. k-1``.
 
     Returns:
         int64 ``[k, grids, h]`` where each row of a grid's input starts among the image's pixels,
@@ -404,9 +401,9 @@ def _grid_tables(
         the map; whether there are no such.
     """
     _, _, height, width = layer.output
-    spacing, begin = grids(k, m)
-    residue, phase = torch.tensor(cosets(k, j)[m]), torch.arange(k)[:, None]
-    top, left = begin[(residue - cell - phase) % m].flatten(1, 2).unbind(2)
+    _, shifts = lattice_tables(k)
+    shift = shifts[(torch.arange(k) + cell) % k].long()
+    top, left = ((grids(k, j)[spacing] - shift[:, None]) % spacing).unbind(2)
     vertical, across = layer.spec.stride
     rows = top[..., None] * vertical + torch.arange(_crop_size(layer, spacing)[0])
     starts = rows * pitch + left[..., None] * across

@@ -200,7 +200,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 stream=1,
                 threshold=meta(1, dtype=torch.int32),
                 clock=meta(2, dtype=torch.int64),
-                lattice=(meta(4, 4, dtype=torch.uint8), meta(8, dtype=torch.uint8))
+                lattice=(meta(4, 4, dtype=torch.uint8), meta(8, 2, dtype=torch.uint8))
                 if source == "lattice"
                 else None,
                 bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
