@@ -18,7 +18,7 @@ from bench.measure import grain_of
 from bench.networks import convert, make_network, photographs
 from bench.timing import time_copies
 from bench.ways import LISTS, Problem
-from drowsy.backends.triton import map_tables
+from drowsy.backends.triton import map_options
 from drowsy.sleep import SOURCES, Grain, SleepSpec
 
 # A large and a small map: VGG-16's second stage and ResNet-50's last.
@@ -57,7 +57,7 @@ def test_map(
     spec = SleepSpec(source, grain)  # type: ignore[arg-type]
     threshold = torch.tensor([4], dtype=torch.int32, device=device)
     clock = torch.tensor([1, 0], device=device)
-    tables = map_tables(spec, clock)
+    tables = map_options(spec, clock)
 
     def call() -> object:
         return kernels.sleep_map(

@@ -22,7 +22,7 @@ from drowsy_kernels.conv2d import Awake
 from drowsy_kernels.tuning import Choice
 from torch import Tensor, fx, nn
 
-from drowsy.backends.triton import choose, convolve, exact_run, map_tables, padded, precision
+from drowsy.backends.triton import choose, convolve, exact_run, map_options, padded, precision
 from drowsy.convert import activation_name
 from drowsy.evaluate import asked_in_place
 from drowsy.layer import DrowsyConv2d
@@ -673,7 +673,7 @@ class Builder:
         _, channels, height, width = shape
         cell, source, k = sleep.grain.cell(channels, height * width), sleep.source, sleep.k
         threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
-        given = map_tables(sleep, clock)
+        given = map_options(sleep, clock)
         if isinstance(source, Lfsr) and not source.seeding:
             self._prologue.add(
                 functools.partial(_draw_phases, given["lfsr"][1], source, sleep.stream, clock)

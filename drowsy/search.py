@@ -13,6 +13,7 @@ import statistics
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -85,7 +86,12 @@ class Measurer:
             name: [stored_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
             for name, layer in self.net.layers.items()
         }
-        return Context(self._weights, self._data, {"k": self.net.k, "layers": layers}, seed)
+        configuration: dict[str, Any] = {"k": self.net.k, "layers": layers}
+        maps = [[layer.sleep.stream, layer.sleep.phase] for layer in self.net.layers.values()]
+        # As ``convert`` numbers them, streams go without saying: older results have none.
+        if maps != [[number, 0] for number in range(len(maps))]:
+            configuration["streams"] = maps
+        return Context(self._weights, self._data, configuration, seed)
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"

@@ -282,14 +282,20 @@ class SleepSpec:
         source: a source or its text form.
         grain: a ``Grain`` or its text form.
         k: number of rate steps; rates are multiples of ``1/k``. 2 to 256.
-        stream: which random stream the layer draws from. Layers with equal streams (and equal
-            shapes) share their maps.
+        stream: which random stream the layer draws from. Layers with equal streams and phases (and
+            equal shapes) share their maps.
+        phase: which of its stream's maps: even ones and odd ones complement each other. Up to rate
+            1/2 no cell sleeps in two maps of one stream whose phases differ by an odd number; at
+            higher rates as few as can be. ``lattice`` shifts its pattern by so many phases (and
+            keeps the promise where ``k`` is a power of two); of other sources an odd phase turns
+            the draw upside down.
     """
 
     source: Source = Bernoulli()
     grain: Grain = Grain()
     k: int = DEFAULT_K
     stream: int = 0
+    phase: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", parse_source(self.source))
@@ -301,18 +307,25 @@ class SleepSpec:
             )
         if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
             raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
-        if not 0 <= self.stream <= _MASK32:
-            raise ValueError(f"stream: got {self.stream}, allowed: 0 to {_MASK32}")
+        for name, number in (("stream", self.stream), ("phase", self.phase)):
+            if not 0 <= number <= _MASK32:
+                raise ValueError(f"{name}: got {number}, allowed: 0 to {_MASK32}")
+
+    @property
+    def upside_down(self) -> bool:
+        """Whether sources other than ``lattice`` turn their draws upside down."""
+        return self.phase % 2 == 1
 
     def __str__(self) -> str:
-        return f"{source_text(self.source)};{self.grain};{self.k};{self.stream}"
+        phase = f";{self.phase}" if self.phase else ""
+        return f"{source_text(self.source)};{self.grain};{self.k};{self.stream}{phase}"
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)
     def parse(text: str) -> SleepSpec:
         """Read ``str(spec)`` back; the layer's operator carries its spec in this form."""
-        source, grain, k, stream = text.split(";")
-        return SleepSpec(parse_source(source), Grain.parse(grain), int(k), int(stream))
+        source, grain, *numbers = text.split(";")
+        return SleepSpec(parse_source(source), Grain.parse(grain), *map(int, numbers))
 
 
 # --- rates -------------------------------------------------------------------------------------
@@ -437,10 +450,10 @@ def _draw(
     spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
 ) -> Tensor:
     """Level map of a few images; ``row`` is the map's width where cells are single positions."""
-    if isinstance(spec.source, Bernoulli):
-        return _draw_bernoulli(spec, cells, images, seed)
-    if isinstance(spec.source, Stratified):
-        return _draw_stratified(spec, cells, images, seed)
+    if isinstance(spec.source, (Bernoulli, Stratified)):
+        draw = _draw_bernoulli if isinstance(spec.source, Bernoulli) else _draw_stratified
+        drawn = draw(spec, cells, images, seed)
+        return spec.k - 1 - drawn if spec.upside_down else drawn
     if isinstance(spec.source, Lattice):
         return _draw_lattice(spec, cells, row, images, seed)
     if isinstance(spec.source, BlueNoise):
@@ -497,7 +510,7 @@ def _draw_lattice(
 def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
     """The lattice's phase, ``0 .. k-1``, in these images (int64, modulo ``2**32``)."""
     drawn = philox(images * 0, images, spec.stream, _TAG_LATTICE, seed)[0]
-    return (drawn >> 16) * spec.k >> 16
+    return (((drawn >> 16) * spec.k >> 16) + spec.phase) % spec.k
 
 
 def lattice_levels(k: int, cells: tuple[int, int], row: int | None, phases: Tensor) -> Tensor:
@@ -516,20 +529,22 @@ def lattice_levels(k: int, cells: tuple[int, int], row: int | None, phases: Tens
     return tile[(y + down) % len(tile), (x + across) % len(tile)]
 
 
-@functools.lru_cache(maxsize=MAX_K)
-def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=4 * MAX_K)
+def lattice_tables(k: int, device: torch.device = _CPU, phase: int = 0) -> tuple[Tensor, Tensor]:
     """``(tile, shifts)`` of the lattice source, made on ``device`` once.
 
     (A captured graph cannot hold a copy from the host.)
 
     Returns:
         uint8 ``[T, T]``, levels in one period of the pattern; uint8 ``[k, 2]``, by how many rows
-        and columns each phase shifts it. At any position the ``k`` phases meet the ``k`` levels,
-        in an order in which every prefix of levels is spread evenly round the circle of phases.
+        and columns each phase shifts it, from phase ``phase`` on. At any position the ``k`` phases
+        meet the ``k`` levels, in an order in which every prefix of levels is spread evenly round
+        the circle of phases.
     """
     order = _spread_order(k)
     tile = _nested_tile(k) if k & (k - 1) == 0 else _diagonal_tile(k, order)
     shifts = torch.stack([(tile == level).nonzero()[0] for level in order])
+    shifts = shifts.roll(-phase, 0)
     return tile.to(torch.uint8).to(device), shifts.to(torch.uint8).to(device)
 
 
@@ -602,14 +617,16 @@ def _draw_bluenoise(
     shift = torch.stack(list(_halves(words)), dim=-1).flatten(1)[:, None, :channels]
     p = torch.arange(positions, device=device)[:, None]
     y, x = p // row + (shift >> 8), p % row + shift
-    return bluenoise_table(spec.k, device)[y % side, x % side]
+    return bluenoise_table(spec.k, spec.upside_down, device)[y % side, x % side]
 
 
 @functools.lru_cache(maxsize=MAX_K)
-def bluenoise_table(k: int, device: torch.device = _CPU) -> Tensor:
+def bluenoise_table(k: int, upside_down: bool = False, device: torch.device = _CPU) -> Tensor:
     """The level of every position of the blue-noise tile: uint8 ``[64, 64]``, made once."""
-    ranks = torch.from_numpy(bluenoise.rank_map())
-    return (ranks * k // bluenoise.SIDE**2).to(torch.uint8).to(device)
+    ranks, count = torch.from_numpy(bluenoise.rank_map()), bluenoise.SIDE**2
+    if upside_down:
+        ranks = count - 1 - ranks
+    return (ranks * k // count).to(torch.uint8).to(device)
 
 
 def _draw_lfsr(
@@ -617,7 +634,7 @@ def _draw_lfsr(
 ) -> Tensor:
     positions, channels = cells
     device = images.device
-    table, phases = lfsr_tables(source, spec.k, spec.stream, seed)
+    table, phases = lfsr_tables(source, spec.k, spec.stream, seed, spec.upside_down)
     cell = torch.arange(channels, device=device)
     rounds = -(-channels // source.engines)
     # Steps since the register's start; images come in steps of a whole layer.
@@ -626,12 +643,15 @@ def _draw_lfsr(
     return table[(phases[cell % source.engines] + since) % len(table)]
 
 
-def lfsr_tables(source: Lfsr, k: int, stream: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+def lfsr_tables(
+    source: Lfsr, k: int, stream: int, seed: Tensor, upside_down: bool = False
+) -> tuple[Tensor, Tensor]:
     """``(table, phases)``: uint8 levels along the register's cycle, int64 start of each engine.
 
     Both lie on the device of ``seed`` (an int64 tensor of one element).
     """
-    return _lfsr_table(source, k, seed.device), lfsr_phases(source, stream, seed)
+    table = _lfsr_table(source, k, upside_down, seed.device)
+    return table, lfsr_phases(source, stream, seed)
 
 
 def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
@@ -648,8 +668,12 @@ def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _lfsr_table(source: Lfsr, k: int, device: torch.device = _CPU) -> Tensor:
+def _lfsr_table(
+    source: Lfsr, k: int, upside_down: bool = False, device: torch.device = _CPU
+) -> Tensor:
     states = torch.tensor(_lfsr_cycle(source.width, source.taps))
+    if upside_down:
+        states = 2**source.width - states
     return (states * k >> source.width).to(torch.uint8).to(device)
 
 

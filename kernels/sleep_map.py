@@ -65,6 +65,7 @@ def _bernoulli_kernel(
     image_bytes,
     cells,
     blocks,
+    UPSIDE_DOWN: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -81,7 +82,10 @@ def _bernoulli_kernel(
         for bit in tl.static_range(8):
             word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
             u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
-            asleep = ((u * K) >> 16 < j) & (byte * 8 + bit < cells)
+            level = (u * K) >> 16
+            if UPSIDE_DOWN:
+                level = K - 1 - level
+            asleep = (level < j) & (byte * 8 + bit < cells)
             b_bits |= asleep.to(tl.int32) << bit
     p_out = out + n.to(tl.int64) * image_bytes + place
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
@@ -98,6 +102,7 @@ def _stratified_runs_kernel(
     cells,
     positions,
     blocks,
+    UPSIDE_DOWN: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -124,6 +129,8 @@ def _stratified_runs_kernel(
                     level += (keys[t] <= keys[m]).to(tl.int32)
                 elif t > m:
                     level += (keys[t] < keys[m]).to(tl.int32)
+            if UPSIDE_DOWN:
+                level = K - 1 - level
             asleep = ((level < j) & (cell < cells)).to(tl.int32)
             b_bits = tl.sum(asleep << bit[None, :], axis=1)
             pc = run * K + m
@@ -146,6 +153,7 @@ def _stratified_cells_kernel(
     cells,
     blocks,
     ALONG_CHANNELS: tl.constexpr,
+    UPSIDE_DOWN: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -178,6 +186,8 @@ def _stratified_cells_kernel(
             level += ((t + 1 < K) & ((v1 < key) | ((v1 == key) & (t + 1 < m)))).to(tl.int32)
             level += ((t + 2 < K) & ((v2 < key) | ((v2 == key) & (t + 2 < m)))).to(tl.int32)
             level += ((t + 3 < K) & ((v3 < key) | ((v3 == key) & (t + 3 < m)))).to(tl.int32)
+        if UPSIDE_DOWN:
+            level = K - 1 - level
         asleep = ((level < j) & (cell < cells)).to(tl.int32)
         b_bits = tl.sum(asleep << bit[None, :], axis=1)
     p_out = out + n.to(tl.int64) * image_bytes + place
@@ -313,6 +323,7 @@ def sleep_map(
     stream: int,
     threshold: Tensor,
     clock: Tensor,
+    upside_down: bool = False,
     lattice: tuple[Tensor, Tensor] | None = None,
     bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
@@ -328,6 +339,8 @@ def sleep_map(
         stream: random stream of the layer, 0 to 2**32 - 1.
         threshold: int32 tensor of one element; a cell sleeps when its level is below it.
         clock: int64 tensor ``(seed, image)``; image is the running index of the batch's first.
+        upside_down: whether level ``l`` becomes ``k - 1 - l``; for sources ``bernoulli`` and
+            ``stratified``, while the others' tables say it.
         lattice: ``(tile, shifts)``, uint8 ``[T, T]`` of levels and uint8 ``[k, 2]``, rows and
             columns that each phase shifts the tile by; for source ``lattice``, and only there.
         bluenoise: uint8 ``[64, 64]``, the levels of a tile; for source ``bluenoise``, and only
@@ -354,6 +367,7 @@ def sleep_map(
         stream=stream,
         threshold=threshold,
         clock=clock,
+        upside_down=upside_down,
         lattice=lattice,
         bluenoise=bluenoise,
         lfsr=lfsr,
@@ -372,6 +386,7 @@ def plan_sleep_map(
     stream: int,
     threshold: Tensor,
     clock: Tensor,
+    upside_down: bool = False,
     lattice: tuple[Tensor, Tensor] | None = None,
     bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
@@ -382,6 +397,8 @@ def plan_sleep_map(
     device = clock.device
     check_operand("threshold", threshold, dtypes=(torch.int32,), shape=(1,), device=device)
     check_operand("clock", clock, dtypes=(torch.int64,), shape=(2,), device=device)
+    if upside_down and source not in ("bernoulli", "stratified"):
+        raise ValueError(f"upside_down: goes with bernoulli and stratified, got source {source!r}")
     for name, given in (("lattice", lattice), ("bluenoise", bluenoise), ("lfsr", lfsr)):
         if (given is not None) != (source == name):
             raise ValueError(f"{name}: its table goes with source {name!r}, got source {source!r}")
@@ -412,6 +429,8 @@ def plan_sleep_map(
         arguments["layer"] = stream - 2**32 if stream >= 2**31 else stream
     if source in ("bernoulli", "stratified", "lattice"):
         arguments["K"] = k
+    if source in ("bernoulli", "stratified"):
+        arguments["UPSIDE_DOWN"] = upside_down
     if source == "bernoulli":
         kernel = _bernoulli_kernel
     elif source == "stratified" and positions > 1 and k <= _MAX_UNROLLED_K:

@@ -426,6 +426,13 @@ CASES = [
         ValueError,
         r"example: got shape \(0, 3, 8, 8\)",
     ),
+    Case(
+        "alignment by a step back",
+        lambda _: align(net(), images(), step=-1),
+        ValueError,
+        "step: got -1, allowed: an integer from 0",
+    ),
+    Case("negative phase", lambda _: SleepSpec(phase=-1), ValueError, "phase: got -1, allowed: 0"),
     Case("already drowsy", lambda _: convert(net()), ValueError, "model: is already drowsy"),
     Case(
         "skip names nothing",

@@ -255,6 +255,17 @@ def test_sources(source: str, triton_device: torch.device) -> None:
     assert not torch.equal(check(net, fast, x), first)
 
 
+@pytest.mark.parametrize("source", ["bernoulli", "lattice", "bluenoise"])
+def test_shifted_stages(source: str, triton_device: torch.device) -> None:
+    net, x = make("basic", triton_device, source=source)
+    net.set(0.5, fill="nearest")
+    fast = drowsy.deploy(net, x, graph=False)
+    shared = check(net, fast, x)
+    net.reseed(0)
+    drowsy.align(net, x, step=1)
+    assert not torch.equal(check(net, fast, x), shared)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype: torch.dtype, triton_device: torch.device) -> None:
     net, x = make("bottleneck", triton_device)

@@ -651,6 +651,56 @@ def test_blue_noise_of_small_maps_varies_little_in_its_work(size: int, spread: f
         assert counts.std() < spread
 
 
+# --- phases --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 4, 8, 16])
+@pytest.mark.parametrize(("source", "grain"), MAPS)
+def test_odd_phases_complement_even_ones(source: str, grain: str, k: int) -> None:
+    shape = (3, 20, 8, 8)
+    even, odd = (
+        levels(SleepSpec(source, grain, k, 5, phase), shape, clock(7, 2)) for phase in (2, 3)
+    )
+    for j in range(k):
+        both = (even < j) & (odd < j)
+        either = (even < j) | (odd < j)
+        if 2 * j <= k:
+            assert not both.any()
+        elif not source.startswith("lfsr"):
+            assert either.all()
+        else:
+            # The register's middle state is its own complement.
+            assert either.sum() >= either.numel() * (1 - 2 / 2**3)
+
+
+@pytest.mark.parametrize(("source", "grain"), MAPS)
+def test_phases_of_a_parity_share_a_map_except_of_a_lattice(source: str, grain: str) -> None:
+    shape = (3, 20, 8, 8)
+    first, third, ninth = (
+        levels(SleepSpec(source, grain, 8, 5, phase), shape, clock()) for phase in (1, 3, 9)
+    )
+    assert torch.equal(first, ninth)
+    assert torch.equal(first, third) == (source != "lattice")
+
+
+@pytest.mark.parametrize("k", [3, 8])
+@pytest.mark.parametrize("source", SOURCES)
+def test_phases_sleep_at_the_same_rate(source: str, k: int) -> None:
+    shape, many = (7, 64, 63, 64), clock(3)
+    counts = [
+        torch.bincount(
+            levels(SleepSpec(source, "neuron", k, 1, phase), shape, many).flatten().long(),
+            minlength=k,
+        )
+        for phase in (0, 1)
+    ]
+    # Upside down, states of the register and ranks of the tile, not levels, change places.
+    tolerance = 0.002 if source == "bernoulli" else 0.0005
+    torch.testing.assert_close(
+        counts[1] / sum(counts[1]), counts[0] / sum(counts[0]), rtol=0, atol=tolerance
+    )
+
+
 # --- lfsr ----------------------------------------------------------------------------------------
 
 
@@ -851,5 +901,5 @@ def test_source_reads_its_text_back(source: Bernoulli | Lfsr, text: str) -> None
 
 @pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_spec_reads_its_text_back(source: str, grain: str) -> None:
-    spec = SleepSpec(source, grain, 12, 2**32 - 1)
-    assert SleepSpec.parse(str(spec)) == spec
+    for spec in (SleepSpec(source, grain, 12, 2**32 - 1), SleepSpec(source, grain, 12, 3, 7)):
+        assert SleepSpec.parse(str(spec)) == spec

@@ -232,19 +232,21 @@ def draw_bitmap(
         stream=spec.stream,
         threshold=threshold,
         clock=clock,
-        **map_tables(spec, clock),
+        **map_options(spec, clock),
     )
 
 
-def map_tables(spec: SleepSpec, clock: Tensor) -> dict[str, Any]:
-    """The tables that ``kernels.sleep_map`` needs of a source, on the clock's device.
+def map_options(spec: SleepSpec, clock: Tensor) -> dict[str, Any]:
+    """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device.
 
-    Made once for a device and ``k``; only where the engines of ``lfsr`` start follows the seed.
+    Made once for a device, ``k`` and phase; only where the engines of ``lfsr`` start follows the
+    seed.
     """
     if isinstance(spec.source, Lattice):
-        return {"lattice": lattice_tables(spec.k, clock.device)}
+        return {"lattice": lattice_tables(spec.k, clock.device, spec.phase % spec.k)}
     if isinstance(spec.source, BlueNoise):
-        return {"bluenoise": bluenoise_table(spec.k, clock.device)}
+        return {"bluenoise": bluenoise_table(spec.k, spec.upside_down, clock.device)}
     if isinstance(spec.source, Lfsr):
-        return {"lfsr": lfsr_tables(spec.source, spec.k, spec.stream, clock[0])}
-    return {}
+        tables = lfsr_tables(spec.source, spec.k, spec.stream, clock[0], spec.upside_down)
+        return {"lfsr": tables}
+    return {"upside_down": spec.upside_down}

@@ -209,6 +209,18 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 else None,
             )
             yield f"sleep_map {source} {shape} {cell}", launch
+    for source, k in (("bernoulli", 8), ("stratified", 8), ("stratified", 31)):
+        _, launch = kernels.plan_sleep_map(
+            source,
+            (2, 40, 5, 7),
+            cell=(1, 1),
+            k=k,
+            stream=1,
+            threshold=meta(1, dtype=torch.int32),
+            clock=meta(2, dtype=torch.int64),
+            upside_down=True,
+        )
+        yield f"sleep_map {source} {k}, upside down", launch
 
 
 def list_plans() -> Iterator[tuple[str, kernels.Launch]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drowsy.backends.triton import map_tables
+from drowsy.backends.triton import map_options
 from drowsy.sleep import Grain, SleepSpec, levels, pack_bitmap
 
 SOURCES = (
@@ -54,7 +54,7 @@ def draw(
         threshold=torch.tensor([j], dtype=torch.int32, device=at.device),
         clock=at,
         out=torch.full((n, rows, math.ceil(cells / 32)), -1, dtype=torch.int32, device=at.device),
-        **map_tables(spec, at),
+        **map_options(spec, at),
         **options,
     )
 
@@ -120,6 +120,16 @@ def test_blue_noise_beyond_its_tile(triton_device: torch.device) -> None:
     )
 
 
+@pytest.mark.parametrize("k", [8, 17])
+@pytest.mark.parametrize("source", SOURCES)
+def test_phases_agree_with_the_oracle(source: str, k: int, triton_device: torch.device) -> None:
+    at, shape = clock(triton_device), (2, 9, 3, 5)
+    for phase in (1, 2, 2**32 - 1):
+        spec = SleepSpec(source, "neuron", k, stream=3, phase=phase)
+        drawn = levels(spec, shape, at)
+        assert torch.equal(draw(spec, shape, 3, at), pack_bitmap(drawn < 3)), phase
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 0, 3, 3)])
 @pytest.mark.parametrize("source", ["bernoulli", "stratified", "bluenoise"])
 def test_empty_maps(
@@ -138,6 +148,7 @@ def test_empty_maps(
         ({"shape": (1, 2, 3)}, "shape"),
         ({"source": "lattice"}, "lattice"),
         ({"source": "bluenoise"}, "bluenoise: its table goes with"),
+        ({"source": "lfsr", "upside_down": True}, "upside_down: goes with .*got source 'lfsr'"),
         ({"source": "bluenoise", "bluenoise": torch.zeros(8, 8, dtype=torch.uint8)}, "bluenoise"),
         (
             {
