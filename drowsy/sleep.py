@@ -175,8 +175,8 @@ class BlueNoise:
 
     Over any 64 x 64 positions each level occurs ``4096 / k`` times, exactly where ``k`` divides
     4096 and within 1 otherwise. Maps of other sizes are cut out of the tile, so the number of
-    sleepers varies between images: at rate 1/2 by a standard deviation of 1.1 at 7 x 7, 1.7 at
-    14 x 14, 2.4 at 28 x 28 and 3.3 at 56 x 56, a third to a ninth of what independent bits give.
+    sleepers varies between images: at rate 1/2 by a standard deviation of 1.0 at 7 x 7, 1.5 at
+    14 x 14, 2.7 at 28 x 28 and 3.1 at 56 x 56, a third to a ninth of what independent bits give.
     Grains of single positions only.
     """
 

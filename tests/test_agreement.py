@@ -59,6 +59,7 @@ class Configuration:
     seed: int
     image: int
     stream: int
+    phase: int
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -110,6 +111,7 @@ def configuration(number: int) -> Configuration:
         seed=pick((0, 1, 2**32 + 5, 2**63 - 1, rng.randrange(2**63))),
         image=pick((0, 1, 49_999, 2**31 - 1, 2**32 - 2, 2**32 + 7)),
         stream=pick((0, 1, 30, 2**31, 2**32 - 1)),
+        phase=pick((0, 0, 1, 2)),
     )
 
 
@@ -125,7 +127,7 @@ def make_layer(c: Configuration, device: torch.device) -> tuple[DrowsyConv2d, Te
         device=device,
         dtype=c.dtype,
         activation=c.activation,
-        sleep=SleepSpec(c.source, c.grain, c.k, c.stream),
+        sleep=SleepSpec(c.source, c.grain, c.k, c.stream, c.phase),
         rate=c.j / c.k,
         fill=c.fill,
     )

@@ -574,7 +574,7 @@ def test_rank_map_is_the_same_everywhere() -> None:
     ranks = rank_map()
     assert sorted(ranks.ravel().tolist()) == list(range(64 * 64))
     digest = hashlib.sha256(ranks.astype("<i8").tobytes()).hexdigest()
-    assert digest == "eb180a81500ad72ef06e9dd1736e4184e1fd08566f46e44c2a46c332fac0b98f"
+    assert digest == "e2ff598a2bfe6aedd7e8652de4925997dd73beb080ee124c3d7fa13ad877e378"
     assert (rank_map(1) != ranks).mean() > 0.99
 
 
@@ -627,20 +627,17 @@ def test_blue_noise_shift_is_uniform_over_images_channels_and_streams() -> None:
 def test_blue_noise_spreads_both_sleepers_and_awake() -> None:
     ranks = torch.from_numpy(rank_map())
     for asleep in (ranks < 512, ranks >= 4096 - 512):
-        # Of an eighth, hardly two touch, and then at a corner.
-        beside = [int((asleep & asleep.roll(step, (0, 1))).sum()) for step in ((0, 1), (1, 0))]
-        corner = [int((asleep & asleep.roll(step, (0, 1))).sum()) for step in ((1, 1), (1, -1))]
-        assert sum(beside) == 0
-        assert sum(corner) <= 1
-    # The last ranks that are left awake: no sleeper is far from all of them.
-    expected = {4: 1.001, 5: 1.02, 6: 1.13, 7: 1.70}
-    for j, bound in expected.items():
+        # No two sleepers of an eighth touch, not even at a corner.
+        for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            assert not (asleep & asleep.roll(step, (0, 1))).any()
+    # No sleeper is far from those that are left awake: mean and most, squared.
+    for j, mean, most in ((4, 1, 1), (5, 1.03, 2), (6, 1.13, 2), (7, 1.69, 5)):
         far = nearest_awake(ranks * 8 // 4096 >= j)
-        assert far[ranks * 8 // 4096 < j].double().mean() < bound
-        assert far.max() <= (2, 2, 4, 5)[j - 4]
+        assert far[ranks * 8 // 4096 < j].double().mean() <= mean
+        assert far.max() <= most
 
 
-@pytest.mark.parametrize(("size", "spread"), [(7, 1.3), (14, 2.0), (28, 2.8), (56, 3.8)])
+@pytest.mark.parametrize(("size", "spread"), [(7, 1.2), (14, 1.8), (28, 2.9), (56, 3.6)])
 def test_blue_noise_of_small_maps_varies_little_in_its_work(size: int, spread: float) -> None:
     drawn = draw("bluenoise", "position", shape=(400, 1, size, size))
     for j in range(1, 8):
