@@ -12,8 +12,6 @@ import math
 import statistics
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -23,7 +21,7 @@ from drowsy.cost import layer_costs, layer_shares, saving
 from drowsy.evaluate import Counts, Evaluator, Setting, check_images, check_labels
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.net import DrowsyNet, check_network
-from drowsy.schedule import LayerSetting, Schedule
+from drowsy.schedule import Schedule
 from drowsy.sleep import stored_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
 
@@ -84,14 +82,12 @@ class Measurer:
         """What, besides the rates, decides a result."""
         layers = {
             name: [stored_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
+            # A stream is told where it is not the layer's own.
+            + [layer.sleep.stream] * (layer.sleep.stream != layer.index or layer.sleep.phase > 0)
+            + [layer.sleep.phase] * (layer.sleep.phase > 0)
             for name, layer in self.net.layers.items()
         }
-        configuration: dict[str, Any] = {"k": self.net.k, "layers": layers}
-        maps = [[layer.sleep.stream, layer.sleep.phase] for layer in self.net.layers.values()]
-        # As ``convert`` numbers them, streams go without saying: older results have none.
-        if maps != [[number, 0] for number in range(len(maps))]:
-            configuration["streams"] = maps
-        return Context(self._weights, self._data, configuration, seed)
+        return Context(self._weights, self._data, {"k": self.net.k, "layers": layers}, seed)
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"
@@ -120,15 +116,8 @@ class Measurer:
         return saving(rates, self.shares)
 
     def schedule(self, setting: Setting) -> Schedule:
-        """The setting with the network's present grains and fills."""
-        layers = self.net.layers.items()
-        return Schedule(
-            self.net.k,
-            {
-                name: LayerSetting(Fraction(j, self.net.k), str(layer.sleep.grain), layer.fill)
-                for j, (name, layer) in zip(setting, layers, strict=True)
-            },
-        )
+        """The setting with the network's present grains, fills and streams."""
+        return self.net.schedule_of(setting)
 
     def _bar(self, walk: Iterable, total: int, label: str, seed: int) -> Iterable:
         if not self.progress:

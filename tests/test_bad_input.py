@@ -432,6 +432,18 @@ CASES = [
         ValueError,
         "step: got -1, allowed: an integer from 0",
     ),
+    Case(
+        "stream without a phase",
+        lambda _: LayerSetting(stream=3),
+        ValueError,
+        "stream and phase: got 3 and None, allowed: two integers",
+    ),
+    Case(
+        "stream that is no integer",
+        lambda _: LayerSetting(stream=0.5, phase=0),  # type: ignore[arg-type]
+        ValueError,
+        "stream and phase: got 0.5 and 0, allowed: two integers",
+    ),
     Case("negative phase", lambda _: SleepSpec(phase=-1), ValueError, "phase: got -1, allowed: 0"),
     Case("already drowsy", lambda _: convert(net()), ValueError, "model: is already drowsy"),
     Case(

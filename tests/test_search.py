@@ -152,9 +152,14 @@ def test_streams_as_converted_go_without_saying() -> None:
     }
     net = drowsy.convert(small_net().original, k=4, source="lattice")
     net.layers["5"].stage(stream=0, phase=1)
-    configuration = Measurer(net, images, labels).context(0).configuration
-    assert configuration["streams"] == [[0, 0], [1, 0], [0, 1]]
-    assert configuration["layers"]["0"][0] == "lattice, revision 2"
+    measurer = Measurer(net, images, labels)
+    assert measurer.context(0).configuration["layers"] == {
+        "0": ["lattice, revision 2", "neuron", "rescale"],
+        "2": ["lattice, revision 2", "neuron", "zero"],
+        "5": ["lattice, revision 2", "neuron", "rescale", 0, 1],
+    }
+    point = measurer.measure([(1, 2, 3)])[(1, 2, 3)]
+    assert [layer.phase for layer in point.schedule.layers.values()] == [0, 0, 1]
 
 
 def test_points_are_means_over_seeds_with_their_spread() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,6 +155,22 @@ def test_aligned_layers_of_other_widths_share_the_map_of_a_position_group(source
         for layer, channels in zip(net.layers.values(), (4, 8), strict=True)
     )
     assert torch.equal(first, second[:, :, :2])
+
+
+def test_a_schedule_tells_streams_that_are_not_the_layers_own(tmp_path: Path) -> None:
+    net, other = (drowsy.convert(_Net(nn.ReLU()).eval()) for _ in range(2))
+    net.set(0.5)
+    assert {layer.stream for layer in net.schedule.layers.values()} == {None}
+    plain = net.schedule
+    drowsy.align(net, torch.zeros(1, 3, 9, 7), step=1)
+    net.schedule.save(tmp_path / "aligned.json")
+    other.set(drowsy.Schedule.load(tmp_path / "aligned.json"))
+    assert other.schedule == net.schedule
+    specs = [[layer.sleep for layer in each.layers.values()] for each in (net, other)]
+    assert specs[0] == specs[1]
+    # One that tells no streams leaves them.
+    net.set(plain)
+    assert [layer.sleep.phase for layer in net.layers.values()] == [0, 1]
 
 
 def test_alignment_that_is_refused_changes_nothing() -> None:
