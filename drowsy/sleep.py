@@ -553,8 +553,8 @@ def _nested_tile(k: int) -> Tensor:
 
     The bits of a level, highest first, split the positions into the two colours of a checkerboard,
     a colour into every second row and column or the rest of it, and so on in that half. Where
-    sleepers are few the second split is by diagonals instead: between two sleepers that touch at a
-    corner ``interpolate`` errs less than among eight awake neighbours of a lone one.
+    sleepers are few the second split is by diagonals instead: ``interpolate`` errs less where two
+    of the four at a sleeper's corners sleep too than where it averages all eight round it.
     """
     period, count = 1 << (k.bit_length() // 2), k.bit_length() - 1
     y, x = torch.arange(period)[:, None].expand(period, period), torch.arange(period)
