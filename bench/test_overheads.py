@@ -18,15 +18,8 @@ from bench.measure import grain_of
 from bench.networks import convert, make_network, photographs
 from bench.timing import time_copies
 from bench.ways import LISTS, Problem
-from drowsy.sleep import (
-    SOURCES,
-    Grain,
-    Lattice,
-    Lfsr,
-    SleepSpec,
-    lattice_tables,
-    lfsr_tables,
-)
+from drowsy.backends.triton import map_options
+from drowsy.sleep import SOURCES, Grain, SleepSpec
 
 # A large and a small map: VGG-16's second stage and ResNet-50's last.
 SHAPES = (
@@ -58,15 +51,13 @@ def test_map(
     benchmark: Any, problem: Problem, shape: ConvShape, kind: str, source: str, device: torch.device
 ) -> None:
     """Drawing a layer's map; its tables, which stay as they are, are made before."""
-    spec = SleepSpec(source, Grain.parse(grain_of(kind, shape)))  # type: ignore[arg-type]
+    grain = Grain.parse(grain_of(kind, shape))
+    if source == "bluenoise" and not grain.of_single_positions:
+        pytest.skip("bluenoise takes grains of single positions")
+    spec = SleepSpec(source, grain)  # type: ignore[arg-type]
     threshold = torch.tensor([4], dtype=torch.int32, device=device)
     clock = torch.tensor([1, 0], device=device)
-    tables: dict[str, Any] = {}
-    if isinstance(spec.source, Lattice):
-        slope, order = lattice_tables(spec.k)
-        tables["lattice"] = (slope, order.to(device))
-    elif isinstance(spec.source, Lfsr):
-        tables["lfsr"] = lfsr_tables(spec.source, spec.k, spec.stream, clock[0])
+    tables = map_options(spec, clock)
 
     def call() -> object:
         return kernels.sleep_map(

@@ -18,7 +18,7 @@ from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
-from drowsy.sleep import Bernoulli, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.sleep import Bernoulli, BlueNoise, Grain, Lattice, Lfsr, SleepSpec, Stratified
 from drowsy.stages import Stage, align, find_stages
 from drowsy.store import Store
 
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli",
+    "BlueNoise",
     "Calibration",
     "Correction",
     "Deployed",

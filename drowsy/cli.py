@@ -31,7 +31,7 @@ from drowsy.record import provenance
 from drowsy.rivals import INTERPOLATIONS
 from drowsy.search import METHODS, Measurer, check_method
 from drowsy.sleep import FILLS
-from drowsy.stages import explain, find_stages
+from drowsy.stages import align, explain, find_stages
 from drowsy.store import Store
 from drowsy.study import Study
 
@@ -237,6 +237,9 @@ def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet,
     net = convert(
         model, source=args.source, grain=args.grain, k=args.k, fill=args.fill, skip=args.skip
     )
+    if args.streams != "layer":
+        step = 1 if args.streams == "shifted" else 0
+        align(net, torch.zeros(1, *_image_shape(info)), grain=None, step=step)
     return net, info
 
 
@@ -389,6 +392,13 @@ def _add_sleep(sub: argparse.ArgumentParser) -> None:
     sleep = sub.add_argument_group("sleep")
     sleep.add_argument("--source", default="bernoulli", help="how maps are drawn")
     sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
+    sleep.add_argument(
+        "--streams",
+        choices=("layer", "stage", "shifted"),
+        default="layer",
+        help="maps of each layer's own, shared by the layers of a stage, or complementary from "
+        "a layer of a stage to the next (default: layer)",
+    )
     sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
     sleep.add_argument(
         "--fill", default="auto", help=f"auto (the paper's rule), {', '.join(FILLS)}"

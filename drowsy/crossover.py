@@ -9,6 +9,7 @@ machines that differ in speed more than in its proportions.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import Lattice, SleepSpec, lattice_tables, source_text
+from drowsy.sleep import Lattice, SleepSpec, lattice_levels, lattice_tables, source_text
 
 TABLE = Path(__file__).with_name("crossover.json")
 VERSION = 1
@@ -117,22 +118,29 @@ def columns(layer: Layer, sleep: SleepSpec) -> list[slice]:
 
 
 @functools.lru_cache(maxsize=256)
-def cosets(k: int, j: int) -> dict[int, list[int]]:
-    """``{m: residues}`` of the cosets whose union is a lattice's awake steps, largest first.
+def grids(k: int, j: int) -> dict[int, Tensor]:
+    """The regular grids that a lattice's awake positions at rate ``j/k`` are, in phase 0.
 
-    A lattice's cell sleeps when ``order[step % k] < j``. The awake cells with ``step % m ==
-    residue`` are ``m`` apart in every row: one grid of spacing ``m`` for every row modulo ``m``.
+    Returns:
+        spacing in rows and columns -> int64 ``[grids, 2]``, row and column where each grid starts;
+        as few grids as can be, densest first.
     """
-    _, order = lattice_tables(k)
-    left = {step for step, rank in enumerate(order.tolist()) if rank >= j}
-    found: dict[int, list[int]] = {}
-    for m in (divisor for divisor in range(1, k + 1) if k % divisor == 0):
-        for residue in range(m):
-            coset = set(range(residue, k, m))
-            if coset <= left:
-                found.setdefault(m, []).append(residue)
-                left -= coset
-    return found
+    left = lattice_tables(k)[0] >= j
+    found: dict[int, list[tuple[int, int]]] = {}
+    for spacing in (s for s in range(1, len(left) + 1) if len(left) % s == 0):
+        for y, x in itertools.product(range(spacing), repeat=2):
+            grid = left[y::spacing, x::spacing]
+            if grid.all():
+                found.setdefault(spacing, []).append((y, x))
+                grid.fill_(False)
+    return {spacing: torch.tensor(starts) for spacing, starts in found.items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _channel_patterns(k: int, j: int) -> int:
+    """How many sets of awake channels a lattice of channel cells has, over its phases."""
+    levels = lattice_levels(k, (1, k), None, torch.arange(k))
+    return len((levels >= j).unique(dim=0))
 
 
 def candidates(layer: Layer, sleep: SleepSpec) -> tuple[str, ...]:
@@ -186,20 +194,19 @@ def estimate(way: str, layer: Layer, sleep: SleepSpec, j: int) -> float:
         product = _PRODUCT * awake * outputs * layer.window
         return product + _MOVE * (padded + gathered + outputs) + products * _CALL
     if way == "sublattices":
-        spacings = cosets(sleep.k, j)
-        grids = sum(n * m * len(residues) for m, residues in spacings.items())
+        spacings = grids(sleep.k, j)
+        crops = sum(len(starts) * inputs for starts in spacings.values())
         computed = sum(
-            n * m * len(residues) * -(-height // m) * -(-width // m)
-            for m, residues in spacings.items()
+            n * len(starts) * -(-height // spacing) * -(-width // spacing)
+            for spacing, starts in spacings.items()
         )
-        crops = grids * inputs / n
         calls = cells * len(spacings)
         moved = cells * crops + outputs + computed * channels + calls * weights
         return computed * weights + _MOVE * moved + calls * _CALL
     # channels: images with the same awake channels are run together.
     patterns = n
     if isinstance(sleep.source, Lattice):
-        patterns = min(n, max(cosets(sleep.k, j)))
+        patterns = min(n, _channel_patterns(sleep.k, j))
     moved = inputs + 3 * outputs + patterns * weights
     return awake * outputs * layer.window + _MOVE * moved + patterns * _CALL
 

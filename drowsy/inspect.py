@@ -23,6 +23,8 @@ GRAINS = ("neuron", "position", "tile:128x128", "channel")
 def inspect(net: DrowsyNet, shares: Mapping[str, float] | None = None) -> str:
     """One line a convolution: what belongs to its neurons, its flavour, and why.
 
+    Where layers share streams there is a column of them, "stream + phase": equal ones share a map.
+
     Args:
         net: a converted network.
         shares: of the multiplications, from ``layer_shares``; adds a column.
@@ -39,6 +41,14 @@ def inspect(net: DrowsyNet, shares: Mapping[str, float] | None = None) -> str:
         ]
         for line in net.report
     ]
+    maps = {
+        name: f"{layer.sleep.stream}" + (f" + {layer.sleep.phase}" if layer.sleep.phase else "")
+        for name, layer in net.layers.items()
+    }
+    if list(maps.values()) != [str(number) for number in range(len(maps))]:
+        header.insert(4, "stream")
+        for row in rows:
+            row.insert(4, maps.get(row[0], "-"))
     if shares is not None:
         header.insert(2, "share")
         for row in rows:

@@ -167,12 +167,15 @@ class DrowsyConv2d(nn.Conv2d):
         fill: str | None = None,
         grain: str | Grain | None = None,
         stream: int | None = None,
+        phase: int | None = None,
     ) -> None:
-        """Change fill, grain and stream without touching ``control`` (the network writes it)."""
+        """Change fill, grain, stream and phase without touching ``control``: the network's job."""
         fill, parsed = self.check(fill=fill, grain=grain)
-        sleep, stream = self.sleep, self.sleep.stream if stream is None else stream
-        if (parsed, stream) != (sleep.grain, sleep.stream):
-            sleep = replace(sleep, grain=parsed, stream=stream)
+        sleep = self.sleep
+        stream = sleep.stream if stream is None else stream
+        phase = sleep.phase if phase is None else phase
+        if (parsed, stream, phase) != (sleep.grain, sleep.stream, sleep.phase):
+            sleep = replace(sleep, grain=parsed, stream=stream, phase=phase)
         self._set(sleep, fill)
 
     def check(
@@ -180,6 +183,8 @@ class DrowsyConv2d(nn.Conv2d):
     ) -> tuple[str, Grain]:
         """The fill and grain that ``stage`` would give the layer; raises where it would."""
         parsed = self.sleep.grain if grain is None else Grain.parse(grain)
+        if parsed != self.sleep.grain:
+            replace(self.sleep, grain=parsed)  # raises where the source does not take the grain
         return check_fill(self._fill if fill is None else fill, parsed), parsed
 
     def _set(self, sleep: SleepSpec, fill: str) -> None:

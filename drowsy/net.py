@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -92,12 +92,28 @@ class DrowsyNet(fx.GraphModule):
     @property
     def schedule(self) -> Schedule:
         """The setting in force."""
-        thresholds = self.control.settings
+        return self.schedule_of(self.control.settings)
+
+    def schedule_of(self, thresholds: Sequence[int]) -> Schedule:
+        """The schedule of these thresholds, one a layer, with the present grains and fills.
+
+        It holds streams and phases if they are not those that ``convert`` gave the layers.
+        """
+        sleeps = {name: layer.sleep for name, layer in self.layers.items()}
+        own = [(sleep.stream, sleep.phase) for sleep in sleeps.values()] == [
+            (number, 0) for number in range(len(sleeps))
+        ]
         return Schedule(
             self.k,
             {
-                name: LayerSetting(Fraction(j, self.k), str(layer.sleep.grain), layer.fill)
-                for j, (name, layer) in zip(thresholds, self.layers.items(), strict=True)
+                name: LayerSetting(
+                    Fraction(j, self.k),
+                    str(sleep.grain),
+                    self.layers[name].fill,
+                    None if own else sleep.stream,
+                    None if own else sleep.phase,
+                )
+                for j, (name, sleep) in zip(thresholds, sleeps.items(), strict=True)
             },
         )
 
@@ -114,7 +130,7 @@ class DrowsyNet(fx.GraphModule):
         Args:
             setting: one rate for all layers; or a mapping from layer names to rates (layers that it
                 does not name stay as they are); or a ``Schedule`` or an ``OperatingPoint`` (layers
-                that it does not name wake up).
+                that it does not name wake up; streams that it does not tell stay).
             fill: also change every layer's flavour: ``zero``, ``rescale``, ``nearest``,
                 ``interpolate``, or ``auto`` for what ``convert`` chose.
 
@@ -126,6 +142,7 @@ class DrowsyNet(fx.GraphModule):
         setting = getattr(setting, "schedule", setting)
         layers = self.layers
         fills, grains = self._fills(fill), {}
+        maps: dict[str, tuple[int | None, int | None]] = {}
         if isinstance(setting, Schedule):
             if setting.k != self.k:
                 raise ValueError(f"schedule: has k = {setting.k}, the network has k = {self.k}")
@@ -134,6 +151,7 @@ class DrowsyNet(fx.GraphModule):
             for name, wish in setting.layers.items():
                 fills.setdefault(name, wish.fill)
                 grains[name] = wish.grain
+                maps[name] = (wish.stream, wish.phase)
         elif isinstance(setting, Mapping):
             self._check_names(setting)
             wanted = dict(zip(layers, self.control.settings, strict=True))
@@ -144,7 +162,8 @@ class DrowsyNet(fx.GraphModule):
         for name, layer in layers.items():
             named(name, layer.check, fill=fills.get(name), grain=grains.get(name))
         for name, layer in layers.items():
-            layer.stage(fill=fills.get(name), grain=grains.get(name))
+            stream, phase = maps.get(name, (None, None))
+            layer.stage(fill=fills.get(name), grain=grains.get(name), stream=stream, phase=phase)
         self.control.set(
             [wanted[name] for name in layers],
             [scale(wanted[name], self.k, layer.fill) for name, layer in layers.items()],

@@ -22,7 +22,7 @@ from drowsy_kernels.conv2d import Awake
 from drowsy_kernels.tuning import Choice
 from torch import Tensor, fx, nn
 
-from drowsy.backends.triton import choose, convolve, exact_run, padded, precision
+from drowsy.backends.triton import choose, convolve, exact_run, map_options, padded, precision
 from drowsy.convert import activation_name
 from drowsy.evaluate import asked_in_place
 from drowsy.layer import DrowsyConv2d
@@ -30,12 +30,9 @@ from drowsy.net import DrowsyNet
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     Grain,
-    Lattice,
     Lfsr,
     SleepSpec,
-    lattice_tables,
     lfsr_phases,
-    lfsr_tables,
 )
 from drowsy.stages import pointwise, shapes
 
@@ -687,15 +684,11 @@ class Builder:
         _, channels, height, width = shape
         cell, source, k = sleep.grain.cell(channels, height * width), sleep.source, sleep.k
         threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
-        given: dict[str, Any] = {}
-        if isinstance(source, Lattice):
-            given["lattice"] = lattice_tables(k, clock.device)
-        elif isinstance(source, Lfsr):
-            given["lfsr"] = lfsr_tables(source, k, sleep.stream, clock[0])
-            if not source.seeding:
-                self._prologue.add(
-                    functools.partial(_draw_phases, given["lfsr"][1], source, sleep.stream, clock)
-                )
+        given = map_options(sleep, clock)
+        if isinstance(source, Lfsr) and not source.seeding:
+            self._prologue.add(
+                functools.partial(_draw_phases, given["lfsr"][1], source, sleep.stream, clock)
+            )
         bitmap, launch = kernels.plan_sleep_map(
             source.name,
             shape,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -22,22 +22,31 @@ class LayerSetting:
     """One layer's rate (in [0, 1)), grain (text form) and fill (one of ``drowsy.sleep.FILLS``).
 
     The rate may also be given as a number or as text (``"3/8"``). A ``Schedule``, which knows
-    ``k``, checks its range and makes it exact.
+    ``k``, checks its range and makes it exact. ``stream`` and ``phase`` (of ``SleepSpec``) are told
+    where layers share maps; None leaves the layer what it has.
 
     Raises:
-        ValueError, TypeError: a rate that is no number, an unknown grain or fill, or a fill that
-            the grain does not allow.
+        ValueError, TypeError: a rate that is no number, an unknown grain or fill, a fill that the
+            grain does not allow, or a stream without a phase.
     """
 
     rate: Fraction = Fraction(0)
     grain: str = "neuron"
     fill: str = "zero"
+    stream: int | None = None
+    phase: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", _number(self.rate))
         grain = Grain.parse(self.grain)
         object.__setattr__(self, "grain", str(grain))
         check_fill(self.fill, grain)
+        told = (self.stream, self.phase)
+        if told != (None, None) and not all(type(n) is int and 0 <= n < 2**32 for n in told):
+            raise ValueError(
+                f"stream and phase: got {self.stream!r} and {self.phase!r}, allowed: two integers "
+                "from 0 to 2**32 - 1, or none"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,7 @@ class Schedule:
             if not isinstance(layer, LayerSetting):
                 raise TypeError(f"layer {name}: got {layer!r}, allowed: a LayerSetting")
         exact = {
-            name: LayerSetting(
-                Fraction(named(name, threshold, layer.rate, self.k), self.k),
-                layer.grain,
-                layer.fill,
-            )
+            name: replace(layer, rate=Fraction(named(name, threshold, layer.rate, self.k), self.k))
             for name, layer in self.layers.items()
         }
         object.__setattr__(self, "layers", MappingProxyType(exact))
@@ -93,6 +98,11 @@ class Schedule:
                     "rate": f"{int(layer.rate * self.k)}/{self.k}",
                     "grain": layer.grain,
                     "fill": layer.fill,
+                    **(
+                        {}
+                        if layer.stream is None
+                        else {"stream": layer.stream, "phase": layer.phase}
+                    ),
                 }
                 for name, layer in self.layers.items()
             },
@@ -108,9 +118,11 @@ class Schedule:
         layers = {}
         for name, entry in data["layers"].items():
             place = f"{where}: layers: {name}"
-            check_keys(entry, {"rate", "grain", "fill"}, place)
+            shared = isinstance(entry, dict) and entry.keys() & {"stream", "phase"}
+            keys = {"rate", "grain", "fill"} | ({"stream", "phase"} if shared else set())
+            check_keys(entry, keys, place)
             try:
-                layers[name] = LayerSetting(entry["rate"], entry["grain"], entry["fill"])
+                layers[name] = LayerSetting(**entry)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{place}: {error}") from error
         try:

@@ -14,7 +14,6 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -34,8 +33,8 @@ from drowsy.evaluate import Counts, Setting, check_images, check_labels
 from drowsy.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.net import DrowsyNet, check_network
 from drowsy.race import Race
-from drowsy.schedule import LayerSetting, Schedule
-from drowsy.sleep import source_text
+from drowsy.schedule import Schedule
+from drowsy.sleep import stored_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
 
 METHODS = ("auto", "exhaustive", "additive", "greedy", "nsga2", "tpe")
@@ -172,9 +171,10 @@ class Measurer:
     def context(self, seed: int, images: range | None = None) -> Context:
         """What, besides the rates, decides a result; of all images, or of a stretch of them."""
         layers = {
-            name: [source_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
+            name: [stored_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
             # A stream is told where it is not the layer's own.
-            + [layer.sleep.stream] * (layer.sleep.stream != layer.index)
+            + [layer.sleep.stream] * (layer.sleep.stream != layer.index or layer.sleep.phase > 0)
+            + [layer.sleep.phase] * (layer.sleep.phase > 0)
             for name, layer in self.net.layers.items()
         }
         configuration = {"k": self.net.k, "layers": layers, **self._facts}
@@ -229,15 +229,8 @@ class Measurer:
         return saving(rates, self.shares)
 
     def schedule(self, setting: Setting) -> Schedule:
-        """The setting with the network's present grains and fills."""
-        layers = self.net.layers.items()
-        return Schedule(
-            self.net.k,
-            {
-                name: LayerSetting(Fraction(j, self.net.k), str(layer.sleep.grain), layer.fill)
-                for j, (name, layer) in zip(setting, layers, strict=True)
-            },
-        )
+        """The setting with the network's present grains, fills and streams."""
+        return self.net.schedule_of(setting)
 
     def _part(self, images: range | None) -> Workload:
         if self._reference is not None and self.work.baseline is None:

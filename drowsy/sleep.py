@@ -20,12 +20,15 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from drowsy import bluenoise
 
 MAX_K = 256
 DEFAULT_K = 8
@@ -36,7 +39,7 @@ _PHILOX_ROUNDS = 10
 # Elements of one Philox call on the CPU: its dozen int64 temporaries then stay in the L2 cache.
 _CPU_CHUNK = 1 << 14
 
-_TAG_BERNOULLI, _TAG_STRATIFIED, _TAG_LATTICE, _TAG_LFSR = range(4)
+_TAG_BERNOULLI, _TAG_STRATIFIED, _TAG_LATTICE, _TAG_LFSR, _TAG_BLUENOISE = range(5)
 
 
 # --- grain -------------------------------------------------------------------------------------
@@ -146,11 +149,38 @@ class Stratified:
 class Lattice:
     """A regular pattern with a random phase per image.
 
-    Levels follow ``(x + a*y + channel cell + phase) mod k``. With ``k = 8``, rate 1/2 is the
-    checkerboard, 1/4 every fourth diagonal, and every lower rate is a subset of the higher ones.
+    A phase shifts the pattern; channel cells are a phase apart from each other. Where ``k`` is a
+    power of two the pattern is one of nested lattices (Bayer's ordered dither). With ``k = 8``: at
+    rate 1/4 every fourth diagonal sleeps, at 1/2 a checkerboard; at 3/4 every second position of
+    every second row, at 7/8 every second of those, are all that is awake. For other ``k``, levels
+    follow ``x + a*y``. Cells of more than one position lie in a line, each a phase from the last.
+
+    Exactly ``j`` of any ``k`` channel cells that follow each other sleep, at every position; and
+    exactly ``j/k`` of the positions of a channel cell, where both sides of the map are multiples
+    of the pattern's period (4 for ``k = 8``).
     """
 
     name: ClassVar[str] = "lattice"
+    # Of the maps: stored results of other ones are not taken for results of these.
+    revision: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class BlueNoise:
+    """Sleepers spread as evenly as a pattern without directions can be: void-and-cluster.
+
+    The rank map of ``drowsy.bluenoise``, a tile of 64 x 64 positions, is repeated over the layer;
+    the level is the rank scaled to ``k``, so that a rate is a length of the ranks' prefix. The tile
+    is shifted at random, anew for every image and channel cell.
+
+    Over any 64 x 64 positions each level occurs ``4096 / k`` times, exactly where ``k`` divides
+    4096 and within 1 otherwise. Maps of other sizes are cut out of the tile, so the number of
+    sleepers varies between images: at rate 1/2 by a standard deviation of 1.0 at 7 x 7, 1.5 at
+    14 x 14, 2.7 at 28 x 28 and 3.1 at 56 x 56, a third to a ninth of what independent bits give.
+    Grains of single positions only.
+    """
+
+    name: ClassVar[str] = "bluenoise"
 
 
 @dataclass(frozen=True)
@@ -199,15 +229,15 @@ class Lfsr:
             )
 
 
-Source = Bernoulli | Stratified | Lattice | Lfsr
+Source = Bernoulli | Stratified | Lattice | BlueNoise | Lfsr
 SOURCES: dict[str, type[Source]] = {
-    kind.name: kind for kind in (Bernoulli, Stratified, Lattice, Lfsr)
+    kind.name: kind for kind in (Bernoulli, Stratified, Lattice, BlueNoise, Lfsr)
 }
 
 
 def parse_source(text: str | Source) -> Source:
     """Read a source's text form, such as ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``."""
-    if isinstance(text, (Bernoulli, Stratified, Lattice, Lfsr)):
+    if isinstance(text, Source):
         return text
     name, _, options = str(text).partition(":")
     if name not in SOURCES:
@@ -238,6 +268,12 @@ def source_text(source: Source) -> str:
     return source.name + (":" + ",".join(options) if options else "")
 
 
+def stored_text(source: Source) -> str:
+    """The text form that stores know a source by: with its revision, where it had earlier maps."""
+    revision = getattr(source, "revision", 1)
+    return source_text(source) + (f", revision {revision}" if revision > 1 else "")
+
+
 @dataclass(frozen=True)
 class SleepSpec:
     """How a layer's sleep map is drawn; everything but the rate, the seed and the image.
@@ -246,32 +282,50 @@ class SleepSpec:
         source: a source or its text form.
         grain: a ``Grain`` or its text form.
         k: number of rate steps; rates are multiples of ``1/k``. 2 to 256.
-        stream: which random stream the layer draws from. Layers with equal streams (and equal
-            shapes) share their maps.
+        stream: which random stream the layer draws from. Layers with equal streams and phases (and
+            equal shapes) share their maps.
+        phase: which of its stream's maps: even ones and odd ones complement each other. Up to rate
+            1/2 no cell sleeps in two maps of one stream whose phases differ by an odd number; at
+            higher rates as few as can be. ``lattice`` shifts its pattern by so many phases (and
+            keeps the promise where ``k`` is a power of two); of other sources an odd phase turns
+            the draw upside down.
     """
 
     source: Source = Bernoulli()
     grain: Grain = Grain()
     k: int = DEFAULT_K
     stream: int = 0
+    phase: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", parse_source(self.source))
         object.__setattr__(self, "grain", Grain.parse(self.grain))
+        if isinstance(self.source, BlueNoise) and not self.grain.of_single_positions:
+            raise ValueError(
+                f"grain: got {self.grain} with source bluenoise, allowed: grains of single "
+                "positions (neuron, position, position:G, tile:1xN)"
+            )
         if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
             raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
-        if not 0 <= self.stream <= _MASK32:
-            raise ValueError(f"stream: got {self.stream}, allowed: 0 to {_MASK32}")
+        for name, number in (("stream", self.stream), ("phase", self.phase)):
+            if not 0 <= number <= _MASK32:
+                raise ValueError(f"{name}: got {number}, allowed: 0 to {_MASK32}")
+
+    @property
+    def upside_down(self) -> bool:
+        """Whether sources other than ``lattice`` turn their draws upside down."""
+        return self.phase % 2 == 1
 
     def __str__(self) -> str:
-        return f"{source_text(self.source)};{self.grain};{self.k};{self.stream}"
+        phase = f";{self.phase}" if self.phase else ""
+        return f"{source_text(self.source)};{self.grain};{self.k};{self.stream}{phase}"
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)
     def parse(text: str) -> SleepSpec:
         """Read ``str(spec)`` back; the layer's operator carries its spec in this form."""
-        source, grain, k, stream = text.split(";")
-        return SleepSpec(parse_source(source), Grain.parse(grain), int(k), int(stream))
+        source, grain, *numbers = text.split(";")
+        return SleepSpec(parse_source(source), Grain.parse(grain), *map(int, numbers))
 
 
 # --- rates -------------------------------------------------------------------------------------
@@ -396,12 +450,15 @@ def _draw(
     spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
 ) -> Tensor:
     """Level map of a few images; ``row`` is the map's width where cells are single positions."""
-    if isinstance(spec.source, Bernoulli):
-        return _draw_bernoulli(spec, cells, images, seed)
-    if isinstance(spec.source, Stratified):
-        return _draw_stratified(spec, cells, images, seed)
+    if isinstance(spec.source, (Bernoulli, Stratified)):
+        draw = _draw_bernoulli if isinstance(spec.source, Bernoulli) else _draw_stratified
+        drawn = draw(spec, cells, images, seed)
+        return spec.k - 1 - drawn if spec.upside_down else drawn
     if isinstance(spec.source, Lattice):
         return _draw_lattice(spec, cells, row, images, seed)
+    if isinstance(spec.source, BlueNoise):
+        assert row is not None
+        return _draw_bluenoise(spec, cells, row, images, seed)
     return _draw_lfsr(spec, spec.source, cells, images, seed)
 
 
@@ -413,10 +470,16 @@ def _draw_bernoulli(
     counter = torch.arange(positions * blocks, device=images.device)
     words = philox(counter, images[:, None], spec.stream, _TAG_BERNOULLI, seed)
     drawn = torch.empty((*words[0].shape, 8), dtype=torch.uint8, device=images.device)
-    for lane, word in enumerate(words):
-        drawn[..., 2 * lane] = (word & 0xFFFF).mul_(spec.k).bitwise_right_shift_(16)
-        drawn[..., 2 * lane + 1] = (word >> 16).mul_(spec.k).bitwise_right_shift_(16)
+    for lane, half in enumerate(_halves(words)):
+        drawn[..., lane] = half.mul_(spec.k).bitwise_right_shift_(16)
     return drawn.view(len(images), positions, blocks * 8)[:, :, :channels]
+
+
+def _halves(words: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """The eight 16-bit halves of Philox's four words, the lower half of each first."""
+    for word in words:
+        yield word & 0xFFFF
+        yield word >> 16
 
 
 def _draw_stratified(
@@ -441,29 +504,77 @@ def _draw_stratified(
 def _draw_lattice(
     spec: SleepSpec, cells: tuple[int, int], row: int | None, images: Tensor, seed: Tensor
 ) -> Tensor:
-    device, k = images.device, spec.k
-    slope, order = lattice_tables(k, device)
-    phase = lattice_phases(spec, images, seed)
-    p = torch.arange(cells[0], device=device)
-    place = p % row + slope * (p // row) if row else p
-    step = place[None, :, None] + torch.arange(cells[1], device=device) + phase[:, None, None]
-    return order[step % k]
+    return lattice_levels(spec.k, cells, row, lattice_phases(spec, images, seed))
 
 
 def lattice_phases(spec: SleepSpec, images: Tensor, seed: Tensor) -> Tensor:
     """The lattice's phase, ``0 .. k-1``, in these images (int64, modulo ``2**32``)."""
     drawn = philox(images * 0, images, spec.stream, _TAG_LATTICE, seed)[0]
-    return (drawn >> 16) * spec.k >> 16
+    return (((drawn >> 16) * spec.k >> 16) + spec.phase) % spec.k
 
 
-@functools.lru_cache(maxsize=MAX_K)
-def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[int, Tensor]:
-    """``(a, order)`` of the lattice source: rows shift by ``a``; uint8 ``order[s]`` ranks phase s.
+def lattice_levels(k: int, cells: tuple[int, int], row: int | None, phases: Tensor) -> Tensor:
+    """A lattice's level maps at these phases: uint8 ``[phases, PC, CC]``.
+
+    Args:
+        cells: ``(PC, CC)``.
+        row: the map's width where cells are single positions.
+        phases: int64, each ``0 .. k-1``.
+    """
+    tile, shifts = lattice_tables(k, phases.device)
+    p = torch.arange(cells[0], device=phases.device)[:, None]
+    step = torch.arange(cells[1], device=phases.device) + phases[:, None, None]
+    y, x = (p // row, p % row) if row else (0, 0)
+    down, across = shifts[(step if row else step + p) % k].long().unbind(-1)
+    return tile[(y + down) % len(tile), (x + across) % len(tile)]
+
+
+@functools.lru_cache(maxsize=4 * MAX_K)
+def lattice_tables(k: int, device: torch.device = _CPU, phase: int = 0) -> tuple[Tensor, Tensor]:
+    """``(tile, shifts)`` of the lattice source, made on ``device`` once.
+
+    (A captured graph cannot hold a copy from the host.)
+
+    Returns:
+        uint8 ``[T, T]``, levels in one period of the pattern; uint8 ``[k, 2]``, by how many rows
+        and columns each phase shifts it, from phase ``phase`` on. At any position the ``k`` phases
+        meet the ``k`` levels, in an order in which every prefix of levels is spread evenly round
+        the circle of phases.
+    """
+    order = _spread_order(k)
+    tile = _nested_tile(k) if k & (k - 1) == 0 else _diagonal_tile(k, order)
+    shifts = torch.stack([(tile == level).nonzero()[0] for level in order])
+    shifts = shifts.roll(-phase, 0)
+    return tile.to(torch.uint8).to(device), shifts.to(torch.uint8).to(device)
+
+
+def _nested_tile(k: int) -> Tensor:
+    """Levels of nested lattices, for ``k`` a power of two.
+
+    The bits of a level, highest first, split the positions into the two colours of a checkerboard,
+    a colour into every second row and column or the rest of it, and so on in that half. Where
+    sleepers are few the second split is by diagonals instead: ``interpolate`` errs less where two
+    of the four at a sleeper's corners sleep too than where it averages all eight round it.
+    """
+    period, count = 1 << (k.bit_length() // 2), k.bit_length() - 1
+    y, x = torch.arange(period)[:, None].expand(period, period), torch.arange(period)
+    bits: list[Tensor] = []
+    while len(bits) < count:
+        colour, row = (x + y) % 2, y % 2
+        bits += [colour, row]
+        x, y = (x - colour - row) // 2, (y - row) // 2
+    if count >= 3:
+        few = bits[0] == 0
+        diagonal = bits[1] ^ bits[2]
+        bits[1:3] = torch.where(few, diagonal, bits[1]), torch.where(few, bits[1], bits[2])
+    return sum((bit << count - 1 - i for i, bit in enumerate(bits[:count])), torch.zeros(()).long())
+
+
+def _diagonal_tile(k: int, order: Tensor) -> Tensor:
+    """Levels that follow ``x + a*y``, for any ``k``.
 
     ``a`` is coprime to ``k`` (every row and column meets every level) and keeps the points of one
-    level as far apart as a lattice can; ``order`` ranks the phases so that every prefix is spread
-    as evenly as possible round the circle. ``order`` lies on ``device`` and is made there once: a
-    captured graph cannot hold a copy from the host.
+    level as far apart as it can.
     """
 
     def spacing(slope: int) -> int:
@@ -477,6 +588,11 @@ def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[int, Tensor]:
 
     coprime = [slope for slope in range(1, k) if math.gcd(slope, k) == 1]
     slope = max(coprime, key=lambda candidate: (spacing(candidate), -candidate))
+    return order[(torch.arange(k) + slope * torch.arange(k)[:, None]) % k]
+
+
+def _spread_order(k: int) -> Tensor:
+    """Levels ``0 .. k-1`` round a circle, every prefix spread evenly: int64 ``[k]``."""
     chosen: list[int] = [0]
 
     def crowding(phase: int) -> tuple[float, float, int]:
@@ -486,9 +602,31 @@ def lattice_tables(k: int, device: torch.device = _CPU) -> tuple[int, Tensor]:
 
     while len(chosen) < k:
         chosen.append(min(set(range(k)).difference(chosen), key=crowding))
-    order = torch.empty(k, dtype=torch.uint8)
-    order[chosen] = torch.arange(k, dtype=torch.uint8)
-    return slope, order.to(device)
+    order = torch.empty(k, dtype=torch.int64)
+    order[chosen] = torch.arange(k)
+    return order
+
+
+def _draw_bluenoise(
+    spec: SleepSpec, cells: tuple[int, int], row: int, images: Tensor, seed: Tensor
+) -> Tensor:
+    positions, channels = cells
+    device, side = images.device, bluenoise.SIDE
+    blocks = torch.arange(-(-channels // 8), device=device)
+    words = philox(blocks, images[:, None], spec.stream, _TAG_BLUENOISE, seed)
+    shift = torch.stack(list(_halves(words)), dim=-1).flatten(1)[:, None, :channels]
+    p = torch.arange(positions, device=device)[:, None]
+    y, x = p // row + (shift >> 8), p % row + shift
+    return bluenoise_table(spec.k, spec.upside_down, device)[y % side, x % side]
+
+
+@functools.lru_cache(maxsize=MAX_K)
+def bluenoise_table(k: int, upside_down: bool = False, device: torch.device = _CPU) -> Tensor:
+    """The level of every position of the blue-noise tile: uint8 ``[64, 64]``, made once."""
+    ranks, count = torch.from_numpy(bluenoise.rank_map()), bluenoise.SIDE**2
+    if upside_down:
+        ranks = count - 1 - ranks
+    return (ranks * k // count).to(torch.uint8).to(device)
 
 
 def _draw_lfsr(
@@ -496,7 +634,7 @@ def _draw_lfsr(
 ) -> Tensor:
     positions, channels = cells
     device = images.device
-    table, phases = lfsr_tables(source, spec.k, spec.stream, seed)
+    table, phases = lfsr_tables(source, spec.k, spec.stream, seed, spec.upside_down)
     cell = torch.arange(channels, device=device)
     rounds = -(-channels // source.engines)
     # Steps since the register's start; images come in steps of a whole layer.
@@ -505,12 +643,15 @@ def _draw_lfsr(
     return table[(phases[cell % source.engines] + since) % len(table)]
 
 
-def lfsr_tables(source: Lfsr, k: int, stream: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+def lfsr_tables(
+    source: Lfsr, k: int, stream: int, seed: Tensor, upside_down: bool = False
+) -> tuple[Tensor, Tensor]:
     """``(table, phases)``: uint8 levels along the register's cycle, int64 start of each engine.
 
     Both lie on the device of ``seed`` (an int64 tensor of one element).
     """
-    return _lfsr_table(source, k, seed.device), lfsr_phases(source, stream, seed)
+    table = _lfsr_table(source, k, upside_down, seed.device)
+    return table, lfsr_phases(source, stream, seed)
 
 
 def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
@@ -527,8 +668,12 @@ def lfsr_phases(source: Lfsr, stream: int, seed: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _lfsr_table(source: Lfsr, k: int, device: torch.device = _CPU) -> Tensor:
+def _lfsr_table(
+    source: Lfsr, k: int, upside_down: bool = False, device: torch.device = _CPU
+) -> Tensor:
     states = torch.tensor(_lfsr_cycle(source.width, source.taps))
+    if upside_down:
+        states = 2**source.width - states
     return (states * k >> source.width).to(torch.uint8).to(device)
 
 

@@ -12,6 +12,7 @@ it neither moves nor wakes a sleeper: see ``pointwise``.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from drowsy.convert import activation_name
 from drowsy.cost import align as align_columns
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, check_network
+from drowsy.schedule import named
+from drowsy.sleep import Grain
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IDENTITY_CALLS = (F.dropout, F.dropout2d)
@@ -171,20 +174,39 @@ def find_stages(net: DrowsyNet, example: Tensor) -> list[Stage]:
     ]
 
 
-def align(net: DrowsyNet, example: Tensor) -> list[Stage]:
-    """Let the layers of every stage share one position map; returns the stages.
+def align(
+    net: DrowsyNet, example: Tensor, *, grain: str | Grain | None = "position", step: int = 0
+) -> list[Stage]:
+    """Let the layers of every stage draw from one stream; returns the stages.
 
-    Every layer gets the grain ``position`` (all channels of a position sleep together), and the
-    layers of a stage the stream of its first. Rates and fills stay as they are; the layers of a
-    stage sleep at exactly the same positions while their rates are equal.
+    Rates and fills stay as they are. By default every layer gets the grain ``position`` (all
+    channels of a position sleep together), and the layers of a stage sleep at exactly the same
+    positions while their rates are equal.
 
-    Args, errors: as for ``find_stages``.
+    Args:
+        net, example: as for ``find_stages``.
+        grain: of all layers; None leaves each its own. Layers of one stream, grain and number of
+            channels share their maps.
+        step: by how much the phase (``SleepSpec.phase``) rises from a layer of a stage to the next.
+            0 shares one map; 1 makes consecutive layers complement each other: up to rate 1/2,
+            what sleeps in one is awake in the next.
+
+    Raises:
+        TypeError, ValueError: as for ``find_stages``; a negative step; a grain that is unknown or
+            that a layer's source or fill does not allow. The network is then as it was.
     """
+    if not isinstance(step, int) or step < 0:
+        raise ValueError(f"step: got {step!r}, allowed: an integer from 0")
     stages = find_stages(net, example)
+    for name, layer in net.layers.items():
+        named(name, layer.check, grain=grain)
+    # Of an odd k, lattices repeat after k phases and the others after 2.
+    cycle = math.lcm(net.k, 2)
     for stage in stages:
         stream = net.layers[stage.layers[0]].sleep.stream
-        for name in stage.layers:
-            net.layers[name].stage(grain="position", stream=stream)
+        for place, name in enumerate(stage.layers):
+            phase = place * step % cycle
+            net.layers[name].stage(grain=grain, stream=stream, phase=phase)
     return stages
 
 

@@ -29,6 +29,7 @@ from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig, choose_config
 from drowsy_kernels.launch import Launch, interpreted
 from drowsy_kernels.lists import (
     COMBINATIONS,
+    LIST_BLOCK,
     AwakeBlocks,
     AwakeCells,
     AwakeChannels,
@@ -64,6 +65,7 @@ __all__ = [
     "BOX_CONFIGS",
     "COMBINATIONS",
     "FILLS",
+    "LIST_BLOCK",
     "PRECISIONS",
     "SHIPPED_CONFIGS",
     "SOURCES",

@@ -31,8 +31,8 @@ COMBINATIONS = ("either", "both")
 
 # Items of a block, 8 or 16 a thread. Long lists take the larger one, which keeps the counts that a
 # block has to sum few: a thousand for 4 million items.
-_BLOCK, _LONG_BLOCK = 1024, 4096
-_LONG = _BLOCK * 1024
+LIST_BLOCK, _LONG_BLOCK = 1024, 4096
+_LONG = LIST_BLOCK * 1024
 # Counts summed at a time.
 _COUNTS = 1024
 
@@ -235,9 +235,10 @@ def awake_rows(
 
     Args:
         bitmap, shape, cell, out: as for ``awake_cells``.
-        exact: ``(k, threshold)`` promises that exactly ``k - threshold`` of every ``k`` consecutive
-            items of a list are awake, ``k`` a power of two up to 1024 that divides ``OH * OW``;
-            ``threshold`` int32, one element, read on the device. Saves the counting launch.
+        exact: ``(k, threshold)`` promises that exactly ``k - threshold`` of every ``k`` items are
+            awake in each of a list's blocks of ``LIST_BLOCK`` items, ``k`` a power of two up to
+            there that divides ``OH * OW``; ``threshold`` int32, one element, read on the device.
+            Saves the counting launch.
     """
     made, launches = plan_awake_rows(bitmap, shape, cell, out, exact=exact)
     _run(launches, bitmap)
@@ -295,10 +296,10 @@ def plan_awake_rows(
     positions = shape[2] * shape[3]
     if exact is not None:
         k, threshold = exact
-        if not 1 <= k <= _BLOCK or k & (k - 1) or positions % k:
+        if not 1 <= k <= LIST_BLOCK or k & (k - 1) or positions % k:
             raise ValueError(
                 f"exact: got runs of {k} in {positions} positions, allowed: a power of two up to "
-                f"{_BLOCK} that divides them"
+                f"{LIST_BLOCK} that divides them"
             )
         check_operand(
             "exact threshold", threshold, dtypes=(torch.int32,), shape=(1,), device=bitmap.device
@@ -429,7 +430,7 @@ def _compact(
     exact: tuple[int, Tensor] | None = None,
 ) -> Launches:
     lists = counts.shape[0]
-    size = _BLOCK if items <= _LONG else _LONG_BLOCK
+    size = LIST_BLOCK if items <= _LONG else _LONG_BLOCK
     # An empty list still needs the program that writes its count.
     blocks = max(triton.cdiv(items, size), 1)
     shared: dict[str, Any] = {
@@ -445,7 +446,7 @@ def _compact(
         "SPAN": (triton.cdiv(unit - 1, cell[1]) + 31) // 32 + 1 if unit > 1 else 1,
         "BLOCK": size,
     }
-    options = {"num_warps": 4 if size == _BLOCK else 8, "num_stages": 1}
+    options = {"num_warps": 4 if size == LIST_BLOCK else 8, "num_stages": 1}
     launches: Launches = ()
     partial = None
     if blocks > 1 and exact is None:

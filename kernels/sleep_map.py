@@ -28,8 +28,10 @@ from drowsy_kernels.launch import (
 )
 from torch import Tensor
 
-SOURCES = ("bernoulli", "stratified", "lattice", "lfsr")
+SOURCES = ("bernoulli", "stratified", "lattice", "bluenoise", "lfsr")
 MAX_K = 256
+# Positions along the side of a blue-noise tile.
+SIDE = 64
 
 # Bytes of bitmap per program: a few for every thread of four warps, so that byte stores merge.
 _BLOCK = 512
@@ -63,6 +65,7 @@ def _bernoulli_kernel(
     image_bytes,
     cells,
     blocks,
+    UPSIDE_DOWN: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -79,7 +82,10 @@ def _bernoulli_kernel(
         for bit in tl.static_range(8):
             word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
             u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
-            asleep = ((u * K) >> 16 < j) & (byte * 8 + bit < cells)
+            level = (u * K) >> 16
+            if UPSIDE_DOWN:
+                level = K - 1 - level
+            asleep = (level < j) & (byte * 8 + bit < cells)
             b_bits |= asleep.to(tl.int32) << bit
     p_out = out + n.to(tl.int64) * image_bytes + place
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
@@ -96,6 +102,7 @@ def _stratified_runs_kernel(
     cells,
     positions,
     blocks,
+    UPSIDE_DOWN: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -122,6 +129,8 @@ def _stratified_runs_kernel(
                     level += (keys[t] <= keys[m]).to(tl.int32)
                 elif t > m:
                     level += (keys[t] < keys[m]).to(tl.int32)
+            if UPSIDE_DOWN:
+                level = K - 1 - level
             asleep = ((level < j) & (cell < cells)).to(tl.int32)
             b_bits = tl.sum(asleep << bit[None, :], axis=1)
             pc = run * K + m
@@ -144,6 +153,7 @@ def _stratified_cells_kernel(
     cells,
     blocks,
     ALONG_CHANNELS: tl.constexpr,
+    UPSIDE_DOWN: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -176,6 +186,8 @@ def _stratified_cells_kernel(
             level += ((t + 1 < K) & ((v1 < key) | ((v1 == key) & (t + 1 < m)))).to(tl.int32)
             level += ((t + 2 < K) & ((v2 < key) | ((v2 == key) & (t + 2 < m)))).to(tl.int32)
             level += ((t + 3 < K) & ((v3 < key) | ((v3 == key) & (t + 3 < m)))).to(tl.int32)
+        if UPSIDE_DOWN:
+            level = K - 1 - level
         asleep = ((level < j) & (cell < cells)).to(tl.int32)
         b_bits = tl.sum(asleep << bit[None, :], axis=1)
     p_out = out + n.to(tl.int64) * image_bytes + place
@@ -187,15 +199,16 @@ def _lattice_kernel(
     out,
     threshold,
     clock,
-    order,
+    tile,
+    shifts,
     layer,
     row_bytes,
     image_bytes,
     cells,
     width,
-    slope,
     blocks,
     BY_ROW: tl.constexpr,
+    PERIOD: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -210,12 +223,53 @@ def _lattice_kernel(
         word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
         phase = ((word >> 16).to(tl.int32) * K) >> 16
         if BY_ROW:
-            first = pc % width + slope * (pc // width)
+            y, x = pc // width, pc % width
+            first = byte * 8 + phase
         else:
-            first = pc
-        first += byte * 8 + phase
+            y, x = pc * 0, pc * 0
+            first = byte * 8 + phase + pc
         for bit in tl.static_range(8):
-            level = tl.load(order + (first + bit) % K).to(tl.int32)
+            p_shift = shifts + (first + bit) % K * 2
+            down, across = tl.load(p_shift).to(tl.int32), tl.load(p_shift + 1).to(tl.int32)
+            at = (y + down) % PERIOD * PERIOD + (x + across) % PERIOD
+            level = tl.load(tile + at).to(tl.int32)
+            asleep = (level < j) & (byte * 8 + bit < cells)
+            b_bits |= asleep.to(tl.int32) << bit
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
+@triton.jit(do_not_specialize=_STREAM)
+def _bluenoise_kernel(
+    out,
+    threshold,
+    clock,
+    table,
+    layer,
+    row_bytes,
+    image_bytes,
+    cells,
+    width,
+    blocks,
+    SIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Every channel cell looks up its own shift of the tile, 8 bits down and 8 across."""
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pc, byte = place // row_bytes, place % row_bytes
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        seed = tl.load(clock)
+        image = tl.load(clock + 1) + n
+        w0, w1, w2, w3 = _image_draw(byte.to(tl.uint32), image, layer, 4, seed)
+        y, x = pc // width, pc % width
+        for bit in tl.static_range(8):
+            word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
+            u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
+            at = (y + (u >> 8)) % SIDE * SIDE + (x + u) % SIDE
+            level = tl.load(table + at).to(tl.int32)
             asleep = (level < j) & (byte * 8 + bit < cells)
             b_bits |= asleep.to(tl.int32) << bit
     p_out = out + n.to(tl.int64) * image_bytes + place
@@ -269,21 +323,28 @@ def sleep_map(
     stream: int,
     threshold: Tensor,
     clock: Tensor,
-    lattice: tuple[int, Tensor] | None = None,
+    upside_down: bool = False,
+    lattice: tuple[Tensor, Tensor] | None = None,
+    bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Draw the sleep bitmap of one layer for one batch.
 
     Args:
-        source: ``bernoulli``, ``stratified``, ``lattice`` or ``lfsr``.
+        source: one of ``SOURCES``.
         shape: ``(N, C, OH, OW)`` of the layer's output.
         cell: ``(cell_p, cell_c)``: positions and channels that share a bit.
         k: number of levels, 2 to 256. A change of ``k`` compiles anew.
         stream: random stream of the layer, 0 to 2**32 - 1.
         threshold: int32 tensor of one element; a cell sleeps when its level is below it.
         clock: int64 tensor ``(seed, image)``; image is the running index of the batch's first.
-        lattice: ``(slope, order)``, order uint8 ``[k]``; for source ``lattice``, and only there.
+        upside_down: whether level ``l`` becomes ``k - 1 - l``; for sources ``bernoulli`` and
+            ``stratified``, while the others' tables say it.
+        lattice: ``(tile, shifts)``, uint8 ``[T, T]`` of levels and uint8 ``[k, 2]``, rows and
+            columns that each phase shifts the tile by; for source ``lattice``, and only there.
+        bluenoise: uint8 ``[64, 64]``, the levels of a tile; for source ``bluenoise``, and only
+            there. Its cells are single positions: ``cell[0] == 1``.
         lfsr: ``(table, phases)``, table uint8 ``[period]`` of levels along the register's cycle,
             phases int64 ``[engines]`` with values in ``[0, period)``; for source ``lfsr``, and
             only there.
@@ -306,7 +367,9 @@ def sleep_map(
         stream=stream,
         threshold=threshold,
         clock=clock,
+        upside_down=upside_down,
         lattice=lattice,
+        bluenoise=bluenoise,
         lfsr=lfsr,
         out=out,
     )
@@ -323,7 +386,9 @@ def plan_sleep_map(
     stream: int,
     threshold: Tensor,
     clock: Tensor,
-    lattice: tuple[int, Tensor] | None = None,
+    upside_down: bool = False,
+    lattice: tuple[Tensor, Tensor] | None = None,
+    bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Launch]:
@@ -332,9 +397,11 @@ def plan_sleep_map(
     device = clock.device
     check_operand("threshold", threshold, dtypes=(torch.int32,), shape=(1,), device=device)
     check_operand("clock", clock, dtypes=(torch.int64,), shape=(2,), device=device)
-    for name, given in (("lattice", lattice), ("lfsr", lfsr)):
+    if upside_down and source not in ("bernoulli", "stratified"):
+        raise ValueError(f"upside_down: goes with bernoulli and stratified, got source {source!r}")
+    for name, given in (("lattice", lattice), ("bluenoise", bluenoise), ("lfsr", lfsr)):
         if (given is not None) != (source == name):
-            raise ValueError(f"{name}: its tables go with source {name!r}, got source {source!r}")
+            raise ValueError(f"{name}: its table goes with source {name!r}, got source {source!r}")
 
     n, channels, height, width = shape
     positions, cells = triton.cdiv(height * width, cell[0]), triton.cdiv(channels, cell[1])
@@ -359,7 +426,11 @@ def plan_sleep_map(
     items, block = image_bytes, _BLOCK
     if source != "lfsr":
         # The same 32 bits whatever the stream: an argument of one type never recompiles.
-        arguments |= {"layer": stream - 2**32 if stream >= 2**31 else stream, "K": k}
+        arguments["layer"] = stream - 2**32 if stream >= 2**31 else stream
+    if source in ("bernoulli", "stratified", "lattice"):
+        arguments["K"] = k
+    if source in ("bernoulli", "stratified"):
+        arguments["UPSIDE_DOWN"] = upside_down
     if source == "bernoulli":
         kernel = _bernoulli_kernel
     elif source == "stratified" and positions > 1 and k <= _MAX_UNROLLED_K:
@@ -372,14 +443,27 @@ def plan_sleep_map(
         block = _BLOCK_CELLS
     elif lattice is not None:
         kernel = _lattice_kernel
-        slope, order = lattice
-        check_operand("lattice", order, dtypes=(torch.uint8,), shape=(k,), device=device)
+        tile, shifts = lattice
+        period = tile.shape[0]
+        for name, table, size in (("tile", tile, (period, period)), ("shifts", shifts, (k, 2))):
+            check_operand(
+                f"lattice {name}", table, dtypes=(torch.uint8,), shape=size, device=device
+            )
         arguments |= {
-            "order": order,
-            "slope": slope,
+            "tile": tile,
+            "shifts": shifts,
             "width": max(width, 1),
             "BY_ROW": cell[0] == 1,
+            "PERIOD": period,
         }
+    elif bluenoise is not None:
+        kernel = _bluenoise_kernel
+        if cell[0] != 1:
+            raise ValueError(f"cell: got {cell}, allowed: one position (source bluenoise)")
+        check_operand(
+            "bluenoise", bluenoise, dtypes=(torch.uint8,), shape=(SIDE, SIDE), device=device
+        )
+        arguments |= {"table": bluenoise, "width": max(width, 1), "SIDE": SIDE}
     elif lfsr is not None:
         kernel = _lfsr_kernel
         arguments |= _lfsr_arguments(*lfsr, positions=positions, device=device)

@@ -32,7 +32,7 @@ from drowsy.sleep import (
     unpack_bitmap,
 )
 
-CONFIGURATIONS = 240
+CONFIGURATIONS = 250
 LFSRS = ("lfsr", "lfsr:engines=5", "lfsr:width=8,taps=8.6.5.4", "lfsr:width=4,taps=4.3,seeding=9")
 
 
@@ -59,6 +59,7 @@ class Configuration:
     seed: int
     image: int
     stream: int
+    phase: int
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -84,11 +85,14 @@ def configuration(number: int) -> Configuration:
             f"tile:{pick((2, 8, 16))}x{pick((3, 16, 32))}",
         )
     )
+    sources = ["bernoulli", "stratified", "lattice", pick(LFSRS)]
+    if Grain.parse(grain).of_single_positions:
+        sources.append("bluenoise")
     fills = FILLS if Grain.parse(grain).of_single_positions else ("zero", "rescale")
     kernel = (pick((1, 2, 3)), pick((1, 2, 3)))
     dilation = (pick((1, 1, 2)), pick((1, 1, 2)))
     return Configuration(
-        source=pick(("bernoulli", "stratified", "lattice", pick(LFSRS))),
+        source=pick(sources),
         grain=grain,
         k=k,
         j=rng.randrange(k) if rng.random() < 0.9 else pick((0, k - 1)),
@@ -107,6 +111,7 @@ def configuration(number: int) -> Configuration:
         seed=pick((0, 1, 2**32 + 5, 2**63 - 1, rng.randrange(2**63))),
         image=pick((0, 1, 49_999, 2**31 - 1, 2**32 - 2, 2**32 + 7)),
         stream=pick((0, 1, 30, 2**31, 2**32 - 1)),
+        phase=pick((0, 0, 1, 2)),
     )
 
 
@@ -122,7 +127,7 @@ def make_layer(c: Configuration, device: torch.device) -> tuple[DrowsyConv2d, Te
         device=device,
         dtype=c.dtype,
         activation=c.activation,
-        sleep=SleepSpec(c.source, c.grain, c.k, c.stream),
+        sleep=SleepSpec(c.source, c.grain, c.k, c.stream, c.phase),
         rate=c.j / c.k,
         fill=c.fill,
     )
@@ -223,7 +228,7 @@ def test_configurations_meet_every_source_grain_and_dtype() -> None:
     met = {
         (c.source.partition(":")[0], c.grain.partition(":")[0], c.dtype) for c in drawn if c.j > 0
     }
-    assert len(met) == 4 * 4 * 3
+    assert len(met) == (5 * 2 + 4 * 2) * 3
     assert {c.activation.partition(":")[0] for c in drawn} == {
         name.partition(":")[0] for name in ACTIVATIONS
     }
@@ -277,14 +282,23 @@ def test_triton_takes_an_empty_batch_and_a_sleeping_layer(
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "tile:4x2"])
-@pytest.mark.parametrize(("k", "size"), [(4, (6, 8)), (4, (8, 6)), (4, (5, 5)), (6, (6, 6))])
+@pytest.mark.parametrize(
+    ("k", "size"), [(4, (6, 8)), (4, (8, 8)), (4, (32, 16)), (4, (5, 5)), (6, (6, 6))]
+)
 def test_exact_runs_are_exact(source: str, grain: str, k: int, size: tuple[int, int]) -> None:
+    if source == "bluenoise" and not Grain.parse(grain).of_single_positions:
+        pytest.skip("not a grain of single positions")
     spec, shape = SleepSpec(source, grain, k), (3, 8, *size)
     run = triton.exact_run(spec, shape)
     drawn = levels(spec, shape, torch.tensor([1, 2]))
-    expected = {"stratified": size[0] * size[1], "lattice": size[1]}
-    known = grain in ("neuron", "position:4") and k == 4 and expected.get(source, 1) % k == 0
+    exact = {
+        "stratified": size[0] * size[1] % 4 == 0,
+        "lattice": size in ((6, 8), (8, 8), (32, 16)),
+    }
+    known = grain in ("neuron", "position:4") and k == 4 and exact.get(source, False)
     assert run == (k if known else None)
     if run is not None:
         for j in range(k):
-            assert ((drawn.view(3, -1, k, drawn.shape[2]) < j).sum(2) == j).all()
+            blocks = (drawn < j).flatten(0, 1).split(kernels.LIST_BLOCK)
+            for block in blocks:
+                assert (block.sum(0) * k == j * len(block)).all()

@@ -294,7 +294,19 @@ CASES = [
         "unknown source",
         lambda _: net(source="dice"),
         ValueError,
-        "source: got 'dice', allowed: bernoulli, stratified, lattice, lfsr",
+        "source: got 'dice', allowed: bernoulli, stratified, lattice, bluenoise, lfsr",
+    ),
+    Case(
+        "blue noise of channels",
+        lambda _: net(source="bluenoise", grain="channel"),
+        ValueError,
+        "grain: got channel with source bluenoise, allowed: grains of single positions",
+    ),
+    Case(
+        "blue noise made to tiles",
+        lambda _: net(source="bluenoise").set_grain("tile:4x2"),
+        ValueError,
+        "layer 0: grain: got tile:4x2 with source bluenoise",
     ),
     Case(
         "unknown option of a source",
@@ -428,6 +440,25 @@ CASES = [
         ValueError,
         r"example: got shape \(0, 3, 8, 8\)",
     ),
+    Case(
+        "alignment by a step back",
+        lambda _: align(net(), images(), step=-1),
+        ValueError,
+        "step: got -1, allowed: an integer from 0",
+    ),
+    Case(
+        "stream without a phase",
+        lambda _: LayerSetting(stream=3),
+        ValueError,
+        "stream and phase: got 3 and None, allowed: two integers",
+    ),
+    Case(
+        "stream that is no integer",
+        lambda _: LayerSetting(stream=0.5, phase=0),  # type: ignore[arg-type]
+        ValueError,
+        "stream and phase: got 0.5 and 0, allowed: two integers",
+    ),
+    Case("negative phase", lambda _: SleepSpec(phase=-1), ValueError, "phase: got -1, allowed: 0"),
     Case("already drowsy", lambda _: convert(net()), ValueError, "model: is already drowsy"),
     Case(
         "skip names nothing",

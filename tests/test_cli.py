@@ -89,6 +89,20 @@ def test_inspect_lists_the_stages_of_a_network_without_weights(
     assert "conv1 .. layer1.2.conv2 (7)" in lines[0]
 
 
+def test_inspect_shows_streams_where_layers_share_them(capsys: pytest.CaptureFixture[str]) -> None:
+    def streams(*options: str) -> list[str]:
+        assert main(["inspect", "--model", "caffenet_cifar", *options]) == 0
+        header, _, *lines = capsys.readouterr().out.splitlines()
+        start = header.index("stream")
+        return [line[start:].split("  ")[0] for line in lines]
+
+    assert streams("--streams", "stage", "--source", "bluenoise") == ["0", "1", "2", "2", "2"]
+    shifted = streams("--streams", "shifted", "--grain", "position")
+    assert shifted == ["0", "1", "2", "2 + 1", "2 + 2"]
+    assert main(["inspect", "--model", "caffenet_cifar"]) == 0
+    assert "stream" not in capsys.readouterr().out
+
+
 def test_inspect_says_which_kernels_run_and_why(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +137,10 @@ def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> No
         (["inspect", "--model", "caffenet_cifar", "--source", "dice"], "source: got 'dice'"),
         (["inspect", "--model", "caffenet_cifar", "--grain", "row"], "grain: got 'row'"),
         (["inspect", "--model", "caffenet_cifar", "--k", "1"], "k: got 1, allowed"),
+        (
+            ["inspect", "--model", "caffenet_cifar", "--source", "bluenoise", "--grain", "channel"],
+            "grain: got channel with source bluenoise, allowed",
+        ),
         (["inspect", "--model", "caffenet_cifar", "--skip", "conv9"], "'conv9' names no conv"),
         ([*STUDY, "--data", "nowhere", "--budget", "0"], "budget: got 0, allowed: 1 or more"),
         ([*STUDY, "--data", "nowhere"], "data: no folder nowhere"),

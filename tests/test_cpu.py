@@ -14,7 +14,7 @@ import drowsy
 from bench import cpu_crossover
 from drowsy import crossover, neuron
 from drowsy.backends import cpu, eager
-from drowsy.crossover import Layer, candidates, cosets, estimate, fastest
+from drowsy.crossover import Layer, candidates, estimate, fastest, grids
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import SleepSpec, lattice_tables, levels
 
@@ -102,6 +102,8 @@ def check(y: Tensor, expected: Tensor) -> None:
         ("mask", "lattice", "tile:7x3"),
         ("mask", "stratified", "position"),
         ("mask", "bernoulli", "channel"),
+        ("rows", "bluenoise", "position:4"),
+        ("mask", "bluenoise", "neuron"),
     ],
 )
 def test_every_way_is_the_oracle(
@@ -110,7 +112,7 @@ def test_every_way_is_the_oracle(
     kernel, spec = GEOMETRIES[geometry]
     tensors = draw(generator, kernel)
     for j in (1, 4, 6, 7):
-        check(*both(way, tensors, j, spec, SleepSpec(source, grain, 8, 3), scale=1.5))
+        check(*both(way, tensors, j, spec, SleepSpec(source, grain, 8, 3, phase=j % 4), scale=1.5))
 
 
 @pytest.mark.parametrize("k", [2, 3, 6, 8, 16])
@@ -205,28 +207,28 @@ def test_fills_from_awake_neighbours(
 @pytest.mark.parametrize("grain", ["position", "position:3", "tile:6x2", "channel", "neuron"])
 def test_maps_are_those_of_the_specification(grain: str, generator: torch.Generator) -> None:
     x, weight, bias = draw(generator, 3, size=(9, 5, 7, 6))
-    sleep = SleepSpec("lattice", grain, 8, 5)
+    sleep = SleepSpec("lattice", grain, 8, 5, phase=3)
     layer = Layer.of(x, weight, ConvSpec())
     for clock in (torch.tensor([2**40 + 3, 2**32 - 4]), torch.tensor([0, 510])):
         call = cpu.Call(x, weight, bias, 4, 1.0, clock, layer, sleep)
         assert torch.equal(cpu._levels(call), levels(sleep, layer.output, clock))
 
 
-@pytest.mark.parametrize("k", [2, 3, 6, 8, 12, 256])
-def test_cosets_cover_the_awake_steps_once(k: int) -> None:
-    _, order = lattice_tables(k)
-    for j in range(1, k):
-        covered = [
-            step
-            for m, residues in cosets(k, j).items()
-            for residue in residues
-            for step in range(residue, k, m)
-        ]
-        assert sorted(covered) == (order >= j).nonzero().flatten().tolist()
+@pytest.mark.parametrize("k", [2, 3, 4, 6, 8, 12, 16, 32, 256])
+def test_grids_cover_the_awake_once(k: int) -> None:
+    tile, _ = lattice_tables(k)
+    for j in sorted({1, k // 4, k // 3, k // 2, 3 * k // 4, k - 1} - {0}):
+        covered = torch.zeros(tile.shape, dtype=torch.int64)
+        for spacing, starts in grids(k, j).items():
+            for y, x in starts.tolist():
+                covered[y::spacing, x::spacing] += 1
+        assert torch.equal(covered, (tile >= j).long())
 
 
-def test_a_checkerboard_is_two_grids() -> None:
-    assert {m: len(residues) for m, residues in cosets(8, 4).items()} == {2: 1}
+def test_lattices_are_few_grids() -> None:
+    found = {j: {s: len(starts) for s, starts in grids(8, j).items()} for j in (2, 4, 6, 7)}
+    # A checkerboard is two grids of spacing 2, its half one, its quarter two of spacing 4.
+    assert found == {2: {2: 2, 4: 4}, 4: {2: 2}, 6: {2: 1}, 7: {4: 2}}
 
 
 # --- choice ------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from drowsy.deploy import Deployed
 from drowsy.net import DrowsyNet
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+SOURCES = ("stratified", "lattice", "bluenoise", "lfsr:width=8,taps=8.6.5.4")
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -244,7 +245,7 @@ def test_positions_that_slept_in_every_channel_are_not_read(
     check(net, fast, x)
 
 
-@pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_sources(source: str, triton_device: torch.device) -> None:
     net, x = make("sequential", triton_device, source=source)
     net.set(0.5, fill="nearest")
@@ -252,6 +253,17 @@ def test_sources(source: str, triton_device: torch.device) -> None:
     first = check(net, fast, x)
     net.reseed(9)
     assert not torch.equal(check(net, fast, x), first)
+
+
+@pytest.mark.parametrize("source", ["bernoulli", "lattice", "bluenoise"])
+def test_shifted_stages(source: str, triton_device: torch.device) -> None:
+    net, x = make("basic", triton_device, source=source)
+    net.set(0.5, fill="nearest")
+    fast = drowsy.deploy(net, x, graph=False)
+    shared = check(net, fast, x)
+    net.reseed(0)
+    drowsy.align(net, x, step=1)
+    assert not torch.equal(check(net, fast, x), shared)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -443,7 +455,7 @@ def test_captured_graph_follows_knob_and_seed(name: str, fill: str) -> None:
 
 
 @needs_cuda
-@pytest.mark.parametrize("source", ["stratified", "lattice", "lfsr:width=8,taps=8.6.5.4"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_every_source_is_captured(source: str) -> None:
     net, x = make("basic", torch.device("cuda"), source=source)
     net.set(0.5, fill="nearest")

@@ -126,7 +126,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, k: int, grain: str):
     layers = {
         "a": LayerSetting(Fraction(k - 1, k), grain, "rescale"),
         "β.0": LayerSetting(fill="interpolate"),
-        "c": LayerSetting(grain="position:8", fill="nearest"),
+        "c": LayerSetting(grain="position:8", fill="nearest", stream=2**32 - 1, phase=3),
     }
     schedule = Schedule(k, layers)
     schedule.save(tmp_path / "s.json")

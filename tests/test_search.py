@@ -115,11 +115,19 @@ def test_a_second_search_evaluates_nothing(tmp_path: Path, monkeypatch: pytest.M
         assert key(drowsy.search(net, images, labels, store=store, seeds=(0, 1))) == key(first)
 
 
-@pytest.mark.parametrize("change", ["weights", "images", "labels", "fill", "grain", "seed"])
+@pytest.mark.parametrize(
+    "change", ["weights", "images", "labels", "fill", "grain", "seed", "streams", "phase", "source"]
+)
 def test_what_a_result_depends_on_is_in_its_key(change: str) -> None:
     net, (images, labels) = small_net(), small_data()
     seeds = (0,)
     before = Measurer(net, images, labels, seeds=seeds).context(0)
+    if change == "streams":
+        net.layers["2"].stage(stream=0)
+    elif change == "phase":
+        net.layers["2"].stage(phase=1)
+    elif change == "source":
+        net.layers["2"].sleep = replace(net.layers["2"].sleep, source="bluenoise")
     if change == "weights":
         with torch.no_grad():
             net.layers["0"].weight[0, 0, 0, 0] += 1
@@ -133,6 +141,30 @@ def test_what_a_result_depends_on_is_in_its_key(change: str) -> None:
         net.set_grain("channel")
     after = Measurer(net, images, labels, seeds=seeds).context(1 if change == "seed" else 0)
     assert after != before
+
+
+def test_streams_as_converted_go_without_saying() -> None:
+    """Stores that knew no streams stay valid; those of a lattice's earlier maps do not."""
+    images, labels = small_data()
+    configuration = Measurer(small_net(), images, labels).context(0).configuration
+    assert configuration == {
+        "k": 4,
+        "layers": {
+            "0": ["bernoulli", "neuron", "rescale"],
+            "2": ["bernoulli", "neuron", "zero"],
+            "5": ["bernoulli", "neuron", "rescale"],
+        },
+    }
+    net = drowsy.convert(small_net().original, k=4, source="lattice")
+    net.layers["5"].stage(stream=0, phase=1)
+    measurer = Measurer(net, images, labels)
+    assert measurer.context(0).configuration["layers"] == {
+        "0": ["lattice, revision 2", "neuron", "rescale"],
+        "2": ["lattice, revision 2", "neuron", "zero"],
+        "5": ["lattice, revision 2", "neuron", "rescale", 0, 1],
+    }
+    point = measurer.measure([(1, 2, 3)])[(1, 2, 3)]
+    assert [layer.phase for layer in point.schedule.layers.values()] == [0, 0, 1]
 
 
 def test_points_are_means_over_seeds_with_their_spread() -> None:

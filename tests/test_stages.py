@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +125,60 @@ def test_aligned_layers_sleep_at_the_same_positions() -> None:
     other = drowsy.convert(models.create("caffenet_cifar"))
     drowsy.align(other, torch.zeros(1, 3, 32, 32))
     assert [layer.sleep.stream for layer in other.layers.values()] == [0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice", "bluenoise"])
+def test_shifted_layers_of_a_stage_sleep_by_turns(source: str) -> None:
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(10))).eval()
+    net = drowsy.convert(model, source=source, grain="position:2")
+    stages = drowsy.align(net, torch.zeros(1, 3, 8, 12), grain=None, step=1)
+    assert [len(stage.layers) for stage in stages] == [10]
+    specs = [layer.sleep for layer in net.layers.values()]
+    assert {str(spec.grain) for spec in specs} == {"position:2"}
+    assert {spec.stream for spec in specs} == {0}
+    assert [spec.phase for spec in specs] == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
+    maps = [levels(spec, (2, 3, 8, 12), net.control.clock) for spec in specs]
+    for one, next_one in itertools.pairwise(maps):
+        for j in range(5):
+            assert not ((one < j) & (next_one < j)).any()
+        assert ((one < 4) ^ (next_one < 4)).all()
+    drowsy.align(net, torch.zeros(1, 3, 8, 12))
+    assert {layer.sleep.phase for layer in net.layers.values()} == {0}
+
+
+@pytest.mark.parametrize("source", ["lattice", "bluenoise"])
+def test_aligned_layers_of_other_widths_share_the_map_of_a_position_group(source: str) -> None:
+    net = drowsy.convert(_Net(nn.ReLU()).eval(), source=source, grain="position:2")
+    drowsy.align(net, torch.zeros(1, 3, 9, 7), grain=None)
+    first, second = (
+        levels(layer.sleep, (2, channels, 9, 7), net.control.clock)
+        for layer, channels in zip(net.layers.values(), (4, 8), strict=True)
+    )
+    assert torch.equal(first, second[:, :, :2])
+
+
+def test_a_schedule_tells_streams_that_are_not_the_layers_own(tmp_path: Path) -> None:
+    net, other = (drowsy.convert(_Net(nn.ReLU()).eval()) for _ in range(2))
+    net.set(0.5)
+    assert {layer.stream for layer in net.schedule.layers.values()} == {None}
+    plain = net.schedule
+    drowsy.align(net, torch.zeros(1, 3, 9, 7), step=1)
+    net.schedule.save(tmp_path / "aligned.json")
+    other.set(drowsy.Schedule.load(tmp_path / "aligned.json"))
+    assert other.schedule == net.schedule
+    specs = [[layer.sleep for layer in each.layers.values()] for each in (net, other)]
+    assert specs[0] == specs[1]
+    # One that tells no streams leaves them.
+    net.set(plain)
+    assert [layer.sleep.phase for layer in net.layers.values()] == [0, 1]
+
+
+def test_alignment_that_is_refused_changes_nothing() -> None:
+    net = drowsy.convert(_Net(nn.ReLU()).eval(), source="bluenoise")
+    before = [layer.sleep for layer in net.layers.values()]
+    with pytest.raises(ValueError, match="layer first: grain: got channel with source bluenoise"):
+        drowsy.align(net, torch.zeros(1, 3, 9, 7), grain="channel", step=1)
+    assert [layer.sleep for layer in net.layers.values()] == before
 
 
 def test_reading_the_knob_reads_no_tensor() -> None:

@@ -28,9 +28,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy import neuron
-from drowsy.crossover import Layer, columns, cosets, fastest
+from drowsy.crossover import Layer, columns, fastest, grids
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, SleepSpec, lattice_phases, lattice_tables, levels
+from drowsy.sleep import (
+    NEIGHBOUR_FILLS,
+    Lattice,
+    SleepSpec,
+    lattice_levels,
+    lattice_phases,
+    lattice_tables,
+    levels,
+)
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
 _PHASE_BLOCK = 256
@@ -118,21 +126,21 @@ def _rows(call: Call, out: Tensor) -> None:
 
 def _sublattices(call: Call, out: Tensor) -> None:
     layer, sleep = call.layer, call.sleep
-    grids = cosets(sleep.k, call.j)
+    spacings = grids(sleep.k, call.j)
     phases = _phases(call)
-    pixels = _padded(call, _grid_reach(layer, max(grids)))
+    pixels = _padded(call, _grid_reach(layer, max(spacings)))
     n, height, width, channels = pixels.shape
     images = torch.arange(n)[:, None, None]
-    for m in grids:
+    for spacing in spacings:
         spec = replace(
             layer.spec,
-            stride=(m * layer.spec.stride[0], m * layer.spec.stride[1]),
+            stride=(spacing * layer.spec.stride[0], spacing * layer.spec.stride[1]),
             padding=(0, 0, 0, 0),
             padding_mode="zeros",
         )
-        _, run = _crop_size(layer, m)
+        _, run = _crop_size(layer, spacing)
         for cell, part in enumerate(columns(layer, sleep)):
-            starts, places, exact = _grid_tables(layer, sleep.k, call.j, m, cell, width)
+            starts, places, exact = _grid_tables(layer, sleep.k, call.j, spacing, cell, width)
             # Every grid of every image is one image of a batch, so that the library lays the
             # weights out only once.
             index = starts[phases] + images * (height * width)
@@ -274,16 +282,15 @@ def _awake_rows(call: Call) -> list[Tensor]:
 def _levels(call: Call) -> Tensor:
     """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
     layer, sleep = call.layer, call.sleep
-    n, channels, height, width = layer.output
+    n, channels, _, width = layer.output
     cell_p, cell_c = sleep.grain.cell(channels, layer.positions)
     cells = -(-layer.positions // cell_p) * -(-channels // cell_c)
     small = sleep.k * cells <= _TABLE_LEVELS
     if not (small and n > 0 and isinstance(sleep.source, Lattice)):
         return levels(sleep, layer.output, call.clock)
-    # Rows of the lattice are those of the map where cells are single positions.
-    rows, row = (height, width) if cell_p == 1 else (1, -(-layer.positions // cell_p))
-    maps = _lattice_levels(sleep.k, rows, row, len(columns(layer, sleep)))
-    return maps[_phases(call)]
+    row = width if cell_p == 1 else None
+    map_size = (-(-layer.positions // cell_p), len(columns(layer, sleep)))
+    return _lattice_levels(sleep.k, map_size, row)[_phases(call)]
 
 
 def _phases(call: Call) -> Tensor:
@@ -325,12 +332,9 @@ def _window_tables(layer: Layer, height: int, width: int) -> tuple[Tensor, Tenso
 
 
 @functools.lru_cache(maxsize=256)
-def _lattice_levels(k: int, height: int, width: int, cells: int) -> Tensor:
-    """A lattice's level maps, one for each phase: uint8 ``[k, height * width, cells]``."""
-    slope, order = lattice_tables(k)
-    phase = torch.arange(k)[:, None, None, None]
-    y, x = torch.arange(height)[:, None, None], torch.arange(width)[:, None]
-    return order[(x + slope * y + torch.arange(cells) + phase) % k].flatten(1, 2)
+def _lattice_levels(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
+    """A lattice's level maps, one for each phase: uint8 ``[k, PC, CC]``."""
+    return lattice_levels(k, cells, row, torch.arange(k))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -344,7 +348,7 @@ def _fill_tables(
         they read, one sleeper after the other; float64 ``[R]`` its weights; int64 ``[S]`` where
         each sleeper's reading starts.
     """
-    awake = (_lattice_levels(k, height, width, 1)[phase] >= j).view(height, width)
+    awake = (_lattice_levels(k, (height * width, 1), width)[phase] >= j).view(height, width)
     reach = range(-2, 3)
     window = sorted((dy * dy + dx * dx, dy, dx) for dy in reach for dx in reach)[1:]
     squared, down, right = torch.tensor(window).unbind(1)
@@ -367,17 +371,17 @@ def _fill_tables(
     return positions, sleeper + down[place] * width + right[place], weight, starts
 
 
-def _grid_reach(layer: Layer, m: int) -> tuple[int, int]:
-    """Rows and columns of input that the grids of spacing ``m`` read, whatever their start."""
-    crop = _crop_size(layer, m)
+def _grid_reach(layer: Layer, spacing: int) -> tuple[int, int]:
+    """Rows and columns of input that grids of this spacing read, whatever their start."""
+    crop = _crop_size(layer, spacing)
     vertical, across = layer.spec.stride
-    return (m - 1) * vertical + crop[0], (m - 1) * across + crop[1]
+    return (spacing - 1) * vertical + crop[0], (spacing - 1) * across + crop[1]
 
 
-def _crop_size(layer: Layer, m: int) -> tuple[int, int]:
-    """Rows and columns of input that one grid of spacing ``m`` reads."""
+def _crop_size(layer: Layer, spacing: int) -> tuple[int, int]:
+    """Rows and columns of input that one grid of this spacing reads."""
     height, width = (
-        (-(-outputs // m) - 1) * m * stride + dilation * (kernel - 1) + 1
+        (-(-outputs // spacing) - 1) * spacing * stride + dilation * (kernel - 1) + 1
         for outputs, stride, dilation, kernel in zip(
             layer.output[2:], layer.spec.stride, layer.spec.dilation, layer.kernel, strict=True
         )
@@ -387,9 +391,9 @@ def _crop_size(layer: Layer, m: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=128)
 def _grid_tables(
-    layer: Layer, k: int, j: int, m: int, cell: int, pitch: int
+    layer: Layer, k: int, j: int, spacing: int, cell: int, pitch: int
 ) -> tuple[Tensor, Tensor, bool]:
-    """Where the grids of spacing ``m`` lie in one image of each phase ``0 .. k-1``.
+    """Where the grids of this spacing lie in one image of each phase ``0 .. k-1``.
 
     Returns:
         int64 ``[k, grids, h]`` where each row of a grid's input starts among the image's pixels,
@@ -397,14 +401,13 @@ def _grid_tables(
         the map; whether there are no such.
     """
     _, _, height, width = layer.output
-    slope, _ = lattice_tables(k)
-    top = torch.arange(m)[:, None].expand(k, m, len(cosets(k, j)[m]))
-    residue, phase = torch.tensor(cosets(k, j)[m]), torch.arange(k)[:, None, None]
-    left = (residue - slope * top - cell - phase) % m
+    _, shifts = lattice_tables(k)
+    shift = shifts[(torch.arange(k) + cell) % k].long()
+    top, left = ((grids(k, j)[spacing] - shift[:, None]) % spacing).unbind(2)
     vertical, across = layer.spec.stride
-    rows = top[..., None] * vertical + torch.arange(_crop_size(layer, m)[0])
-    starts = (rows * pitch + left[..., None] * across).flatten(1, 2)
-    y = top[..., None, None] + torch.arange(0, height, m)[:, None]
-    x = left[..., None, None] + torch.arange(0, width, m)
-    places = torch.where((y < height) & (x < width), y * width + x, -1).flatten(3).flatten(1, 2)
+    rows = top[..., None] * vertical + torch.arange(_crop_size(layer, spacing)[0])
+    starts = rows * pitch + left[..., None] * across
+    y = top[..., None, None] + torch.arange(0, height, spacing)[:, None]
+    x = left[..., None, None] + torch.arange(0, width, spacing)
+    places = torch.where((y < height) & (x < width), y * width + x, -1).flatten(2)
     return starts, places, bool((places >= 0).all())

@@ -17,10 +17,12 @@ from torch import Tensor
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
+    BlueNoise,
     Lattice,
     Lfsr,
     SleepSpec,
     Stratified,
+    bluenoise_table,
     lattice_tables,
     lfsr_tables,
 )
@@ -197,19 +199,21 @@ def list_awake(
 
 
 def exact_run(spec: SleepSpec, shape: tuple[int, int, int, int]) -> int | None:
-    """``k`` where exactly ``k - j`` of every ``k`` positions in a row are awake, for any ``j``.
+    """``k`` where the map itself says how many positions are awake in every block of a list.
 
     Lists of rows are then built without counting (``kernels.awake_rows``).
     """
     _, _, height, width = shape
-    length = height * width if isinstance(spec.source, Stratified) else width
-    exact = (
-        isinstance(spec.source, (Stratified, Lattice))
-        and spec.grain.of_single_positions
-        and height * width > 1
-    )
-    # A power of two, so that runs do not straddle the blocks that kernels list at a time.
-    return spec.k if exact and length % spec.k == 0 and spec.k & (spec.k - 1) == 0 else None
+    if not spec.grain.of_single_positions or height * width <= 1 or spec.k & (spec.k - 1):
+        return None
+    if isinstance(spec.source, Stratified):
+        return spec.k if height * width % spec.k == 0 else None
+    if isinstance(spec.source, Lattice):
+        # Bands of whole periods: as many awake in each, and no band straddles two blocks.
+        period = len(lattice_tables(spec.k)[0])
+        whole = height % period == 0 and width % period == 0
+        return spec.k if whole and kernels.LIST_BLOCK % (period * width) == 0 else None
+    return None
 
 
 def draw_bitmap(
@@ -220,11 +224,6 @@ def draw_bitmap(
     clock: Tensor,
 ) -> Tensor:
     """The packed sleep bitmap of a layer, drawn by a Triton kernel."""
-    lattice = lfsr = None
-    if isinstance(spec.source, Lattice):
-        lattice = lattice_tables(spec.k, clock.device)
-    elif isinstance(spec.source, Lfsr):
-        lfsr = lfsr_tables(spec.source, spec.k, spec.stream, clock[0])
     return kernels.sleep_map(
         spec.source.name,
         shape,
@@ -233,6 +232,21 @@ def draw_bitmap(
         stream=spec.stream,
         threshold=threshold,
         clock=clock,
-        lattice=lattice,
-        lfsr=lfsr,
+        **map_options(spec, clock),
     )
+
+
+def map_options(spec: SleepSpec, clock: Tensor) -> dict[str, Any]:
+    """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device.
+
+    Made once for a device, ``k`` and phase; only where the engines of ``lfsr`` start follows the
+    seed.
+    """
+    if isinstance(spec.source, Lattice):
+        return {"lattice": lattice_tables(spec.k, clock.device, spec.phase % spec.k)}
+    if isinstance(spec.source, BlueNoise):
+        return {"bluenoise": bluenoise_table(spec.k, spec.upside_down, clock.device)}
+    if isinstance(spec.source, Lfsr):
+        tables = lfsr_tables(spec.source, spec.k, spec.stream, clock[0], spec.upside_down)
+        return {"lfsr": tables}
+    return {"upside_down": spec.upside_down}

@@ -190,6 +190,8 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
             ((2, 40, 5, 7), (35, 1)),
             ((2, 40, 5, 7), (1, 40)),
         ):
+            if source == "bluenoise" and cell[0] > 1:
+                continue
             _, launch = kernels.plan_sleep_map(
                 source,
                 shape,
@@ -198,12 +200,27 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 stream=1,
                 threshold=meta(1, dtype=torch.int32),
                 clock=meta(2, dtype=torch.int64),
-                lattice=(1, meta(8, dtype=torch.uint8)) if source == "lattice" else None,
+                lattice=(meta(4, 4, dtype=torch.uint8), meta(8, 2, dtype=torch.uint8))
+                if source == "lattice"
+                else None,
+                bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
                 lfsr=(meta(7, dtype=torch.uint8), meta(1, dtype=torch.int64))
                 if source == "lfsr"
                 else None,
             )
             yield f"sleep_map {source} {shape} {cell}", launch
+    for source, k in (("bernoulli", 8), ("stratified", 8), ("stratified", 31)):
+        _, launch = kernels.plan_sleep_map(
+            source,
+            (2, 40, 5, 7),
+            cell=(1, 1),
+            k=k,
+            stream=1,
+            threshold=meta(1, dtype=torch.int32),
+            clock=meta(2, dtype=torch.int64),
+            upside_down=True,
+        )
+        yield f"sleep_map {source} {k}, upside down", launch
 
 
 def list_plans() -> Iterator[tuple[str, kernels.Launch]]:

@@ -105,7 +105,7 @@ def test_many_blocks_of_the_longer_kind(
     [
         ("stratified", (3, 32, 24, 20), "position:16"),
         ("stratified", (3, 32, 24, 20), "position"),
-        ("lattice", (3, 32, 20, 24), "position:16"),
+        ("lattice", (3, 32, 20, 32), "position:16"),
     ],
 )
 def test_exact_maps_need_no_counting(

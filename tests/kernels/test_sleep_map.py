@@ -10,25 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from drowsy.sleep import (
-    Lattice,
-    Lfsr,
-    SleepSpec,
-    lattice_tables,
-    levels,
-    lfsr_tables,
-    pack_bitmap,
-)
+from drowsy.backends.triton import map_options
+from drowsy.sleep import Grain, SleepSpec, levels, pack_bitmap
 
 SOURCES = (
     "bernoulli",
     "stratified",
     "lattice",
+    "bluenoise",
     "lfsr",
     "lfsr:width=8,taps=8.6.5.4,engines=3",
     "lfsr:engines=5,seeding=6",
 )
 GRAINS = ("neuron", "position", "position:3", "channel", "channel:3", "tile:5x4")
+MAPS = [
+    (source, grain)
+    for source in SOURCES
+    for grain in GRAINS
+    if source != "bluenoise" or Grain.parse(grain).of_single_positions
+]
 # Odd sizes, more than one word of channels, and single cells.
 SHAPES = ((2, 37, 5, 7), (3, 8, 1, 9), (1, 70, 4, 4), (1, 1, 1, 1))
 
@@ -45,12 +45,6 @@ def draw(
     n, channels, height, width = shape
     cell = spec.grain.cell(max(channels, 1), max(height * width, 1))
     rows, cells = math.ceil(height * width / cell[0]), math.ceil(channels / cell[1])
-    tables: dict[str, Any] = {}
-    if isinstance(spec.source, Lattice):
-        slope, order = lattice_tables(spec.k)
-        tables["lattice"] = slope, order.to(at.device)
-    if isinstance(spec.source, Lfsr):
-        tables["lfsr"] = lfsr_tables(spec.source, spec.k, spec.stream, at[0])
     return kernels.sleep_map(
         spec.source.name,
         shape,
@@ -60,14 +54,13 @@ def draw(
         threshold=torch.tensor([j], dtype=torch.int32, device=at.device),
         clock=at,
         out=torch.full((n, rows, math.ceil(cells / 32)), -1, dtype=torch.int32, device=at.device),
-        **tables,
+        **map_options(spec, at),
         **options,
     )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("grain", GRAINS)
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_agrees_with_the_oracle(
     source: str, grain: str, shape: tuple[int, int, int, int], triton_device: torch.device
 ) -> None:
@@ -79,19 +72,20 @@ def test_agrees_with_the_oracle(
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 16, 17, 256])
-@pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice", "lfsr"])
+@pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice", "bluenoise", "lfsr"])
 def test_any_number_of_levels(source: str, k: int, triton_device: torch.device) -> None:
     at = clock(triton_device)
     # 17 and 256 take the kernel for long runs; 3 channels keep its interpretation short.
     for grain, shape in (("neuron", (1, 3, 5, 4)), ("channel", (2, 21, 2, 2))):
+        if (source, grain) == ("bluenoise", "channel"):
+            continue
         spec = SleepSpec(source, grain, k, stream=1)
         drawn = levels(spec, shape, at)
         j = max(k // 2, 1)
         assert torch.equal(draw(spec, shape, j, at), pack_bitmap(drawn < j)), grain
 
 
-@pytest.mark.parametrize("grain", GRAINS)
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("source", "grain"), MAPS)
 def test_threshold_zero_wakes_everyone(
     source: str, grain: str, triton_device: torch.device
 ) -> None:
@@ -118,8 +112,26 @@ def test_seed_and_stream_matter(triton_device: torch.device) -> None:
     assert not torch.equal(first, draw(SleepSpec(stream=1), shape, 4, clock(triton_device)))
 
 
+def test_blue_noise_beyond_its_tile(triton_device: torch.device) -> None:
+    at, spec, shape = clock(triton_device), SleepSpec("bluenoise", "position:2"), (2, 5, 67, 3)
+    assert torch.equal(draw(spec, shape, 3, at), pack_bitmap(levels(spec, shape, at) < 3))
+    assert torch.equal(
+        draw(spec, (1, 2, 2, 133), 3, at), pack_bitmap(levels(spec, (1, 2, 2, 133), at) < 3)
+    )
+
+
+@pytest.mark.parametrize("k", [8, 17])
+@pytest.mark.parametrize("source", SOURCES)
+def test_phases_agree_with_the_oracle(source: str, k: int, triton_device: torch.device) -> None:
+    at, shape = clock(triton_device), (2, 9, 3, 5)
+    for phase in (1, 2, 2**32 - 1):
+        spec = SleepSpec(source, "neuron", k, stream=3, phase=phase)
+        drawn = levels(spec, shape, at)
+        assert torch.equal(draw(spec, shape, 3, at), pack_bitmap(drawn < 3)), phase
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 0, 3, 3)])
-@pytest.mark.parametrize("source", ["bernoulli", "stratified"])
+@pytest.mark.parametrize("source", ["bernoulli", "stratified", "bluenoise"])
 def test_empty_maps(
     source: str, shape: tuple[int, int, int, int], triton_device: torch.device
 ) -> None:
@@ -135,6 +147,17 @@ def test_empty_maps(
         ({"cell": (0, 1)}, "cell"),
         ({"shape": (1, 2, 3)}, "shape"),
         ({"source": "lattice"}, "lattice"),
+        ({"source": "bluenoise"}, "bluenoise: its table goes with"),
+        ({"source": "lfsr", "upside_down": True}, "upside_down: goes with .*got source 'lfsr'"),
+        ({"source": "bluenoise", "bluenoise": torch.zeros(8, 8, dtype=torch.uint8)}, "bluenoise"),
+        (
+            {
+                "source": "bluenoise",
+                "bluenoise": torch.zeros(64, 64, dtype=torch.uint8),
+                "cell": (9, 1),
+            },
+            "cell: .*one position",
+        ),
         ({"threshold": torch.zeros(1, dtype=torch.int64)}, "threshold"),
         ({"clock": torch.zeros(3, dtype=torch.int64)}, "clock"),
         ({"out": torch.zeros(1, 9, 2, dtype=torch.int32)}, "out"),
