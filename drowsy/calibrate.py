@@ -23,8 +23,8 @@ import json
 import math
 import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from torch import Tensor, fx
 from drowsy._optional import require
 from drowsy.atomic import replacing
 from drowsy.cost import layer_costs, layer_shares
+from drowsy.engine import Result, Workload
 from drowsy.evaluate import Setting, check_images
 from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.layer import DrowsyConv2d
@@ -42,6 +43,7 @@ from drowsy.net import DrowsyNet, check_network
 from drowsy.neuron import activate, padded_input, sleep
 from drowsy.schedule import Schedule
 from drowsy.sleep import levels, scale
+from drowsy.store import fingerprint_data
 
 FORMAT, VERSION = "drowsy.calibration", 1
 # Ridges in units of the mean second moment of the inputs; the last stands for no change at all.
@@ -237,6 +239,56 @@ def calibrate(
         net.set(before)
     net.calibration = calibration
     return calibration
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """An engine (``drowsy.engine``) that corrects the network at every setting it evaluates.
+
+    A search then goes by what its settings lose once they are calibrated. Settings share no work,
+    so that each costs a calibration and a whole evaluation; few images will do for the affine one.
+
+    Args: as for ``calibrate``.
+    """
+
+    images: Tensor
+    reconstruct: bool = False
+    seed: int = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides a result beside the setting: for ``Measurer``."""
+        kind = "reconstructed" if self.reconstruct else "affine"
+        return {"calibration": [kind, fingerprint_data(self.images, None), self.seed]}
+
+    def evaluate(
+        self, work: Workload, settings: Mapping[int, Sequence[Setting]]
+    ) -> Iterator[Result]:
+        """See ``drowsy.engine.Engine``; the network is given back as it was."""
+        net = work.net
+        before, calibration = net.schedule, net.calibration
+        net.calibration = None
+        try:
+            if work.baseline is None:
+                work = replace(work, baseline=work.evaluator(0).logits())
+            corrected: dict[Setting, Calibration] = {}
+            for seed, todo in settings.items():
+                for setting in todo:
+                    net.calibration = None
+                    net.set(net.schedule_of(setting))
+                    if setting in corrected:
+                        net.calibration = corrected[setting]
+                    else:
+                        corrected[setting] = calibrate(
+                            net, self.images, reconstruct=self.reconstruct, seed=self.seed
+                        )
+                    yield seed, setting, work.evaluator(seed).evaluate(setting)
+                    if len(settings) == 1:
+                        del corrected[setting]
+        finally:
+            net.calibration = None
+            net.set(before)
+            net.calibration = calibration
 
 
 def _gathered(images: Tensor | Iterable[Any]) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from drowsy import plots
 from drowsy.atomic import write_json, write_text
+from drowsy.calibrate import Corrected
 from drowsy.convert import convert
 from drowsy.cost import align as align_columns
 from drowsy.cost import layer_costs, layer_shares
@@ -48,8 +49,9 @@ Row = dict[str, Any]
 SAVINGS = (0.25, 0.5, 0.75)
 SEEDS = (0, 1, 2)
 RATES = ("uniform", "search")
-Calibrate = Callable[[DrowsyNet, Tensor], object]
-"""Corrects a network, set to an operating point, in place on unlabelled images ``[N, C, H, W]``."""
+CORRECTIONS = ("none", "affine", "reconstruct")
+# Images that correct the network while a search looks for settings.
+SEARCH_CALIBRATION = 24
 
 # Savings are sums of floats.
 _EPSILON = 1e-9
@@ -67,14 +69,14 @@ class Operation:
         size: ``(H, W)`` that images are scaled to.
         setting: thresholds of its layers.
         saving: fraction saved of the multiplications of the network as it is.
-        calibrate: what corrects the network at this setting.
+        correction: as in ``Sleep``.
     """
 
     net: DrowsyNet
     size: Size
     setting: Setting
     saving: float
-    calibrate: Calibrate | None = None
+    correction: str = "none"
 
 
 class Recipe(ABC):
@@ -98,7 +100,8 @@ class Sleep(Recipe):
         rates: ``uniform`` (one rate for all layers) or ``search`` (the additive search).
         scaling: savings that may be left to the input's resolution; of the operations at each, the
             one of least divergence on the search images is taken. 0 is full resolution.
-        calibrate: corrects the network at an operation before it is measured.
+        correction: what ``drowsy.calibrate`` does before an operation is measured: ``none``,
+            ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images.
     """
 
     name: str
@@ -110,9 +113,13 @@ class Sleep(Recipe):
     aligned: bool = False
     rates: str = "search"
     scaling: tuple[float, ...] = (0.0,)
-    calibrate: Calibrate | None = None
+    correction: str = "none"
 
     def __post_init__(self) -> None:
+        if self.correction not in CORRECTIONS:
+            raise ValueError(
+                f"correction: got {self.correction!r}, allowed: {', '.join(CORRECTIONS)}"
+            )
         if self.rates not in RATES:
             raise ValueError(f"rates: got {self.rates!r}, allowed: {', '.join(RATES)}")
         if not self.scaling or not all(0 <= part < 1 for part in self.scaling):
@@ -130,7 +137,7 @@ class Sleep(Recipe):
         ]
         if len(found) < 2:
             return found[0] if found else None
-        return min(found, key=lambda each: bench.measure(each, "search").divergence or 0.0)
+        return min(found, key=bench.divergence)
 
     def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
         net = bench.net(self)
@@ -140,13 +147,13 @@ class Sleep(Recipe):
         if self.rates == "uniform":
             damage = {(j,) * len(net.layers): float(j) for j in range(self.k)}
         else:
-            damage = bench.search(self, size)
+            damage = bench.search(self)
         enough = [s for s in damage if bench.asleep(net, size, s) >= wanted]
         if not enough:
             return None
         setting = min(enough, key=damage.__getitem__)
         reached = 1 - left * (1 - bench.asleep(net, size, setting))
-        return Operation(net, size, setting, reached, self.calibrate)
+        return Operation(net, size, setting, reached, self.correction)
 
 
 @dataclass(frozen=True)
@@ -171,8 +178,14 @@ class Slim(Recipe):
         return slim and Operation(slim[0], bench.full, bench.awake, slim[1])
 
 
-# Ours so far: what of it has to prove itself is exactly what this comparison is for.
-_OURS = Sleep("ours", source="lattice", grain="position", fill="interpolate")
+_OURS = Sleep(
+    "ours",
+    source="lattice",
+    grain="position",
+    fill="interpolate",
+    aligned=True,
+    correction="reconstruct",
+)
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -237,7 +250,8 @@ class Bench:
             for name, span in splits.items()
         }
         self._nets: dict[Recipe, DrowsyNet] = {}
-        self._searched: dict[tuple[Recipe, Size], dict[Setting, float]] = {}
+        self._searched: dict[Sleep, dict[Setting, float]] = {}
+        self._sought: dict[Sleep, set[float]] = {}
         self._references: dict[str, Reference] = {}
         self.dense = self.net(Sleep("dense"))
         self.awake: Setting = (0,) * len(self.dense.layers)
@@ -297,37 +311,55 @@ class Bench:
 
     # --- measuring ------------------------------------------------------------------------------
 
-    def measure(self, operation: Operation, split: str) -> OperatingPoint:
-        """What an operation does on the images of a split; every seed counts on ``report``."""
-        net, size, setting = operation.net, operation.size, operation.setting
-        facts: dict[str, Any] = {}
-        calibrate = operation.calibrate
-        if calibrate is not None:
-            unlabelled = self.images("calibration", size)
-            data = fingerprint_data(unlabelled, None)
-            facts["calibration"] = [_name(calibrate), data, list(setting)]
-            net = copy.deepcopy(net)
+    def measure(self, operation: Operation) -> OperatingPoint:
+        """What an operation does on the images that are reported on, with every seed."""
         # Without sleep nothing is random.
-        seeds = self.seeds if split == "report" and any(setting) else self.seeds[:1]
-        measurer = self._measurer(net, size, split, seeds, facts)
-        # The store knows a corrected network by the one before its correction.
-        if calibrate is not None and not measurer.knows(setting):
-            net.set(measurer.schedule(setting))
-            net.reseed(0)
-            with torch.inference_mode():
-                calibrate(net, unlabelled)
-        return measurer.measure([setting], split)[setting]
+        seeds = self.seeds if any(operation.setting) else self.seeds[:1]
+        engine = self._engine(operation.correction, operation.size)
+        measurer = self._measurer(operation.net, operation.size, "report", seeds, engine)
+        return measurer.measure([operation.setting], "report")[operation.setting]
 
-    def search(self, recipe: Sleep, size: Size) -> dict[Setting, float]:
-        """Settings measured on the search images at a size, and their divergence."""
-        if (recipe, size) not in self._searched:
-            measurer = self._measurer(self.net(recipe), size, "search", self.seeds[:1], {})
-            left = 1 - self.spared(size)
-            # A multiplication asleep is one of those that are left at this size.
-            goals = [1 - (1 - saving) / left for saving in self._savings if 1 - saving < left]
-            points = search_at(measurer, goals, self._budget)
-            self._searched[recipe, size] = {s: p.divergence or 0.0 for s, p in points.items()}
-        return self._searched[recipe, size]
+    def divergence(self, operation: Operation) -> float:
+        """An operation's divergence on the search images, as a search would see it."""
+        engine = self._quick(operation.correction, operation.size)
+        measurer = self._measurer(operation.net, operation.size, "search", self.seeds[:1], engine)
+        point = measurer.measure([operation.setting], "sizes")[operation.setting]
+        return point.divergence or 0.0
+
+    def search(self, recipe: Sleep) -> dict[Setting, float]:
+        """Settings measured on the search images at full resolution, and their divergence.
+
+        Layers rank alike at every resolution, so that one search serves them all: it looks for the
+        savings that each size leaves to sleep.
+        """
+        key = replace(recipe, name="", scaling=())
+        goals = set()
+        for saving, part in itertools.product(self._savings, recipe.scaling):
+            size = self.resolution_for(part)
+            if size is not None and self.spared(size) < saving:
+                # A multiplication asleep is one of those that are left at this size.
+                goals.add(round(1 - (1 - saving) / (1 - self.spared(size)), 6))
+        found = self._searched.setdefault(key, {})
+        missing = sorted(goals - self._sought.setdefault(key, set()))
+        if missing:
+            engine = self._quick(recipe.correction, self.full)
+            measurer = self._measurer(self.net(recipe), self.full, "search", self.seeds[:1], engine)
+            points = search_at(measurer, missing, self._budget)
+            found |= {setting: point.divergence or 0.0 for setting, point in points.items()}
+            self._sought[key] |= goals
+        return found
+
+    def _engine(self, correction: str, size: Size) -> Corrected | None:
+        if correction == "none":
+            return None
+        images = self.images("calibration", size)
+        return Corrected(images, reconstruct=correction == "reconstruct")
+
+    def _quick(self, correction: str, size: Size) -> Corrected | None:
+        """What stands for a correction while a search looks for settings."""
+        if correction == "none":
+            return None
+        return Corrected(self.images("calibration", size)[:SEARCH_CALIBRATION])
 
     def images(self, split: str, size: Size) -> Tensor:
         """Images of a split, scaled, as the network takes them."""
@@ -336,7 +368,12 @@ class Bench:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _measurer(
-        self, net: DrowsyNet, size: Size, split: str, seeds: Sequence[int], facts: Mapping[str, Any]
+        self,
+        net: DrowsyNet,
+        size: Size,
+        split: str,
+        seeds: Sequence[int],
+        engine: Corrected | None = None,
     ) -> Measurer:
         return Measurer(
             net,
@@ -346,7 +383,8 @@ class Bench:
             store=self._store,
             batch=self._batch,
             reference=self._reference(split),
-            facts=facts,
+            engine=engine,
+            facts=None if engine is None else engine.facts,
             progress=self._progress,
         )
 
@@ -454,7 +492,7 @@ def compare(
     splits = {"search": search, "report": report}
     if calibration is not None:
         splits["calibration"] = calibration
-    needy = [r.name for r in recipes if getattr(r, "calibrate", None) is not None]
+    needy = [r.name for r in recipes if getattr(r, "correction", "none") != "none"]
     if needy and calibration is None:
         raise ValueError(f"calibration: got none, allowed: a range, as {needy[0]} calibrates")
     bench = Bench(
@@ -473,7 +511,7 @@ def compare(
         progress=progress,
     )
     start = time.perf_counter()
-    dense = bench.measure(Operation(bench.dense, bench.full, bench.awake, 0.0), "report")
+    dense = bench.measure(Operation(bench.dense, bench.full, bench.awake, 0.0))
     rows: list[Row] = []
     scaling = next((recipe for recipe in recipes if isinstance(recipe, Scale)), None)
     for wanted in savings:
@@ -531,7 +569,7 @@ def _text(key: str, value: Any) -> str:
 def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> Row:
     """What a recipe loses at a saving; None in every column where it cannot reach it."""
     operation = recipe.operate(bench, wanted)
-    point = None if operation is None else bench.measure(operation, "report")
+    point = None if operation is None else bench.measure(operation)
     row: Row = {
         "method": recipe.name,
         "saving": wanted,
@@ -571,11 +609,4 @@ def _verdicts(row: Row, rival: Row | None) -> Row:
 
 def _described(recipe: Recipe) -> dict[str, Any]:
     """A recipe's fields, JSON-able."""
-    values = {"kind": type(recipe).__name__, **vars(recipe)}
-    if callable(values.get("calibrate")):
-        values["calibrate"] = _name(values["calibrate"])
-    return values
-
-
-def _name(function: Callable[..., object]) -> str:
-    return getattr(function, "__qualname__", repr(function))
+    return {"kind": type(recipe).__name__, **vars(recipe)}
