@@ -332,7 +332,7 @@ class Bench:
         Layers rank alike at every resolution, so that one search serves them all: it looks for the
         savings that each size leaves to sleep.
         """
-        key = replace(recipe, name="", scaling=())
+        key = replace(recipe, name="", scaling=(0.0,))
         goals = set()
         for saving, part in itertools.product(self._savings, recipe.scaling):
             size = self.resolution_for(part)
