@@ -326,7 +326,7 @@ def test_slimming_is_a_smaller_network() -> None:
     convs = list(slim.layers.values())
     kept = [layer.weight.abs().sum((1, 2, 3)) > 0 for layer in convs]
     for layer, keep in zip(net.layers.values(), kept, strict=True):
-        norms = layer.parameters_in_effect()[0].abs().sum((1, 2, 3))
+        norms = layer.weight.abs().sum((1, 2, 3))
         assert norms[keep].min() > norms[~keep].max()
     x, count, alive = images, 0, torch.ones(3, dtype=torch.bool)
     with torch.inference_mode():
