@@ -15,6 +15,8 @@ from recording import Counting
 from test_search import key, small_net
 
 import drowsy
+from bench import racing
+from drowsy.data import ImageSet
 from drowsy.engine import InProcess
 from drowsy.evaluate import Counts, Setting
 from drowsy.frontier import Frontier, OperatingPoint
@@ -211,3 +213,13 @@ def test_every_search_can_race(method: str) -> None:
     )
     assert {point.images for point in frontier.points} == {250}
     assert frontier.reference is not None
+
+
+def test_the_benchmark_counts_what_searches_took_with_and_without_racing() -> None:
+    images = torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    data = ImageSet(images, torch.arange(200) % 10, tuple(map(str, range(200))))
+    (plain,), (raced,) = (racing.run(data, "exhaustive", 2, None, each) for each in (False, True))
+    assert (plain["settings"], plain["image_evaluations"]) == (2**5, 2**5 * 200)
+    assert raced["image_evaluations"] <= plain["image_evaluations"]
+    assert 0 < raced["hypervolume"] <= plain["hypervolume"]
+    assert "image_evaluations" in racing.table([plain, raced])
