@@ -17,6 +17,7 @@ from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Bernoulli, Grain, Lattice, Lfsr, SleepSpec, Stratified
 from drowsy.stages import Stage, align, find_stages
+from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
 
 __version__ = "0.1.0"
@@ -41,12 +42,15 @@ __all__ = [
     "Store",
     "Stratified",
     "align",
+    "calibrate_stencils",
     "convert",
     "cost_table",
     "deploy",
     "energy",
     "find_stages",
     "layer_costs",
+    "load_stencils",
     "revert",
+    "save_stencils",
     "search",
 ]
