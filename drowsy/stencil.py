@@ -31,8 +31,8 @@ from drowsy.schedule import named
 # Added to the neighbours' variances, as a fraction of the mean variance of a window's places:
 # enough that few or identical samples give no wild weights.
 _RIDGE = 1e-3
-# Outputs whose windows are laid out at a time, each nine float64.
-_PART = 1 << 20
+# Outputs whose windows are laid out at a time, each nine float64: about as much as caches hold.
+_PART = 1 << 16
 _WINDOW = ((0, 0), *RING)
 
 
@@ -78,8 +78,15 @@ def window_moments(y: Tensor) -> Moments:
 
 
 def _window_moments(y: Tensor) -> Moments:
-    _, channels, height, width = y.shape
     maps = y.transpose(0, 1).contiguous().double()
+    parts = [_scatter(part) for part in maps.split(max(1, _PART // maps[0].numel()))]
+    counts, means, scatters = zip(*parts, strict=True)
+    return Moments(counts[0], torch.cat(means), torch.cat(scatters))
+
+
+def _scatter(maps: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and scatter of the windows of ``[C, N, H, W]``."""
+    channels, images, height, width = maps.shape
     margin_y, margin_x = int(height >= 3), int(width >= 3)
     inner = (height - 2 * margin_y, width - 2 * margin_x)
     places = []
@@ -87,12 +94,12 @@ def _window_moments(y: Tensor) -> Moments:
         if abs(dy) <= margin_y and abs(dx) <= margin_x:
             place = maps.narrow(2, margin_y + dy, inner[0]).narrow(3, margin_x + dx, inner[1])
         else:
-            place = maps.new_zeros(()).expand(channels, len(y), *inner)
+            place = maps.new_zeros(()).expand(channels, images, *inner)
         places.append(place)
     windows = torch.stack(places, dim=1).flatten(2)
     mean = windows.mean(dim=2)
     windows -= mean[:, :, None]
-    return Moments(windows.shape[2], mean, windows @ windows.transpose(1, 2))
+    return windows.shape[2], mean, windows @ windows.transpose(1, 2)
 
 
 def stencil_table(mean: Tensor, covariance: Tensor) -> Tensor:
