@@ -27,6 +27,7 @@ from drowsy.record import provenance
 from drowsy.search import METHODS, Measurer, check_method
 from drowsy.sleep import FILLS
 from drowsy.stages import explain, find_stages
+from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
 from drowsy.study import Study
 
@@ -127,6 +128,14 @@ def _energy(args: argparse.Namespace) -> None:
     print(f"wrote {args.out} (the frontier) and {samples} (what was read, raw)")
 
 
+def _stencils(args: argparse.Namespace) -> None:
+    net, info = _network(args)
+    images = _place(net, args, _data(args, info).images)
+    calibrate_stencils(net, images, batch=args.batch)
+    save_stencils(net, args.out)
+    print(f"wrote {args.out}: weights of {len(net.layers)} layers from {len(images)} images")
+
+
 def _demo(args: argparse.Namespace) -> None:
     from drowsy.demo import demo
 
@@ -162,6 +171,7 @@ def _study(args: argparse.Namespace) -> Study:
         "dtype": args.dtype,
         "first": data.names[0],
         "last": data.names[-1],
+        **({"stencils": args.stencils} if args.stencils else {}),
     }
     return Study(measurer, out, f"{info.name}, {len(data):,} images", about)
 
@@ -188,9 +198,16 @@ def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet,
         if args.weights:
             load_weights(model, Path(args.weights))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    net = convert(
-        model, source=args.source, grain=args.grain, k=args.k, fill=args.fill, skip=args.skip
-    )
+    stencil = args.fill == "stencil"
+    if stencil and not args.stencils:
+        raise ValueError(
+            "fill: got 'stencil' alone, allowed: with --stencils FILE (`drowsy stencils` writes it)"
+        )
+    fill = "auto" if stencil else args.fill
+    net = convert(model, source=args.source, grain=args.grain, k=args.k, fill=fill, skip=args.skip)
+    if stencil:
+        load_stencils(net, args.stencils)
+        net.set(0, fill="stencil")
     return net, info
 
 
@@ -280,6 +297,10 @@ def _parser() -> argparse.ArgumentParser:
                 "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
             )
             sub.add_argument("--budget", type=int, help="settings to measure at most")
+    sub = command("stencils", _stencils, "weights of fill stencil, from images without labels")
+    _add_network(sub)
+    _add_data(sub)
+    sub.add_argument("--out", required=True, help="safetensors file to write")
     sub = command("energy", _energy, "latency and joules of a frontier's points, measured here")
     _add_network(sub)
     _add_data(sub)
@@ -308,6 +329,7 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
     sleep.add_argument(
         "--fill", default="auto", help=f"auto (the paper's rule), {', '.join(FILLS)}"
     )
+    sleep.add_argument("--stencils", help="weights of fill stencil (safetensors file)")
     sleep.add_argument(
         "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
     )

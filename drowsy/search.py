@@ -73,6 +73,7 @@ class Measurer:
         self.shares = {name: shares[name] for name in self.names}
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
+        self._tables: dict[str, tuple[Tensor, str]] = {}
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -82,10 +83,23 @@ class Measurer:
     def context(self, seed: int) -> Context:
         """What, besides the rates, decides a result."""
         layers = {
-            name: [source_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
+            name: [
+                source_text(layer.sleep.source),
+                str(layer.sleep.grain),
+                layer.fill,
+                *self._table(name, layer.table),
+            ]
             for name, layer in self.net.layers.items()
         }
         return Context(self._weights, self._data, {"k": self.net.k, "layers": layers}, seed)
+
+    def _table(self, name: str, table: Tensor | None) -> list[str]:
+        """Fingerprint of the table that a layer's fill reads; empty where it reads none."""
+        if table is None:
+            return []
+        if name not in self._tables or self._tables[name][0] is not table:
+            self._tables[name] = table, fingerprint_state({"table": table})
+        return [self._tables[name][1]]
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"

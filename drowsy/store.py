@@ -49,7 +49,8 @@ class Context:
     Args:
         weights: ``fingerprint_state`` of the network.
         data: ``fingerprint_data`` of images and labels.
-        configuration: JSON-able: k, and each layer's source, grain and fill.
+        configuration: JSON-able: k, and each layer's source, grain and fill, with a fingerprint of
+            the table that a fill reads.
         seed: of the sleep maps.
     """
 
