@@ -63,6 +63,8 @@ _CORE_CASES = (
     "listing rows",
     "fill interpolate fp16 1x1",
     "fill interpolate fp16 1x128",
+    "fill stencil fp16 1x1",
+    "fill stencil fp16 1x128",
 )
 _COLUMNS = (
     ("registers", "regs"),
@@ -241,7 +243,8 @@ def fill_launch(fill: str, cell: tuple[int, int], dtype: torch.dtype) -> kernels
     rows, cells = triton.cdiv(28 * 28, cell[0]), triton.cdiv(128, cell[1])
     bitmap = meta((8, rows, triton.cdiv(cells, 32)), dtype=torch.int32)
     residual = y if fill == "zero" else None
-    return kernels.plan_fill_sleepers(y, bitmap, cell, fill, residual=residual)
+    table = meta((256, 9, 128), dtype=dtype) if fill == "stencil" else None
+    return kernels.plan_fill_sleepers(y, bitmap, cell, fill, residual=residual, table=table)
 
 
 def cases(core: bool) -> dict[str, Callable[[], kernels.Launch]]:

@@ -91,7 +91,7 @@ def test_compaction(
 
 
 @shapes
-@pytest.mark.parametrize("fill", ["zero", "nearest", "interpolate"])
+@pytest.mark.parametrize("fill", ["zero", "nearest", "interpolate", "stencil"])
 def test_fill(
     benchmark: Any, problem: Problem, shape: ConvShape, fill: str, device: torch.device
 ) -> None:
@@ -99,9 +99,10 @@ def test_fill(
     sleep = problem.sleep_map("position", 0.5)
     y = torch.randn(problem.out_shape, device=device).to(problem.dtype)
     y = y.contiguous(memory_format=torch.channels_last)
+    table = torch.randn(256, 9, y.shape[1], device=device).to(problem.dtype)
 
     def call() -> object:
-        return kernels.fill_sleepers(y, sleep.bitmap, sleep.cell, fill)
+        return kernels.fill_sleepers(y, sleep.bitmap, sleep.cell, fill, table=table)
 
     record(benchmark, call, device, shape=str(shape), fill=fill, images=IMAGES)
 

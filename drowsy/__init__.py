@@ -20,6 +20,7 @@ from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Bernoulli, BlueNoise, Grain, Lattice, Lfsr, SleepSpec, Stratified
 from drowsy.stages import Stage, align, find_stages
+from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "Stratified",
     "align",
     "calibrate",
+    "calibrate_stencils",
     "compare",
     "convert",
     "cost_table",
@@ -56,6 +58,8 @@ __all__ = [
     "energy",
     "find_stages",
     "layer_costs",
+    "load_stencils",
     "revert",
+    "save_stencils",
     "search",
 ]

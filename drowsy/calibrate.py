@@ -396,7 +396,8 @@ class _Task:
             if self.threshold:
                 factor = scale(self.threshold, layer.sleep.k, layer.fill)
                 drawn = self._levels(chunk, y)
-                y = sleep(y, drawn, self.threshold, factor, layer.sleep.grain, layer.fill)
+                grain, fill, table = layer.sleep.grain, layer.fill, layer.table
+                y = sleep(y, drawn, self.threshold, factor, grain, fill, table)
             self.drowsy.put(self.node, chunk, y)
 
     def correction(self, reconstruct: bool) -> Correction:

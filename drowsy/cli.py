@@ -32,6 +32,7 @@ from drowsy.rivals import INTERPOLATIONS
 from drowsy.search import METHODS, Measurer, check_method
 from drowsy.sleep import FILLS
 from drowsy.stages import align, explain, find_stages
+from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
 from drowsy.study import Study
 
@@ -166,6 +167,14 @@ def _energy(args: argparse.Namespace) -> None:
     print(f"wrote {args.out} (the frontier) and {samples} (what was read, raw)")
 
 
+def _stencils(args: argparse.Namespace) -> None:
+    net, info = _network(args)
+    images = _place(net, args, _data(args, info).images)
+    calibrate_stencils(net, images, batch=args.batch)
+    save_stencils(net, args.out)
+    print(f"wrote {args.out}: weights of {len(net.layers)} layers from {len(images)} images")
+
+
 def _demo(args: argparse.Namespace) -> None:
     from drowsy.demo import demo
 
@@ -195,6 +204,7 @@ def _study(args: argparse.Namespace) -> Iterator[Study]:
         "dtype": args.dtype,
         "first": data.names[0],
         "last": data.names[-1],
+        **({"stencils": args.stencils} if args.stencils else {}),
     }
     with Store(args.store or out / "points.sqlite") as store, _engine(args) as engine:
         measurer = Measurer(
@@ -234,9 +244,16 @@ def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet,
     """The network, converted."""
     model, info = _model(args, trained)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    net = convert(
-        model, source=args.source, grain=args.grain, k=args.k, fill=args.fill, skip=args.skip
-    )
+    stencil = args.fill == "stencil"
+    if stencil and not args.stencils:
+        raise ValueError(
+            "fill: got 'stencil' alone, allowed: with --stencils FILE (`drowsy stencils` writes it)"
+        )
+    fill = "auto" if stencil else args.fill
+    net = convert(model, source=args.source, grain=args.grain, k=args.k, fill=fill, skip=args.skip)
+    if stencil:
+        load_stencils(net, args.stencils)
+        net.set(0, fill="stencil")
     if args.streams != "layer":
         step = 1 if args.streams == "shifted" else 0
         align(net, torch.zeros(1, *_image_shape(info)), grain=None, step=step)
@@ -358,6 +375,12 @@ def _parser() -> argparse.ArgumentParser:
                 help="measure on few images first (in a shuffled order), on all only what may be "
                 "optimal",
             )
+    sub = command("stencils", _stencils, "weights of fill stencil, from images without labels")
+    _add_network(sub)
+    _add_sleep(sub)
+    _add_images(sub)
+    _add_run(sub)
+    sub.add_argument("--out", required=True, help="safetensors file to write")
     sub = command("compare", _compare, "ways to save multiplications, side by side")
     _add_network(sub)
     _add_data(sub)
@@ -403,6 +426,7 @@ def _add_sleep(sub: argparse.ArgumentParser) -> None:
     sleep.add_argument(
         "--fill", default="auto", help=f"auto (the paper's rule), {', '.join(FILLS)}"
     )
+    sleep.add_argument("--stencils", help="weights of fill stencil (safetensors file)")
     sleep.add_argument(
         "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
     )

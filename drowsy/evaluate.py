@@ -282,7 +282,7 @@ class Evaluator:
                 self._maps[index, chunk] = drawn
                 self._room -= drawn.numel()
         factor = scale(j, layer.sleep.k, layer.fill)
-        return sleep(y, drawn, j, factor, layer.sleep.grain, layer.fill)
+        return sleep(y, drawn, j, factor, layer.sleep.grain, layer.fill, layer.table)
 
     # --- counting -----------------------------------------------------------------------------
 

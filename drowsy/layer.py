@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.control import Control
-from drowsy.neuron import ConvSpec, awake_conv2d, check_activation
+from drowsy.neuron import RING, ConvSpec, awake_conv2d, check_activation
 from drowsy.ops import choose_backend
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
@@ -34,14 +34,21 @@ class DrowsyConv2d(nn.Conv2d):
         sleep: source, grain, number of rate steps and stream of the sleep map.
         rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
         fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled flavour); ``rescale`` (0,
-            and awake outputs are multiplied by ``1 / (1 - rate)``); ``nearest`` or ``interpolate``
-            (from awake neighbours, where the grain's cells are single positions).
+            and awake outputs are multiplied by ``1 / (1 - rate)``); ``nearest``, ``interpolate``
+            or, once the layer has a ``stencil``, ``stencil`` (from awake neighbours, where the
+            grain's cells are single positions).
         backend: ``auto`` (Triton on CUDA, torch elsewhere), ``torch`` or ``triton``.
 
     Input ``[N, C, H, W]`` (or ``[C, H, W]``), float32, float16, bfloat16 (and float64 on the torch
     backend), contiguous or channels_last. Each inference draws fresh maps: the layer counts the
     images that it has seen. ``layer.control.reseed(seed, image)`` restarts the count.
+
+    Attributes:
+        stencil: the table ``[256, 9, OC]`` of fill ``stencil``, as ``drowsy.neuron.sleep`` takes
+            it, or None; a buffer that is not part of ``state_dict``.
     """
+
+    stencil: Tensor | None
 
     def __init__(
         self,
@@ -81,7 +88,8 @@ class DrowsyConv2d(nn.Conv2d):
 
     def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
         self.activation = check_activation(activation)
-        self._set(sleep, check_fill(fill, sleep.grain))
+        self.register_buffer("stencil", None, persistent=False)
+        self._set(sleep, self._check_fill(fill, sleep.grain))
         self.backend = backend
         choose_backend(backend, self.weight.device)
         self.control = Control(1, device=self.weight.device)
@@ -185,7 +193,43 @@ class DrowsyConv2d(nn.Conv2d):
         parsed = self.sleep.grain if grain is None else Grain.parse(grain)
         if parsed != self.sleep.grain:
             replace(self.sleep, grain=parsed)  # raises where the source does not take the grain
-        return check_fill(self._fill if fill is None else fill, parsed), parsed
+        return self._check_fill(self._fill if fill is None else fill, parsed), parsed
+
+    def _check_fill(self, fill: str, grain: Grain) -> str:
+        if check_fill(fill, grain) == "stencil" and self.stencil is None:
+            raise ValueError(
+                "fill: got 'stencil' for a layer without a table of weights, allowed: after "
+                "drowsy.calibrate_stencils(net, images) or drowsy.load_stencils(net, path)"
+            )
+        return fill
+
+    def set_stencil(self, table: Tensor) -> None:
+        """Install the table of fill ``stencil``; it takes the weight's dtype and device.
+
+        Args:
+            table: floating point ``[256, 9, OC]``, finite (``drowsy.stencil.stencil_table``).
+
+        Raises:
+            TypeError, ValueError: another table. The layer is then as it was.
+        """
+        self.check_stencil(table)
+        self.stencil = table.detach().to(self.weight).contiguous()
+
+    def check_stencil(self, table: Tensor) -> None:
+        """Raise where ``set_stencil`` would."""
+        if not isinstance(table, Tensor) or not table.is_floating_point():
+            kind = table.dtype if isinstance(table, Tensor) else type(table).__name__
+            raise TypeError(f"table: got {kind}, allowed: a floating-point tensor")
+        shape = (1 << len(RING), len(RING) + 1, self.out_channels)
+        if table.shape != shape:
+            raise ValueError(f"table: got shape {tuple(table.shape)}, allowed: {shape}")
+        if not table.isfinite().all():
+            raise ValueError("table: holds NaN or infinity, allowed: finite numbers")
+
+    @property
+    def table(self) -> Tensor | None:
+        """The table that the present fill reads: that of ``stencil``, None for the others."""
+        return self.stencil if self._fill == "stencil" else None
 
     def _set(self, sleep: SleepSpec, fill: str) -> None:
         self.sleep, self._fill = sleep, fill
@@ -324,6 +368,7 @@ class DrowsyConv2d(nn.Conv2d):
             self.control.thresholds,
             self.control.scales,
             self.control.clock,
+            self.table,
             self.index,
             *vars(self.spec).values(),
             self._sleep_text,

@@ -132,12 +132,12 @@ class DrowsyNet(fx.GraphModule):
                 does not name stay as they are); or a ``Schedule`` or an ``OperatingPoint`` (layers
                 that it does not name wake up; streams that it does not tell stay).
             fill: also change every layer's flavour: ``zero``, ``rescale``, ``nearest``,
-                ``interpolate``, or ``auto`` for what ``convert`` chose.
+                ``interpolate``, ``stencil``, or ``auto`` for what ``convert`` chose.
 
         Raises:
             ValueError: a rate that is not a multiple of ``1/k`` in [0, 1), an unknown layer or
-                fill, a fill that a layer's grain does not allow, a schedule for another ``k``. The
-                network is then as it was.
+                fill, a fill that a layer's grain does not allow, ``stencil`` for a layer without
+                weights for it, a schedule for another ``k``. The network is then as it was.
         """
         setting = getattr(setting, "schedule", setting)
         layers = self.layers

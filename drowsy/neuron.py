@@ -15,6 +15,9 @@ which are then not scaled:
   by (row, column); 0 where nobody in the window is awake.
 - ``interpolate``: the mean of the awake neurons of the 3x3 window, weighted by the inverse of their
   squared distance; where there are none, the same over the 5x5 window; else 0.
+- ``stencil``: a constant plus a weighted sum of the awake neurons of the 3x3 window. Weights and
+  constant are the channel's own, for each of the 256 sets of awake neighbours, from a table that
+  ``drowsy.stencil`` makes of the layer's outputs on sample images.
 
 Positions outside of the map do not count. A sleeper's own value is never read.
 """
@@ -121,6 +124,7 @@ def sleep(
     scale: float | Tensor,
     grain: Grain,
     fill: str = "zero",
+    table: Tensor | None = None,
 ) -> Tensor:
     """Put neurons to sleep: scale the awake, write the fill over the sleepers.
 
@@ -129,8 +133,10 @@ def sleep(
         levels: uint8 level map ``[N, PC, CC]`` of this grain.
         j: threshold; a cell sleeps when its level is below it.
         scale: factor on awake outputs; not read where sleepers are filled from them.
-        grain: of the map; single positions for ``nearest`` and ``interpolate``.
+        grain: of the map; single positions for fills that read neighbours.
         fill: one of ``drowsy.sleep.FILLS``. ``rescale`` is ``zero``, with its factor in ``scale``.
+        table: ``[256, 9, C]`` of ``stencil``: by set of awake neighbours (bit ``i`` is ``RING[i]``)
+            the weights of the eight, and the constant.
 
     Returns:
         a new tensor, laid out like ``y``. What a sleeper held, NaN and infinity too, leaves no
@@ -141,6 +147,9 @@ def sleep(
     if fill in NEIGHBOUR_FILLS and y.numel() > 0:
         images, _, height, width = shape
         cells = asleep.view(images, height, width, -1).permute(0, 3, 1, 2)
+        if fill == "stencil":
+            assert table is not None
+            return _stencil(y, cells, grain, table)
         return (_nearest if fill == "nearest" else _interpolate)(y, cells, grain)
     slept = _clear(y, asleep, grain)
     return slept if isinstance(scale, float) and scale == 1 else slept.mul_(scale)
@@ -189,6 +198,12 @@ _WINDOW = sorted(
 )[1:]
 
 
+# The neighbours of ``stencil``, in the order of its table.
+RING = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
+# Elements of sleepers predicted at a time: they stay in the cache.
+_PART = 1 << 14
+
+
 def _nearest(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     """``y`` with the sleepers of the map ``[N, CC, OH, OW]`` replaced by their nearest awake."""
     n, channels, height, width = y.shape
@@ -225,6 +240,41 @@ def _interpolate(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     mean /= _over_channels(weight, channels, grain)
     sleeper = _over_channels(asleep, channels, grain)
     return torch.where(sleeper, mean.to(y.dtype), y, out=torch.empty_like(y))
+
+
+def _stencil(y: Tensor, asleep: Tensor, grain: Grain, table: Tensor) -> Tensor:
+    """``y`` with the sleepers of the map ``[N, CC, OH, OW]`` predicted from their neighbours."""
+    _, channels, height, width = y.shape
+    # A cell's neurons lie together in a row, where all cells have as many.
+    if channels % grain.cell(channels, 1)[1]:
+        asleep, grain = _over_channels(asleep, channels, grain), Grain()
+    cells = asleep.shape[1]
+    dtype = torch.promote_types(y.dtype, torch.float32)
+    weights = table.to(dtype).view(len(table), len(RING) + 1, cells, channels // cells)
+
+    awake = F.pad(~asleep, (1, 1, 1, 1))
+    sets = torch.zeros_like(asleep, dtype=torch.int64)
+    for bit, (dy, dx) in enumerate(RING):
+        sets |= awake[..., 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width].long() << bit
+    sleepers = asleep.permute(0, 2, 3, 1).flatten().nonzero()[:, 0]
+    # Sleepers with the same awake neighbours have the same weights.
+    order = sets.permute(0, 2, 3, 1).flatten()[sleepers].sort(stable=True)
+    counts = order.values.bincount(minlength=len(table)).tolist()
+
+    filled = y.clone(memory_format=torch.channels_last)
+    rows = filled.permute(0, 2, 3, 1).view(-1, channels // cells)
+    for number, alike in enumerate(sleepers[order.indices].split(counts)):
+        for part in alike.split(_PART // rows.shape[1] + 1):
+            own = weights[number] if cells == 1 else weights[number][:, part % cells]
+            value = own[-1].expand(len(part), -1).clone()
+            for bit, (dy, dx) in enumerate(RING):
+                if number >> bit & 1:
+                    there = rows.index_select(0, part + (dy * width + dx) * cells)
+                    value.addcmul_(own[bit], there.to(dtype))
+            rows.index_copy_(0, part, value.to(y.dtype))
+    if filled.stride() == y.stride():
+        return filled
+    return torch.empty_like(y).copy_(filled)
 
 
 def _window_sums(values: Tensor) -> tuple[Tensor, Tensor]:

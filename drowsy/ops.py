@@ -19,8 +19,8 @@ BACKENDS = ("auto", "torch", "triton")
 _library = torch.library.Library("drowsy", "DEF")
 _library.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor thresholds, Tensor scales, Tensor clock,"
-    " int index, int[2] stride, int[4] padding, str padding_mode, int[2] dilation, int groups,"
-    " str activation, str sleep, str fill, str backend) -> Tensor"
+    " Tensor? table, int index, int[2] stride, int[4] padding, str padding_mode, int[2] dilation,"
+    " int groups, str activation, str sleep, str fill, str backend) -> Tensor"
 )
 
 
@@ -43,6 +43,7 @@ def _conv2d(
     thresholds: Tensor,
     scales: Tensor,
     clock: Tensor,
+    table: Tensor | None,
     index: int,
     stride: list[int],
     padding: list[int],
@@ -65,11 +66,11 @@ def _conv2d(
     arguments = (x, weight, bias, thresholds[index], scales[index], clock, spec)
     if choose_backend(backend, x.device) == "torch":
         backend_module = cpu if x.device.type == "cpu" else eager
-        return backend_module.conv2d(*arguments, SleepSpec.parse(sleep), fill)
+        return backend_module.conv2d(*arguments, SleepSpec.parse(sleep), fill, table)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy.backends import triton
 
-    return triton.conv2d(*arguments, SleepSpec.parse(sleep), fill)
+    return triton.conv2d(*arguments, SleepSpec.parse(sleep), fill, table)
 
 
 def _conv2d_shape(
@@ -79,6 +80,7 @@ def _conv2d_shape(
     thresholds: Tensor,
     scales: Tensor,
     clock: Tensor,
+    table: Tensor | None,
     index: int,
     stride: list[int],
     padding: list[int],

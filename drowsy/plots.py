@@ -21,6 +21,7 @@ _UNIFORM_STYLE = {
     "zero": ("non-rescaled", "tab:orange", "s"),
     "nearest": ("nearest awake neighbour", "tab:purple", "D"),
     "interpolate": ("interpolated", "tab:brown", "v"),
+    "stencil": ("predicted from neighbours", "tab:pink", "P"),
     "auto": ("by the paper's rule", "tab:green", "^"),
 }
 

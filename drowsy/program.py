@@ -61,7 +61,7 @@ def structure(net: DrowsyNet, compact: bool) -> tuple[object, ...]:
     layers = net.layers.values()
     return (
         [layer.sleep for layer in layers],
-        [_fill(layer) for layer in layers],
+        [(_fill(layer), id(layer.table)) for layer in layers],
         _equal_rates(net) if compact else [],
         None if all(map(_follows, layers)) else net.corrected_for,
     )
@@ -295,7 +295,7 @@ class _FullConv(_Conv):
         super().__init__(layer, layer.index, post_activation)
         self._choice, self._drawn, self._awake, self._ready = choice, drawn, awake, ready
         self._blocks, self._zeros = blocks, zeros
-        self._fill = _fill(layer)
+        self._fill, self._table = _fill(layer), layer.table
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         x, spec = padded(x, self._spec)
@@ -334,6 +334,7 @@ class _FullConv(_Conv):
                 self._fill,
                 residual=residual,
                 post_activation=self._shared["post_activation"],
+                table=self._table,
             )
         return y
 

@@ -119,6 +119,7 @@ class Measurer:
         self._meter = Meter(str(images.device)) if cost == "joules" else None
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
+        self._tables: dict[str, tuple[Tensor, str]] = {}
         self._reference, self._facts = reference, dict(facts or {})
         if reference is not None and (reference.weights, reference.data) != (
             self._weights,
@@ -175,6 +176,7 @@ class Measurer:
             # A stream is told where it is not the layer's own.
             + [layer.sleep.stream] * (layer.sleep.stream != layer.index or layer.sleep.phase > 0)
             + [layer.sleep.phase] * (layer.sleep.phase > 0)
+            + self._table(name, layer.table)
             for name, layer in self.net.layers.items()
         }
         configuration = {"k": self.net.k, "layers": layers, **self._facts}
@@ -185,6 +187,14 @@ class Measurer:
     def knows(self, setting: Setting) -> bool:
         """Whether the store holds this setting for every seed."""
         return setting in self.known()
+
+    def _table(self, name: str, table: Tensor | None) -> list[str]:
+        """Fingerprint of the table that a layer's fill reads; empty where it reads none."""
+        if table is None:
+            return []
+        if name not in self._tables or self._tables[name][0] is not table:
+            self._tables[name] = table, fingerprint_state({"table": table})
+        return [self._tables[name][1]]
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"

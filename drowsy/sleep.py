@@ -345,7 +345,7 @@ def threshold(rate: float | Fraction, k: int = DEFAULT_K) -> int:
     return j
 
 
-NEIGHBOUR_FILLS = ("nearest", "interpolate")
+NEIGHBOUR_FILLS = ("nearest", "interpolate", "stencil")
 FILLS = ("zero", "rescale", *NEIGHBOUR_FILLS)
 
 
@@ -362,7 +362,7 @@ def check_fill(fill: str, grain: Grain) -> str:
         raise ValueError(
             f"fill: got {fill!r} with grain {grain}, allowed: "
             f"{', '.join(name for name in FILLS if name not in NEIGHBOUR_FILLS)}; "
-            f"{' and '.join(NEIGHBOUR_FILLS)} need a grain of single positions "
+            f"{', '.join(NEIGHBOUR_FILLS)} need a grain of single positions "
             "(neuron, position, position:G, tile:1xN)"
         )
     return fill

@@ -49,8 +49,9 @@ class Context:
     Args:
         weights: ``fingerprint_state`` of the network.
         data: ``fingerprint_data`` of images and labels.
-        configuration: JSON-able: k, and each layer's source, grain and fill, and its stream and
-            phase where they are not those that ``convert`` gave it.
+        configuration: JSON-able: k, and each layer's source, grain and fill, its stream and phase
+            where they are not those that ``convert`` gave it, and a fingerprint of the table that
+            its fill reads, if any.
         seed: of the sleep maps.
     """
 

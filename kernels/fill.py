@@ -27,7 +27,8 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ZERO_FILLS = ("zero", "rescale")
-_NEIGHBOUR_FILLS = ("nearest", "interpolate")
+_NEIGHBOUR_FILLS = ("nearest", "interpolate", "stencil")
+_TABLE_SHAPE = (256, 9)
 FILLS = (*_ZERO_FILLS, *_NEIGHBOUR_FILLS)
 
 # Elements of a program. Zeros are stores and little else: 32 a thread. A search for neighbours
@@ -62,6 +63,7 @@ def _fill_kernel(
     y,
     bitmap,
     residual,
+    table,
     height,
     width,
     positions,
@@ -166,6 +168,35 @@ def _fill_kernel(
                 value += b_n.to(tl.float32) * share
                 weight += tl.where(alone & awake, share, 0.0)
         value = value / tl.where(weight > 0, weight, 1.0)
+    elif FILL == "stencil":
+        # Which neighbours are awake, a bit each, row by row; the centre has none.
+        near = tl.where(slept & (m < positions)[:, None], 0, 0)
+        for bit in range(8):
+            place = bit + bit // 4
+            _, awake = _neighbour(
+                bitmap,
+                at_y + place // 3 - 1,
+                at_x + place % 3 - 1,
+                height,
+                width,
+                first_c,
+                cell_c,
+                words,
+                MAP,
+                BLOCK_M,
+                BLOCK_N,
+            )
+            near += tl.where(awake, 1 << bit, 0)
+        # The set's weights and constant [9, C].
+        table += near * (9 * C) + c[None, :]
+        value = tl.load(table + 8 * C, mask=mine, other=0.0).to(tl.float32)
+        for bit in range(8):
+            place = bit + bit // 4
+            step = (place // 3 - 1) * width + place % 3 - 1
+            awake = mine & ((near >> bit) & 1 != 0)
+            share = tl.load(table + bit * C, mask=awake, other=0.0).to(tl.float32)
+            b_n = tl.load(y + o_y + step * C, mask=awake, other=0.0)
+            value += b_n.to(tl.float32) * share
     if residual is not None:
         residual += n * positions * C
         value += tl.load(residual + o_y, mask=mine, other=0.0).to(tl.float32)
@@ -181,6 +212,7 @@ def fill_sleepers(
     *,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    table: Tensor | None = None,
 ) -> Tensor:
     """Write every sleeper of ``y``, in place; awake neurons stay as they are.
 
@@ -189,12 +221,14 @@ def fill_sleepers(
             what sleepers hold is not read.
         bitmap: int32 ``[N, PC, W]`` of ``sleep_map``; a set bit sleeps.
         cell: ``(cell_p, cell_c)`` of the bitmap.
-        fill: ``zero`` or ``rescale``: ``post_activation(0 + residual)``. ``nearest`` or
-            ``interpolate``: from awake neighbours, where ``cell_p`` is 1.
+        fill: ``zero`` or ``rescale``: ``post_activation(0 + residual)``. ``nearest``,
+            ``interpolate`` or ``stencil``: from awake neighbours, where ``cell_p`` is 1.
         residual: channels_last, of ``y``'s shape and dtype, added to sleepers; only with ``zero``
             and ``rescale``.
         post_activation: one of ``ACTIVATIONS``, after the residual; likewise. Neighbours have been
             through it already.
+        table: ``[256, 9, C]``, float32, float16 or bfloat16, for ``stencil``: by set of awake
+            neighbours (a bit each, row by row) the weights of the eight, and the constant.
 
     Returns:
         ``y``.
@@ -204,7 +238,7 @@ def fill_sleepers(
             fit each other.
     """
     launch = plan_fill_sleepers(
-        y, bitmap, cell, fill, residual=residual, post_activation=post_activation
+        y, bitmap, cell, fill, residual=residual, post_activation=post_activation, table=table
     )
     launch.run(check_device("y", y))
     return y
@@ -218,6 +252,7 @@ def plan_fill_sleepers(
     *,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    table: Tensor | None = None,
 ) -> Launch:
     """Check arguments and say what to launch; see ``fill_sleepers``."""
     kind, slope = parse_activation(post_activation)
@@ -235,6 +270,12 @@ def plan_fill_sleepers(
     words = triton.cdiv(cells, 32)
     check_operand("bitmap", bitmap, dtypes=(torch.int32,), shape=(n, rows, words), device=y.device)
 
+    if fill == "stencil":
+        if table is None:
+            raise ValueError("table: got None with fill 'stencil', allowed: a tensor [256, 9, C]")
+        size = (*_TABLE_SHAPE, channels)
+        check_operand("table", table, dtypes=DTYPES, shape=size, device=y.device)
+
     block_m, block_n = _block(fill, cell, channels)
     tiles_m, tiles_n = triton.cdiv(positions, block_m), triton.cdiv(channels, block_n)
     within = cell[0] >= positions or cell[0] % block_m == 0
@@ -242,6 +283,7 @@ def plan_fill_sleepers(
         "y": data,
         "bitmap": bitmap,
         "residual": None if residual is None else _channels_last("residual", residual, y),
+        "table": table,
         "height": height,
         "width": width,
         "positions": positions,

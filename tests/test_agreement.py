@@ -129,8 +129,10 @@ def make_layer(c: Configuration, device: torch.device) -> tuple[DrowsyConv2d, Te
         activation=c.activation,
         sleep=SleepSpec(c.source, c.grain, c.k, c.stream, c.phase),
         rate=c.j / c.k,
-        fill=c.fill,
     )
+    if c.fill == "stencil":
+        layer.set_stencil(torch.randn(256, 9, c.channels[1]) / 3)
+    layer.set(fill=c.fill)
     n, height, width = c.shape
     x = torch.randn(n, c.channels[0], height, width, device=device).to(c.dtype)
     return layer, x.contiguous(memory_format=c.layout)
@@ -220,7 +222,8 @@ def _float64(
         None if bias is None else bias.double(),
         layer.spec,
     )
-    return neuron.sleep(awake, drawn, j, scale, layer.sleep.grain, layer.fill)
+    table = None if layer.table is None else layer.table.double()
+    return neuron.sleep(awake, drawn, j, scale, layer.sleep.grain, layer.fill, table)
 
 
 def test_configurations_meet_every_source_grain_and_dtype() -> None:

@@ -35,6 +35,7 @@ from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
 from drowsy.stages import align
+from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
 
 Call = Callable[[Path], object]
@@ -94,6 +95,13 @@ def spoiled(value: float) -> Tensor:
     pixels = images()
     pixels[2, 0, 1, 1] = value
     return pixels
+
+
+def stencil_file(folder: Path, **options: Any) -> Path:
+    made = net(**options)
+    calibrate_stencils(made, images())
+    save_stencils(made, folder / "tables.safetensors")
+    return folder / "tables.safetensors"
 
 
 class Branching(nn.Module):
@@ -284,6 +292,84 @@ CASES = [
         lambda _: net(fill="nearest").set_grain("channel"),
         ValueError,
         "layer 0: fill: got 'nearest' with grain channel, allowed: zero, rescale",
+    ),
+    Case(
+        "stencil without a table",
+        lambda _: net().set(0.5, fill="stencil"),
+        ValueError,
+        "layer 0: fill: got 'stencil' for a layer without a table.*calibrate_stencils",
+    ),
+    Case(
+        "stencil of convert",
+        lambda _: net(fill="stencil"),
+        ValueError,
+        "fill: got 'stencil' for a layer without a table.*calibrate_stencils",
+    ),
+    Case(
+        "table of another size",
+        lambda _: DrowsyConv2d(3, 4, 1).set_stencil(torch.zeros(256, 9, 5)),
+        ValueError,
+        r"table: got shape \(256, 9, 5\), allowed: \(256, 9, 4\)",
+    ),
+    Case(
+        "table of integers",
+        lambda _: DrowsyConv2d(3, 4, 1).set_stencil(torch.zeros(256, 9, 4).int()),
+        TypeError,
+        "table: got torch.int32, allowed: a floating-point tensor",
+    ),
+    Case(
+        "table that is no tensor",
+        lambda _: DrowsyConv2d(3, 4, 1).set_stencil([1.0]),  # type: ignore[arg-type]
+        TypeError,
+        "table: got list, allowed: a floating-point tensor",
+    ),
+    Case(
+        "stencils of a model",
+        lambda _: calibrate_stencils(model(), images()),  # type: ignore[arg-type]
+        TypeError,
+        "net: got Sequential, allowed: a DrowsyNet",
+    ),
+    Case(
+        "stencils of NaN",
+        lambda _: calibrate_stencils(net(), spoiled(math.nan)),
+        ValueError,
+        "images: number 2 holds NaN",
+    ),
+    Case(
+        "stencils of no batch",
+        lambda _: calibrate_stencils(net(), images(), batch=0),
+        ValueError,
+        "batch: got 0, allowed: 1 or more",
+    ),
+    Case(
+        "stencils of a grain without neighbours",
+        lambda _: calibrate_stencils(net(grain="channel"), images()),
+        ValueError,
+        "net: got grain channel, allowed: .*single positions",
+    ),
+    Case(
+        "saving no stencils",
+        lambda path: save_stencils(net(), path / "tables.safetensors"),
+        ValueError,
+        "net: no layer has a table, allowed: after drowsy.calibrate_stencils",
+    ),
+    Case(
+        "stencils of no file",
+        lambda path: load_stencils(net(), path / "none"),
+        FileNotFoundError,
+        "stencils: no file .*none",
+    ),
+    Case(
+        "stencils of another format",
+        lambda path: load_stencils(net(), with_file(path / "none.safetensors")),
+        ValueError,
+        "stencils: .*not a whole safetensors file",
+    ),
+    Case(
+        "stencils of another network",
+        lambda path: load_stencils(net(), stencil_file(path, skip=["0"])),
+        ValueError,
+        "stencils: .* has no table for 0$",
     ),
     Case("unknown grain", lambda _: net(grain="row"), ValueError, "grain: got 'row', .*tile:MxN"),
     Case("grain of no cells", lambda _: net(grain="position:0"), ValueError, "grain: .*position:0"),

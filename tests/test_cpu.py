@@ -16,7 +16,7 @@ from drowsy import crossover, neuron
 from drowsy.backends import cpu, eager
 from drowsy.crossover import Layer, candidates, estimate, fastest, grids
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import SleepSpec, lattice_tables, levels
+from drowsy.sleep import NEIGHBOUR_FILLS, SleepSpec, lattice_tables, levels
 
 GEOMETRIES = {
     "3x3": (3, ConvSpec((1, 1), (1, 1, 1, 1))),
@@ -174,7 +174,7 @@ def test_sleepers_of_a_poisoned_image_are_zero(way: str, generator: torch.Genera
     assert not y[[0, 2]].isnan().any()
 
 
-@pytest.mark.parametrize("fill", ["nearest", "interpolate"])
+@pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)
 @pytest.mark.parametrize(
     ("source", "grain"),
     [("lattice", "position"), ("lattice", "position:3"), ("bernoulli", "position")],
@@ -191,8 +191,10 @@ def test_fills_from_awake_neighbours(
     x, weight, bias = draw(generator, 3, size=size)
     x[0, 0, 0, 0] = torch.inf
     spec, sleep = ConvSpec(padding=(1, 1, 1, 1)), SleepSpec(source, grain)
+    table = torch.randn(256, 9, 8, dtype=torch.float64, generator=generator)
     for j in range(1, 8):
-        arguments = (torch.tensor(j), torch.tensor(1.0), torch.tensor(CLOCK), spec, sleep, fill)
+        knob = (torch.tensor(j), torch.tensor(1.0), torch.tensor(CLOCK))
+        arguments = (*knob, spec, sleep, fill, table)
         expected = eager.conv2d(x, weight, bias, *arguments)
         for way in candidates(Layer.of(x, weight, spec), sleep):
             monkeypatch.setattr(cpu, "fastest", lambda *_, way=way: way)

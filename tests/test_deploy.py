@@ -194,10 +194,13 @@ def test_aligned_network(name: str, fill: str, triton_device: torch.device) -> N
     assert not torch.equal(*outputs)
 
 
-@pytest.mark.parametrize(("name", "fill"), [("fire", "auto"), ("bottleneck", "interpolate")])
+@pytest.mark.parametrize(
+    ("name", "fill"), [("fire", "auto"), ("bottleneck", "interpolate"), ("basic", "stencil")]
+)
 def test_network_as_converted(name: str, fill: str, triton_device: torch.device) -> None:
-    net, x = make(name, triton_device, aligned=False, fill=fill)
-    net.set(0.5)
+    net, x = make(name, triton_device, aligned=False)
+    drowsy.calibrate_stencils(net, x)
+    net.set(0.5, fill=fill)
     fast = drowsy.deploy(net, x, graph=False)
     assert {step.output for step in fast.steps} == {"full"}
     net.set({next(iter(net.layers)): 0.25})

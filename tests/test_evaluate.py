@@ -17,7 +17,8 @@ from drowsy.evaluate import Counts, Evaluator, Setting
 from drowsy.layer import DrowsyConv2d
 from drowsy.models.cifar_resnet import CifarResNet
 from drowsy.net import DrowsyNet
-from drowsy.sleep import Grain
+from drowsy.sleep import NEIGHBOUR_FILLS, Grain
+from drowsy.stencil import calibrate_stencils
 
 IMAGES = 7
 
@@ -181,10 +182,12 @@ def test_walk_draws_any_source_and_grain(source: str, grain: str, images: Tensor
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fill", ["nearest", "interpolate"])
+@pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)
 @pytest.mark.parametrize("grain", ["neuron", "position", "position:4"])
 def test_walk_fills_from_neighbours(fill: str, grain: str, images: Tensor) -> None:
-    net = convert(chain().eval(), grain=grain, fill=fill)
+    net = convert(chain().eval(), grain=grain)
+    calibrate_stencils(net, images)
+    net.set(0, fill=fill)
     walked = logits_of_walk(Evaluator(net, images, batch=4, seed=9), some_settings(net, 4))
     for setting, logits in walked.items():
         expected = whole_network(net, images, setting, seed=9)

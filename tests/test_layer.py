@@ -359,7 +359,7 @@ def test_symbolic_trace_goes_through_the_layer() -> None:
     assert torch.equal(run(traced, x), expected)
 
 
-@pytest.mark.parametrize("fill", ["zero", "nearest", "interpolate"])
+@pytest.mark.parametrize("fill", ["zero", "nearest", "interpolate", "stencil"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     "options",
@@ -386,6 +386,7 @@ def test_operator_passes_torchs_own_checks(
         layer.control.thresholds,
         layer.control.scales,
         layer.control.clock,
+        torch.randn(256, 9, layer.out_channels, dtype=x.dtype),
         0,
         *vars(layer.spec).values(),
         str(layer.sleep),

@@ -56,6 +56,7 @@ def conv2d(
     spec: ConvSpec,
     sleep: SleepSpec,
     fill: str,
+    table: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments and result as for ``backends.eager.conv2d``."""
     j = int(threshold)
@@ -65,7 +66,7 @@ def conv2d(
     from_neighbours = fill in NEIGHBOUR_FILLS
     call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
     y = run(call, fastest(layer, sleep, j, x.dtype))
-    return _from_neighbours(y, call, fill) if from_neighbours else y
+    return _from_neighbours(y, call, fill, table) if from_neighbours else y
 
 
 @dataclass(frozen=True)
@@ -181,16 +182,18 @@ _SKIPPING: dict[str, Callable[[Call, Tensor], None]] = {
 }
 
 
-def _from_neighbours(y: Tensor, call: Call, fill: str) -> Tensor:
+def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> Tensor:
     """``neuron.sleep`` with a fill that reads awake neighbours; ``y`` may be overwritten.
 
-    Where a lattice sleeps in all channels at once, who reads whom is known beforehand.
+    Where a lattice sleeps in all channels at once, who reads whom, and with which weight, is known
+    beforehand.
     """
     layer, sleep = call.layer, call.sleep
     n, channels, height, width = layer.output
     periodic = isinstance(sleep.source, Lattice) and len(columns(layer, sleep)) == 1 and n > 0
-    if not (periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)):
-        return neuron.sleep(y, _levels(call), call.j, 1.0, sleep.grain, fill)
+    known = periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)
+    if fill == "stencil" or not known:
+        return neuron.sleep(y, _levels(call), call.j, 1.0, sleep.grain, fill, table)
     tables = [
         _fill_tables(sleep.k, call.j, phase, height, width, fill)
         for phase in _phases(call).tolist()

@@ -19,6 +19,7 @@ def conv2d(
     spec: ConvSpec,
     sleep: SleepSpec,
     fill: str,
+    table: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
 
@@ -27,7 +28,8 @@ def conv2d(
         threshold, scale: one element each: the layer's ``j`` and the factor on awake outputs.
         clock: int64 ``(seed, image)``.
         sleep: how the layer's map is drawn.
-        fill: what a sleeper outputs: ``zero``, ``nearest`` or ``interpolate``.
+        fill: what a sleeper outputs: ``zero``, or one of ``drowsy.sleep.NEIGHBOUR_FILLS``.
+        table: of ``stencil``, as for ``neuron.sleep``.
     """
     y = neuron.awake_conv2d(x, weight, bias, spec)
     # On the CPU the threshold is at hand without a synchronisation: rate 0 costs nothing.
@@ -35,4 +37,4 @@ def conv2d(
         return y
     n, channels, height, width = y.shape
     drawn = levels(sleep, (n, channels, height, width), clock)
-    return neuron.sleep(y, drawn, threshold, scale, sleep.grain, fill)
+    return neuron.sleep(y, drawn, threshold, scale, sleep.grain, fill, table)

@@ -42,6 +42,7 @@ def conv2d(
     spec: ConvSpec,
     sleep: SleepSpec,
     fill: str,
+    table: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments as for ``backends.eager.conv2d``, the result is channels_last."""
     if x.dim() != 4:
@@ -58,7 +59,7 @@ def conv2d(
     awake = list_awake(choice.method, sleep, bitmap, shape, cell, threshold)
     y = convolve(choice, x, packed, bias, spec, bitmap=bitmap, cell=cell, awake=awake, scale=scale)
     if fill in NEIGHBOUR_FILLS or isinstance(awake, (kernels.AwakeCells, kernels.AwakeRows)):
-        kernels.fill_sleepers(y, bitmap, cell, fill)
+        kernels.fill_sleepers(y, bitmap, cell, fill, table=table)
     return y
 
 

@@ -15,8 +15,10 @@ _COUNTER = "num_batches_tracked"
 _LISTED = 8
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, what: str = "weights") -> dict[str, Tensor]:
     """Read a safetensors file into memory, floating tensors of any width as float32.
+
+    ``what`` names it in errors.
 
     Raises:
         FileNotFoundError: no file there.
@@ -26,12 +28,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     safetensors = require("safetensors", "models")
     load_file = require("safetensors.torch", "models").load_file
     if not path.is_file():
-        raise FileNotFoundError(f"weights: no file {path}")
+        raise FileNotFoundError(f"{what}: no file {path}")
     try:
         tensors = load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"weights: {path} is not a whole safetensors file; it is truncated or of another "
+            f"{what}: {path} is not a whole safetensors file; it is truncated or of another "
             f"format ({error})"
         ) from error
     # A copy, since the tensors of a float32 file are views of it.

@@ -262,6 +262,8 @@ def fill_plans() -> Iterator[tuple[str, kernels.Launch]]:
         bitmap = meta(2, rows, -(-cells // 32), dtype=torch.int32)
         if "post_activation" in options:
             options["residual"] = y
+        if fill == "stencil":
+            options["table"] = meta(256, 9, channels, dtype=torch.float16)
         launch = kernels.plan_fill_sleepers(y, bitmap, cell, fill, **options)
         return f"fill {fill} {channels}x{size}x{size} {cell}", launch
 
