@@ -188,7 +188,7 @@ class Measurer:
         """Whether the store holds this setting for every seed."""
         return setting in self.known()
 
-    def _table(self, name: str, table: Tensor | None) -> list[str]:
+    def _table(self, name: str, table: Tensor | None) -> list[Any]:
         """Fingerprint of the table that a layer's fill reads; empty where it reads none."""
         if table is None:
             return []
