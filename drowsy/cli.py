@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy.atomic import write_json
-from drowsy.compare import RECIPES, SAVINGS, SEEDS, check_splits, compare, table
+from drowsy.compare import RECIPES, SAVINGS, SEEDS, SETS, check_splits, compare, table
 from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
@@ -115,7 +115,7 @@ def _compare(args: argparse.Namespace) -> None:
         **splits,
         savings=args.savings,
         seeds=args.seeds,
-        recipes=[RECIPES[name] for name in args.recipes],
+        recipes=[recipe for name in args.recipes for recipe in SETS.get(name) or (RECIPES[name],)],
         budget=args.budget,
         interpolation=args.interpolation,
         store=Store(args.store or out / "points.sqlite"),
@@ -498,10 +498,11 @@ def _add_comparison(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--recipes",
         nargs="+",
-        choices=RECIPES,
-        default=list(RECIPES),
+        choices=[*SETS, *RECIPES],
+        default=["methods"],
         metavar="RECIPE",
-        help=f"of {', '.join(RECIPES)} (default: all)",
+        help=f"a set of recipes ({', '.join(SETS)}; default: methods) or any of "
+        f"{', '.join(RECIPES)}",
     )
     group.add_argument("--budget", type=int, help="settings that each search measures at most")
     group.add_argument(

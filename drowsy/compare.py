@@ -43,6 +43,7 @@ from drowsy.rivals import (
 from drowsy.search import Measurer, Reference, check_method, search_at
 from drowsy.sleep import DEFAULT_K
 from drowsy.stages import align
+from drowsy.stencil import calibrate_stencils
 from drowsy.store import Store, fingerprint_data, fingerprint_state
 
 Row = dict[str, Any]
@@ -125,6 +126,11 @@ class Sleep(Recipe):
         if not self.scaling or not all(0 <= part < 1 for part in self.scaling):
             raise ValueError(f"scaling: got {self.scaling}, allowed: savings from 0 to below 1")
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether it needs calibration images."""
+        return self.correction != "none" or self.fill == "stencil"
+
     def operate(self, bench: Bench, saving: float) -> Operation | None:
         sizes = dict.fromkeys(map(bench.resolution_for, self.scaling))
         found = [
@@ -186,10 +192,11 @@ _OURS = Sleep(
     aligned=True,
     correction="reconstruct",
 )
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Sleep("paper-uniform", rates="uniform"),
+_UNIFORM = replace(_OURS, rates="uniform")
+_PAPER = Sleep("paper-uniform", rates="uniform")
+SETS: dict[str, tuple[Recipe, ...]] = {
+    "methods": (
+        _PAPER,
         Sleep("paper-nonuniform"),
         # Figurnov et al., "PerforatedCNNs", NIPS 2016: a grid of positions, a rate for each layer.
         Sleep("perforation", source="lattice", grain="position", fill="nearest"),
@@ -197,8 +204,42 @@ RECIPES: dict[str, Recipe] = {
         Scale(),
         _OURS,
         replace(_OURS, name="ours+resolution", scaling=(0.125, 0.25, 0.5)),
-    )
+    ),
+    # One ingredient more in every line, from the paper's method to ours.
+    "ablation": (
+        _PAPER,
+        replace(_PAPER, name="+interpolate", fill="interpolate"),
+        replace(_PAPER, name="+lattice", fill="interpolate", source="lattice"),
+        replace(_UNIFORM, name="+position", aligned=False, correction="none"),
+        replace(_UNIFORM, name="+aligned", correction="none"),
+        replace(_UNIFORM, name="+affine", correction="affine"),
+        replace(_UNIFORM, name="+reconstruct"),
+        _OURS,
+    ),
+    # What shares a bit decides what time is saved; the same rate in every layer.
+    "grains": (
+        replace(_UNIFORM, name="neuron", grain="neuron"),
+        replace(_UNIFORM, name="position:64", grain="position:64"),
+        replace(_UNIFORM, name="position:128", grain="position:128"),
+        replace(_UNIFORM, name="position"),
+        replace(
+            _UNIFORM,
+            name="channel",
+            source="stratified",
+            grain="channel",
+            fill="auto",
+            aligned=False,
+        ),
+    ),
+    # What else could fill the sleepers of ours, and where they could lie; at the same rates.
+    "patterns": (
+        replace(_UNIFORM, name="lattice, stencil", fill="stencil"),
+        replace(_UNIFORM, name="bluenoise", source="bluenoise"),
+        replace(_UNIFORM, name="stratified", source="stratified"),
+        replace(_UNIFORM, name="bernoulli", source="bernoulli"),
+    ),
 }
+RECIPES = {recipe.name: recipe for recipes in SETS.values() for recipe in recipes}
 
 
 # --- what recipes are given ----------------------------------------------------------------------
@@ -270,14 +311,20 @@ class Bench:
                 source=recipe.source,
                 grain=recipe.grain,
                 k=recipe.k,
-                fill=recipe.fill,
+                # Its tables are made first.
+                fill="auto" if recipe.fill == "stencil" else recipe.fill,
                 skip=recipe.skip,
             )
             self.fitted = fit_flatten(net, self.image)
             if recipe.aligned:
-                align(net, next(net.parameters()).new_zeros(1, *self.image))
+                example = next(net.parameters()).new_zeros(1, *self.image)
+                align(net, example, grain=recipe.grain)
             net.to(device=self._device, dtype=self._dtype)
-            self._nets[recipe] = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if recipe.fill == "stencil":
+                calibrate_stencils(net, self.images("calibration", self.full), batch=self._batch)
+                net.set(0, fill="stencil")
+            self._nets[recipe] = net
         return self._nets[recipe]
 
     def multiplies(self, size: Size) -> int:
@@ -434,7 +481,7 @@ def compare(
     calibration: range | None = None,
     savings: Sequence[float] = SAVINGS,
     seeds: Sequence[int] = SEEDS,
-    recipes: Sequence[Recipe] = tuple(RECIPES.values()),
+    recipes: Sequence[Recipe] = SETS["methods"],
     budget: int | None = None,
     interpolation: str = "bicubic",
     store: Store | None = None,
@@ -492,7 +539,7 @@ def compare(
     splits = {"search": search, "report": report}
     if calibration is not None:
         splits["calibration"] = calibration
-    needy = [r.name for r in recipes if getattr(r, "correction", "none") != "none"]
+    needy = [r.name for r in recipes if isinstance(r, Sleep) and r.calibrates]
     if needy and calibration is None:
         raise ValueError(f"calibration: got none, allowed: a range, as {needy[0]} calibrates")
     bench = Bench(
