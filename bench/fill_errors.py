@@ -15,6 +15,7 @@ import csv
 import io
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +27,14 @@ from drowsy.cost import align
 from drowsy.data import load_images
 from drowsy.neuron import sleep
 from drowsy.record import provenance
-from drowsy.sleep import NEIGHBOUR_FILLS, Grain, SleepSpec, expand_cells, levels
+from drowsy.sleep import NEIGHBOUR_FILLS, Grain, SleepSpec, expand_cells, levels, parse_source
 
 SOURCES = ("lattice", "stratified")
 # Of k = 8.
 THRESHOLDS = (2, 4, 6)
 GRAIN = Grain("position")
+
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -46,7 +49,8 @@ def main() -> None:
 
     info, last = models.MODELS["resnet18"], torch.channels_last
     model = models.load(info.name, args.weights)
-    net = drowsy.convert(model.to(memory_format=last), grain=GRAIN)
+    model.to(memory_format=last)  # type: ignore[call-overload]
+    net = drowsy.convert(model, grain=GRAIN)
     taken = range(max(args.calibration) + args.images)
     pixels = load_images(args.data, info.preprocess, classes=1000, indices=taken).images
     seen = pixels[-args.images :].contiguous(memory_format=last)
@@ -73,16 +77,16 @@ def awake_outputs(net: drowsy.DrowsyNet, images: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def errors(
-    name: str, y: Tensor, table: Tensor | None, count: int, every: bool
-) -> list[dict[str, object]]:
+def errors(name: str, y: Tensor, table: Tensor | None, count: int, every: bool) -> list[Row]:
     """Rows of one layer: fills that need no calibration too where ``every`` is asked for."""
+    n, channels, height, width = y.shape
+    shape = (n, channels, height, width)
     apart = (y - y.mean((0, 2, 3), keepdim=True)).double()
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for source in SOURCES:
-        drawn = levels(SleepSpec(source, GRAIN), tuple(y.shape), torch.tensor([0, 0]))
+        drawn = levels(SleepSpec(parse_source(source), GRAIN), shape, torch.tensor([0, 0]))
         for j in THRESHOLDS:
-            asleep = expand_cells(drawn < j, tuple(y.shape), GRAIN)
+            asleep = expand_cells(drawn < j, shape, GRAIN)
             for fill in NEIGHBOUR_FILLS if every else ("stencil",):
                 slept = sleep(y, drawn, j, 1.0, GRAIN, fill, table)
                 wrong = (slept - y).double()[asleep].square().sum()
@@ -98,7 +102,7 @@ def errors(
     return rows
 
 
-def write(rows: list[dict[str, object]], args: argparse.Namespace) -> None:
+def write(rows: list[Row], args: argparse.Namespace) -> None:
     """Write the table and its record; print means over the layers."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
@@ -115,7 +119,7 @@ def write(rows: list[dict[str, object]], args: argparse.Namespace) -> None:
             for fill in fills:
                 key = (source, j / 8, fill)
                 mine = [r["error"] for r in rows if (r["source"], r["rate"], r["fill"]) == key]
-                line.append(f"{statistics.fmean(mine):.3f}")  # type: ignore[arg-type]
+                line.append(f"{statistics.fmean(mine):.3f}")
             lines.append(line)
     print(align([["source", "rate", *map(str, fills)], *lines]))
 

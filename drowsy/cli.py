@@ -205,8 +205,9 @@ def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet,
         )
     fill = "auto" if stencil else args.fill
     net = convert(model, source=args.source, grain=args.grain, k=args.k, fill=fill, skip=args.skip)
-    if stencil:
+    if args.stencils:
         load_stencils(net, args.stencils)
+    if stencil:
         net.set(0, fill="stencil")
     return net, info
 
