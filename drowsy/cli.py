@@ -251,8 +251,9 @@ def _network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet,
         )
     fill = "auto" if stencil else args.fill
     net = convert(model, source=args.source, grain=args.grain, k=args.k, fill=fill, skip=args.skip)
-    if stencil:
+    if args.stencils:
         load_stencils(net, args.stencils)
+    if stencil:
         net.set(0, fill="stencil")
     if args.streams != "layer":
         step = 1 if args.streams == "shifted" else 0

@@ -14,8 +14,9 @@
   are data, so that ``net.set`` and ``net.reseed`` take effect in the captured graph.
 
 What is fixed when a graph is built: the layers' grains, sources, streams and fills (``zero`` and
-``rescale`` are one here), and which layers of a shared map have equal rates. A call that finds
-these changed builds and captures anew, which takes about as long as ``deploy`` did.
+``rescale`` are one here), tables of ``stencil``, and which layers of a shared map have equal rates.
+A call that finds these changed builds and captures anew, which takes about as long as ``deploy``
+did.
 """
 
 from __future__ import annotations

@@ -132,7 +132,8 @@ def calibrate_stencils(net: DrowsyNet, images: Tensor, *, batch: int = 50) -> No
     """Give every layer whose grain has cells of single positions the table of fill ``stencil``.
 
     The network sees the images with all neurons awake; its rates, its fills and its clock stay as
-    they are. ``net.set(rate, fill="stencil")`` puts the tables to use.
+    they are. ``net.set(rate, fill="stencil")`` puts the tables to use. Calibrate again after
+    changing weights.
 
     Args:
         net: a converted network.

@@ -2,7 +2,7 @@
 
 A convolution that works through a list of awake neurons leaves the sleepers as they were. This
 kernel writes each of them once and touches no awake neuron: 0 (plus the residual that the layer
-adds), or a value taken from awake neighbours of the same image and channel. ``drowsy.neuron``
+adds), or a value made from awake neighbours of the same image and channel. ``drowsy.neuron``
 specifies the fills.
 
 A program whose block has no sleeper returns after reading the block's bits. A neighbour is looked
@@ -275,6 +275,8 @@ def plan_fill_sleepers(
             raise ValueError("table: got None with fill 'stencil', allowed: a tensor [256, 9, C]")
         size = (*_TABLE_SHAPE, channels)
         check_operand("table", table, dtypes=DTYPES, shape=size, device=y.device)
+        if table.numel() > MAX_ELEMENTS:
+            raise ValueError(f"table: got {size}, allowed: below 2**31 elements")
 
     block_m, block_n = _block(fill, cell, channels)
     tiles_m, tiles_n = triton.cdiv(positions, block_m), triton.cdiv(channels, block_n)

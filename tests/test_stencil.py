@@ -230,6 +230,23 @@ def test_layer_fills_from_its_table(net: drowsy.DrowsyNet, images: Tensor) -> No
     torch.testing.assert_close(run(layer, images), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_compiled_and_exported_networks_read_their_tables(
+    net: drowsy.DrowsyNet, images: Tensor
+) -> None:
+    net.set(0.5, fill="stencil")
+    net.reseed(3)
+    expected = [run(net, images) for _ in range(2)]
+    torch._dynamo.reset()
+    net.reseed(3)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close([run(compiled, images) for _ in range(2)], expected)
+    net.reseed(3)
+    with torch.no_grad():
+        exported = torch.export.export(net, (images,)).module()
+        net.reseed(3)
+        torch.testing.assert_close([exported(images) for _ in range(2)], expected)
+
+
 def test_input_that_the_network_overwrites_stays(images: Tensor) -> None:
     class Overwriting(nn.Module):
         def __init__(self) -> None:
