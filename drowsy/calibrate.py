@@ -350,7 +350,7 @@ def _corrections(
             drowsy.step(node)
         else:
             task = _Task(node, layer, awake, drowsy, chunks, starts, seed, thresholds[layer.index])
-            if str(node.target) not in found and task.differs():
+            if str(node.target) not in found and task.differs:
                 found[str(node.target)] = task.correction(reconstruct)
             task.run(found.get(str(node.target)))
         dead = [used for used in node.all_input_nodes if last_use[used] is node]
@@ -378,27 +378,34 @@ class _Task:
         weight, bias = self.layer.parameters_in_effect()
         self.weight = weight.float()
         self.bias = weight.new_zeros(len(weight)).float() if bias is None else bias.float()
-
-    def differs(self) -> bool:
-        """Whether any input differs between the runs."""
-        assert isinstance(self.source, fx.Node)
-        pairs = zip(self.awake.values(self.source), self.drowsy.values(self.source), strict=True)
-        return any(not torch.equal(a, b) for a, b in pairs)
+        self.inputs = self.drowsy.values(self.source)
+        awake = self.awake.values(self.source)
+        self.differs = any(not torch.equal(a, b) for a, b in zip(awake, self.inputs, strict=True))
+        # Pre-activations of both runs, without a correction.
+        self.wanted = [self._convolve(x) for x in awake]
+        self.own = [self._convolve(x) for x in self.inputs] if self.differs else self.wanted
 
     def run(self, correction: Correction | None) -> None:
         """Compute the layer in both runs; in the drowsy one with its correction and its sleep."""
-        assert isinstance(self.source, fx.Node)
         layer = self.layer
-        inputs = zip(self.awake.values(self.source), self.drowsy.values(self.source), strict=True)
-        for chunk, (x, drowsy) in enumerate(inputs):
-            self.awake.put(self.node, chunk, layer.awake(x))
-            y = activate(self._convolve(drowsy, correction), layer.activation).to(drowsy.dtype)
+        for chunk, x in enumerate(self.inputs):
+            if correction is not None and correction.delta is not None:
+                z = self._convolve(x, correction)
+            elif correction is not None:
+                shift = correction.bias - correction.scale * self.bias
+                factor, shift = (part.view(1, -1, 1, 1) for part in (correction.scale, shift))
+                z = self.own[chunk] * factor + shift
+            else:
+                z = self.own[chunk].clone()
+            y = activate(z, layer.activation).to(x.dtype)
             if self.threshold:
-                factor = scale(self.threshold, layer.sleep.k, layer.fill)
+                times = scale(self.threshold, layer.sleep.k, layer.fill)
                 drawn = self._levels(chunk, y)
                 grain, fill, table = layer.sleep.grain, layer.fill, layer.table
-                y = sleep(y, drawn, self.threshold, factor, grain, fill, table)
+                y = sleep(y, drawn, self.threshold, times, grain, fill, table)
             self.drowsy.put(self.node, chunk, y)
+            awake = activate(self.wanted[chunk], layer.activation).to(x.dtype)
+            self.awake.put(self.node, chunk, awake)
 
     def correction(self, reconstruct: bool) -> Correction:
         """The correction for the drowsy inputs of this call."""
@@ -408,7 +415,7 @@ class _Task:
 
     def _affine(self) -> Correction:
         own, wanted = _Spread(), _Spread()
-        for _, z, target in self._pairs():
+        for z, target in self._pairs():
             own.add(z)
             wanted.add(target)
         # A channel that is constant in the drowsy run has nothing to be scaled.
@@ -416,17 +423,14 @@ class _Task:
         bias = (wanted.mean + factor * (self.bias - own.mean)).float()
         return Correction(factor, bias)
 
-    def _pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For each chunk: its number, drowsy pre-activations, and what they should be."""
-        assert isinstance(self.source, fx.Node)
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each chunk: drowsy pre-activations, and what they should be."""
         other = self._summand()
-        inputs = zip(self.awake.values(self.source), self.drowsy.values(self.source), strict=True)
-        for chunk, (x, drowsy) in enumerate(inputs):
-            target = self._convolve(x, None)
+        for chunk, (own, wanted) in enumerate(zip(self.own, self.wanted, strict=True)):
             if other is not None:
                 lost = self.awake.values(other)[chunk] - self.drowsy.values(other)[chunk]
-                target += lost.float()
-            yield chunk, self._convolve(drowsy, None), target
+                wanted = wanted + lost.float()
+            yield own, wanted
 
     def _summand(self) -> fx.Node | None:
         """What is added to the layer's output, where that is all that becomes of it."""
@@ -441,7 +445,7 @@ class _Task:
             return None
         return others[0] if self.awake.has(others[0]) else None
 
-    def _convolve(self, x: Tensor, correction: Correction | None) -> Tensor:
+    def _convolve(self, x: Tensor, correction: Correction | None = None) -> Tensor:
         spec = self.layer.spec
         weight, bias = self.weight, self.bias
         if correction is not None:
@@ -458,7 +462,6 @@ class _Task:
     # --- least squares ------------------------------------------------------------------------
 
     def _reconstructed(self) -> Correction:
-        assert isinstance(self.source, fx.Node)
         groups = self.layer.groups
         fit = [_Moments() for _ in range(groups)]
         held = [_Moments() for _ in range(groups)]
@@ -466,10 +469,9 @@ class _Task:
         last = len(self.chunks) - max(round(_HELD_OUT * len(self.chunks)), 1)
         depth = self.weight[0].numel()
         share = max(_POSITIONS, _POSITIONS_PER_WEIGHT * depth) / sum(map(len, self.chunks))
-        drowsy = self.drowsy.values(self.source)
-        for chunk, z, target in self._pairs():
+        for chunk, (z, target) in enumerate(self._pairs()):
             rows = self._rows(chunk, z, math.ceil(share * len(z)), generator)
-            patches = _patches(drowsy[chunk].float(), self.layer, rows, z.shape[2:], groups)
+            patches = _patches(self.inputs[chunk].float(), self.layer, rows, z.shape[2:], groups)
             rest = (target - z).permute(0, 2, 3, 1).flatten(0, 2)[rows]
             for group, (a, b) in enumerate(zip(patches, rest.chunk(groups, 1), strict=True)):
                 (fit if chunk < last else held)[group].add(a, b)
@@ -519,10 +521,11 @@ class _Spread:
         self.count, self.sum, self.squares = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, z: Tensor) -> None:
-        wide = z.double()
-        self.count += z.numel() // z.shape[1]
-        self.sum = self.sum + wide.sum((0, 2, 3))
-        self.squares = self.squares + wide.square().sum((0, 2, 3))
+        count = z.numel() // z.shape[1]
+        var, mean = (part.double() for part in torch.var_mean(z, (0, 2, 3), correction=0))
+        self.count += count
+        self.sum = self.sum + count * mean
+        self.squares = self.squares + count * (var + mean.square())
 
     @property
     def mean(self) -> Tensor:
