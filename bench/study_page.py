@@ -141,14 +141,15 @@ def lfsr_table() -> str:
 
 def comparison_table(name: str) -> str:
     """Points lost by every recipe of a comparison, top-1 / top-5, at each saving."""
-    networks = {network: rows for network in COMPARED if (rows := read(f"compare/{network}", name))}
-    measured = [row for table in networks.values() for row in table]
-    methods = dict.fromkeys(row["method"] for row in measured)
-    savings = sorted({float(row["saving"]) for row in measured})
+    recorded = {network: read(f"compare/{network}", name) for network in COMPARED}
+    networks = {network: table for network, table in recorded.items() if table}
+    measured = [each for table in networks.values() for each in table]
+    methods = dict.fromkeys(each["method"] for each in measured)
+    savings = sorted({float(each["saving"]) for each in measured})
     rows = [["network", "recipe", *(f"{saving:.0%} saved" for saving in savings)]]
     for network, table in networks.items():
         for method in methods:
-            mine = {float(row["saving"]): row for row in table if row["method"] == method}
+            mine = {float(r["saving"]): r for r in table if r["method"] == method}
             if mine:
                 cells = [_lost(mine[saving]) if saving in mine else "" for saving in savings]
                 rows.append([COMPARED[network], f"`{method}`", *cells])
