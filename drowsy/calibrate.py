@@ -54,6 +54,8 @@ _POSITIONS, _POSITIONS_PER_WEIGHT = 16_000, 5
 _HELD_OUT = 0.25
 # Layers of more groups get the affine correction: a group has few weights to change.
 _MAX_GROUPS = 8
+# Calibrations that an engine keeps.
+_KEPT = 8
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
@@ -247,6 +249,7 @@ class Corrected:
 
     A search then goes by what its settings lose once they are calibrated. Settings share no work,
     so that each costs a calibration and a whole evaluation; few images will do for the affine one.
+    The last few calibrations are kept, for other seeds and other images.
 
     Args: as for ``calibrate``.
     """
@@ -254,6 +257,7 @@ class Corrected:
     images: Tensor
     reconstruct: bool = False
     seed: int = 0
+    _kept: dict[tuple[int, Setting], Calibration] = field(default_factory=dict, repr=False)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -271,24 +275,27 @@ class Corrected:
         try:
             if work.baseline is None:
                 work = replace(work, baseline=work.evaluator(0).logits())
-            corrected: dict[Setting, Calibration] = {}
             for seed, todo in settings.items():
                 for setting in todo:
                     net.calibration = None
                     net.set(net.schedule_of(setting))
-                    if setting in corrected:
-                        net.calibration = corrected[setting]
-                    else:
-                        corrected[setting] = calibrate(
-                            net, self.images, reconstruct=self.reconstruct, seed=self.seed
-                        )
+                    net.calibration = self._calibration(net, setting)
                     yield seed, setting, work.evaluator(seed).evaluate(setting)
-                    if len(settings) == 1:
-                        del corrected[setting]
         finally:
             net.calibration = None
             net.set(before)
             net.calibration = calibration
+
+    def _calibration(self, net: DrowsyNet, setting: Setting) -> Calibration:
+        """Of the setting in force."""
+        key = (id(net), setting)
+        if key not in self._kept:
+            while len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = calibrate(
+                net, self.images, reconstruct=self.reconstruct, seed=self.seed
+            )
+        return self._kept[key]
 
 
 def _gathered(images: Tensor | Iterable[Any]) -> Tensor:
