@@ -527,7 +527,7 @@ def compare(
     Returns:
         A row for each saving and recipe: ``method``, ``saving`` (wanted), ``saving_reached``,
         ``size`` (of the image), ``NAME_lost`` in points and ``NAME_std`` over the seeds for top1
-        and top5 (or agreement), ``NAME_beats`` (``yes`` where it loses less than ``resolution`` by
+        and top5 (or agreement), ``divergence`` from the network as it is (nats), ``NAME_beats`` (``yes`` where it loses less than ``resolution`` by
         more than the larger spread of the two, ``no`` where it loses more by that, else ``even``),
         ``images``, ``seeds``, ``rates`` in 1/k. What a recipe cannot reach is None.
 
