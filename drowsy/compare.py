@@ -527,9 +527,10 @@ def compare(
     Returns:
         A row for each saving and recipe: ``method``, ``saving`` (wanted), ``saving_reached``,
         ``size`` (of the image), ``NAME_lost`` in points and ``NAME_std`` over the seeds for top1
-        and top5 (or agreement), ``divergence`` from the network as it is (nats), ``NAME_beats`` (``yes`` where it loses less than ``resolution`` by
-        more than the larger spread of the two, ``no`` where it loses more by that, else ``even``),
-        ``images``, ``seeds``, ``rates`` in 1/k. What a recipe cannot reach is None.
+        and top5 (or agreement), ``divergence`` from the network as it is in nats, ``NAME_beats``
+        (``yes`` where it loses less than ``resolution`` by more than the larger spread of the two,
+        ``no`` where it loses more by that, else ``even``), ``images``, ``seeds``, ``rates`` in
+        1/k. What a recipe cannot reach is None.
 
     Raises:
         ValueError: splits that overlap or are empty, a saving out of range, fewer than two seeds,
