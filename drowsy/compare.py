@@ -431,7 +431,6 @@ class Bench:
             batch=self._batch,
             reference=self._reference(split),
             engine=engine,
-            facts=None if engine is None else engine.facts,
             progress=self._progress,
         )
 

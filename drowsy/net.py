@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +21,7 @@ from drowsy.schedule import LayerSetting, Schedule, named
 from drowsy.sleep import FILLS, Grain, scale, threshold
 
 if TYPE_CHECKING:
-    from drowsy.calibrate import Calibration
+    from drowsy.calibrate import Calibration, Correction
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class DrowsyNet(fx.GraphModule):
     _own_fills: dict[str, str]
     _calibration: Calibration | None = None
     _corrected_for: tuple[int, ...] | None = None
+    _corrected: Mapping[str, Correction] = MappingProxyType({})
 
     @classmethod
     def assemble(
@@ -201,22 +204,30 @@ class DrowsyNet(fx.GraphModule):
         """Corrections by operating point (``drowsy.calibrate``); ``set`` puts one in force.
 
         Raises, when it is given:
-            ValueError: one of another network: other layers or another ``k``.
+            TypeError, ValueError: no calibration, or one of another network: other layers, shapes
+                or ``k``. The network is then as it was.
         """
         return self._calibration
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
-        if calibration is not None:
-            if (calibration.k, calibration.layers) != (self.k, tuple(self.layers)):
-                raise ValueError(
-                    f"calibration: is of {len(calibration.layers)} layers with k = "
-                    f"{calibration.k} ({', '.join(calibration.layers[:3])} ...), the network has "
-                    f"{len(self.layers)} with k = {self.k} ({', '.join(list(self.layers)[:3])} ...)"
-                )
-            # Resident: a change of the point must not wait for a copy from the host.
-            calibration = calibration.to(self.control.thresholds.device)
-        self._calibration, self._corrected_for = calibration, None
+        from drowsy.calibrate import Calibration
+
+        if calibration is None:
+            self._calibration = self._corrected_for = None
+            self._corrected = {}
+            for layer in self.layers.values():
+                layer.uncorrect()
+            return
+        if not isinstance(calibration, Calibration):
+            raise TypeError(
+                f"calibration: got {type(calibration).__name__}, allowed: a Calibration "
+                "(drowsy.calibrate makes one, Calibration.load reads one)"
+            )
+        calibration.check(self)
+        # Resident: a change of the point must not wait for a copy from the host.
+        self._calibration = calibration.to(self.control.thresholds.device)
+        self._corrected_for = None
         self._correct()
 
     @property
@@ -224,11 +235,24 @@ class DrowsyNet(fx.GraphModule):
         """Thresholds of the operating point whose correction is in force; None without any."""
         return self._corrected_for
 
+    @property
+    def corrected(self) -> Mapping[str, Correction]:
+        """The corrections in force by layer; empty where nothing is corrected."""
+        return self._corrected
+
+    @contextmanager
+    def uncorrected(self) -> Iterator[None]:
+        """Compute without corrections for a while."""
+        corrections = self._corrected
+        self._apply_corrections({})
+        try:
+            yield
+        finally:
+            self._apply_corrections(corrections)
+
     def _correct(self) -> None:
         """Put the correction of the calibrated point nearest to the setting in force."""
         if self._calibration is None:
-            for layer in self.layers.values():
-                layer.correct(None)
             return
         setting = tuple(self.control.settings)
         nearest, distance = self._calibration.nearest(setting)
@@ -240,13 +264,16 @@ class DrowsyNet(fx.GraphModule):
             )
         if nearest == self._corrected_for:
             return
-        corrections = self._calibration.points.get(nearest, {})
+        self._apply_corrections(self._calibration.points.get(nearest, {}))
+        self._corrected_for = nearest
+
+    def _apply_corrections(self, corrections: Mapping[str, Correction]) -> None:
         for name, layer in self.layers.items():
             if name in corrections:
                 layer.correct(**vars(corrections[name]))
             else:
                 layer.correct(None)
-        self._corrected_for = nearest
+        self._corrected = corrections
 
     def _fills(self, fill: str | None) -> dict[str, str]:
         if fill is None:
