@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,7 +49,7 @@ class DrowsyNet(fx.GraphModule):
     _own_fills: dict[str, str]
     _calibration: Calibration | None = None
     _corrected_for: tuple[int, ...] | None = None
-    _corrected: Mapping[str, Correction] = MappingProxyType({})
+    _corrected: Mapping[str, Correction]
 
     @classmethod
     def assemble(
@@ -70,6 +69,7 @@ class DrowsyNet(fx.GraphModule):
         net._original = (model,)
         net._layers = layers
         net._own_fills = {name: layer.fill for name, layer in layers.items()}
+        net._corrected = {}
         net.graph = graph
         net.eval()
         net.register_load_state_dict_post_hook(_refresh_after_load)
@@ -228,6 +228,11 @@ class DrowsyNet(fx.GraphModule):
         # Resident: a change of the point must not wait for a copy from the host.
         self._calibration = calibration.to(self.control.thresholds.device)
         self._corrected_for = None
+        # Here and not where the knob turns layers get their buffers, which graphs hold on to.
+        for corrections in self._calibration.points.values():
+            for name, each in corrections.items():
+                if self.layers[name].corrected_weight is None:
+                    self.layers[name].correct(**vars(each))
         self._correct()
 
     @property
