@@ -86,12 +86,14 @@ class Calibration:
         layers: names of the network's layers, in order of execution.
         shares: each layer's share of the network's multiplications.
         points: settings, each with its layers' corrections.
+        sleeps: for each of them ``DrowsyNet.sleeps``, which it was made for.
     """
 
     k: int
     layers: tuple[str, ...]
     shares: tuple[float, ...]
     points: dict[Setting, dict[str, Correction]] = field(default_factory=dict)
+    sleeps: dict[Setting, tuple[str, ...]] = field(default_factory=dict)
 
     def nearest(self, setting: Setting) -> tuple[Setting, float]:
         """The calibrated setting nearest to another one, and how far it is.
@@ -143,7 +145,7 @@ class Calibration:
             setting: {name: moved(each) for name, each in corrections.items()}
             for setting, corrections in self.points.items()
         }
-        return Calibration(self.k, self.layers, self.shares, points)
+        return Calibration(self.k, self.layers, self.shares, points, self.sleeps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -161,6 +163,7 @@ class Calibration:
             "layers": self.layers,
             "shares": self.shares,
             "settings": list(self.points),
+            "sleeps": [self.sleeps[setting] for setting in self.points],
         }
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"drowsy": json.dumps(about)})
@@ -196,7 +199,8 @@ class Calibration:
                 name, _, part = rest.rpartition("/")
                 point = parts.setdefault(settings[int(number)], {})
                 point.setdefault(name, {})[part] = tensor
-            for setting in settings:
+            for setting, sleeps in zip(settings, about["sleeps"], strict=True):
+                found.sleeps[setting] = tuple(sleeps)
                 layers = parts.get(setting, {})
                 found.points[setting] = {name: Correction(**p) for name, p in layers.items()}
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -217,7 +221,8 @@ def calibrate(
     """Correct a network at its operating points; neither labels nor training are needed.
 
     From then on ``net.set`` puts the correction of the nearest calibrated point in force, and warns
-    where that is not the very point. Rate 0 is never corrected.
+    where that is not the very point, or where it was made for other sleepers (another grain, fill
+    or source). Rate 0 is never corrected.
 
     Args:
         net: a converted network; its weights, rates and sleep maps stay as they are.
@@ -260,6 +265,7 @@ def calibrate(
             net.set(schedule)
             setting = tuple(net.control.settings)
             if any(setting):
+                calibration.sleeps[setting] = net.sleeps
                 calibration.points[setting] = _corrections(
                     net, pixels, reconstruct, seed, batch, progress
                 )

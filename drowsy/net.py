@@ -120,6 +120,11 @@ class DrowsyNet(fx.GraphModule):
             },
         )
 
+    @property
+    def sleeps(self) -> tuple[str, ...]:
+        """Of every layer, as text: what decides how its statistics shift, its rate aside."""
+        return tuple(f"{layer.sleep}, {layer.fill}" for layer in self.layers.values())
+
     # --- the knob -------------------------------------------------------------------------------
 
     def set(
@@ -189,6 +194,7 @@ class DrowsyNet(fx.GraphModule):
             named(name, layer.check, grain=grain)
         for layer in self.layers.values():
             layer.stage(grain=grain)
+        self._correct()
 
     def refresh(self) -> None:
         """Fold batch norms again, after parameters or statistics were changed by hand."""
@@ -265,6 +271,18 @@ class DrowsyNet(fx.GraphModule):
             warnings.warn(
                 f"calibration: {setting} was not calibrated; the correction of {nearest} is in "
                 f"force, which differs in {distance:.1%} of the multiplications",
+                stacklevel=3,
+            )
+        made = self._calibration.sleeps.get(nearest, self.sleeps)
+        if made != self.sleeps:
+            name, was, now = next(
+                triple
+                for triple in zip(self.layers, made, self.sleeps, strict=True)
+                if triple[1] != triple[2]
+            )
+            warnings.warn(
+                f"calibration: was made for other sleepers: layer {name} has {now!r}, and had "
+                f"{was!r}",
                 stacklevel=3,
             )
         if nearest == self._corrected_for:

@@ -500,6 +500,21 @@ def test_the_nearest_point_is_in_force_and_a_warning_says_so(calibrated: DrowsyN
     assert torch.equal(outputs(calibrated, photos()), exact)
 
 
+def test_other_sleepers_than_those_calibrated_for_are_told(calibrated: DrowsyNet) -> None:
+    calibrated.set(0.5)
+    with pytest.warns(UserWarning, match=r"other sleepers: layer 0 has '.*zero', and had '.*near"):
+        calibrated.set(0.5, fill="zero")
+    with pytest.warns(UserWarning, match=r"layer 0 has '.*channel.*', and had '.*position"):
+        calibrated.set_grain("channel")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrated.set(0)
+    net = converted(source="bernoulli")
+    net.set(0.5)
+    with pytest.warns(UserWarning, match=r"'bernoulli.*', and had 'stratified"):
+        net.calibration = calibrated.calibration
+
+
 def addresses(net: DrowsyNet) -> list[int]:
     """Of what the layers that a point corrects compute with."""
     return [t.data_ptr() for n in ("3", "6") for t in net.layers[n].parameters_in_effect()]
@@ -637,10 +652,12 @@ def test_new_weights_are_corrected_again(calibrated: DrowsyNet) -> None:
 def test_a_file_gives_the_same_corrections(calibrated: DrowsyNet, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     calibrated.calibration.points[1, 1, 1] = {}
+    calibrated.calibration.sleeps[1, 1, 1] = calibrated.sleeps
     calibrated.calibration.save(path)
     loaded, own = Calibration.load(path), calibrated.calibration
     assert (loaded.k, loaded.layers, loaded.shares) == (own.k, own.layers, own.shares)
     assert list(loaded.points) == list(own.points)
+    assert loaded.sleeps == own.sleeps
     net = converted()
     net.set(0.5)
     net.calibration = loaded
@@ -653,7 +670,8 @@ def test_a_file_gives_the_same_corrections(calibrated: DrowsyNet, tmp_path: Path
 
 def test_names_with_slashes_survive_a_file(tmp_path: Path) -> None:
     one = torch.ones(2)
-    made = Calibration(8, ("a/b/c",), (1.0,), {(4,): {"a/b/c": Correction(one, 2 * one)}})
+    points = {(4,): {"a/b/c": Correction(one, 2 * one)}}
+    made = Calibration(8, ("a/b/c",), (1.0,), points, {(4,): ("asleep",)})
     made.save(tmp_path / "c.safetensors")
     found = Calibration.load(tmp_path / "c.safetensors").points[4,]["a/b/c"]
     assert torch.equal(found.bias, 2 * one)
