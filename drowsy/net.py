@@ -274,12 +274,11 @@ class DrowsyNet(fx.GraphModule):
                 stacklevel=3,
             )
         made = self._calibration.sleeps.get(nearest, self.sleeps)
-        if made != self.sleeps:
-            name, was, now = next(
-                triple
-                for triple in zip(self.layers, made, self.sleeps, strict=True)
-                if triple[1] != triple[2]
-            )
+        # Layers that are awake at this point may be whatever they like.
+        asleep = zip(self.layers, nearest, made, self.sleeps, strict=True)
+        others = [(name, was, now) for name, j, was, now in asleep if j and was != now]
+        if others:
+            name, was, now = others[0]
             warnings.warn(
                 f"calibration: was made for other sleepers: layer {name} has {now!r}, and had "
                 f"{was!r}",

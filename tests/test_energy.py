@@ -751,7 +751,7 @@ def test_the_command_measures_with_corrections(
 
     torch.manual_seed(0)
     net = drowsy.convert(build().eval())
-    drowsy.calibrate(net, torch.randn(4, 3, 8, 8), [net.schedule_of((4, 4))]).save("c.tensors")
+    drowsy.calibrate(net, torch.randn(4, 3, 8, 8), Frontier.load("frontier.json")).save("c.tensors")
     corrected = []
     original = drowsy.DrowsyNet.set
 
