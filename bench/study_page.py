@@ -1,4 +1,4 @@
-"""Fill the tables of ``docs/study/README.md`` from the recorded results beside it.
+"""Fill the tables of the pages in ``docs/study`` from the recorded results beside them.
 
     python -m bench.study_page
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from drowsy import models
@@ -23,6 +24,13 @@ NETWORKS = {
     "caffenet_cifar": "CaffeNet-shaped, CIFAR-10",
     "squeezenet1_1": "SqueezeNet 1.1, ImageNet",
     "resnet18": "ResNet-18, ImageNet",
+}
+COMPARED = {
+    "caffenet_cifar": "CaffeNet-shaped, CIFAR-10",
+    "cifar_resnet56": "ResNet-56, CIFAR-10",
+    "squeezenet1_1": "SqueezeNet 1.1, ImageNet",
+    "resnet18": "ResNet-18, ImageNet",
+    "resnet50": "ResNet-50, ImageNet",
 }
 RATES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)
 # Points lost by the paper's CaffeNet, uniform and non-rescaled (section IV).
@@ -131,6 +139,52 @@ def lfsr_table() -> str:
     return markdown(rows)
 
 
+def comparison_table(name: str) -> str:
+    """Points lost by every recipe of a comparison, top-1 / top-5, at each saving."""
+    recorded = {network: read(f"compare/{network}", name) for network in COMPARED}
+    networks = {network: table for network, table in recorded.items() if table}
+    measured = [each for table in networks.values() for each in table]
+    methods = dict.fromkeys(each["method"] for each in measured)
+    savings = sorted({float(each["saving"]) for each in measured})
+    rows = [["network", "recipe", *(f"{saving:.0%} saved" for saving in savings)]]
+    for network, table in networks.items():
+        for method in methods:
+            mine = {float(r["saving"]): r for r in table if r["method"] == method}
+            if mine:
+                cells = [_lost(mine[saving]) if saving in mine else "" for saving in savings]
+                rows.append([COMPARED[network], f"`{method}`", *cells])
+    return markdown(rows)
+
+
+def _lost(row: Row) -> str:
+    """``1.3 ± 0.2 / 0.4 ± 0.1``; bold where it loses less than resolution beyond the spread."""
+    cells = []
+    for metric in PAPER:
+        lost, spread = row[f"{metric}_lost"], row[f"{metric}_std"]
+        if not lost:
+            return "not reached"
+        text = f"{float(lost) + 0.0:.1f}" + (f" ± {float(spread):.1f}" if float(spread) else "")
+        cells.append(f"**{text}**" if row[f"{metric}_beats"] == "yes" else text)
+    return " / ".join(cells)
+
+
+def comparison_provenance() -> str:
+    """What comparisons were measured on."""
+    rows = [["network", "comparison", "dtype", "calibration, search, report", "seeds", "commit"]]
+    for network, title in COMPARED.items():
+        for path in sorted((STUDY / "compare" / network).glob("*.json")):
+            record = json.loads(path.read_text())
+            splits = record["splits"]
+            spans = [
+                ":".join(map(str, splits[split])) if split in splits else "-"
+                for split in ("calibration", "search", "report")
+            ]
+            seeds = " ".join(map(str, record["seeds"]))
+            commit = (record["commit"] or "")[:10]
+            rows.append([title, path.stem, record["dtype"], ", ".join(spans), seeds, commit])
+    return markdown(rows)
+
+
 def provenance_table() -> str:
     """What was measured on what."""
     rows = [["network", "images", "dtype", "seeds", "settings measured", "commit"]]
@@ -164,17 +218,33 @@ def _named(loss: dict[str, float], layers: Iterable[str]) -> str:
 
 
 def main() -> None:
-    """Rewrite the page's tables."""
-    page = STUDY / "README.md"
+    """Rewrite the pages' tables."""
+    fill(
+        STUDY / "README.md",
+        {
+            "uniform": uniform_table,
+            "nonuniform": nonuniform_table,
+            "sensitivity": sensitivity_table,
+            "cost": cost_comparison,
+            "lfsr": lfsr_table,
+            "provenance": provenance_table,
+        },
+    )
+    fill(
+        STUDY / "compare" / "README.md",
+        {
+            "methods": partial(comparison_table, "compare"),
+            "ablation": partial(comparison_table, "ablation"),
+            "grains": partial(comparison_table, "grains"),
+            "patterns": partial(comparison_table, "patterns"),
+            "provenance": comparison_provenance,
+        },
+    )
+
+
+def fill(page: Path, tables: Mapping[str, Callable[[], str]]) -> None:
+    """Write each table between its marks on a page."""
     text = page.read_text(encoding="utf-8")
-    tables = {
-        "uniform": uniform_table,
-        "nonuniform": nonuniform_table,
-        "sensitivity": sensitivity_table,
-        "cost": cost_comparison,
-        "lfsr": lfsr_table,
-        "provenance": provenance_table,
-    }
     for name, table in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         filled = f"\\g<1>{table()}\n\\g<2>"

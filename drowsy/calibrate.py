@@ -20,7 +20,6 @@ layer that runs several times is corrected for its first inputs, if these differ
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import operator
@@ -59,6 +58,8 @@ _POSITIONS, _POSITIONS_PER_WEIGHT = 16_000, 5
 _HELD_OUT = 0.25
 # Layers of more groups get the affine correction: a group has few weights to change.
 _MAX_GROUPS = 8
+# Calibrations that an engine keeps.
+_KEPT = 8
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
@@ -297,6 +298,7 @@ class Corrected:
 
     A search then goes by what its settings lose once they are calibrated. Settings share no work,
     so that each costs a calibration and a whole evaluation; few images will do for the affine one.
+    The last few calibrations are kept, for other seeds and other images.
 
     Args: as for ``calibrate``.
     """
@@ -304,6 +306,9 @@ class Corrected:
     images: Tensor
     reconstruct: bool = False
     seed: int = 0
+    _kept: dict[tuple[DrowsyNet, tuple[str, ...], Setting], Calibration] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -319,13 +324,23 @@ class Corrected:
         with _as_it_was(net):
             if work.baseline is None:
                 work = replace(work, baseline=work.evaluator(0).logits())
-            for setting in dict.fromkeys(itertools.chain.from_iterable(settings.values())):
-                net.calibration = None
-                net.set(net.schedule_of(setting))
-                calibrate(net, self.images, reconstruct=self.reconstruct, seed=self.seed)
-                for seed, todo in settings.items():
-                    if setting in todo:
-                        yield seed, setting, work.evaluator(seed).evaluate(setting)
+            for seed, todo in settings.items():
+                for setting in todo:
+                    net.calibration = None
+                    net.set(net.schedule_of(setting))
+                    net.calibration = self._calibration(net, setting)
+                    yield seed, setting, work.evaluator(seed).evaluate(setting)
+
+    def _calibration(self, net: DrowsyNet, setting: Setting) -> Calibration:
+        """Of the setting in force."""
+        key = (net, net.sleeps, setting)
+        if key not in self._kept:
+            while len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = calibrate(
+                net, self.images, reconstruct=self.reconstruct, seed=self.seed
+            )
+        return self._kept[key]
 
 
 def _gathered(images: Tensor | Iterable[Any]) -> Tensor:

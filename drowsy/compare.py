@@ -51,8 +51,8 @@ SAVINGS = (0.25, 0.5, 0.75)
 SEEDS = (0, 1, 2)
 RATES = ("uniform", "search")
 CORRECTIONS = ("none", "affine", "reconstruct")
-# Images that correct the network while a search looks for settings.
-SEARCH_CALIBRATION = 24
+# Searches that correct the network at every setting: images for that, and images they measure on.
+SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
 
 # Savings are sums of floats.
 _EPSILON = 1e-9
@@ -99,8 +99,9 @@ class Sleep(Recipe):
         source, grain, k, fill, skip: as for ``drowsy.convert``.
         aligned: layers of a stage share one position map (``drowsy.align``).
         rates: ``uniform`` (one rate for all layers) or ``search`` (the additive search).
-        scaling: savings that may be left to the input's resolution; of the operations at each, the
-            one of least divergence on the search images is taken. 0 is full resolution.
+        scaling: how much of a saving may be left to the input's resolution: 0 is nothing, at 1
+            nobody sleeps. Of the operations at each, the most accurate one on the search images is
+            taken (without labels, the one of least divergence).
         correction: what ``drowsy.calibrate`` does before an operation is measured: ``none``,
             ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images.
     """
@@ -123,8 +124,8 @@ class Sleep(Recipe):
             )
         if self.rates not in RATES:
             raise ValueError(f"rates: got {self.rates!r}, allowed: {', '.join(RATES)}")
-        if not self.scaling or not all(0 <= part < 1 for part in self.scaling):
-            raise ValueError(f"scaling: got {self.scaling}, allowed: savings from 0 to below 1")
+        if not self.scaling or not all(0 <= part <= 1 for part in self.scaling):
+            raise ValueError(f"scaling: got {self.scaling}, allowed: parts from 0 to 1")
 
     @property
     def calibrates(self) -> bool:
@@ -132,21 +133,23 @@ class Sleep(Recipe):
         return self.correction != "none" or self.fill == "stencil"
 
     def operate(self, bench: Bench, saving: float) -> Operation | None:
-        sizes = dict.fromkeys(map(bench.resolution_for, self.scaling))
-        found = [
-            operation
-            for size in sizes
-            # A size that alone saves enough leaves nothing to sleep.
-            if size is not None
-            and bench.spared(size) < saving
-            and (operation := self._at(bench, size, saving)) is not None
-        ]
-        if len(found) < 2:
-            return found[0] if found else None
-        return min(found, key=bench.divergence)
+        found: dict[Size, Operation] = {}
+        for part in self.scaling:
+            size = bench.resolution_for(part * saving)
+            operation = None if size is None else self._at(bench, size, saving)
+            if size is not None and operation is not None:
+                found[size] = operation
+        operations = list(found.values())
+        return (
+            max(operations, key=bench.quality)
+            if len(operations) > 1
+            else next(iter(operations), None)
+        )
 
     def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
         net = bench.net(self)
+        if bench.spared(size) >= saving - _EPSILON:
+            return Operation(bench.dense, size, bench.awake, bench.spared(size))
         left = 1 - bench.spared(size)
         # A multiplication asleep is one of those that are left at this size.
         wanted = 1 - (1 - saving) / left - _EPSILON
@@ -203,7 +206,7 @@ SETS: dict[str, tuple[Recipe, ...]] = {
         Slim(),
         Scale(),
         _OURS,
-        replace(_OURS, name="ours+resolution", scaling=(0.125, 0.25, 0.5)),
+        replace(_OURS, name="ours+resolution", scaling=(0.5, 0.75, 1.0)),
     ),
     # One ingredient more in every line, from the paper's method to ours.
     "ablation": (
@@ -290,9 +293,13 @@ class Bench:
             name: None if labels is None else labels[span.start : span.stop].to(device)
             for name, span in splits.items()
         }
+        self._images["quick"] = self._images["search"][:SEARCH_IMAGES]
+        found = self._labels["search"]
+        self._labels["quick"] = None if found is None else found[:SEARCH_IMAGES]
         self._nets: dict[Recipe, DrowsyNet] = {}
         self._searched: dict[Sleep, dict[Setting, float]] = {}
         self._sought: dict[Sleep, set[float]] = {}
+        self._engines: dict[tuple[str, Size], Corrected] = {}
         self._references: dict[str, Reference] = {}
         self.dense = self.net(Sleep("dense"))
         self.awake: Setting = (0,) * len(self.dense.layers)
@@ -358,20 +365,20 @@ class Bench:
 
     # --- measuring ------------------------------------------------------------------------------
 
-    def measure(self, operation: Operation) -> OperatingPoint:
-        """What an operation does on the images that are reported on, with every seed."""
+    def measure(self, operation: Operation, split: str = "report") -> OperatingPoint:
+        """What an operation does on the images of a split; every seed counts on ``report``."""
         # Without sleep nothing is random.
-        seeds = self.seeds if any(operation.setting) else self.seeds[:1]
+        seeds = self.seeds if split == "report" and any(operation.setting) else self.seeds[:1]
         engine = self._engine(operation.correction, operation.size)
-        measurer = self._measurer(operation.net, operation.size, "report", seeds, engine)
-        return measurer.measure([operation.setting], "report")[operation.setting]
+        measurer = self._measurer(operation.net, operation.size, split, seeds, engine)
+        return measurer.measure([operation.setting], split)[operation.setting]
 
-    def divergence(self, operation: Operation) -> float:
-        """An operation's divergence on the search images, as a search would see it."""
-        engine = self._quick(operation.correction, operation.size)
-        measurer = self._measurer(operation.net, operation.size, "search", self.seeds[:1], engine)
-        point = measurer.measure([operation.setting], "sizes")[operation.setting]
-        return point.divergence or 0.0
+    def quality(self, operation: Operation) -> float:
+        """How good an operation is on the search images, to choose among sizes."""
+        point = self.measure(operation, "search")
+        if point.top1 is None or point.top5 is None:
+            return -(point.divergence or 0.0)
+        return point.top1 + point.top5
 
     def search(self, recipe: Sleep) -> dict[Setting, float]:
         """Settings measured on the search images at full resolution, and their divergence.
@@ -382,15 +389,19 @@ class Bench:
         key = replace(recipe, name="", scaling=(0.0,))
         goals = set()
         for saving, part in itertools.product(self._savings, recipe.scaling):
-            size = self.resolution_for(part)
+            size = self.resolution_for(part * saving)
             if size is not None and self.spared(size) < saving:
                 # A multiplication asleep is one of those that are left at this size.
                 goals.add(round(1 - (1 - saving) / (1 - self.spared(size)), 6))
         found = self._searched.setdefault(key, {})
         missing = sorted(goals - self._sought.setdefault(key, set()))
         if missing:
-            engine = self._quick(recipe.correction, self.full)
-            measurer = self._measurer(self.net(recipe), self.full, "search", self.seeds[:1], engine)
+            # What a correction costs at every setting, few images make up for.
+            engine, split = None, "search"
+            if recipe.correction != "none":
+                images = self.images("calibration", self.full)[:SEARCH_CALIBRATION]
+                engine, split = Corrected(images), "quick"
+            measurer = self._measurer(self.net(recipe), self.full, split, self.seeds[:1], engine)
             points = search_at(measurer, missing, self._budget)
             found |= {setting: point.divergence or 0.0 for setting, point in points.items()}
             self._sought[key] |= goals
@@ -399,14 +410,11 @@ class Bench:
     def _engine(self, correction: str, size: Size) -> Corrected | None:
         if correction == "none":
             return None
-        images = self.images("calibration", size)
-        return Corrected(images, reconstruct=correction == "reconstruct")
-
-    def _quick(self, correction: str, size: Size) -> Corrected | None:
-        """What stands for a correction while a search looks for settings."""
-        if correction == "none":
-            return None
-        return Corrected(self.images("calibration", size)[:SEARCH_CALIBRATION])
+        if (correction, size) not in self._engines:
+            images = self.images("calibration", size)
+            engine = Corrected(images, reconstruct=correction == "reconstruct")
+            self._engines[correction, size] = engine
+        return self._engines[correction, size]
 
     def images(self, split: str, size: Size) -> Tensor:
         """Images of a split, scaled, as the network takes them."""

@@ -247,7 +247,7 @@ def _stencil(y: Tensor, asleep: Tensor, grain: Grain, table: Tensor) -> Tensor:
     _, channels, height, width = y.shape
     # A cell's neurons lie together in a row, where all cells have as many.
     if channels % grain.cell(channels, 1)[1]:
-        asleep, grain = _over_channels(asleep, channels, grain), Grain()
+        asleep = _over_channels(asleep, channels, grain)
     cells = asleep.shape[1]
     dtype = torch.promote_types(y.dtype, torch.float32)
     weights = table.to(dtype).view(len(table), len(RING) + 1, cells, channels // cells)

@@ -710,6 +710,38 @@ def test_the_engine_calibrates_at_every_setting(reconstruct: bool) -> None:
     assert len({str(e.facts) for e in (engine, other, Corrected(photos(12)))}) == 3
 
 
+def test_an_engine_keeps_a_few_calibrations_of_the_network_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, (images, _) = converted(), labelled()
+    calls = []
+
+    def counted(*args: Any, **options: Any) -> Calibration:
+        calls.append(1)
+        return calibrate(*args, **options)
+
+    monkeypatch.setattr(calibration, "calibrate", counted)
+    engine = Corrected(photos(24))
+    settings = [(1, 1, j) for j in range(8)]
+
+    def measure() -> list[drowsy.OperatingPoint]:
+        # Of seeds and images, none costs a calibration.
+        seeds, calls[:] = (0, 1), []
+        measurers = [Measurer(net, p, seeds=seeds, engine=engine) for p in (images, images[:5])]
+        return [p for m in measurers for p in m.measure(settings).values()]
+
+    first = measure()
+    assert len(calls) == 8
+    assert measure() == first
+    assert not calls
+    net.set(0, fill="zero")
+    other = measure()
+    assert len(calls) == 8
+    fresh = converted(fill="zero")
+    expected = Measurer(fresh, images, seeds=(0, 1), engine=Corrected(photos(24)))
+    assert other[:8] == list(expected.measure(settings).values())
+
+
 def test_a_correction_in_force_is_told_by_the_key_and_spares_rate_0() -> None:
     net, (images, labels) = converted(), labelled()
     plain = Measurer(net, images, labels)

@@ -166,35 +166,38 @@ def test_the_model_stays_as_it_was() -> None:
 # --- choosing ------------------------------------------------------------------------------------
 
 
-def bench(**options: Any) -> Bench:
+def bench(labelled: bool = True, **options: Any) -> Bench:
     images, labels = small_data()
     given = {
         "savings": SAVINGS, "seeds": (0, 1), "store": None, "budget": 24, "batch": 50,
         "dtype": torch.float32, "device": torch.device("cpu"), "interpolation": "bicubic",
         "progress": False,
     }  # fmt: skip
-    return Bench(small_model(), images, labels, SPLITS, **(given | options))
+    return Bench(small_model(), images, labels if labelled else None, SPLITS, **(given | options))
 
 
-def test_of_several_sizes_the_least_divergence_from_the_full_network_is_taken() -> None:
-    found = bench()
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_several_sizes_the_best_on_the_search_images_is_taken(labelled: bool) -> None:
+    found = bench(labelled)
     recipe = Sleep("both", source="lattice", grain="position", fill="nearest")
-    alone = [
-        replace(recipe, scaling=(part,)).operate(found, 0.5) for part in (0.0, 0.125, 0.25, 0.375)
-    ]
-    harm = [found.divergence(operation) for operation in alone if operation]
-    assert len({operation.size for operation in alone}) == len(harm) == 4
-    best = replace(recipe, scaling=(0.0, 0.125, 0.25, 0.375)).operate(found, 0.5)
-    assert best.size == alone[harm.index(min(harm))].size
+    parts = (0.0, 0.25, 0.5, 0.75, 1.0)
+    alone = [replace(recipe, scaling=(part,)).operate(found, 0.5) for part in parts]
+    points = [found.measure(operation, "search") for operation in alone if operation]
+    assert len({operation.size for operation in alone}) == len(points) == 5
+    quality = [p.top1 + p.top5 if labelled else -p.divergence for p in points]
+    best = replace(recipe, scaling=parts).operate(found, 0.5)
+    assert best.size == alone[quality.index(max(quality))].size
+    # All of a saving left to resolution: nobody sleeps.
+    assert alone[-1] == Scale().operate(found, 0.5)
     # Divergence at another size is from the network as it is, not from itself at rate 0.
     rested = replace(best, setting=found.awake, size=(8, 8))
-    assert found.divergence(rested) > 0
+    assert found.measure(rested, "search").divergence > 0
 
 
 def test_one_search_at_full_resolution_serves_every_size(evaluated: list[Any]) -> None:
     found = bench()
     recipe = Sleep(
-        "both", source="lattice", grain="position", fill="nearest", scaling=(0.0, 0.125, 0.25)
+        "both", source="lattice", grain="position", fill="nearest", scaling=(0.0, 0.3, 0.6)
     )
     recipe.operate(found, 0.5)
     sides = [side for _, _, (count, side), _, _ in evaluated if count == 12]
