@@ -120,7 +120,9 @@ class Calibration:
                 f"({', '.join(self.layers[:3])} ...), the network has {len(layers)} with k = "
                 f"{net.k} ({', '.join(list(layers)[:3])} ...)"
             )
-        for corrections in self.points.values():
+        for setting, corrections in self.points.items():
+            if len(setting) != len(layers) or not corrections.keys() <= layers.keys():
+                raise ValueError(f"calibration: its point {setting} is of other layers than it has")
             for name, each in corrections.items():
                 shape = layers[name].weight.shape
                 wanted = {"scale": shape[:1], "bias": shape[:1], "delta": shape}

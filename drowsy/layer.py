@@ -276,7 +276,10 @@ class DrowsyConv2d(nn.Conv2d):
                     self.corrected_bias = weight.new_empty(weight.shape[0])
             if scale is None:
                 self.corrected_weight.copy_(weight)
-                self.corrected_bias.copy_(torch.zeros(()) if own is None else own)
+                if own is None:
+                    self.corrected_bias.zero_()
+                else:
+                    self.corrected_bias.copy_(own)
                 return
             # In float32 at least: what is added may be far smaller than the weight.
             wide = torch.promote_types(weight.dtype, torch.float32)

@@ -297,6 +297,14 @@ class DrowsyNet(fx.GraphModule):
                 layer.correct(None)
         self._corrected = corrections
 
+    def _apply(self, fn: Any, recurse: bool = True) -> DrowsyNet:
+        """Corrections follow the network's device, never its dtype."""
+        super()._apply(fn, recurse)
+        if self._calibration is not None:
+            self._calibration = self._calibration.to(self.control.thresholds.device)
+            self._corrected = self._calibration.points.get(self._corrected_for or (), {})
+        return self
+
     def _fills(self, fill: str | None) -> dict[str, str]:
         if fill is None:
             return {}

@@ -473,6 +473,14 @@ CASES = [
         r"calibration: layer 2: scale: got shape \(4,\), the network's layer has \(6,\)",
     ),
     Case(
+        "calibration of a layer that is not there",
+        lambda _: setattr(
+            net(), "calibration", Calibration(8, ("0", "2"), (1, 0), {(1, 1): {"1": None}})
+        ),
+        ValueError,
+        r"calibration: its point \(1, 1\) is of other layers than it has",
+    ),
+    Case(
         "calibration of no file",
         lambda folder: Calibration.load(folder / "none"),
         FileNotFoundError,

@@ -633,6 +633,20 @@ def test_moving_to_another_dtype_and_back(calibrated: DrowsyNet) -> None:
     torch.testing.assert_close(outputs(calibrated, images.double()).float(), expected)
 
 
+def test_corrections_go_where_the_network_goes(calibrated: DrowsyNet) -> None:
+    calibrated.set(0.5)
+    there = copy.deepcopy(calibrated).to("meta")
+    parts = [
+        part
+        for corrections in (there.corrected, *there.calibration.points.values())
+        for each in corrections.values()
+        for part in vars(each).values()
+    ]
+    assert len(parts) == 3 * 2 * 3
+    assert {part.device.type for part in parts} == {"meta"}
+    assert {part.dtype for part in parts} == {torch.float32}
+
+
 def test_new_weights_are_corrected_again(calibrated: DrowsyNet) -> None:
     calibrated.set(0.5)
     layer, each = calibrated.layers["3"], calibrated.corrected["3"]
