@@ -617,6 +617,8 @@ def _text(key: str, value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     # Adding 0 turns -0.0 into 0.0.
+    if key == "divergence":
+        return f"{value:.3f}"
     return f"{value:.1%}" if key.startswith("saving") else f"{round(value, 1) + 0.0:.1f}"
 
 
@@ -637,6 +639,7 @@ def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> 
         row[f"{name}_std"] = point and 100 * (point.spread or {}).get(name, 0.0)
     return {
         **row,
+        "divergence": point and point.divergence,
         "images": dense.images,
         "seeds": len(bench.seeds),
         "rates": operation and " ".join(map(str, operation.setting)),
