@@ -528,7 +528,8 @@ def compare(
         ``size`` (of the image), ``NAME_lost`` in points and ``NAME_std`` over the seeds for top1
         and top5 (or agreement), ``NAME_beats`` (``yes`` where it loses less than ``resolution`` by
         more than the larger spread of the two, ``no`` where it loses more by that, else ``even``),
-        ``images``, ``seeds``, ``rates`` in 1/k. What a recipe cannot reach is None.
+        ``divergence`` from the network as it is (mean, nats), ``images``, ``seeds``, ``rates`` in
+        1/k. What a recipe cannot reach is None.
 
     Raises:
         ValueError: splits that overlap or are empty, a saving out of range, fewer than two seeds,

@@ -1082,9 +1082,9 @@ CASES = [
     ),
     Case(
         "scaling of a recipe",
-        lambda _: Sleep("mine", scaling=(1.0,)),
+        lambda _: Sleep("mine", scaling=(1.5,)),
         ValueError,
-        r"scaling: got \(1\.0,\), allowed: savings from 0 to below 1",
+        r"scaling: got \(1\.5,\), allowed: parts from 0 to 1",
     ),
     Case(
         "baseline of other images",

@@ -117,7 +117,10 @@ def test_losses_are_points_below_the_network_as_it_is() -> None:
     small = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
     with torch.inference_mode():
         right = [(model(x).argmax(1) == labels).float().mean() for x in (images, small)]
+        whole, scaled = (model(x).log_softmax(1) for x in (images, small))
     assert row["top1_lost"] == pytest.approx(100 * float(right[0] - right[1]), abs=1e-4)
+    divergence = F.kl_div(scaled, whole, reduction="batchmean", log_target=True)
+    assert row["divergence"] == pytest.approx(float(divergence), rel=1e-4)
 
 
 def test_without_labels_agreement_with_the_full_network_counts() -> None:
