@@ -11,10 +11,11 @@ it really gets, the layers before it being corrected already:
 - *reconstruction* changes the weights themselves: by least squares, the pre-activations of the
   awake neurons come as close as they can to those of the network awake. A ridge holds the weights
   to what they were; images that the fit did not see choose how strongly, to the point that the
-  bias alone changes. (As layers are reconstructed after channels were pruned: He et al., "Channel
-  pruning for accelerating very deep neural networks", ICCV 2017.)
+  bias alone changes, or nothing. (As layers are reconstructed after channels were pruned: He et
+  al., "Channel pruning for accelerating very deep neural networks", ICCV 2017.)
 
-A layer that ends in a residual addition also makes up for what the other summand has lost.
+A layer that ends in a residual addition also makes up for what the other summand has lost. A
+layer that runs several times is corrected for its first inputs, if these differ.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from torch import Tensor, fx
 
 from drowsy._optional import require
 from drowsy.atomic import replacing
+from drowsy.control import check_seed
 from drowsy.cost import layer_costs, layer_shares
 from drowsy.engine import Result, Workload
 from drowsy.evaluate import Setting, check_images
@@ -41,12 +44,13 @@ from drowsy.frontier import Frontier, OperatingPoint
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, check_network
 from drowsy.neuron import activate, padded_input, sleep
-from drowsy.schedule import Schedule
+from drowsy.schedule import Schedule, check_header
 from drowsy.sleep import levels, scale
 from drowsy.store import fingerprint_data
 
 FORMAT, VERSION = "drowsy.calibration", 1
-# Ridges in units of the mean second moment of the inputs; the last stands for no change at all.
+# Ridges in units of the mean second moment of the inputs; the last stands for no change of the
+# weight; no change of the bias either is always the alternative.
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, math.inf)
 # Positions that a reconstruction sees: so many, or this many for each weight of a neuron.
 _POSITIONS, _POSITIONS_PER_WEIGHT = 16_000, 5
@@ -59,9 +63,9 @@ _KEPT = 8
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Correction:
-    """What one layer computes with at an operating point; float32.
+    """What one layer computes with at an operating point; float32. Equal to itself alone.
 
     Attributes:
         scale: ``[OC]`` factor on the layer's weight.
@@ -83,12 +87,14 @@ class Calibration:
         layers: names of the network's layers, in order of execution.
         shares: each layer's share of the network's multiplications.
         points: settings, each with its layers' corrections.
+        sleeps: for each of them ``DrowsyNet.sleeps``, which it was made for.
     """
 
     k: int
     layers: tuple[str, ...]
     shares: tuple[float, ...]
     points: dict[Setting, dict[str, Correction]] = field(default_factory=dict)
+    sleeps: dict[Setting, tuple[str, ...]] = field(default_factory=dict)
 
     def nearest(self, setting: Setting) -> tuple[Setting, float]:
         """The calibrated setting nearest to another one, and how far it is.
@@ -105,6 +111,28 @@ class Calibration:
         best = min(settings, key=distance)
         return best, distance(best)
 
+    def check(self, net: DrowsyNet) -> None:
+        """Raise ValueError where this is not of such a network: other layers, shapes or ``k``."""
+        layers = net.layers
+        if (self.k, self.layers) != (net.k, tuple(layers)):
+            raise ValueError(
+                f"calibration: is of {len(self.layers)} layers with k = {self.k} "
+                f"({', '.join(self.layers[:3])} ...), the network has {len(layers)} with k = "
+                f"{net.k} ({', '.join(list(layers)[:3])} ...)"
+            )
+        for setting, corrections in self.points.items():
+            if len(setting) != len(layers) or not corrections.keys() <= layers.keys():
+                raise ValueError(f"calibration: its point {setting} is of other layers than it has")
+            for name, each in corrections.items():
+                shape = layers[name].weight.shape
+                wanted = {"scale": shape[:1], "bias": shape[:1], "delta": shape}
+                for part, tensor in vars(each).items():
+                    if tensor is not None and tensor.shape != wanted[part]:
+                        raise ValueError(
+                            f"calibration: layer {name}: {part}: got shape {tuple(tensor.shape)}, "
+                            f"the network's layer has {tuple(wanted[part])}"
+                        )
+
     def to(self, device: torch.device) -> Calibration:
         """The same with its tensors on a device."""
 
@@ -120,7 +148,7 @@ class Calibration:
             setting: {name: moved(each) for name, each in corrections.items()}
             for setting, corrections in self.points.items()
         }
-        return Calibration(self.k, self.layers, self.shares, points)
+        return Calibration(self.k, self.layers, self.shares, points, self.sleeps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -138,6 +166,7 @@ class Calibration:
             "layers": self.layers,
             "shares": self.shares,
             "settings": list(self.points),
+            "sleeps": [self.sleeps[setting] for setting in self.points],
         }
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"drowsy": json.dumps(about)})
@@ -159,20 +188,26 @@ class Calibration:
                 about = json.loads((file.metadata() or {}).get("drowsy", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: is not a whole calibration file ({error})") from error
-        if (about.get("format"), about.get("version")) != (FORMAT, VERSION):
             raise ValueError(
-                f"{path}: got {about.get('format')!r} version {about.get('version')!r}, "
-                f"allowed: {FORMAT!r} version {VERSION}"
-            )
-        found = cls(about["k"], tuple(about["layers"]), tuple(about["shares"]))
-        for number, setting in enumerate(about["settings"]):
-            parts: dict[str, dict[str, Tensor]] = {}
+                f"calibration: {path} is not a whole calibration file; it is truncated or of "
+                f"another format ({error})"
+            ) from error
+        check_header(about, FORMAT, VERSION, f"calibration: {path}")
+        try:
+            found = cls(about["k"], tuple(about["layers"]), tuple(about["shares"]))
+            parts: dict[Setting, dict[str, dict[str, Tensor]]] = {}
+            settings = [tuple(setting) for setting in about["settings"]]
             for key, tensor in tensors.items():
-                owner, name, part = key.split("/")
-                if int(owner) == number:
-                    parts.setdefault(name, {})[part] = tensor
-            found.points[tuple(setting)] = {name: Correction(**p) for name, p in parts.items()}
+                number, _, rest = key.partition("/")
+                name, _, part = rest.rpartition("/")
+                point = parts.setdefault(settings[int(number)], {})
+                point.setdefault(name, {})[part] = tensor
+            for setting, sleeps in zip(settings, about["sleeps"], strict=True):
+                found.sleeps[setting] = tuple(sleeps)
+                layers = parts.get(setting, {})
+                found.points[setting] = {name: Correction(**p) for name, p in layers.items()}
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"calibration: {path} holds something else ({error!r})") from error
         return found
 
 
@@ -189,7 +224,8 @@ def calibrate(
     """Correct a network at its operating points; neither labels nor training are needed.
 
     From then on ``net.set`` puts the correction of the nearest calibrated point in force, and warns
-    where that is not the very point. Rate 0 is never corrected.
+    where that is not the very point, or where it was made for other sleepers (another grain, fill
+    or source). Rate 0 is never corrected.
 
     Args:
         net: a converted network; its weights, rates and sleep maps stay as they are.
@@ -216,31 +252,46 @@ def calibrate(
     check_images(pixels)
     if reconstruct and len(pixels) < 4:
         raise ValueError(f"images: got {len(pixels)}, allowed: 4 or more to reconstruct from")
-    before, fixed = net.schedule, net.calibration
-    net.calibration = None
-    given = [before] if points is None else points
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, allowed: 1 or more")
+    check_seed("seed", seed)
+    given = [net.schedule] if points is None else points
     if isinstance(given, Frontier):
         given = given.points
     schedules = [getattr(point, "schedule", point) for point in given]
-    shares = layer_shares(layer_costs(net, pixels.shape[1:]))
-    calibration = Calibration(
-        net.k, tuple(net.layers), tuple(shares.get(name, 0.0) for name in net.layers)
-    )
-    try:
+    with _as_it_was(net):
+        shares = layer_shares(layer_costs(net, pixels.shape[1:]))
+        calibration = Calibration(
+            net.k, tuple(net.layers), tuple(shares.get(name, 0.0) for name in net.layers)
+        )
         for schedule in schedules:
             net.set(schedule)
             setting = tuple(net.control.settings)
             if any(setting):
+                calibration.sleeps[setting] = net.sleeps
                 calibration.points[setting] = _corrections(
                     net, pixels, reconstruct, seed, batch, progress
                 )
-    except BaseException:
-        net.calibration = fixed
-        raise
-    finally:
-        net.set(before)
     net.calibration = calibration
     return calibration
+
+
+@contextmanager
+def _as_it_was(net: DrowsyNet) -> Iterator[None]:
+    """A network without corrections, which gets its own back with its knob and its clock."""
+    schedule, calibration, clock = net.schedule, net.calibration, net.control.clock.clone()
+    sleeps = [(layer, layer.sleep) for layer in net.layers.values()]
+    net.calibration = None
+    try:
+        yield
+    finally:
+        net.calibration = None
+        # A schedule tells no streams where they are the layers' own.
+        for layer, before in sleeps:
+            layer.stage(stream=before.stream, phase=before.phase)
+        net.set(schedule)
+        net.control.clock.copy_(clock)
+        net.calibration = calibration
 
 
 @dataclass(frozen=True)
@@ -257,11 +308,13 @@ class Corrected:
     images: Tensor
     reconstruct: bool = False
     seed: int = 0
-    _kept: dict[tuple[int, Setting], Calibration] = field(default_factory=dict, repr=False)
+    _kept: dict[tuple[DrowsyNet, tuple[str, ...], Setting], Calibration] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What decides a result beside the setting: for ``Measurer``."""
+        """What decides a result beside the setting; ``Measurer`` keeps results apart by it."""
         kind = "reconstructed" if self.reconstruct else "affine"
         return {"calibration": [kind, fingerprint_data(self.images, None), self.seed]}
 
@@ -270,9 +323,7 @@ class Corrected:
     ) -> Iterator[Result]:
         """See ``drowsy.engine.Engine``; the network is given back as it was."""
         net = work.net
-        before, calibration = net.schedule, net.calibration
-        net.calibration = None
-        try:
+        with _as_it_was(net):
             if work.baseline is None:
                 work = replace(work, baseline=work.evaluator(0).logits())
             for seed, todo in settings.items():
@@ -281,14 +332,10 @@ class Corrected:
                     net.set(net.schedule_of(setting))
                     net.calibration = self._calibration(net, setting)
                     yield seed, setting, work.evaluator(seed).evaluate(setting)
-        finally:
-            net.calibration = None
-            net.set(before)
-            net.calibration = calibration
 
     def _calibration(self, net: DrowsyNet, setting: Setting) -> Calibration:
         """Of the setting in force."""
-        key = (id(net), setting)
+        key = (net, net.sleeps, setting)
         if key not in self._kept:
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
@@ -301,7 +348,8 @@ class Corrected:
 def _gathered(images: Tensor | Iterable[Any]) -> Tensor:
     if isinstance(images, Tensor):
         return images
-    batches = [each[0] if isinstance(each, (tuple, list)) else each for each in images]
+    given = images if isinstance(images, Iterable) else ()
+    batches = [each[0] if isinstance(each, (tuple, list)) else each for each in given]
     if not batches or not all(isinstance(each, Tensor) for each in batches):
         raise ValueError("images: got no batches of tensors, allowed: a tensor or a loader of them")
     return torch.cat(batches)
@@ -348,7 +396,7 @@ def _corrections(
     awake, drowsy = _Lane(net, chunks), _Lane(net, chunks)
     nodes = [node for node in net.graph.nodes if node.target != "control" and node.op != "output"]
     last_use = {used: node for node in nodes for used in node.all_input_nodes}
-    found: dict[str, Correction] = {}
+    found: dict[str, Correction | None] = {}
     bar = require("tqdm", "search").tqdm if progress else iter
     for node in bar(nodes):
         layer = layers.get(str(node.target)) if node.op == "call_module" else None
@@ -357,13 +405,15 @@ def _corrections(
             drowsy.step(node)
         else:
             task = _Task(node, layer, awake, drowsy, chunks, starts, seed, thresholds[layer.index])
-            if str(node.target) not in found and task.differs:
-                found[str(node.target)] = task.correction(reconstruct)
-            task.run(found.get(str(node.target)))
+            name = str(node.target)
+            # The network has one correction for all calls of a layer.
+            if name not in found:
+                found[name] = task.correction(reconstruct) if task.differs else None
+            task.run(found[name])
         dead = [used for used in node.all_input_nodes if last_use[used] is node]
         for lane in (awake, drowsy):
             lane.drop(dead if node in last_use else [*dead, node])
-    return found
+    return {name: each for name, each in found.items() if each is not None}
 
 
 @dataclass
@@ -380,8 +430,7 @@ class _Task:
     threshold: int
 
     def __post_init__(self) -> None:
-        self.source = self.node.args[0]
-        assert isinstance(self.source, fx.Node), "a layer's input is a node"
+        (self.source,) = self.node.all_input_nodes
         weight, bias = self.layer.parameters_in_effect()
         self.weight = weight.float()
         self.bias = weight.new_zeros(len(weight)).float() if bias is None else bias.float()
@@ -416,6 +465,11 @@ class _Task:
 
     def correction(self, reconstruct: bool) -> Correction:
         """The correction for the drowsy inputs of this call."""
+        if not all(bool(z.isfinite().all()) for z in (*self.own, *self.wanted)):
+            raise ValueError(
+                f"layer {self.node.target}: its outputs are not finite, allowed: images on which "
+                "they are"
+            )
         if reconstruct and self.layer.groups <= _MAX_GROUPS:
             return self._reconstructed()
         return self._affine()
@@ -436,7 +490,9 @@ class _Task:
         for chunk, (own, wanted) in enumerate(zip(self.own, self.wanted, strict=True)):
             if other is not None:
                 lost = self.awake.values(other)[chunk] - self.drowsy.values(other)[chunk]
-                wanted = wanted + lost.float()
+                # What is broadcast over positions cannot be made up for at one of them.
+                if lost.shape == wanted.shape:
+                    wanted = wanted + lost.float()
             yield own, wanted
 
     def _summand(self) -> fx.Node | None:
@@ -480,9 +536,15 @@ class _Task:
             rows = self._rows(chunk, z, math.ceil(share * len(z)), generator)
             patches = _patches(self.inputs[chunk].float(), self.layer, rows, z.shape[2:], groups)
             rest = (target - z).permute(0, 2, 3, 1).flatten(0, 2)[rows]
+            if chunk == 0:
+                centres = [patch.mean(0) for patch in patches]
             for group, (a, b) in enumerate(zip(patches, rest.chunk(groups, 1), strict=True)):
-                (fit if chunk < last else held)[group].add(a, b)
-        solved = [_ridge(one, other) for one, other in zip(fit, held, strict=True)]
+                # From near their mean, sums of squares keep their digits.
+                (fit if chunk < last else held)[group].add(a.sub_(centres[group]), b)
+        solved = []
+        for one, other, centre in zip(fit, held, centres, strict=True):
+            weight, constant = _ridge(one, other)
+            solved.append((weight, constant - centre @ weight))
         delta = torch.cat([weight.T for weight, _ in solved])
         kh, kw = self.weight.shape[2:]
         delta = delta.view(len(delta), kh, kw, -1).permute(0, 3, 1, 2)
@@ -496,7 +558,7 @@ class _Task:
             awake = self._levels(chunk, z) >= self.threshold
             # Where channels differ in their positions, or share them all, there is no choice.
             if awake.shape[1:] == (z.shape[2] * z.shape[3], 1):
-                pool = awake.flatten().nonzero()[:, 0].cpu()
+                pool = awake.flatten().nonzero()[:, 0].cpu() if awake.any() else pool
         chosen = torch.randperm(len(pool), generator=generator)[:count]
         return pool[chosen].sort().values.to(z.device)
 
@@ -561,11 +623,6 @@ class _Moments:
         both.sums = [x + y for x, y in zip(self.sums, other.sums, strict=True)]
         return both
 
-    def centred(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Means of inputs and targets, covariance of the inputs, and with the targets."""
-        a, b, aa, ab, _ = (total / self.rows for total in self.sums)
-        return a, b, aa - torch.outer(a, a), ab - torch.outer(a, b)
-
     def error(self, weight: Tensor, constant: Tensor) -> float:
         """Mean squared error of ``a @ weight + constant`` as a guess of the targets."""
         a, b, aa, ab, bb = (total.double() / self.rows for total in self.sums)
@@ -576,19 +633,24 @@ class _Moments:
 
 
 def _ridge(fit: _Moments, held: _Moments) -> tuple[Tensor, Tensor]:
-    """Weight ``[K, C]`` and constant ``[C]`` by ridge regression; what is held out chooses how."""
+    """Weight ``[K, C]`` and constant ``[C]`` by ridge regression; what is held out chooses how.
 
-    def solve(moments: _Moments, ridge: float) -> tuple[Tensor, Tensor]:
-        a, b, aa, ab = moments.centred()
-        if math.isinf(ridge):
+    Both are 0 where no ridge is better than that on what is held out.
+    """
+
+    def solve(moments: _Moments, ridge: float | None) -> tuple[Tensor, Tensor]:
+        a, b, aa, ab, _ = (total / moments.rows for total in moments.sums)
+        if ridge is None:
             return torch.zeros_like(ab), torch.zeros_like(b)
-        aa.diagonal().add_(ridge * aa.diagonal().mean() + torch.finfo(aa.dtype).tiny)
-        weight = torch.cholesky_solve(ab, torch.linalg.cholesky(aa))
+        if math.isinf(ridge):
+            return torch.zeros_like(ab), b
+        power = aa.diagonal().mean()
+        covariance = aa.sub_(torch.outer(a, a))
+        covariance.diagonal().add_(ridge * power + torch.finfo(aa.dtype).tiny)
+        factor = torch.linalg.cholesky(covariance)
+        weight = torch.cholesky_solve(ab - torch.outer(a, b), factor)
         return weight, b - a @ weight
 
-    best, least = math.inf, math.inf
-    for ridge in RIDGES:
-        error = held.error(*solve(fit, ridge))
-        if error < least:
-            best, least = ridge, error
-    return solve(fit + held, best)
+    candidates = (None, *RIDGES)
+    errors = [held.error(*solve(fit, ridge)) for ridge in candidates]
+    return solve(fit + held, candidates[errors.index(min(errors))])

@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy.atomic import write_json
+from drowsy.calibrate import Calibration, calibrate
 from drowsy.compare import RECIPES, SAVINGS, SEEDS, SETS, check_splits, compare, table
 from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
 from drowsy.engine import Engine, InProcess
-from drowsy.frontier import COSTS, Frontier
+from drowsy.frontier import COSTS, OBJECTIVES, Frontier
 from drowsy.inspect import inspect, inspect_kernels
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
@@ -139,6 +141,8 @@ def _energy(args: argparse.Namespace) -> None:
         raise ValueError(f"batch: got {args.batch}, allowed: 1 or more")
     images = _place(net, args, _data(args, info).images[: args.batch])
     images = images.contiguous(memory_format=torch.channels_last)
+    if args.calibration:
+        net.calibration = Calibration.load(args.calibration)
     meter, told = None, []
     try:
         meter = Meter(args.device)
@@ -165,6 +169,58 @@ def _energy(args: argparse.Namespace) -> None:
     for line in dict.fromkeys(told):
         print(line)
     print(f"wrote {args.out} (the frontier) and {samples} (what was read, raw)")
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    frontier, out = Frontier.load(args.frontier), Path(args.out)
+    if args.measure is not None:
+        if args.images is None:
+            raise ValueError("images: got all, allowed: FIRST:LAST, apart from those to measure")
+        splits = {"images": args.images, "measure": args.measure}
+        check_splits(splits, max(span.stop for span in splits.values()))
+        if out.with_suffix(".json") in (out, Path(args.frontier)):
+            raise ValueError(
+                f"out: got {out}, allowed: another name, as the frontier that is measured goes to "
+                f"{out.with_suffix('.json')}"
+            )
+    net, info = _network(args)
+    images = _place(net, args, _data(args, info).images)
+    calibration = calibrate(
+        net,
+        images,
+        frontier,
+        reconstruct=args.reconstruct,
+        batch=args.batch,
+        progress=sys.stderr.isatty(),
+    )
+    calibration.save(out)
+    print(f"wrote {out}: corrections of {len(calibration.points)} points, {len(images)} images")
+    if args.measure is not None:
+        data = _data(args, info, args.measure)
+        measurer = Measurer(
+            net, _place(net, args, data.images), data.labels, seeds=args.seeds, batch=args.batch
+        )
+        corrected = _corrected(frontier, measurer)
+        corrected.save(out.with_suffix(".json"))
+        print(f"wrote {out.with_suffix('.json')}: the frontier, measured on {len(data)} images")
+        print(corrected.table())
+
+
+def _corrected(frontier: Frontier, measurer: Measurer) -> Frontier:
+    """A frontier with the accuracies that its points have with their corrections in force."""
+    net, points = measurer.net, []
+    # Once for all points.
+    measurer.work = replace(measurer.work, baseline=measurer.work.evaluator(0).logits())
+    given = frontier.points
+    if frontier.reference is not None and frontier.reference not in given:
+        given = [frontier.reference, *given]
+    for point in given:
+        net.set(point)
+        setting = tuple(net.control.settings)
+        found = measurer.measure([setting], "corrected")[setting]
+        names = (*OBJECTIVES, "divergence", "spread", "images", "seeds")
+        points.append(replace(point, **{name: getattr(found, name) for name in names}))
+    return Frontier(points, frontier.objective, frontier.cost)
 
 
 def _stencils(args: argparse.Namespace) -> None:
@@ -301,13 +357,14 @@ def _info(args: argparse.Namespace) -> ModelInfo:
     )
 
 
-def _data(args: argparse.Namespace, info: ModelInfo) -> ImageSet:
+def _data(args: argparse.Namespace, info: ModelInfo, indices: range | None = None) -> ImageSet:
+    """Images of ``--images``, or others."""
     return load_images(
         args.data,
         info.preprocess,
         labels=args.labels,
         classes=info.num_classes,
-        indices=args.images,
+        indices=args.images if indices is None else indices,
         progress=sys.stderr.isatty(),
     )
 
@@ -382,6 +439,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_images(sub)
     _add_run(sub)
     sub.add_argument("--out", required=True, help="safetensors file to write")
+    sub = command("calibrate", _calibrate, "corrections of a frontier's points, without labels")
+    _add_network(sub)
+    _add_sleep(sub)
+    _add_images(sub)
+    _add_run(sub)
+    calibration = sub.add_argument_group("calibration")
+    calibration.add_argument("--frontier", required=True, help="frontier file of search or study")
+    calibration.add_argument("--out", required=True, help="safetensors file to write")
+    calibration.add_argument(
+        "--reconstruct", action="store_true", help="also change weights, by least squares"
+    )
+    calibration.add_argument(
+        "--measure",
+        type=_range,
+        help="FIRST:LAST of other images: measure the corrected points on them, into a frontier "
+        "file beside --out (.json)",
+    )
+    calibration.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="of the sleep maps that are measured"
+    )
     sub = command("compare", _compare, "ways to save multiplications, side by side")
     _add_network(sub)
     _add_data(sub)
@@ -395,6 +472,7 @@ def _parser() -> argparse.ArgumentParser:
     energy = sub.add_argument_group("energy")
     energy.add_argument("--frontier", required=True, help="frontier file of search or study")
     energy.add_argument("--seconds", type=float, default=5.0, help="for each point (default: 5)")
+    energy.add_argument("--calibration", help="corrections of its points (safetensors file)")
     energy.add_argument("--out", required=True, help="frontier file to write")
     return parser
 

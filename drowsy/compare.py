@@ -439,7 +439,6 @@ class Bench:
             batch=self._batch,
             reference=self._reference(split),
             engine=engine,
-            facts=None if engine is None else engine.facts,
             progress=self._progress,
         )
 
@@ -527,9 +526,9 @@ def compare(
     Returns:
         A row for each saving and recipe: ``method``, ``saving`` (wanted), ``saving_reached``,
         ``size`` (of the image), ``NAME_lost`` in points and ``NAME_std`` over the seeds for top1
-        and top5 (or agreement), ``divergence`` from the network as it is in nats, ``NAME_beats``
-        (``yes`` where it loses less than ``resolution`` by more than the larger spread of the two,
-        ``no`` where it loses more by that, else ``even``), ``images``, ``seeds``, ``rates`` in
+        and top5 (or agreement), ``NAME_beats`` (``yes`` where it loses less than ``resolution`` by
+        more than the larger spread of the two, ``no`` where it loses more by that, else ``even``),
+        ``divergence`` from the network as it is (mean, nats), ``images``, ``seeds``, ``rates`` in
         1/k. What a recipe cannot reach is None.
 
     Raises:

@@ -61,11 +61,8 @@ class Control(nn.Module):
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Restart the sleep maps at this seed and image index (each 0 to ``2**63 - 1``)."""
-        for name, value in (("seed", seed), ("image", image)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: got {value!r}, allowed: an integer")
-            if not 0 <= value <= MAX_SEED:
-                raise ValueError(f"{name}: got {value}, allowed: 0 to {MAX_SEED}")
+        check_seed("seed", seed)
+        check_seed("image", image)
         self.clock.copy_(torch.tensor([seed, image]), non_blocking=True)
 
     def forward(self, x: Tensor) -> None:
@@ -78,3 +75,11 @@ class Control(nn.Module):
         super()._apply(fn, recurse)
         self.scales = scales.to(self.scales.device)
         return self
+
+
+def check_seed(name: str, value: int) -> None:
+    """Raise unless the clock can hold this: an integer from 0 to ``2**63 - 1``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: got {value!r}, allowed: an integer")
+    if not 0 <= value <= MAX_SEED:
+        raise ValueError(f"{name}: got {value}, allowed: 0 to {MAX_SEED}")

@@ -58,7 +58,11 @@ class Workload:
 
 
 class Engine(Protocol):
-    """Evaluates settings somewhere."""
+    """Evaluates settings somewhere.
+
+    One whose results are not those of an ``Evaluator`` of the network as it is has a mapping
+    ``facts``, JSON-able, by which the store keeps them apart.
+    """
 
     def evaluate(
         self, work: Workload, settings: Mapping[int, Sequence[Setting]]

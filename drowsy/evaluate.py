@@ -76,7 +76,8 @@ class Evaluator:
     """A network, images, and one seed of sleep maps.
 
     Args:
-        net: a converted network; its own rates do not matter and are not changed.
+        net: a converted network; its own rates do not matter and are not changed. A correction in
+            force (``drowsy.calibrate``) holds at every setting but rate 0.
         images: float ``[N, C, H, W]``, finite.
         labels: int64 ``[N]``, or None to measure only agreement and divergence.
         seed: of the sleep maps.
@@ -126,8 +127,9 @@ class Evaluator:
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
-        """Float32 ``[N, classes]`` with every neuron awake."""
-        return self._tail(0, self._roots(), (0,) * len(self.layers))
+        """Float32 ``[N, classes]`` with every neuron awake and nothing corrected."""
+        with self.net.uncorrected():
+            return self._tail(0, self._roots(), (0,) * len(self.layers))
 
     @torch.inference_mode()
     def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Counts]]:
@@ -139,6 +141,8 @@ class Evaluator:
                     f"setting: got {setting}, allowed: {len(self.layers)} integers 0 to {k - 1}"
                 )
         todo = sorted(set(settings))
+        if todo and not any(todo[0]) and self.net.corrected:
+            yield todo[0], self._count(todo.pop(0), self.logits())
         if not todo:
             return
         if self._baseline is None and any(any(setting) for setting in todo):

@@ -260,7 +260,8 @@ class DrowsyConv2d(nn.Conv2d):
         layer's parameters stay as they are.
 
         Args:
-            scale: ``[OC]`` factor on the weight in effect; None takes the correction back.
+            scale: ``[OC]`` factor on the weight in effect; None puts what is not corrected into
+                the buffers, if there are any.
             bias: ``[OC]``, instead of the bias in effect.
             delta: shaped as the weight, added to it; None for nothing.
         """
@@ -269,11 +270,16 @@ class DrowsyConv2d(nn.Conv2d):
         with torch.no_grad():
             weight, own = self._uncorrected()
             if self.corrected_weight is None or self.corrected_bias is None:
-                self.corrected_weight = weight.clone()
-                self.corrected_bias = weight.new_empty(weight.shape[0])
+                # Tensors made in inference mode could not be written to outside of it.
+                with torch.inference_mode(False):
+                    self.corrected_weight = torch.empty_like(weight)
+                    self.corrected_bias = weight.new_empty(weight.shape[0])
             if scale is None:
                 self.corrected_weight.copy_(weight)
-                self.corrected_bias.copy_(torch.zeros(()) if own is None else own)
+                if own is None:
+                    self.corrected_bias.zero_()
+                else:
+                    self.corrected_bias.copy_(own)
                 return
             # In float32 at least: what is added may be far smaller than the weight.
             wide = torch.promote_types(weight.dtype, torch.float32)
@@ -283,6 +289,10 @@ class DrowsyConv2d(nn.Conv2d):
             self.corrected_weight.copy_(corrected)
             assert bias is not None, "a correction has a bias"
             self.corrected_bias.copy_(bias)
+
+    def uncorrect(self) -> None:
+        """Take a correction back, and its buffers."""
+        self.corrected_weight = self.corrected_bias = None
 
     def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
         """``(weight, bias)`` that the convolution uses: batch norm and correction included."""

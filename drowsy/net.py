@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from drowsy.schedule import LayerSetting, Schedule, named
 from drowsy.sleep import FILLS, Grain, scale, threshold
 
 if TYPE_CHECKING:
-    from drowsy.calibrate import Calibration
+    from drowsy.calibrate import Calibration, Correction
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class DrowsyNet(fx.GraphModule):
     _own_fills: dict[str, str]
     _calibration: Calibration | None = None
     _corrected_for: tuple[int, ...] | None = None
+    _corrected: Mapping[str, Correction]
 
     @classmethod
     def assemble(
@@ -67,6 +69,7 @@ class DrowsyNet(fx.GraphModule):
         net._original = (model,)
         net._layers = layers
         net._own_fills = {name: layer.fill for name, layer in layers.items()}
+        net._corrected = {}
         net.graph = graph
         net.eval()
         net.register_load_state_dict_post_hook(_refresh_after_load)
@@ -116,6 +119,11 @@ class DrowsyNet(fx.GraphModule):
                 for j, (name, sleep) in zip(thresholds, sleeps.items(), strict=True)
             },
         )
+
+    @property
+    def sleeps(self) -> tuple[str, ...]:
+        """Of every layer, as text: what decides how its statistics shift, its rate aside."""
+        return tuple(f"{layer.sleep}, {layer.fill}" for layer in self.layers.values())
 
     # --- the knob -------------------------------------------------------------------------------
 
@@ -186,6 +194,7 @@ class DrowsyNet(fx.GraphModule):
             named(name, layer.check, grain=grain)
         for layer in self.layers.values():
             layer.stage(grain=grain)
+        self._correct()
 
     def refresh(self) -> None:
         """Fold batch norms again, after parameters or statistics were changed by hand."""
@@ -201,22 +210,35 @@ class DrowsyNet(fx.GraphModule):
         """Corrections by operating point (``drowsy.calibrate``); ``set`` puts one in force.
 
         Raises, when it is given:
-            ValueError: one of another network: other layers or another ``k``.
+            TypeError, ValueError: no calibration, or one of another network: other layers, shapes
+                or ``k``. The network is then as it was.
         """
         return self._calibration
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
-        if calibration is not None:
-            if (calibration.k, calibration.layers) != (self.k, tuple(self.layers)):
-                raise ValueError(
-                    f"calibration: is of {len(calibration.layers)} layers with k = "
-                    f"{calibration.k} ({', '.join(calibration.layers[:3])} ...), the network has "
-                    f"{len(self.layers)} with k = {self.k} ({', '.join(list(self.layers)[:3])} ...)"
-                )
-            # Resident: a change of the point must not wait for a copy from the host.
-            calibration = calibration.to(self.control.thresholds.device)
-        self._calibration, self._corrected_for = calibration, None
+        from drowsy.calibrate import Calibration
+
+        if calibration is None:
+            self._calibration = self._corrected_for = None
+            self._corrected = {}
+            for layer in self.layers.values():
+                layer.uncorrect()
+            return
+        if not isinstance(calibration, Calibration):
+            raise TypeError(
+                f"calibration: got {type(calibration).__name__}, allowed: a Calibration "
+                "(drowsy.calibrate makes one, Calibration.load reads one)"
+            )
+        calibration.check(self)
+        # Resident: a change of the point must not wait for a copy from the host.
+        self._calibration = calibration.to(self.control.thresholds.device)
+        self._corrected_for = None
+        # Here and not where the knob turns layers get their buffers, which graphs hold on to.
+        for corrections in self._calibration.points.values():
+            for name, each in corrections.items():
+                if self.layers[name].corrected_weight is None:
+                    self.layers[name].correct(**vars(each))
         self._correct()
 
     @property
@@ -224,11 +246,24 @@ class DrowsyNet(fx.GraphModule):
         """Thresholds of the operating point whose correction is in force; None without any."""
         return self._corrected_for
 
+    @property
+    def corrected(self) -> Mapping[str, Correction]:
+        """The corrections in force by layer; empty where nothing is corrected."""
+        return self._corrected
+
+    @contextmanager
+    def uncorrected(self) -> Iterator[None]:
+        """Compute without corrections for a while."""
+        corrections = self._corrected
+        self._apply_corrections({})
+        try:
+            yield
+        finally:
+            self._apply_corrections(corrections)
+
     def _correct(self) -> None:
         """Put the correction of the calibrated point nearest to the setting in force."""
         if self._calibration is None:
-            for layer in self.layers.values():
-                layer.correct(None)
             return
         setting = tuple(self.control.settings)
         nearest, distance = self._calibration.nearest(setting)
@@ -238,15 +273,37 @@ class DrowsyNet(fx.GraphModule):
                 f"force, which differs in {distance:.1%} of the multiplications",
                 stacklevel=3,
             )
+        made = self._calibration.sleeps.get(nearest, self.sleeps)
+        # Layers that are awake at this point may be whatever they like.
+        asleep = zip(self.layers, nearest, made, self.sleeps, strict=True)
+        others = [(name, was, now) for name, j, was, now in asleep if j and was != now]
+        if others:
+            name, was, now = others[0]
+            warnings.warn(
+                f"calibration: was made for other sleepers: layer {name} has {now!r}, and had "
+                f"{was!r}",
+                stacklevel=3,
+            )
         if nearest == self._corrected_for:
             return
-        corrections = self._calibration.points.get(nearest, {})
+        self._apply_corrections(self._calibration.points.get(nearest, {}))
+        self._corrected_for = nearest
+
+    def _apply_corrections(self, corrections: Mapping[str, Correction]) -> None:
         for name, layer in self.layers.items():
             if name in corrections:
                 layer.correct(**vars(corrections[name]))
             else:
                 layer.correct(None)
-        self._corrected_for = nearest
+        self._corrected = corrections
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DrowsyNet:
+        """Corrections follow the network's device, never its dtype."""
+        super()._apply(fn, recurse)
+        if self._calibration is not None:
+            self._calibration = self._calibration.to(self.control.thresholds.device)
+            self._corrected = self._calibration.points.get(self._corrected_for or (), {})
+        return self
 
     def _fills(self, fill: str | None) -> dict[str, str]:
         if fill is None:

@@ -63,7 +63,8 @@ def structure(net: DrowsyNet, compact: bool) -> tuple[object, ...]:
         [layer.sleep for layer in layers],
         [(_fill(layer), id(layer.table)) for layer in layers],
         _equal_rates(net) if compact else [],
-        None if all(map(_follows, layers)) else net.corrected_for,
+        [None if (w := layer.corrected_weight) is None else w.data_ptr() for layer in layers],
+        None if all(map(_follows, layers)) else net.corrected,
     )
 
 

@@ -14,7 +14,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -37,11 +37,16 @@ from drowsy.schedule import Schedule
 from drowsy.sleep import stored_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
 
+if TYPE_CHECKING:
+    from drowsy.calibrate import Correction
+
 METHODS = ("auto", "exhaustive", "additive", "greedy", "nsga2", "tpe")
 # "auto" walks every setting up to this many; beyond it, the additive search.
 EXHAUSTIVE_LIMIT = 40_000
 # Without a budget, a search measures as many settings beyond the single layers and uniform rates.
 REFINEMENTS = 256
+# Of interpolated lattices on ResNet-18's layers, between rates 1/4 and 3/4.
+_GROWTH = 1.5
 # Settings measured before the next ones are chosen: exchanges, and generations of Optuna's methods.
 EXCHANGES = 16
 GENERATION = 32
@@ -67,7 +72,8 @@ class Measurer:
     """Operating points of a network on a set of images.
 
     Args:
-        net: a converted network. Its fills and grains count; its rates do not.
+        net: a converted network. Its fills and grains count, and the correction in force; its rates
+            do not.
         images: float ``[N, C, H, W]``, as the network takes them.
         labels: int64 ``[N]``, or None: then only agreement with rate 0 is measured.
         seeds: of the sleep maps; a point's figures are means over them.
@@ -79,7 +85,6 @@ class Measurer:
             alone to guide a search, and of what seems optimal in ``frontier``.
         forward: what is timed for that, by default ``net``; as for ``drowsy.energy.profile``.
         reference: what agreement and divergence compare with; None for the network at rate 0.
-        facts: what else decides a result, JSON-able: a correction of the network, for instance.
         progress: show progress bars (needs tqdm).
     """
 
@@ -96,7 +101,6 @@ class Measurer:
         cost: str = "macs",
         forward: Callable[[Tensor], object] | None = None,
         reference: Reference | None = None,
-        facts: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> None:
         check_network(net)
@@ -120,7 +124,8 @@ class Measurer:
         self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
         self._tables: dict[str, tuple[Tensor, str]] = {}
-        self._reference, self._facts = reference, dict(facts or {})
+        self._reference, self._facts = reference, dict(getattr(self.engine, "facts", {}))
+        self._corrected: tuple[Mapping[str, Correction], str] = {}, ""
         if reference is not None and (reference.weights, reference.data) != (
             self._weights,
             self._data,
@@ -180,6 +185,8 @@ class Measurer:
             for name, layer in self.net.layers.items()
         }
         configuration = {"k": self.net.k, "layers": layers, **self._facts}
+        if self.net.corrected:
+            configuration["corrected"] = self._correction(self.net.corrected)
         if images is not None:
             configuration["images"] = [images.start, images.stop]
         return Context(self._weights, self._data, configuration, seed)
@@ -187,6 +194,18 @@ class Measurer:
     def knows(self, setting: Setting) -> bool:
         """Whether the store holds this setting for every seed."""
         return setting in self.known()
+
+    def _correction(self, corrections: Mapping[str, Correction]) -> str:
+        """Fingerprint of the corrections in force."""
+        if self._corrected[0] is not corrections:
+            tensors = {
+                f"{name}/{part}": tensor
+                for name, each in corrections.items()
+                for part, tensor in vars(each).items()
+                if tensor is not None
+            }
+            self._corrected = corrections, fingerprint_state(tensors)
+        return self._corrected[1]
 
     def _table(self, name: str, table: Tensor | None) -> list[Any]:
         """Fingerprint of the table that a layer's fill reads; empty where it reads none."""
@@ -528,17 +547,22 @@ class _Trials:
 def _sensitivity(trials: _Trials, share: float = 0.5) -> np.ndarray:
     """``[layers, k]`` damages of each layer alone, in at most ``share`` of the budget.
 
-    Where the budget is short, fewer rates are measured and damages between them interpolated.
+    Where the budget is short, fewer rates are measured and damages between them interpolated; of a
+    single rate, the middle one, damages are taken to grow as the power ``_GROWTH`` of the rate.
     """
     layers, k = trials.layers, trials.k
     depth = min(max(int(share * trials.budget - 1) // layers, 1), k - 1)
     rates = np.unique(np.linspace(0, k - 1, depth + 1).round().astype(int))
+    if depth == 1:
+        rates = np.array([0, k // 2])
     settings = [s for s in single_settings(layers, k) if max(s) in rates]
     trials.measure(settings, "each layer alone")
     damage = np.zeros((layers, k))
     for setting in filter(trials.points.__contains__, settings):
         layer = int(np.argmax(setting))
         damage[layer, setting[layer]] = trials.damage(setting)
+    if depth == 1:
+        return damage[:, rates[1]][:, None] * (np.arange(k) / rates[1]) ** _GROWTH
     # More sleep cannot help a layer; what says so is noise.
     damage = np.maximum.accumulate(damage, axis=1)
     return np.array([np.interp(np.arange(k), rates, row[rates]) for row in damage])

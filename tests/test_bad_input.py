@@ -19,8 +19,9 @@ from drowsy_kernels import tuning
 from torch import Tensor, nn
 
 from drowsy import models
+from drowsy.calibrate import Calibration, calibrate
 from drowsy.cli import main
-from drowsy.compare import RECIPES, Sleep
+from drowsy.compare import RECIPES, SETS, Sleep
 from drowsy.compare import compare as run_compare
 from drowsy.control import Control
 from drowsy.convert import convert, revert
@@ -102,6 +103,24 @@ def stencil_file(folder: Path, **options: Any) -> Path:
     calibrate_stencils(made, images())
     save_stencils(made, folder / "tables.safetensors")
     return folder / "tables.safetensors"
+
+
+def calibration() -> Calibration:
+    made = net()
+    made.set(0.5)
+    return calibrate(made, images())
+
+
+def wider() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 1)).eval()
+
+
+def overflowing(_: Path) -> object:
+    made = net()
+    made.set(0.5)
+    with torch.no_grad():
+        made.layers["2"].weight.mul_(1e38)
+    return calibrate(made, 1e5 * images())
 
 
 class Branching(nn.Module):
@@ -197,9 +216,18 @@ def energy(folder: Path, *options: object) -> None:
     drowsy("energy", "--model", "caffenet_cifar", *files, "--out", folder / "out.json", *options)
 
 
+def calibrate_command(folder: Path, *options: object) -> None:
+    """``drowsy calibrate`` on images and a frontier that are in order."""
+    frontier().save(folder / "frontier.json")
+    files = ("--data", with_images(folder), "--frontier", folder / "frontier.json")
+    out = ("--out", folder / "c.safetensors")
+    drowsy("calibrate", "--model", "caffenet_cifar", *files, *out, *options)
+
+
 def compare(**options: Any) -> None:
     """A comparison of a network that is in order on four images."""
-    options = {"search": range(2), "report": range(2, 4)} | options
+    recipes = [recipe for recipe in SETS["methods"] if not getattr(recipe, "calibrates", False)]
+    options = {"search": range(2), "report": range(2, 4), "recipes": recipes} | options
     run_compare(model(), images(), torch.zeros(4, dtype=torch.int64), **options)
 
 
@@ -370,6 +398,105 @@ CASES = [
         lambda path: load_stencils(net(), stencil_file(path, skip=["0"])),
         ValueError,
         "stencils: .* has no table for 0$",
+    ),
+    # Calibration.
+    Case(
+        "calibrating a model",
+        lambda _: calibrate(model(), images()),  # type: ignore[arg-type]
+        TypeError,
+        "net: got Sequential, allowed: a DrowsyNet",
+    ),
+    Case(
+        "calibrating on NaN",
+        lambda _: calibrate(net(), spoiled(math.nan)),
+        ValueError,
+        "images: number 2 holds NaN",
+    ),
+    Case(
+        "calibrating on no images",
+        lambda _: calibrate(net(), []),
+        ValueError,
+        "images: got no batches of tensors, allowed: a tensor or a loader",
+    ),
+    Case(
+        "calibrating on nothing",
+        lambda _: calibrate(net(), None),  # type: ignore[arg-type]
+        ValueError,
+        "images: got no batches of tensors, allowed: a tensor or a loader",
+    ),
+    Case(
+        "reconstructing from too few",
+        lambda _: calibrate(net(), images(3), reconstruct=True),
+        ValueError,
+        "images: got 3, allowed: 4 or more to reconstruct from",
+    ),
+    Case(
+        "calibrating in no batch",
+        lambda _: calibrate(net(), images(), batch=0),
+        ValueError,
+        "batch: got 0, allowed: 1 or more",
+    ),
+    Case(
+        "seed of a calibration",
+        lambda _: calibrate(net(), images(), seed=-1),
+        ValueError,
+        "seed: got -1, allowed: 0 to",
+    ),
+    Case(
+        "calibrating another k",
+        lambda _: calibrate(net(k=4), images(), frontier()),
+        ValueError,
+        "schedule: has k = 8, the network has k = 4",
+    ),
+    Case(
+        "calibrating where outputs overflow",
+        overflowing,
+        ValueError,
+        "layer 2: its outputs are not finite, allowed: images",
+    ),
+    Case(
+        "calibration that is a path",
+        lambda _: setattr(net(), "calibration", "c.safetensors"),
+        TypeError,
+        r"calibration: got str, allowed: a Calibration .*Calibration\.load",
+    ),
+    Case(
+        "calibration of other layers",
+        lambda _: setattr(net(skip=["0"]), "calibration", calibration()),
+        ValueError,
+        r"calibration: is of 2 layers with k = 8 \(0, 2 \.\.\.\), the network has 1 with",
+    ),
+    Case(
+        "calibration of other shapes",
+        lambda _: setattr(convert(wider()), "calibration", calibration()),
+        ValueError,
+        r"calibration: layer 2: scale: got shape \(4,\), the network's layer has \(6,\)",
+    ),
+    Case(
+        "calibration of a layer that is not there",
+        lambda _: setattr(
+            net(), "calibration", Calibration(8, ("0", "2"), (1, 0), {(1, 1): {"1": None}})
+        ),
+        ValueError,
+        r"calibration: its point \(1, 1\) is of other layers than it has",
+    ),
+    Case(
+        "calibration of no file",
+        lambda folder: Calibration.load(folder / "none"),
+        FileNotFoundError,
+        "calibration: no file .*none",
+    ),
+    Case(
+        "calibration of another format",
+        lambda folder: Calibration.load(with_file(folder / "c.safetensors")),
+        ValueError,
+        r"calibration: .*c\.safetensors is not a whole calibration file",
+    ),
+    Case(
+        "calibration of stencils",
+        lambda folder: Calibration.load(stencil_file(folder)),
+        ValueError,
+        "calibration: .*format: got None, allowed: 'drowsy.calibration'",
     ),
     Case("unknown grain", lambda _: net(grain="row"), ValueError, "grain: got 'row', .*tile:MxN"),
     Case("grain of no cells", lambda _: net(grain="position:0"), ValueError, "grain: .*position:0"),
@@ -922,9 +1049,21 @@ CASES = [
     ),
     Case(
         "calibration without images",
-        lambda _: compare(recipes=[Sleep("mine", calibrate=print)]),
+        lambda _: compare(recipes=[Sleep("mine", correction="affine")]),
         ValueError,
         "calibration: got none, allowed: a range, as mine calibrates",
+    ),
+    Case(
+        "stencils of a recipe without images",
+        lambda _: compare(recipes=[Sleep("mine", grain="position", fill="stencil")]),
+        ValueError,
+        "calibration: got none, allowed: a range, as mine calibrates",
+    ),
+    Case(
+        "correction of a recipe",
+        lambda _: Sleep("mine", correction="perfect"),
+        ValueError,
+        "correction: got 'perfect', allowed: none, affine, reconstruct",
     ),
     Case(
         "interpolation",
@@ -943,9 +1082,9 @@ CASES = [
     ),
     Case(
         "scaling of a recipe",
-        lambda _: Sleep("mine", scaling=(1.0,)),
+        lambda _: Sleep("mine", scaling=(1.5,)),
         ValueError,
-        r"scaling: got \(1\.0,\), allowed: savings from 0 to below 1",
+        r"scaling: got \(1\.5,\), allowed: parts from 0 to 1",
     ),
     Case(
         "baseline of other images",
@@ -1062,6 +1201,38 @@ CASES = [
         lambda folder: energy(folder, "--seconds", "0"),
         CommandFailed,
         "drowsy energy: seconds: got 0.0, allowed",
+    ),
+    Case(
+        "energy with a calibration of another kind",
+        lambda folder: energy(folder, "--calibration", with_file(folder / "c.safetensors")),
+        CommandFailed,
+        r"drowsy energy: calibration: .*c\.safetensors is not a whole calibration file",
+    ),
+    Case(
+        "calibrating no frontier",
+        lambda folder: calibrate_command(folder, "--frontier", folder / "none.json"),
+        CommandFailed,
+        r"drowsy calibrate: .*none\.json",
+    ),
+    Case(
+        "measuring what was calibrated on",
+        lambda folder: calibrate_command(folder, "--images", "0:2", "--measure", "1:3"),
+        CommandFailed,
+        "drowsy calibrate: measure: got 1:3, which overlaps images 0:2, allowed: disjoint ranges",
+    ),
+    Case(
+        "measuring after calibrating on all",
+        lambda folder: calibrate_command(folder, "--measure", "1:3"),
+        CommandFailed,
+        "drowsy calibrate: images: got all, allowed: FIRST:LAST, apart from those to measure",
+    ),
+    Case(
+        "measuring over the frontier",
+        lambda folder: calibrate_command(
+            folder, "--images", "0:1", "--measure", "1:3", "--out", folder / "frontier.tensors"
+        ),
+        CommandFailed,
+        r"drowsy calibrate: out: got .*frontier\.tensors, allowed: another name, as the frontier",
     ),
     # The command: everything else.
     Case(

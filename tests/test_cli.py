@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import drowsy
+from drowsy import models
 from drowsy.cli import main
+from drowsy.data import load_images
 from drowsy.demo import _read_arrays
 
 STUDY = ["study", "--model", "caffenet_cifar", "--k", "3"]
@@ -60,6 +63,55 @@ def test_a_search_that_races_shuffles_and_tells_what_it_took(folder: Path, tmp_p
     # Twelve images are one rung.
     assert record["image_evaluations"] == 20 * 12
     assert record["first"].split("/")[0] != "class0" or record["last"].split("/")[0] != "class2"
+
+
+def test_calibrate_corrects_a_frontier_and_measures_it_on_other_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = ["--model", "caffenet_cifar", "--source", "lattice", "--grain", "position"]
+    network += ["--fill", "nearest", "--data", str(folder), "--batch", "5"]
+    net = drowsy.convert(
+        models.load("caffenet_cifar"), source="lattice", grain="position", fill="nearest"
+    )
+    schedules = [net.schedule_of((j,) * 5) for j in (0, 2, 4)]
+    given = drowsy.Frontier(
+        [
+            drowsy.OperatingPoint(s, saving=i / 4, top1=0.5 - i / 8, latency_ms=3.0 - i)
+            for i, s in enumerate(schedules)
+        ]
+    )
+    given.save(tmp_path / "frontier.json")
+    files = ["--frontier", str(tmp_path / "frontier.json"), "--out", str(tmp_path / "c.tensors")]
+    split = ["--images", "0:7", "--measure", "7:12", "--seeds", "2", "5"]
+    assert main(["calibrate", *network, *files, *split, "--reconstruct"]) == 0
+    told = capsys.readouterr().out
+    assert "corrections of 2 points, 7 images" in told
+    assert "measured on 5 images" in told
+
+    data = load_images(folder, models.MODELS["caffenet_cifar"].preprocess, classes=10)
+    calibration = drowsy.Calibration.load(tmp_path / "c.tensors")
+    by_hand = drowsy.calibrate(net, data.images[:7], schedules, reconstruct=True, batch=5)
+    for setting, corrections in by_hand.points.items():
+        for name, each in corrections.items():
+            found = calibration.points[setting][name]
+            torch.testing.assert_close(found.delta, each.delta, rtol=1e-3, atol=1e-6)
+    found = drowsy.Frontier.load(tmp_path / "c.json")
+    assert found.reference.saving == 0
+    for point in (found.reference, *found.points):
+        net.set(point)
+        setting = tuple(net.control.settings)
+        counts = [
+            drowsy.Evaluator(net, data.images[7:], data.labels[7:], seed=seed).evaluate(setting)
+            for seed in (2, 5)
+        ]
+        assert point.top1 == pytest.approx(sum(each.top1 for each in counts) / 10)
+        divergence = sum(each.divergence for each in counts) / 10
+        assert point.divergence == pytest.approx(divergence, rel=1e-3, abs=1e-9)
+        assert (point.images, point.seeds) == (5, (2, 5))
+        # What does not depend on the images stays.
+        assert point.latency_ms == 3.0 - 4 * point.saving
+    assert main(["calibrate", *network, *files]) == 0
+    assert "corrections of 2 points, 12 images" in capsys.readouterr().out
 
 
 def test_a_network_of_ones_own(

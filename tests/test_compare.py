@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy import models
-from drowsy.compare import RECIPES, Bench, Scale, Sleep, _verdicts, table
+from drowsy.calibrate import calibrate
+from drowsy.compare import RECIPES, SETS, Bench, Scale, Sleep, _verdicts, table
 from drowsy.compare import compare as run_compare
 from drowsy.evaluate import Evaluator
 from drowsy.rivals import fit_flatten, resolution_for, scale_images, slim_to
 
-SPLITS = {"search": range(0, 12), "report": range(12, 36)}
+SPLITS = {"search": range(0, 12), "report": range(12, 36), "calibration": range(36, 40)}
 SAVINGS = (0.25, 0.5)
+METHODS = [recipe.name for recipe in SETS["methods"]]
 
 
 def small_model(flatten: bool = False) -> nn.Module:
@@ -80,7 +83,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_every_recipe_has_a_row_and_reaches_the_saving_it_says() -> None:
     rows = compare()
-    assert [(r["saving"], r["method"]) for r in rows] == [(s, m) for s in SAVINGS for m in RECIPES]
+    assert [(r["saving"], r["method"]) for r in rows] == [(s, m) for s in SAVINGS for m in METHODS]
     whole = sum(multiplies(16))
     for row in rows:
         assert row["saving_reached"] >= row["saving"]
@@ -114,7 +117,10 @@ def test_losses_are_points_below_the_network_as_it_is() -> None:
     small = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
     with torch.inference_mode():
         right = [(model(x).argmax(1) == labels).float().mean() for x in (images, small)]
+        whole, scaled = (model(x).log_softmax(1) for x in (images, small))
     assert row["top1_lost"] == pytest.approx(100 * float(right[0] - right[1]), abs=1e-4)
+    divergence = F.kl_div(scaled, whole, reduction="batchmean", log_target=True)
+    assert row["divergence"] == pytest.approx(float(divergence), rel=1e-4)
 
 
 def test_without_labels_agreement_with_the_full_network_counts() -> None:
@@ -163,29 +169,49 @@ def test_the_model_stays_as_it_was() -> None:
 # --- choosing ------------------------------------------------------------------------------------
 
 
-def bench(**options: Any) -> Bench:
+def bench(labelled: bool = True, **options: Any) -> Bench:
     images, labels = small_data()
     given = {
         "savings": SAVINGS, "seeds": (0, 1), "store": None, "budget": 24, "batch": 50,
         "dtype": torch.float32, "device": torch.device("cpu"), "interpolation": "bicubic",
         "progress": False,
     }  # fmt: skip
-    return Bench(small_model(), images, labels, SPLITS, **(given | options))
+    return Bench(small_model(), images, labels if labelled else None, SPLITS, **(given | options))
 
 
-def test_of_several_sizes_the_least_divergence_from_the_full_network_is_taken() -> None:
-    found = bench()
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_several_sizes_the_best_on_the_search_images_is_taken(labelled: bool) -> None:
+    found = bench(labelled)
     recipe = Sleep("both", source="lattice", grain="position", fill="nearest")
-    alone = [
-        replace(recipe, scaling=(part,)).operate(found, 0.5) for part in (0.0, 0.125, 0.25, 0.375)
-    ]
-    harm = [found.measure(operation, "search").divergence for operation in alone if operation]
-    assert len({operation.size for operation in alone}) == len(harm) == 4
-    best = replace(recipe, scaling=(0.0, 0.125, 0.25, 0.375)).operate(found, 0.5)
-    assert best.size == alone[harm.index(min(harm))].size
+    parts = (0.0, 0.25, 0.5, 0.75, 1.0)
+    alone = [replace(recipe, scaling=(part,)).operate(found, 0.5) for part in parts]
+    points = [found.measure(operation, "search") for operation in alone if operation]
+    assert len({operation.size for operation in alone}) == len(points) == 5
+    quality = [p.top1 + p.top5 if labelled else -p.divergence for p in points]
+    best = replace(recipe, scaling=parts).operate(found, 0.5)
+    assert best.size == alone[quality.index(max(quality))].size
+    # All of a saving left to resolution: nobody sleeps.
+    assert alone[-1] == Scale().operate(found, 0.5)
     # Divergence at another size is from the network as it is, not from itself at rate 0.
     rested = replace(best, setting=found.awake, size=(8, 8))
     assert found.measure(rested, "search").divergence > 0
+
+
+def test_one_search_at_full_resolution_serves_every_size(evaluated: list[Any]) -> None:
+    found = bench()
+    recipe = Sleep(
+        "both", source="lattice", grain="position", fill="nearest", scaling=(0.0, 0.3, 0.6)
+    )
+    recipe.operate(found, 0.5)
+    sides = [side for _, _, (count, side), _, _ in evaluated if count == 12]
+    small = {side for side in sides if side < 16}
+    assert len(small) == 2
+    # Of smaller images only the operation chosen for them is measured.
+    assert [sides.count(side) for side in small] == [1, 1]
+    assert sides.count(16) == 24
+    evaluated.clear()
+    replace(recipe, name="alone", scaling=(0.0,)).operate(found, 0.25)
+    assert not evaluated
 
 
 def test_operations_are_chosen_on_search_images_and_reported_on_others(
@@ -205,32 +231,65 @@ def test_aligned_layers_share_their_map_at_every_size() -> None:
     recipe = Sleep("aligned", grain="position", fill="nearest", aligned=True, scaling=(0.25,))
     streams = [layer.sleep.stream for layer in found.net(recipe).layers.values()]
     assert streams == [0, 0, 2]
-    apart = found.measure(replace(recipe, aligned=False).operate(found, 0.5), "report")
-    shared = found.measure(recipe.operate(found, 0.5), "report")
+    apart = found.measure(replace(recipe, aligned=False).operate(found, 0.5))
+    shared = found.measure(recipe.operate(found, 0.5))
     assert apart.divergence != shared.divergence
 
 
-def test_a_calibration_corrects_each_operation_on_its_own_images(evaluated: list[Any]) -> None:
-    calls: list[tuple[Any, ...]] = []
+@pytest.mark.parametrize("correction", ["affine", "reconstruct"])
+@pytest.mark.parametrize("scaling", [0.0, 0.25])
+def test_operations_are_corrected_on_the_calibration_images(
+    correction: str, scaling: float
+) -> None:
+    recipe = Sleep(
+        "mine", source="lattice", grain="position", fill="nearest", rates="uniform",
+        scaling=(scaling,), correction=correction,
+    )  # fmt: skip
+    found = bench()
+    operation = recipe.operate(found, 0.5)
+    assert (operation.correction, operation.size == found.full) == (correction, scaling == 0)
+    measured = found.measure(operation)
+    plain = found.measure(replace(operation, correction="none"))
+    net, labels = copy.deepcopy(operation.net), small_data()[1][12:36]
+    baseline = Evaluator(found.dense, found.images("report", found.full)).logits()
+    net.set(net.schedule_of(operation.setting))
+    unlabelled = found.images("calibration", operation.size)
+    assert len(unlabelled) == 4
+    calibrate(net, unlabelled, reconstruct=correction == "reconstruct")
+    by_hand = [
+        Evaluator(
+            net, found.images("report", operation.size), labels, seed=seed, baseline=baseline
+        ).evaluate(operation.setting)
+        for seed in found.seeds
+    ]
+    divergence = [counts.divergence / 24 for counts in by_hand]
+    assert measured.divergence == pytest.approx(sum(divergence) / 2, rel=1e-6)
+    assert measured.top1 == pytest.approx(sum(counts.top1 for counts in by_hand) / 48)
+    assert measured.divergence != pytest.approx(plain.divergence, rel=1e-3)
+    assert operation.net.calibration is None
 
-    def brighten(net: drowsy.DrowsyNet, images: Tensor) -> None:
-        calls.append((tuple(images.shape), [float(layer.rate) for layer in net.layers.values()]))
-        net.layers["3"].bias += 10.0
 
-    plain = Sleep("plain", rates="uniform")
-    bright = replace(plain, name="bright", scaling=(0.25,), calibrate=brighten)
+def test_searches_go_by_the_affine_correction_and_are_kept(
+    evaluated: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    module = sys.modules["drowsy.calibrate"]
+
+    def counted(*args: Any, reconstruct: bool, **options: Any) -> Any:
+        calls.append(reconstruct)
+        return calibrate(*args, reconstruct=reconstruct, **options)
+
+    monkeypatch.setattr(module, "calibrate", counted)
     store = drowsy.Store(":memory:")
-    options: dict[str, Any] = {"calibration": range(36, 40), "savings": [0.5], "store": store}
-    first = compare(recipes=[bright], **options)
-    side = int(first[0]["size"].split("x")[0])
-    rate = int(first[0]["rates"].split()[0]) / 8
-    assert calls == [((4, 3, side, side), [rate] * 3)]
-    uncorrected = compare(recipes=[replace(bright, calibrate=None)], **options)
-    assert uncorrected[0]["top1_lost"] != first[0]["top1_lost"]
+    options: dict[str, Any] = {"recipes": [RECIPES["ours"]], "savings": [0.5], "store": store}
+    first = compare(**options)
+    # Each of 24 settings, and in the end the chosen one, once for all seeds.
+    assert calls == [False] * 24 + [True]
     evaluated.clear()
-    assert compare(recipes=[bright], **options) == first
-    assert len(calls) == 1
+    calls.clear()
+    assert compare(**options) == first
     assert not evaluated
+    assert not calls
 
 
 # --- resuming ------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def window(meter: Meter, clock: FakeClock, seconds: float = 6.0) -> Measurement:
     return meter.measurement
 
 
-def small_net() -> drowsy.DrowsyNet:
+def small_net() -> drowsy.drowsy.DrowsyNet:
     return drowsy.convert(
         nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(144, 5)
@@ -742,6 +742,27 @@ def test_the_command_measures_a_frontier(
     told = capsys.readouterr()
     assert "J/image  above idle" in re.sub("  +", "  ", told.out)
     assert "reliable: 5 s or more" in told.out
+
+
+def test_the_command_measures_with_corrections(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smallnet import build
+
+    torch.manual_seed(0)
+    net = drowsy.convert(build().eval())
+    drowsy.calibrate(net, torch.randn(4, 3, 8, 8), Frontier.load("frontier.json")).save("c.tensors")
+    corrected = []
+    original = drowsy.DrowsyNet.set
+
+    def spied(self: drowsy.DrowsyNet, *args: object, **options: object) -> None:
+        original(self, *args, **options)
+        corrected.append((self.corrected_for, list(self.corrected)))
+
+    monkeypatch.setattr(sensors, "RAPL", tmp_path / "powercap")
+    monkeypatch.setattr(drowsy.DrowsyNet, "set", spied)
+    assert main([*command, "--calibration", "c.tensors"]) == 0
+    assert ((4, 4), ["2"]) in corrected
 
 
 def test_the_command_says_that_there_is_no_meter(

@@ -19,6 +19,7 @@ from recording import images_and_labels, inferences, recording_net, search_on
 from torch import nn
 
 import drowsy
+from drowsy.calibrate import Corrected
 from drowsy.energy import NoMeter
 from drowsy.evaluate import Evaluator
 from drowsy.search import (
@@ -217,7 +218,7 @@ def test_a_search_killed_at_ten_random_moments(tmp_path: Path) -> None:
 
 
 def test_a_result_is_known_by_all_that_decides_it() -> None:
-    """Streams, a reference and further facts; what changes nothing does not count."""
+    """Streams, a reference and an engine that corrects; what changes nothing does not count."""
     images, labels = small_data()
 
     def context(net: drowsy.DrowsyNet | None = None, **options: Any) -> Context:
@@ -230,7 +231,9 @@ def test_a_result_is_known_by_all_that_decides_it() -> None:
     never = lambda: pytest.fail("nothing is evaluated")  # noqa: E731
     assert context(reference=Reference(plain.weights, plain.data, never)) == plain
     assert context(reference=Reference(plain.weights, "other images", never)) != plain
-    assert context(facts={"calibration": "mine"}) != plain
+    corrected = Corrected(images[:4])
+    assert context(engine=corrected) != plain
+    assert context(engine=Corrected(images[:4], reconstruct=True)) != context(engine=corrected)
 
 
 def test_what_the_store_knows_is_known_for_every_seed() -> None:

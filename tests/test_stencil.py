@@ -331,7 +331,9 @@ def test_results_of_other_tables_are_other_results(net: drowsy.DrowsyNet, images
     # Tables that no fill reads do not count.
     net.set(0, fill="auto")
     assert measurer.context(0) == plain
-    assert plain.configuration["layers"]["0"] == ["lattice", "position", net.layers["0"].fill]
+    source, *others = plain.configuration["layers"]["0"]
+    assert source.startswith("lattice")
+    assert others == ["position", net.layers["0"].fill]
 
 
 @pytest.mark.parametrize("aligned", [False, True])
