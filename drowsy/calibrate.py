@@ -327,11 +327,13 @@ class Corrected:
             if work.baseline is None:
                 work = replace(work, baseline=work.evaluator(0).logits())
             for seed, todo in settings.items():
+                # Of one seed, so that maps are drawn once for all settings.
+                evaluator = work.evaluator(seed)
                 for setting in todo:
                     net.calibration = None
                     net.set(net.schedule_of(setting))
                     net.calibration = self._calibration(net, setting)
-                    yield seed, setting, work.evaluator(seed).evaluate(setting)
+                    yield seed, setting, evaluator.evaluate(setting)
 
     def _calibration(self, net: DrowsyNet, setting: Setting) -> Calibration:
         """Of the setting in force."""
@@ -390,8 +392,8 @@ def _corrections(
     net: DrowsyNet, images: Tensor, reconstruct: bool, seed: int, batch: int, progress: bool
 ) -> dict[str, Correction]:
     """Corrections at the setting in force, which the network computes without any so far."""
-    chunks = images.split(min(batch, max(len(images) // 4, 1)))
-    starts = [sum(len(chunk) for chunk in chunks[:i]) for i in range(len(chunks))]
+    size = min(batch, max(len(images) // 4, 1))
+    chunks, starts = images.split(size), range(0, len(images), size)
     layers, thresholds = net.layers, net.control.settings
     awake, drowsy = _Lane(net, chunks), _Lane(net, chunks)
     nodes = [node for node in net.graph.nodes if node.target != "control" and node.op != "output"]
@@ -438,21 +440,16 @@ class _Task:
         awake = self.awake.values(self.source)
         self.differs = any(not torch.equal(a, b) for a, b in zip(awake, self.inputs, strict=True))
         # Pre-activations of both runs, without a correction.
-        self.wanted = [self._convolve(x) for x in awake]
-        self.own = [self._convolve(x) for x in self.inputs] if self.differs else self.wanted
+        self.wanted = [self._convolve(x, self.weight, self.bias) for x in awake]
+        self.own = self.wanted
+        if self.differs:
+            self.own = [self._convolve(x, self.weight, self.bias) for x in self.inputs]
 
     def run(self, correction: Correction | None) -> None:
         """Compute the layer in both runs; in the drowsy one with its correction and its sleep."""
         layer = self.layer
-        for chunk, x in enumerate(self.inputs):
-            if correction is not None and correction.delta is not None:
-                z = self._convolve(x, correction)
-            elif correction is not None:
-                shift = correction.bias - correction.scale * self.bias
-                factor, shift = (part.view(1, -1, 1, 1) for part in (correction.scale, shift))
-                z = self.own[chunk] * factor + shift
-            else:
-                z = self.own[chunk].clone()
+        for chunk, z in enumerate(self._corrected(correction)):
+            x = self.inputs[chunk]
             y = activate(z, layer.activation).to(x.dtype)
             if self.threshold:
                 times = scale(self.threshold, layer.sleep.k, layer.fill)
@@ -462,6 +459,18 @@ class _Task:
             self.drowsy.put(self.node, chunk, y)
             awake = activate(self.wanted[chunk], layer.activation).to(x.dtype)
             self.awake.put(self.node, chunk, awake)
+
+    def _corrected(self, correction: Correction | None) -> Iterator[Tensor]:
+        """Drowsy pre-activations of each chunk, as tensors of their own."""
+        if correction is None:
+            yield from (z.clone() for z in self.own)
+        elif correction.delta is None:
+            shift = correction.bias - correction.scale * self.bias
+            factor, shift = (part.view(1, -1, 1, 1) for part in (correction.scale, shift))
+            yield from (z * factor + shift for z in self.own)
+        else:
+            weight = self.weight * correction.scale[:, None, None, None] + correction.delta
+            yield from (self._convolve(x, weight, correction.bias) for x in self.inputs)
 
     def correction(self, reconstruct: bool) -> Correction:
         """The correction for the drowsy inputs of this call."""
@@ -508,13 +517,8 @@ class _Task:
             return None
         return others[0] if self.awake.has(others[0]) else None
 
-    def _convolve(self, x: Tensor, correction: Correction | None = None) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         spec = self.layer.spec
-        weight, bias = self.weight, self.bias
-        if correction is not None:
-            weight, bias = weight * correction.scale[:, None, None, None], correction.bias
-            if correction.delta is not None:
-                weight = weight + correction.delta
         x = padded_input(x.float(), spec)
         return F.conv2d(x, weight, bias, spec.stride, 0, spec.dilation, spec.groups)
 

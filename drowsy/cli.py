@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from drowsy import models
 from drowsy.atomic import write_json
 from drowsy.calibrate import Calibration, calibrate
-from drowsy.compare import RECIPES, SAVINGS, SEEDS, SETS, check_splits, compare, table
+from drowsy.compare import SAVINGS, SEEDS, check_splits, compare, table
 from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
 from drowsy.data import ImageSet, load_images
@@ -29,6 +29,7 @@ from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
+from drowsy.recipes import RECIPES, SETS
 from drowsy.record import provenance
 from drowsy.rivals import INTERPOLATIONS
 from drowsy.search import METHODS, Measurer, check_method
@@ -110,26 +111,29 @@ def _compare(args: argparse.Namespace) -> None:
     data = _data(args, info)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    rows = compare(
-        model,
-        data.images,
-        data.labels,
-        **splits,
-        savings=args.savings,
-        seeds=args.seeds,
-        recipes=[recipe for name in args.recipes for recipe in SETS.get(name) or (RECIPES[name],)],
-        budget=args.budget,
-        interpolation=args.interpolation,
-        store=Store(args.store or out / "points.sqlite"),
-        batch=args.batch,
-        dtype=dtype,
-        device=_device(args),
-        progress=sys.stderr.isatty(),
-        each=lambda row: print(f"{row['saving']:.0%} {row['method']}", file=sys.stderr),
-        out=out,
-        title=f"{info.name}, {len(args.report):,} images",
-        about={"model": args.model, "dtype": args.dtype},
-    )
+    with Store(args.store or out / "points.sqlite") as store:
+        rows = compare(
+            model,
+            data.images,
+            data.labels,
+            **splits,
+            savings=args.savings,
+            seeds=args.seeds,
+            recipes=[
+                recipe for name in args.recipes for recipe in SETS.get(name) or (RECIPES[name],)
+            ],
+            budget=args.budget,
+            interpolation=args.interpolation,
+            store=store,
+            batch=args.batch,
+            dtype=dtype,
+            device=_device(args),
+            progress=sys.stderr.isatty(),
+            each=lambda row: print(f"{row['saving']:.0%} {row['method']}", file=sys.stderr),
+            out=out,
+            title=f"{info.name}, {len(args.report):,} images",
+            about={"model": args.model, "dtype": args.dtype},
+        )
     print(table(rows))
     print(f"\nwrote {out}: compare.csv (the table), compare.json (its record), compare.png")
 

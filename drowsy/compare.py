@@ -1,7 +1,8 @@
 """Ways to save multiplications, side by side: one network, one set of images, equal savings.
 
-A *recipe* turns a wanted saving into an *operation*: a network, an image size and a setting whose
-convolutions need that many multiplications less than the network as it is. Operations are chosen on
+A *recipe* (``drowsy.recipes``) turns a wanted saving into an *operation*: a network, an image size
+and a setting whose convolutions need that many multiplications less than the network as it is.
+Operations are chosen on
 search images and reported on others.
 """
 
@@ -12,9 +13,8 @@ import functools
 import itertools
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,10 @@ from drowsy.cost import saving as saving_of
 from drowsy.evaluate import Evaluator, Setting, check_images, check_labels
 from drowsy.frontier import OperatingPoint
 from drowsy.net import DrowsyNet
+from drowsy.recipes import SETS, Operation, Recipe, Scale, Sleep
 from drowsy.record import csv_text, provenance
-from drowsy.rivals import (
-    INTERPOLATIONS,
-    Size,
-    fit_flatten,
-    resolution_for,
-    scale_images,
-    slim_to,
-)
+from drowsy.rivals import INTERPOLATIONS, Size, fit_flatten, resolution_for, scale_images
 from drowsy.search import Measurer, Reference, check_method, search_at
-from drowsy.sleep import DEFAULT_K
 from drowsy.stages import align
 from drowsy.stencil import calibrate_stencils
 from drowsy.store import Store, fingerprint_data, fingerprint_state
@@ -49,200 +42,8 @@ from drowsy.store import Store, fingerprint_data, fingerprint_state
 Row = dict[str, Any]
 SAVINGS = (0.25, 0.5, 0.75)
 SEEDS = (0, 1, 2)
-RATES = ("uniform", "search")
-CORRECTIONS = ("none", "affine", "reconstruct")
 # Searches that correct the network at every setting: images for that, and images they measure on.
 SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
-
-# Savings are sums of floats.
-_EPSILON = 1e-9
-
-
-# --- recipes -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Operation:
-    """How a recipe reaches a saving.
-
-    Attributes:
-        net: the network.
-        size: ``(H, W)`` that images are scaled to.
-        setting: thresholds of its layers.
-        saving: fraction saved of the multiplications of the network as it is.
-        correction: as in ``Sleep``.
-    """
-
-    net: DrowsyNet
-    size: Size
-    setting: Setting
-    saving: float
-    correction: str = "none"
-
-
-class Recipe(ABC):
-    """A way to save multiplications; ``name`` heads its rows."""
-
-    name: str
-
-    @abstractmethod
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        """What saves at least ``saving``; None where nothing does."""
-
-
-@dataclass(frozen=True)
-class Sleep(Recipe):
-    """Neurons asleep, at a lower resolution or not.
-
-    Args:
-        name: of the recipe.
-        source, grain, k, fill, skip: as for ``drowsy.convert``.
-        aligned: layers of a stage share one position map (``drowsy.align``).
-        rates: ``uniform`` (one rate for all layers) or ``search`` (the additive search).
-        scaling: how much of a saving may be left to the input's resolution: 0 is nothing, at 1
-            nobody sleeps. Of the operations at each, the most accurate one on the search images is
-            taken (without labels, the one of least divergence).
-        correction: what ``drowsy.calibrate`` does before an operation is measured: ``none``,
-            ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images.
-    """
-
-    name: str
-    source: str = "bernoulli"
-    grain: str = "neuron"
-    k: int = DEFAULT_K
-    fill: str = "auto"
-    skip: tuple[str, ...] = ()
-    aligned: bool = False
-    rates: str = "search"
-    scaling: tuple[float, ...] = (0.0,)
-    correction: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.correction not in CORRECTIONS:
-            raise ValueError(
-                f"correction: got {self.correction!r}, allowed: {', '.join(CORRECTIONS)}"
-            )
-        if self.rates not in RATES:
-            raise ValueError(f"rates: got {self.rates!r}, allowed: {', '.join(RATES)}")
-        if not self.scaling or not all(0 <= part <= 1 for part in self.scaling):
-            raise ValueError(f"scaling: got {self.scaling}, allowed: parts from 0 to 1")
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether it needs calibration images."""
-        return self.correction != "none" or self.fill == "stencil"
-
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        found: dict[Size, Operation] = {}
-        for part in self.scaling:
-            size = bench.resolution_for(part * saving)
-            operation = None if size is None else self._at(bench, size, saving)
-            if size is not None and operation is not None:
-                found[size] = operation
-        operations = list(found.values())
-        return (
-            max(operations, key=bench.quality)
-            if len(operations) > 1
-            else next(iter(operations), None)
-        )
-
-    def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
-        net = bench.net(self)
-        if bench.spared(size) >= saving - _EPSILON:
-            return Operation(bench.dense, size, bench.awake, bench.spared(size))
-        left = 1 - bench.spared(size)
-        # A multiplication asleep is one of those that are left at this size.
-        wanted = 1 - (1 - saving) / left - _EPSILON
-        if self.rates == "uniform":
-            damage = {(j,) * len(net.layers): float(j) for j in range(self.k)}
-        else:
-            damage = bench.search(self)
-        enough = [s for s in damage if bench.asleep(net, size, s) >= wanted]
-        if not enough:
-            return None
-        setting = min(enough, key=damage.__getitem__)
-        reached = 1 - left * (1 - bench.asleep(net, size, setting))
-        return Operation(net, size, setting, reached, self.correction)
-
-
-@dataclass(frozen=True)
-class Scale(Recipe):
-    """Smaller images, nobody asleep: the simplest rival."""
-
-    name: str = "resolution"
-
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        size = bench.resolution_for(saving)
-        return size and Operation(bench.dense, size, bench.awake, bench.spared(size))
-
-
-@dataclass(frozen=True)
-class Slim(Recipe):
-    """Whole channels dropped, those of lowest L1 norm, the same share in every layer."""
-
-    name: str = "channels"
-
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        slim = slim_to(bench.dense, bench.image, saving)
-        return slim and Operation(slim[0], bench.full, bench.awake, slim[1])
-
-
-_OURS = Sleep(
-    "ours",
-    source="lattice",
-    grain="position",
-    fill="interpolate",
-    aligned=True,
-    correction="reconstruct",
-)
-_UNIFORM = replace(_OURS, rates="uniform")
-_PAPER = Sleep("paper-uniform", rates="uniform")
-SETS: dict[str, tuple[Recipe, ...]] = {
-    "methods": (
-        _PAPER,
-        Sleep("paper-nonuniform"),
-        # Figurnov et al., "PerforatedCNNs", NIPS 2016: a grid of positions, a rate for each layer.
-        Sleep("perforation", source="lattice", grain="position", fill="nearest"),
-        Slim(),
-        Scale(),
-        _OURS,
-        replace(_OURS, name="ours+resolution", scaling=(0.5, 0.75, 1.0)),
-    ),
-    # One ingredient more in every line, from the paper's method to ours.
-    "ablation": (
-        _PAPER,
-        replace(_PAPER, name="+interpolate", fill="interpolate"),
-        replace(_PAPER, name="+lattice", fill="interpolate", source="lattice"),
-        replace(_UNIFORM, name="+position", aligned=False, correction="none"),
-        replace(_UNIFORM, name="+aligned", correction="none"),
-        replace(_UNIFORM, name="+affine", correction="affine"),
-        replace(_UNIFORM, name="+reconstruct"),
-        _OURS,
-    ),
-    # What shares a bit decides what time is saved; the same rate in every layer.
-    "grains": (
-        replace(_UNIFORM, name="neuron", grain="neuron"),
-        replace(_UNIFORM, name="position:64", grain="position:64"),
-        replace(_UNIFORM, name="position:128", grain="position:128"),
-        replace(_UNIFORM, name="position"),
-        replace(
-            _UNIFORM,
-            name="channel",
-            source="stratified",
-            grain="channel",
-            fill="auto",
-            aligned=False,
-        ),
-    ),
-    # What else could fill the sleepers of ours, and where they could lie; at the same rates.
-    "patterns": (
-        replace(_UNIFORM, name="lattice, stencil", fill="stencil"),
-        replace(_UNIFORM, name="bluenoise", source="bluenoise"),
-        replace(_UNIFORM, name="stratified", source="stratified"),
-        replace(_UNIFORM, name="bernoulli", source="bernoulli"),
-    ),
-}
-RECIPES = {recipe.name: recipe for recipes in SETS.values() for recipe in recipes}
 
 
 # --- what recipes are given ----------------------------------------------------------------------
@@ -342,6 +143,17 @@ class Bench:
         """Fraction of the multiplications that scaling images to ``size`` saves."""
         return 1 - self.multiplies(size) / self.multiplies(self.full)
 
+    def awake_at(self, size: Size) -> Operation:
+        """The network at a size, nobody asleep."""
+        return Operation(self.dense, size, self.awake, self.spared(size))
+
+    def left_to_sleep(self, size: Size, saving: float) -> float:
+        """Fraction of the multiplications at ``size`` that is to sleep, to save ``saving`` of all.
+
+        A multiplication asleep is one of those that are left at this size.
+        """
+        return 1 - (1 - saving) / (1 - self.spared(size))
+
     def asleep(self, net: DrowsyNet, size: Size, setting: Setting) -> float:
         """Fraction of the multiplications at ``size`` that a setting saves."""
         rates = {name: j / net.k for name, j in zip(net.layers, setting, strict=True)}
@@ -391,8 +203,7 @@ class Bench:
         for saving, part in itertools.product(self._savings, recipe.scaling):
             size = self.resolution_for(part * saving)
             if size is not None and self.spared(size) < saving:
-                # A multiplication asleep is one of those that are left at this size.
-                goals.add(round(1 - (1 - saving) / (1 - self.spared(size)), 6))
+                goals.add(round(self.left_to_sleep(size, saving), 6))
         found = self._searched.setdefault(key, {})
         missing = sorted(goals - self._sought.setdefault(key, set()))
         if missing:
@@ -566,7 +377,7 @@ def compare(
         progress=progress,
     )
     start = time.perf_counter()
-    dense = bench.measure(Operation(bench.dense, bench.full, bench.awake, 0.0))
+    dense = bench.measure(bench.awake_at(bench.full))
     rows: list[Row] = []
     scaling = next((recipe for recipe in recipes if isinstance(recipe, Scale)), None)
     for wanted in savings:

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# Savings are sums of floats: what is to reach one may miss it by this.
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class LayerCost:

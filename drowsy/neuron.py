@@ -100,11 +100,8 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         spec: geometry and activation.
     """
     left, right, top, bottom = spec.padding
-    if spec.padding_mode != "zeros":
-        x = F.pad(x, spec.padding, mode=spec.padding_mode)
-        top = left = 0
-    elif (left, top) != (right, bottom):
-        x = F.pad(x, spec.padding)
+    if spec.padding_mode != "zeros" or (left, top) != (right, bottom):
+        x = padded_input(x, spec)
         top = left = 0
     y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
     return activate(y, spec.activation)
@@ -112,9 +109,8 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
 
 def padded_input(x: Tensor, spec: ConvSpec) -> Tensor:
     """``x`` ``[N, C, H, W]`` with its padding written out, whatever the mode."""
-    if spec.padding_mode != "zeros":
-        return F.pad(x, spec.padding, mode=spec.padding_mode)
-    return F.pad(x, spec.padding)
+    mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
+    return F.pad(x, spec.padding, mode=mode)
 
 
 def sleep(

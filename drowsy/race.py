@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drowsy.cost import add_gains
+from drowsy.cost import ROUNDING, add_gains
 from drowsy.evaluate import Counts, Setting
 from drowsy.frontier import OBJECTIVES, OperatingPoint
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.99
 # Images of the first rung, at least.
 FEWEST = 100
-# Savings are sums of floats.
-_ROUNDING = 1e-9
 
 
 class Race:
@@ -132,7 +130,7 @@ class Race:
         pool = [*points, *self._complete.values()]
         lead = np.zeros(len(points), bool)
         for name in self.objectives:
-            bar = _bar(there, _values(pool, name), there[: len(points)] + _ROUNDING)
+            bar = _bar(there, _values(pool, name), there[: len(points)] + ROUNDING)
             lead |= _values(points, name) > bar
         return [settings[i] for i in np.flatnonzero(lead)]
 
@@ -144,7 +142,7 @@ class Race:
         lost = np.ones(len(points), bool)
         looks = len(self.stops) - 1
         for name in self.objectives:
-            p = _bar(there, _values(self._complete.values(), name), here - _ROUNDING)
+            p = _bar(there, _values(self._complete.values(), name), here - ROUNDING)
             x = _values(points, name)
             doubt = np.exp(-images * _kl(x, np.maximum(x, p)))
             lost &= doubt < (1 - CONFIDENCE) / looks

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from drowsy._optional import require
 from drowsy.cost import (
+    ROUNDING,
     add_gains,
     layer_costs,
     layer_shares,
@@ -33,7 +34,6 @@ from drowsy.evaluate import Counts, Setting, check_images, check_labels
 from drowsy.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.net import DrowsyNet, check_network
 from drowsy.race import Race
-from drowsy.schedule import Schedule
 from drowsy.sleep import stored_text
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
 
@@ -50,8 +50,6 @@ _GROWTH = 1.5
 # Settings measured before the next ones are chosen: exchanges, and generations of Optuna's methods.
 EXCHANGES = 16
 GENERATION = 32
-# Savings are sums of floats.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -257,10 +255,6 @@ class Measurer:
         rates = {name: j / self.net.k for name, j in zip(self.names, setting, strict=True)}
         return saving(rates, self.shares)
 
-    def schedule(self, setting: Setting) -> Schedule:
-        """The setting with the network's present grains, fills and streams."""
-        return self.net.schedule_of(setting)
-
     def _part(self, images: range | None) -> Workload:
         if self._reference is not None and self.work.baseline is None:
             self.work = replace(self.work, baseline=self._reference.logits())
@@ -288,7 +282,7 @@ class Measurer:
             if len(values) > 1:
                 spread[name] = statistics.stdev(values)
         return OperatingPoint(
-            schedule=self.schedule(setting),
+            schedule=self.net.schedule_of(setting),
             saving=self.saving(setting),
             top1=mean["top1"],
             top5=mean["top5"],
@@ -481,7 +475,7 @@ def search_at(
         reached = trials.saved(candidates)
         each = -(-trials.left // 2 // len(savings))
         # By increasing saving, so of those that save enough the first do the least damage.
-        first = [int(np.searchsorted(reached, wanted - _ROUNDING)) for wanted in savings]
+        first = [int(np.searchsorted(reached, wanted - ROUNDING)) for wanted in savings]
         chosen = itertools.chain.from_iterable(candidates[i : i + each] for i in first)
         trials.measure(chosen, "candidates")
     _exchange_at(trials, damage, savings)
@@ -642,13 +636,13 @@ def _exchange_at(trials: _Trials, damage: np.ndarray, savings: Sequence[float]) 
         chosen: list[Setting] = []
         for wanted in savings:
             settings = list(trials.points)
-            enough = np.flatnonzero(trials.saved(settings) >= wanted - _ROUNDING)
+            enough = np.flatnonzero(trials.saved(settings) >= wanted - ROUNDING)
             if not len(enough):
                 continue
             best = min((settings[i] for i in enough), key=trials.damage)
             score = -_changes(damage, [best], np.inf)
             reached = trials.saved([best])[:, None, None] + _changes(trials.gains, [best], 0.0)
-            score[reached < wanted - _ROUNDING] = -np.inf
+            score[reached < wanted - ROUNDING] = -np.inf
             chosen += _best_exchanges(trials, [best], score, each)
         if not trials.measure(chosen, "exchanges"):
             return

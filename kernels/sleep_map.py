@@ -55,6 +55,13 @@ def _image_draw(c0, image, layer, TAG: tl.constexpr, seed):
     return tl.philox(seed, c0, c1, c2, zero + TAG)
 
 
+@triton.jit
+def _half(w0, w1, w2, w3, BIT: tl.constexpr):
+    """The ``BIT``-th of the eight 16-bit halves of a draw, the lower half of each word first."""
+    word = (w0 if BIT < 2 else w1) if BIT < 4 else (w2 if BIT < 6 else w3)
+    return (word >> 16 if BIT % 2 else word & 0xFFFF).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=_STREAM)
 def _bernoulli_kernel(
     out,
@@ -80,8 +87,7 @@ def _bernoulli_kernel(
         counter = (pc * ((cells + 7) // 8) + byte).to(tl.uint32)
         w0, w1, w2, w3 = _image_draw(counter, image, layer, 0, seed)
         for bit in tl.static_range(8):
-            word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
-            u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
+            u = _half(w0, w1, w2, w3, bit)
             level = (u * K) >> 16
             if UPSIDE_DOWN:
                 level = K - 1 - level
@@ -266,8 +272,7 @@ def _bluenoise_kernel(
         w0, w1, w2, w3 = _image_draw(byte.to(tl.uint32), image, layer, 4, seed)
         y, x = pc // width, pc % width
         for bit in tl.static_range(8):
-            word = (w0 if bit < 2 else w1) if bit < 4 else (w2 if bit < 6 else w3)
-            u = (word >> 16 if bit % 2 else word & 0xFFFF).to(tl.int32)
+            u = _half(w0, w1, w2, w3, bit)
             at = (y + (u >> 8)) % SIDE * SIDE + (x + u) % SIDE
             level = tl.load(table + at).to(tl.int32)
             asleep = (level < j) & (byte * 8 + bit < cells)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from drowsy import models
 from drowsy.calibrate import Calibration, calibrate
 from drowsy.cli import main
-from drowsy.compare import RECIPES, SETS, Sleep
 from drowsy.compare import compare as run_compare
 from drowsy.control import Control
 from drowsy.convert import convert, revert
@@ -32,6 +31,7 @@ from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
+from drowsy.recipes import RECIPES, SETS, Sleep
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 import drowsy
 from drowsy import models
 from drowsy.calibrate import calibrate
-from drowsy.compare import RECIPES, SETS, Bench, Scale, Sleep, _verdicts, table
+from drowsy.compare import Bench, _verdicts, table
 from drowsy.compare import compare as run_compare
 from drowsy.evaluate import Evaluator
+from drowsy.recipes import RECIPES, SETS, Scale, Sleep
 from drowsy.rivals import fit_flatten, resolution_for, scale_images, slim_to
 
 SPLITS = {"search": range(0, 12), "report": range(12, 36), "calibration": range(36, 40)}

@@ -1,0 +1,202 @@
+"""Recipes: ways to turn a wanted saving into an operation, for ``drowsy.compare``.
+
+Each says in a few fields how it saves multiplications; what it needs to know of the network and its
+images it asks a ``drowsy.compare.Bench``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from drowsy.cost import ROUNDING
+from drowsy.evaluate import Setting
+from drowsy.net import DrowsyNet
+from drowsy.rivals import Size, slim_to
+from drowsy.sleep import DEFAULT_K
+
+if TYPE_CHECKING:
+    from drowsy.compare import Bench
+
+RATES = ("uniform", "search")
+CORRECTIONS = ("none", "affine", "reconstruct")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How a recipe reaches a saving.
+
+    Attributes:
+        net: the network.
+        size: ``(H, W)`` that images are scaled to.
+        setting: thresholds of its layers.
+        saving: fraction saved of the multiplications of the network as it is.
+        correction: as in ``Sleep``.
+    """
+
+    net: DrowsyNet
+    size: Size
+    setting: Setting
+    saving: float
+    correction: str = "none"
+
+
+class Recipe(ABC):
+    """A way to save multiplications; ``name`` heads its rows."""
+
+    name: str
+
+    @abstractmethod
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        """What saves at least ``saving``; None where nothing does."""
+
+
+@dataclass(frozen=True)
+class Sleep(Recipe):
+    """Neurons asleep, at a lower resolution or not.
+
+    Args:
+        name: of the recipe.
+        source, grain, k, fill, skip: as for ``drowsy.convert``.
+        aligned: layers of a stage share one position map (``drowsy.align``).
+        rates: ``uniform`` (one rate for all layers) or ``search`` (the additive search).
+        scaling: how much of a saving may be left to the input's resolution: 0 is nothing, at 1
+            nobody sleeps. Of the operations at each, the most accurate one on the search images is
+            taken (without labels, the one of least divergence).
+        correction: what ``drowsy.calibrate`` does before an operation is measured: ``none``,
+            ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images.
+    """
+
+    name: str
+    source: str = "bernoulli"
+    grain: str = "neuron"
+    k: int = DEFAULT_K
+    fill: str = "auto"
+    skip: tuple[str, ...] = ()
+    aligned: bool = False
+    rates: str = "search"
+    scaling: tuple[float, ...] = (0.0,)
+    correction: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.correction not in CORRECTIONS:
+            raise ValueError(
+                f"correction: got {self.correction!r}, allowed: {', '.join(CORRECTIONS)}"
+            )
+        if self.rates not in RATES:
+            raise ValueError(f"rates: got {self.rates!r}, allowed: {', '.join(RATES)}")
+        if not self.scaling or not all(0 <= part <= 1 for part in self.scaling):
+            raise ValueError(f"scaling: got {self.scaling}, allowed: parts from 0 to 1")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it needs calibration images."""
+        return self.correction != "none" or self.fill == "stencil"
+
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        found: dict[Size, Operation] = {}
+        for part in self.scaling:
+            size = bench.resolution_for(part * saving)
+            operation = None if size is None else self._at(bench, size, saving)
+            if size is not None and operation is not None:
+                found[size] = operation
+        if len(found) < 2:
+            return next(iter(found.values()), None)
+        return max(found.values(), key=bench.quality)
+
+    def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
+        net = bench.net(self)
+        if bench.spared(size) >= saving - ROUNDING:
+            return bench.awake_at(size)
+        wanted = bench.left_to_sleep(size, saving) - ROUNDING
+        if self.rates == "uniform":
+            damage = {(j,) * len(net.layers): float(j) for j in range(self.k)}
+        else:
+            damage = bench.search(self)
+        enough = [s for s in damage if bench.asleep(net, size, s) >= wanted]
+        if not enough:
+            return None
+        setting = min(enough, key=damage.__getitem__)
+        reached = 1 - (1 - bench.spared(size)) * (1 - bench.asleep(net, size, setting))
+        return Operation(net, size, setting, reached, self.correction)
+
+
+@dataclass(frozen=True)
+class Scale(Recipe):
+    """Smaller images, nobody asleep: the simplest rival."""
+
+    name: str = "resolution"
+
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        size = bench.resolution_for(saving)
+        return size and bench.awake_at(size)
+
+
+@dataclass(frozen=True)
+class Slim(Recipe):
+    """Whole channels dropped, those of lowest L1 norm, the same share in every layer."""
+
+    name: str = "channels"
+
+    def operate(self, bench: Bench, saving: float) -> Operation | None:
+        slim = slim_to(bench.dense, bench.image, saving)
+        return slim and Operation(slim[0], bench.full, bench.awake, slim[1])
+
+
+_OURS = Sleep(
+    "ours",
+    source="lattice",
+    grain="position",
+    fill="interpolate",
+    aligned=True,
+    correction="reconstruct",
+)
+_UNIFORM = replace(_OURS, rates="uniform")
+_PAPER = Sleep("paper-uniform", rates="uniform")
+SETS: dict[str, tuple[Recipe, ...]] = {
+    "methods": (
+        _PAPER,
+        Sleep("paper-nonuniform"),
+        # Figurnov et al., "PerforatedCNNs", NIPS 2016: a grid of positions, a rate for each layer.
+        Sleep("perforation", source="lattice", grain="position", fill="nearest"),
+        Slim(),
+        Scale(),
+        _OURS,
+        replace(_OURS, name="ours+resolution", scaling=(0.5, 0.75, 1.0)),
+    ),
+    # One ingredient more in every line, from the paper's method to ours.
+    "ablation": (
+        _PAPER,
+        replace(_PAPER, name="+interpolate", fill="interpolate"),
+        replace(_PAPER, name="+lattice", fill="interpolate", source="lattice"),
+        replace(_UNIFORM, name="+position", aligned=False, correction="none"),
+        replace(_UNIFORM, name="+aligned", correction="none"),
+        replace(_UNIFORM, name="+affine", correction="affine"),
+        replace(_UNIFORM, name="+reconstruct"),
+        _OURS,
+    ),
+    # What shares a bit decides what time is saved; the same rate in every layer.
+    "grains": (
+        replace(_UNIFORM, name="neuron", grain="neuron"),
+        replace(_UNIFORM, name="position:64", grain="position:64"),
+        replace(_UNIFORM, name="position:128", grain="position:128"),
+        replace(_UNIFORM, name="position"),
+        replace(
+            _UNIFORM,
+            name="channel",
+            source="stratified",
+            grain="channel",
+            fill="auto",
+            aligned=False,
+        ),
+    ),
+    # What else could fill the sleepers of ours, and where they could lie; at the same rates.
+    "patterns": (
+        replace(_UNIFORM, name="lattice, stencil", fill="stencil"),
+        replace(_UNIFORM, name="bluenoise", source="bluenoise"),
+        replace(_UNIFORM, name="stratified", source="stratified"),
+        replace(_UNIFORM, name="bernoulli", source="bernoulli"),
+    ),
+}
+RECIPES = {recipe.name: recipe for recipes in SETS.values() for recipe in recipes}
