@@ -12,7 +12,9 @@ it really gets, the layers before it being corrected already:
   awake neurons come as close as they can to those of the network awake. A ridge holds the weights
   to what they were; images that the fit did not see choose how strongly, to the point that the
   bias alone changes, or nothing. (As layers are reconstructed after channels were pruned: He et
-  al., "Channel pruning for accelerating very deep neural networks", ICCV 2017.)
+  al., "Channel pruning for accelerating very deep neural networks", ICCV 2017.) What least squares
+  predict varies less than what they predict it of, and a network whose every layer shrinks is
+  less sure of its answers; so the affine correction follows.
 
 A layer that ends in a residual addition also makes up for what the other summand has lost. A
 layer that runs several times is corrected for its first inputs, if these differ.
@@ -480,18 +482,20 @@ class _Task:
                 "they are"
             )
         if reconstruct and self.layer.groups <= _MAX_GROUPS:
-            return self._reconstructed()
-        return self._affine()
+            return self._affine(self._reconstructed())
+        return self._affine(Correction(torch.ones_like(self.bias), self.bias))
 
-    def _affine(self) -> Correction:
+    def _affine(self, before: Correction) -> Correction:
+        """A correction followed by the affine one."""
         own, wanted = _Spread(), _Spread()
-        for z, target in self._pairs():
+        for z, (_, target) in zip(self._corrected(before), self._pairs(), strict=True):
             own.add(z)
             wanted.add(target)
         # A channel that is constant in the drowsy run has nothing to be scaled.
         factor = torch.where(own.std > 1e-6 * wanted.std, wanted.std / own.std, 1.0).float()
-        bias = (wanted.mean + factor * (self.bias - own.mean)).float()
-        return Correction(factor, bias)
+        bias = (wanted.mean + factor * (before.bias - own.mean)).float()
+        delta = None if before.delta is None else before.delta * factor[:, None, None, None]
+        return Correction(before.scale * factor, bias, delta)
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """For each chunk: drowsy pre-activations, and what they should be."""

@@ -148,7 +148,7 @@ _OURS = Sleep(
     "ours",
     source="lattice",
     grain="position",
-    fill="interpolate",
+    fill="stencil",
     aligned=True,
     correction="reconstruct",
 )
