@@ -153,6 +153,7 @@ _OURS = Sleep(
     correction="reconstruct",
 )
 _UNIFORM = replace(_OURS, rates="uniform")
+_INTERPOLATED = replace(_UNIFORM, fill="interpolate", correction="none")
 _PAPER = Sleep("paper-uniform", rates="uniform")
 SETS: dict[str, tuple[Recipe, ...]] = {
     "methods": (
@@ -170,8 +171,9 @@ SETS: dict[str, tuple[Recipe, ...]] = {
         _PAPER,
         replace(_PAPER, name="+interpolate", fill="interpolate"),
         replace(_PAPER, name="+lattice", fill="interpolate", source="lattice"),
-        replace(_UNIFORM, name="+position", aligned=False, correction="none"),
-        replace(_UNIFORM, name="+aligned", correction="none"),
+        replace(_INTERPOLATED, name="+position", aligned=False),
+        replace(_INTERPOLATED, name="+aligned"),
+        replace(_UNIFORM, name="+stencil", correction="none"),
         replace(_UNIFORM, name="+affine", correction="affine"),
         replace(_UNIFORM, name="+reconstruct"),
         _OURS,
@@ -193,7 +195,8 @@ SETS: dict[str, tuple[Recipe, ...]] = {
     ),
     # What else could fill the sleepers of ours, and where they could lie; at the same rates.
     "patterns": (
-        replace(_UNIFORM, name="lattice, stencil", fill="stencil"),
+        replace(_UNIFORM, name="interpolate", fill="interpolate"),
+        replace(_UNIFORM, name="nearest", fill="nearest"),
         replace(_UNIFORM, name="bluenoise", source="bluenoise"),
         replace(_UNIFORM, name="stratified", source="stratified"),
         replace(_UNIFORM, name="bernoulli", source="bernoulli"),
