@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy.atomic import write_json
-from drowsy.calibrate import Calibration, calibrate
+from drowsy.calibrate import Calibration, Corrected, calibrate
 from drowsy.compare import SAVINGS, SEEDS, check_splits, compare, table
 from drowsy.convert import convert
 from drowsy.cost import cost_table, layer_costs, layer_shares
@@ -252,6 +252,7 @@ def _show(frontiers: dict[str, Frontier], study: Study) -> None:
 
 @contextmanager
 def _study(args: argparse.Namespace) -> Iterator[Study]:
+    _check_correct(args)
     net, info = _network(args)
     data = _data(args, info)
     if getattr(args, "race", False):
@@ -265,8 +266,12 @@ def _study(args: argparse.Namespace) -> Iterator[Study]:
         "first": data.names[0],
         "last": data.names[-1],
         **({"stencils": args.stencils} if args.stencils else {}),
+        **({"correct": [args.correct.start, args.correct.stop]} if args.correct else {}),
     }
-    with Store(args.store or out / "points.sqlite") as store, _engine(args) as engine:
+    with (
+        Store(args.store or out / "points.sqlite") as store,
+        _engine(args, net, info) as engine,
+    ):
         measurer = Measurer(
             net,
             images,
@@ -281,8 +286,26 @@ def _study(args: argparse.Namespace) -> Iterator[Study]:
         yield Study(measurer, out, f"{info.name}, {len(data):,} images", about)
 
 
-def _engine(args: argparse.Namespace) -> AbstractContextManager[Engine]:
+def _engine(
+    args: argparse.Namespace, net: DrowsyNet, info: ModelInfo
+) -> AbstractContextManager[Engine]:
+    if args.correct is not None:
+        return nullcontext(Corrected(_place(net, args, _data(args, info, args.correct).images)))
     return RayEngine(args.address) if args.engine == "ray" else nullcontext(InProcess())
+
+
+def _check_correct(args: argparse.Namespace) -> None:
+    """Raise ValueError unless the images that correct are apart from those that are measured."""
+    if args.correct is None:
+        return
+    if args.engine != "inprocess":
+        raise ValueError(
+            f"correct: got engine {args.engine}, allowed: inprocess, where settings are corrected"
+        )
+    if args.images is None:
+        raise ValueError("images: got all, allowed: FIRST:LAST, apart from those that correct")
+    splits = {"images": args.images, "correct": args.correct}
+    check_splits(splits, max(span.stop for span in splits.values()))
 
 
 def _place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
@@ -548,6 +571,12 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("study")
     group.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
     _add_results(group, "drowsy-study")
+    group.add_argument(
+        "--correct",
+        type=_range,
+        help="FIRST:LAST of other images (a few dozen): correct the network with them at every "
+        "setting, so that a search goes by what is left after `drowsy calibrate`",
+    )
     group.add_argument(
         "--engine",
         choices=("inprocess", "ray"),

@@ -65,6 +65,32 @@ def test_a_search_that_races_shuffles_and_tells_what_it_took(folder: Path, tmp_p
     assert record["first"].split("/")[0] != "class0" or record["last"].split("/")[0] != "class2"
 
 
+def test_a_search_goes_by_settings_as_other_images_correct_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    sleep = ["--source", "lattice", "--grain", "position", "--fill", "interpolate"]
+    split = ["--images", "5:12", "--correct", "0:5", "--method", "additive", "--budget", "8"]
+    arguments = ["search", *STUDY[1:], *sleep, "--data", str(folder), *split]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "nonuniform.json").read_text())
+    assert record["correct"] == [0, 5]
+    with open(tmp_path / "uniform.csv", newline="") as file:
+        rows = {(row["fill"], row["setting"]): row for row in csv.DictReader(file)}
+
+    data = load_images(folder, models.MODELS["caffenet_cifar"].preprocess, classes=10)
+    net = drowsy.convert(
+        models.load("caffenet_cifar"), source="lattice", grain="position", k=3, fill="interpolate"
+    )
+    setting = (1,) * 5
+    net.set(net.schedule_of(setting))
+    plain = drowsy.Evaluator(net, data.images[5:], data.labels[5:]).evaluate(setting)
+    drowsy.calibrate(net, data.images[:5])
+    counts = drowsy.Evaluator(net, data.images[5:], data.labels[5:]).evaluate(setting)
+    found = float(rows["interpolate", "1 1 1 1 1"]["divergence"])
+    assert found == pytest.approx(counts.divergence / 7, rel=1e-3)
+    assert found != pytest.approx(plain.divergence / 7, rel=1e-2)
+
+
 def test_calibrate_corrects_a_frontier_and_measures_it_on_other_images(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +223,15 @@ def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> No
         ([*STUDY, "--data", "nowhere", "--budget", "0"], "budget: got 0, allowed: 1 or more"),
         ([*STUDY, "--data", "nowhere"], "data: no folder nowhere"),
         ([*STUDY, "--data", "{data}", "--images", "0:13"], "indices: got 12"),
+        ([*STUDY, "--data", "{data}", "--correct", "0:4"], "images: got all, allowed: FIRST:LAST"),
+        (
+            [*STUDY, "--data", "{data}", "--correct", "0:4", "--images", "3:12"],
+            "which overlaps correct 0:4",
+        ),
+        (
+            [*STUDY, "--data", "{data}", "--correct", "0:4", "--engine", "ray"],
+            "correct: got engine ray, allowed: inprocess",
+        ),
         ([*STUDY, "--data", "{data}", "--device", "cuda"], "finds no CUDA device"),
     ],
 )
