@@ -178,10 +178,7 @@ def _energy(args: argparse.Namespace) -> None:
 def _calibrate(args: argparse.Namespace) -> None:
     frontier, out = Frontier.load(args.frontier), Path(args.out)
     if args.measure is not None:
-        if args.images is None:
-            raise ValueError("images: got all, allowed: FIRST:LAST, apart from those to measure")
-        splits = {"images": args.images, "measure": args.measure}
-        check_splits(splits, max(span.stop for span in splits.values()))
+        _check_apart(args, "measure", "those to measure")
         if out.with_suffix(".json") in (out, Path(args.frontier)):
             raise ValueError(
                 f"out: got {out}, allowed: another name, as the frontier that is measured goes to "
@@ -302,9 +299,14 @@ def _check_correct(args: argparse.Namespace) -> None:
         raise ValueError(
             f"correct: got engine {args.engine}, allowed: inprocess, where settings are corrected"
         )
+    _check_apart(args, "correct", "those that correct")
+
+
+def _check_apart(args: argparse.Namespace, name: str, others: str) -> None:
+    """Raise ValueError unless the images of ``--images`` are apart from those of ``--NAME``."""
     if args.images is None:
-        raise ValueError("images: got all, allowed: FIRST:LAST, apart from those that correct")
-    splits = {"images": args.images, "correct": args.correct}
+        raise ValueError(f"images: got all, allowed: FIRST:LAST, apart from {others}")
+    splits = {"images": args.images, name: getattr(args, name)}
     check_splits(splits, max(span.stop for span in splits.values()))
 
 

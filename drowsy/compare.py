@@ -2,8 +2,7 @@
 
 A *recipe* (``drowsy.recipes``) turns a wanted saving into an *operation*: a network, an image size
 and a setting whose convolutions need that many multiplications less than the network as it is.
-Operations are chosen on
-search images and reported on others.
+Operations are chosen on search images and reported on others.
 """
 
 from __future__ import annotations
