@@ -6,8 +6,9 @@ correction counters that where it arises. The drowsy network and the same networ
 images, layer by layer, and every layer whose input differs is corrected for the drowsy input that
 it really gets, the layers before it being corrected already:
 
-- the *affine* correction gives each channel's pre-activations the mean and the standard deviation
-  that they have awake: a factor on its weights and a new bias, nothing more to store or to run;
+- the *affine* correction gives the pre-activations of each channel's awake neurons the mean and the
+  standard deviation that they have when all are awake: a factor on its weights and a new bias,
+  nothing more to store or to run. (What sleepers would compute does not count: it is thrown away);
 - *reconstruction* changes the weights themselves: by least squares, the pre-activations of the
   awake neurons come as close as they can to those of the network awake. A ridge holds the weights
   to what they were; images that the fit did not see choose how strongly, to the point that the
@@ -47,7 +48,7 @@ from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, check_network
 from drowsy.neuron import activate, padded_input, sleep
 from drowsy.schedule import Schedule, check_header
-from drowsy.sleep import levels, scale
+from drowsy.sleep import expand_cells, levels, scale
 from drowsy.store import fingerprint_data
 
 FORMAT, VERSION = "drowsy.calibration", 1
@@ -488,9 +489,11 @@ class _Task:
     def _affine(self, before: Correction) -> Correction:
         """A correction followed by the affine one."""
         own, wanted = _Spread(), _Spread()
-        for z, (_, target) in zip(self._corrected(before), self._pairs(), strict=True):
-            own.add(z)
-            wanted.add(target)
+        pairs = zip(self._corrected(before), self._pairs(), strict=True)
+        for chunk, (z, (_, target)) in enumerate(pairs):
+            awake = self._awake(chunk, z)
+            own.add(z, awake)
+            wanted.add(target, awake)
         # A channel that is constant in the drowsy run has nothing to be scaled.
         factor = torch.where(own.std > 1e-6 * wanted.std, wanted.std / own.std, 1.0).float()
         bias = (wanted.mean + factor * (before.bias - own.mean)).float()
@@ -525,6 +528,14 @@ class _Task:
         spec = self.layer.spec
         x = padded_input(x.float(), spec)
         return F.conv2d(x, weight, bias, spec.stride, 0, spec.dilation, spec.groups)
+
+    def _awake(self, chunk: int, z: Tensor) -> Tensor | None:
+        """Who is awake: bool, shaped like ``z``; None for all."""
+        if not self.threshold:
+            return None
+        shape = (z.shape[0], z.shape[1], z.shape[2], z.shape[3])
+        awake = self._levels(chunk, z) >= self.threshold
+        return expand_cells(awake, shape, self.layer.sleep.grain)
 
     def _levels(self, chunk: int, y: Tensor) -> Tensor:
         clock = torch.tensor([self.seed, self.starts[chunk]], device=y.device)
@@ -592,15 +603,19 @@ def _patches(
 
 
 class _Spread:
-    """Mean and standard deviation of each channel, in float64."""
+    """Mean and standard deviation of each channel's awake neurons, in float64; 0 of none."""
 
     def __init__(self) -> None:
-        self.count, self.sum, self.squares = 0, torch.zeros(()), torch.zeros(())
+        self.count = self.sum = self.squares = torch.zeros((), dtype=torch.float64)
 
-    def add(self, z: Tensor) -> None:
-        count = z.numel() // z.shape[1]
-        var, mean = (part.double() for part in torch.var_mean(z, (0, 2, 3), correction=0))
-        self.count += count
+    def add(self, z: Tensor, awake: Tensor | None) -> None:
+        """Add those of ``z``, or the ``awake`` of them."""
+        keep = torch.ones_like(z[:, :1]) if awake is None else awake.to(z.dtype)
+        count = keep.expand_as(z).sum((0, 2, 3), dtype=torch.float64).clamp_min(1)
+        mean = (z * keep).sum((0, 2, 3)).double() / count
+        rest = (z - mean.to(z.dtype).view(1, -1, 1, 1)) * keep
+        var = rest.square().sum((0, 2, 3)).double() / count
+        self.count = self.count + count
         self.sum = self.sum + count * mean
         self.squares = self.squares + count * (var + mean.square())
 

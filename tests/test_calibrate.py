@@ -27,7 +27,7 @@ from drowsy.evaluate import Evaluator
 from drowsy.net import DrowsyNet
 from drowsy.neuron import sleep
 from drowsy.search import Measurer
-from drowsy.sleep import levels, scale
+from drowsy.sleep import expand_cells, levels, scale
 from drowsy.store import Store
 
 # ``drowsy.calibrate`` is the function.
@@ -131,8 +131,19 @@ def preactivations(
     return found
 
 
-def spread(z: Tensor) -> tuple[Tensor, Tensor]:
-    return z.mean((0, 2, 3)), z.std((0, 2, 3), correction=0)
+def awake(layer: drowsy.DrowsyConv2d, z: Tensor, j: int, seed: int = 0) -> Tensor:
+    """Which of a layer's neurons are awake, as bools shaped like their pre-activations."""
+    drawn = levels(layer.sleep, tuple(z.shape), torch.tensor([seed, 0]))
+    return expand_cells(drawn >= j, tuple(z.shape), layer.sleep.grain)
+
+
+def spread(z: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel's neurons that are kept."""
+    channels = [each[kept] for each, kept in zip(z.unbind(1), keep.unbind(1), strict=True)]
+    return (
+        torch.stack([each.mean() for each in channels]),
+        torch.stack([each.std(correction=0) for each in channels]),
+    )
 
 
 def outputs(net: DrowsyNet, images: Tensor) -> Tensor:
@@ -178,10 +189,10 @@ def test_each_channel_gets_the_awake_mean_and_deviation(
     # The first layer sees the images themselves.
     assert list(found.points[setting]) == ["3", "6"]
     corrected = preactivations(net, images, setting, seed)
-    for name in ("3", "6"):
-        for own, want, before in zip(
-            spread(corrected[name]), spread(wanted[name]), spread(plain[name]), strict=True
-        ):
+    for name, j in zip(("3", "6"), setting[1:], strict=True):
+        keep = awake(net.layers[name], plain[name], j, seed)
+        spreads = (spread(each[name], keep) for each in (corrected, wanted, plain))
+        for own, want, before in zip(*spreads, strict=True):
             torch.testing.assert_close(own, want, rtol=1e-4, atol=1e-5)
             assert not torch.allclose(before, want, rtol=1e-4, atol=1e-5)
     assert (found.points[setting]["3"].delta is not None) == reconstruct
@@ -206,9 +217,10 @@ def test_a_residual_layer_makes_up_for_the_other_summand() -> None:
         return sums["b"] + stem
 
     # The mean of the sum is that of the network awake; that of the layer alone is not.
-    whole, drowsy_sum = total(wanted, False), total(own, True)
-    torch.testing.assert_close(spread(drowsy_sum)[0], spread(whole)[0], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(spread(own["b"])[0], spread(wanted["b"])[0], rtol=1e-3)
+    keep = awake(net.layers["b"], own["b"], 4)
+    whole, drowsy_sum = (spread(total(*args), keep)[0] for args in ((wanted, False), (own, True)))
+    torch.testing.assert_close(drowsy_sum, whole, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(spread(own["b"], keep)[0], spread(wanted["b"], keep)[0], rtol=1e-3)
 
 
 def test_constant_channels_keep_their_scale() -> None:
@@ -407,7 +419,8 @@ def test_a_layer_that_runs_twice_is_corrected_for_its_first_inputs() -> None:
     # The first call of ``conv`` sees the images, and the network has one weight for both.
     assert list(found.points[4, 4]) == ["tail"]
     own = preactivations(net, photos(), (4, 4))["tail"]
-    torch.testing.assert_close(spread(own)[1], spread(wanted)[1], rtol=1e-4, atol=1e-5)
+    keep = awake(net.layers["tail"], own, 4)
+    torch.testing.assert_close(spread(own, keep)[1], spread(wanted, keep)[1], rtol=1e-4, atol=1e-5)
     late = converted(Late().eval())
     late.set(0.5)
     assert list(calibrate(late, photos(), reconstruct=True).points[4, 4]) == ["conv"]
