@@ -391,6 +391,12 @@ class DrowsyConv2d(nn.Conv2d):
         return awake_conv2d(input, *self.parameters_in_effect(), self.spec)
 
     @property
+    def reads_single_positions(self) -> bool:
+        """Whether every output reads the input at its own position only."""
+        spec = self.spec
+        return (self.kernel_size, spec.stride) == ((1, 1), (1, 1)) and not any(spec.padding)
+
+    @property
     def spec(self) -> ConvSpec:
         """Geometry and activation."""
         left, right, top, bottom = self._reversed_padding_repeated_twice

@@ -607,11 +607,9 @@ class Builder:
 
     def _same_position(self, layer: DrowsyConv2d, drawn: _Map, zeros: _Map) -> bool:
         """Whether a layer turns positions that are 0 in every channel into constants."""
-        spec = layer.spec
-        plain = (layer.kernel_size, spec.stride, spec.groups) == ((1, 1), (1, 1), 1)
         return (
-            plain
-            and not any(spec.padding)
+            layer.reads_single_positions
+            and layer.groups == 1
             and _fill(layer) == "zero"
             and drawn.one_cell
             and zeros.one_cell

@@ -69,7 +69,8 @@ class Race:
                 "since the first ones stand for all"
             )
         self.measurer, self.objectives = measurer, tuple(objectives)
-        self.net, self.names, self.gains = measurer.net, measurer.names, measurer.gains
+        self.net, self.names = measurer.net, measurer.names
+        self.gains, self.ties = measurer.gains, measurer.ties
         self.stops = _stops(len(measurer.images), measurer.work.batch)
         self.image_evaluations = 0
         self._complete: dict[Setting, OperatingPoint] = {}

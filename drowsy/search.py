@@ -35,6 +35,7 @@ from drowsy.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.net import DrowsyNet, check_network
 from drowsy.race import Race
 from drowsy.sleep import stored_text
+from drowsy.stages import find_ties
 from drowsy.store import Context, Store, fingerprint_data, fingerprint_state
 
 if TYPE_CHECKING:
@@ -163,6 +164,16 @@ class Measurer:
             self._profiled |= zip(new, measured, strict=True)
         optimal = [self._profiled[setting] for setting in points if setting in chosen]
         return Frontier(optimal, objective, self.cost)
+
+    @functools.cached_property
+    def ties(self) -> list[list[int]]:
+        """Layers that searches give one rate, by number: see ``drowsy.stages.find_ties``."""
+        layers = self.net.layers
+        # Layers are tied only by a map that they share.
+        if len({layer.sleep.stream for layer in layers.values()}) == len(layers):
+            return [[number] for number in range(len(layers))]
+        ties = find_ties(self.net, self.images[:1])
+        return [[self.names.index(name) for name in tie] for tie in ties]
 
     @property
     def _timed(self) -> Tensor:
@@ -437,14 +448,14 @@ def search_points(
         method = "exhaustive" if k**layers <= limit else "additive"
     if method == "exhaustive":
         return _complete(measurer.measure(all_settings(layers, k), "Algorithm 1"))
-    trials = _Trials(measurer, _default_budget(layers, k) if budget is None else budget)
+    trials = _Trials(measurer, budget)
     if method == "additive":
         _additive(trials)
     elif method == "greedy":
         _greedy(trials)
     else:
         _evolve(trials, method, seed)
-    return _complete(trials.points)
+    return _complete(trials.found)
 
 
 def _complete(points: dict[Setting, OperatingPoint]) -> dict[Setting, OperatingPoint]:
@@ -467,10 +478,9 @@ def search_at(
         budget: as for ``search``.
     """
     check_method("additive", budget)
-    layers, k = len(measurer.names), measurer.net.k
-    trials = _Trials(measurer, _default_budget(layers, k) if budget is None else budget)
+    trials = _Trials(measurer, budget)
     damage = _sensitivity(trials)
-    trials.measure(uniform_settings(layers, k), "uniform rates")
+    trials.measure(uniform_settings(trials.layers, trials.k), "uniform rates")
     if trials.left:
         candidates = additive_settings(damage, trials.gains)
         reached = trials.saved(candidates)
@@ -480,7 +490,7 @@ def search_at(
         chosen = itertools.chain.from_iterable(candidates[i : i + each] for i in first)
         trials.measure(chosen, "candidates")
     _exchange_at(trials, damage, savings)
-    return trials.points
+    return trials.found
 
 
 def check_method(method: str, budget: int | None) -> None:
@@ -497,22 +507,26 @@ def check_method(method: str, budget: int | None) -> None:
         require("optuna", "search")
 
 
-def _default_budget(layers: int, k: int) -> int:
-    return len(single_settings(layers, k)) + k + REFINEMENTS
-
-
 class _Trials:
     """What a search has measured, within its budget.
 
     A point counts when the search first asks for it, also if the store knows it: so a resumed
-    search takes the same steps as one that was never stopped.
+    search takes the same steps as one that was never stopped. To a search, tied layers are one.
     """
 
-    def __init__(self, measurer: Measurer | Race, budget: int) -> None:
-        self.measurer, self.budget = measurer, budget
-        self.layers, self.k = len(measurer.names), measurer.net.k
-        self.gains = measurer.gains
+    def __init__(self, measurer: Measurer | Race, budget: int | None) -> None:
+        self.measurer = measurer
+        self.layers, self.k = len(measurer.ties), measurer.net.k
+        if budget is None:
+            budget = len(single_settings(self.layers, self.k)) + self.k + REFINEMENTS
+        self.budget = budget
+        self.gains = np.stack([measurer.gains[tie].sum(axis=0) for tie in measurer.ties])
         self.points: dict[Setting, OperatingPoint] = {}
+
+    @property
+    def found(self) -> dict[Setting, OperatingPoint]:
+        """The points by settings of all layers."""
+        return {self._of_layers(setting): point for setting, point in self.points.items()}
 
     @property
     def left(self) -> int:
@@ -522,8 +536,15 @@ class _Trials:
         """Measure those that are new, as many as the budget allows; returns their number."""
         new = [each for each in dict.fromkeys(settings) if each not in self.points][: self.left]
         if new:
-            self.points |= self.measurer.measure(new, label)
+            points = self.measurer.measure(map(self._of_layers, new), label)
+            self.points |= zip(new, points.values(), strict=True)
         return len(new)
+
+    def _of_layers(self, setting: Setting) -> Setting:
+        rates = {
+            layer: j for tie, j in zip(self.measurer.ties, setting, strict=True) for layer in tie
+        }
+        return tuple(rates[layer] for layer in range(len(rates)))
 
     def damage(self, setting: Setting) -> float:
         # Divergence, not accuracy: it resolves harm that flips no image yet, and needs no labels.
@@ -542,14 +563,12 @@ class _Trials:
 def _sensitivity(trials: _Trials, share: float = 0.5) -> np.ndarray:
     """``[layers, k]`` damages of each layer alone, in at most ``share`` of the budget.
 
-    Where the budget is short, fewer rates are measured and damages between them interpolated; of a
-    single rate, the middle one, damages are taken to grow as powers of the rate.
+    Where the budget is short, fewer rates are measured, and damages of the others lie between or
+    beyond as ``_growth`` says.
     """
     layers, k = trials.layers, trials.k
     depth = min(max(int(share * trials.budget - 1) // layers, 1), k - 1)
-    rates = np.unique(np.linspace(0, k - 1, depth + 1).round().astype(int))
-    if depth == 1:
-        rates = np.array([0, k // 2])
+    rates, growth = _spread_rates(k, depth), _growth(k)
     settings = [s for s in single_settings(layers, k) if max(s) in rates]
     trials.measure(settings, "each layer alone")
     damage = np.zeros((layers, k))
@@ -557,12 +576,28 @@ def _sensitivity(trials: _Trials, share: float = 0.5) -> np.ndarray:
         layer = int(np.argmax(setting))
         damage[layer, setting[layer]] = trials.damage(setting)
     if depth == 1:
-        times = np.arange(k) / rates[1]
-        growth = np.where(times <= 1, times**_GROWTH_BELOW, times**_GROWTH_ABOVE)
-        return damage[:, rates[1]][:, None] * growth
+        return damage[:, k // 2][:, None] * growth
     # More sleep cannot help a layer; what says so is noise.
     damage = np.maximum.accumulate(damage, axis=1)
-    return np.array([np.interp(np.arange(k), rates, row[rates]) for row in damage])
+    return np.array([np.interp(growth, growth[rates], row[rates]) for row in damage])
+
+
+def _growth(k: int) -> np.ndarray:
+    """How a layer's damage grows with its rate, in units of that at the middle rate."""
+    times = np.arange(k) / (k // 2)
+    return np.where(times <= 1, times**_GROWTH_BELOW, times**_GROWTH_ABOVE)
+
+
+def _spread_rates(k: int, depth: int) -> np.ndarray:
+    """0 and ``depth`` rates to measure, in 1/k.
+
+    The middle one, at which patterns are most regular; the highest; then always what is farthest
+    from those.
+    """
+    rates = [0, k // 2, k - 1][: depth + 1]
+    while len(rates) <= depth:
+        rates.append(max(range(k), key=lambda j: (min(abs(j - r) for r in rates), j)))
+    return np.unique(rates)
 
 
 def _additive(trials: _Trials) -> None:

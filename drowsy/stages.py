@@ -210,6 +210,37 @@ def align(
     return stages
 
 
+def find_ties(net: DrowsyNet, example: Tensor) -> list[tuple[str, ...]]:
+    """Layers that had best sleep at one rate: ties, in order of execution; most are of one layer.
+
+    Let the only reader of a layer be a 1x1 convolution that draws the same map. What the reader
+    sleeps through nobody reads, so there the layer sleeps for nothing; and more sleep of either
+    alone would harm. Two layers of a bottleneck are such a tie, or what is concatenated for a
+    1x1 convolution, with that.
+
+    Args, Raises: as for ``find_stages``.
+    """
+    check_example(net, example)
+    sizes = shapes(net, example)
+    modules = dict(net.named_modules(remove_duplicate=False))
+    calls: dict[str, list[fx.Node]] = {name: [] for name in net.layers}
+    for node in net.graph.nodes:
+        if node.op == "call_module" and node.target in calls:
+            calls[str(node.target)].append(node)
+    groups = _Groups()
+    for name, nodes in calls.items():
+        groups.join([name], sizes[nodes[0]][-2:])
+        reader = _only_reader(nodes[0], modules)
+        called = [] if reader is None else calls.get(str(reader.target), [])
+        # A layer that runs twice is read twice.
+        if len(nodes) == len(called) == 1 and sizes[called[0]][-2:] == sizes[nodes[0]][-2:]:
+            other = str(called[0].target)
+            layer, reading = net.layers[name], net.layers[other]
+            if reading.reads_single_positions and _draw_alike(layer, reading):
+                groups.join([other, name], sizes[called[0]][-2:])
+    return [tuple(names) for names, _ in groups.listed(list(net.layers))]
+
+
 def explain(stages: list[Stage]) -> str:
     """Stages as text, one line each."""
     header = ["stage", "size", "layers", "reads", "filled in for"]
@@ -266,6 +297,24 @@ class _Groups:
             if name in self._size:
                 groups.setdefault(self._root(name), []).append(name)
         return [(names, self._size[names[0]]) for names in groups.values()]
+
+
+def _only_reader(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
+    """The node that alone reads a node, through pointwise operations; None if several do."""
+    readers: set[fx.Node] = set()
+    open_ = [node]
+    while open_:
+        for user in open_.pop().users:
+            if pointwise(user, modules):
+                open_.append(user)
+            else:
+                readers.add(user)
+    return readers.pop() if len(readers) == 1 else None
+
+
+def _draw_alike(one: DrowsyConv2d, other: DrowsyConv2d) -> bool:
+    """Whether two layers of one size sleep at the same positions while their rates are equal."""
+    return one.sleep == other.sleep and one.sleep.grain == Grain("position")
 
 
 def _at_size(

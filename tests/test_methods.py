@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,12 +33,20 @@ SEARCHES = ("additive", "greedy", "nsga2", "tpe")
 class Model:
     """Stands in for a ``Measurer``: damages of layers, and of pairs where ``mixed`` is not 0."""
 
-    def __init__(self, layers: int = 4, k: int = 6, mixed: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        layers: int = 4,
+        k: int = 6,
+        mixed: float = 0.0,
+        seed: int = 0,
+        ties: Sequence[Sequence[int]] = (),
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.names = [f"conv{i}" for i in range(layers)]
         self.net = SimpleNamespace(k=k)
         self.shares = dict(zip(self.names, rng.dirichlet(np.ones(layers) * 2), strict=True))
         self.gains = multiplication_gains(self.shares, k)
+        self.ties = ties or [[i] for i in range(layers)]
         self._size, self._power = np.exp(rng.normal(1, 1.2, layers)), rng.uniform(1, 2.5, layers)
         self._mixed = np.triu(rng.uniform(-0.3, 1, (layers, layers)), 1) * mixed
         self.asked: list[Setting] = []
@@ -177,6 +185,24 @@ def test_budget_is_kept_and_no_setting_measured_twice(method: str, budget: int) 
     model = Model(7, 8, mixed=0.5)
     points = search_points(model, method, budget)
     assert len(model.asked) == len(set(model.asked)) == len(points) == budget
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_tied_layers_get_one_rate_and_cost_one_layers_measurements(method: str) -> None:
+    ties = [[0], [1, 3], [2], [4, 5, 6]]
+    model = Model(7, 6, ties=ties)
+    found = search_points(model, method, 6**4 // 10)
+    assert all(len({setting[i] for i in tie}) == 1 for setting in model.asked for tie in ties)
+    whole = volume(model.measure(_tied_settings(ties, 6)))
+    assert volume(found) >= 0.95 * whole
+
+
+def _tied_settings(ties: Sequence[Sequence[int]], k: int) -> list[Setting]:
+    tied = [
+        {i: j for tie, j in zip(ties, each, strict=True) for i in tie}
+        for each in all_settings(len(ties), k)
+    ]
+    return [tuple(rates[i] for i in range(len(rates))) for rates in tied]
 
 
 @pytest.mark.parametrize("method", SEARCHES)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import drowsy
 from drowsy import models
 from drowsy.sleep import levels
-from drowsy.stages import explain, find_stages, shapes
+from drowsy.stages import align, explain, find_stages, find_ties, shapes
 
 
 def stages_of(name: str, size: int) -> list[tuple[tuple[int, int], int]]:
@@ -188,3 +188,78 @@ def test_reading_the_knob_reads_no_tensor() -> None:
     assert net.control.settings == net.control.thresholds.tolist() == [2, 4]
     net.control.thresholds.fill_(7)
     assert [layer.rate for layer in net.layers.values()] == [Fraction(1, 4), Fraction(1, 2)]
+
+
+# --- ties ----------------------------------------------------------------------------------------
+
+
+def aligned(name: str, size: int, grain: str = "position", step: int = 0) -> drowsy.DrowsyNet:
+    net = drowsy.convert(models.create(name).eval(), source="lattice", grain=grain)
+    align(net, torch.zeros(1, 3, size, size), grain=grain, step=step)
+    return net
+
+
+def several(net: drowsy.DrowsyNet, size: int) -> list[tuple[str, ...]]:
+    ties = find_ties(net, torch.zeros(1, 3, size, size))
+    assert sorted(itertools.chain.from_iterable(ties)) == sorted(net.layers)
+    return [tie for tie in ties if len(tie) > 1]
+
+
+def test_what_only_a_1x1_convolution_of_one_map_reads_is_tied_to_it() -> None:
+    # A bottleneck's 3x3 is read by its second 1x1 only; its first 1x1 is read by that 3x3, and the
+    # sum after the second one by many.
+    ties = several(aligned("resnet50", 64), 64)
+    assert len(ties) == 16
+    assert ties[4] == ("layer2.1.conv2", "layer2.1.conv3")
+    # What a fire module concatenates is read by the next one's squeeze, where no pool lies between.
+    ties = several(aligned("squeezenet1_1", 67), 67)
+    assert ties[0] == ("features.3.expand1x1", "features.3.expand3x3", "features.4.squeeze")
+    assert [tie[-1] for tie in ties] == [
+        *(f"features.{i}.squeeze" for i in (4, 7, 10, 11, 12)),
+        "classifier.1",
+    ]
+    assert several(aligned("cifar_resnet20", 32), 32) == []
+
+
+@pytest.mark.parametrize(("grain", "step"), [("neuron", 0), ("position:64", 0), ("position", 1)])
+def test_layers_of_different_maps_are_not_tied(grain: str, step: int) -> None:
+    assert several(aligned("squeezenet1_1", 67, grain, step), 67) == []
+
+
+def test_a_layer_that_runs_twice_is_tied_to_nothing() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(self.first(x)))
+
+    net = drowsy.convert(Twice().eval(), source="lattice", grain="position")
+    align(net, torch.zeros(1, 3, 9, 7))
+    assert several(net, 9) == []
+
+
+@pytest.mark.parametrize("name", ["resnet50", "squeezenet1_1"])
+@pytest.mark.parametrize("fill", ["zero", "interpolate"])
+def test_tied_to_a_sleeper_a_layer_sleeps_for_nothing(name: str, fill: str) -> None:
+    """The logits are the same with the rest of a tie awake."""
+    torch.manual_seed(2)
+    net, images = aligned(name, 67), torch.randn(2, 3, 67, 67)
+    for layer in net.layers.values():
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    net.set(0, fill=fill)
+    names = list(net.layers)
+
+    def logits(*asleep: str) -> Tensor:
+        net.reseed(5)
+        setting = tuple(4 if name in asleep else 0 for name in names)
+        net.set(net.schedule_of(setting))
+        with torch.no_grad():
+            return net(images)
+
+    awake = logits()
+    for tie in several(net, 67)[:3]:
+        together = logits(*tie)
+        nothing = (together - logits(tie[-1])).abs().max()
+        assert (together - awake).abs().max() > max(1e-4, 100 * nothing)
