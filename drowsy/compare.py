@@ -70,6 +70,7 @@ class Bench:
         device: torch.device,
         interpolation: str,
         progress: bool,
+        recipes: Sequence[Recipe] = (),
     ) -> None:
         check_images(images)
         check_labels(labels, images)
@@ -96,9 +97,9 @@ class Bench:
         self._images["quick"] = self._images["search"][:SEARCH_IMAGES]
         found = self._labels["search"]
         self._labels["quick"] = None if found is None else found[:SEARCH_IMAGES]
-        self._nets: dict[Recipe, DrowsyNet] = {}
+        self._nets: dict[Sleep, DrowsyNet] = {}
+        self._recipes = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
-        self._sought: dict[Sleep, set[float]] = {}
         self._engines: dict[tuple[str, Size], Corrected] = {}
         self._references: dict[str, Reference] = {}
         self.dense = self.net(Sleep("dense"))
@@ -110,8 +111,9 @@ class Bench:
     # --- networks and costs ---------------------------------------------------------------------
 
     def net(self, recipe: Sleep) -> DrowsyNet:
-        """The network as a recipe wants it, made once."""
-        if recipe not in self._nets:
+        """The network as a recipe wants it, made once for all that want the same."""
+        key = replace(_search_key(recipe), rates="uniform", correction="none")
+        if key not in self._nets:
             # A copy of its own: in another dtype, batch norms stay folded in the given one.
             net = convert(
                 copy.deepcopy(self._model),
@@ -131,8 +133,8 @@ class Bench:
             if recipe.fill == "stencil":
                 calibrate_stencils(net, self.images("calibration", self.full), batch=self._batch)
                 net.set(0, fill="stencil")
-            self._nets[recipe] = net
-        return self._nets[recipe]
+            self._nets[key] = net
+        return self._nets[key]
 
     def multiplies(self, size: Size) -> int:
         """Multiplications of all convolutions for one image of a size, nobody asleep."""
@@ -191,31 +193,38 @@ class Bench:
             return -(point.divergence or 0.0)
         return point.top1 + point.top5
 
+    def divergence(self, operation: Operation) -> float:
+        """Mean divergence on the search images, to choose among settings at one size."""
+        return self.measure(operation, "search").divergence or 0.0
+
     def search(self, recipe: Sleep) -> dict[Setting, float]:
         """Settings measured on the search images at full resolution, and their divergence.
 
-        Layers rank alike at every resolution, so that one search serves them all: it looks for the
-        savings that each size leaves to sleep.
+        Layers rank alike at every resolution, so that one search serves them all, and all recipes
+        that differ in nothing else: it looks for the savings that each size leaves to sleep.
         """
-        key = replace(recipe, name="", scaling=(0.0,))
-        goals = set()
-        for saving, part in itertools.product(self._savings, recipe.scaling):
-            size = self.resolution_for(part * saving)
-            if size is not None and self.spared(size) < saving:
-                goals.add(round(self.left_to_sleep(size, saving), 6))
-        found = self._searched.setdefault(key, {})
-        missing = sorted(goals - self._sought.setdefault(key, set()))
-        if missing:
-            # What a correction costs at every setting, few images make up for.
+        key = _search_key(recipe)
+        if key not in self._searched:
             engine, split = None, "search"
             if recipe.correction != "none":
+                # What a correction costs at every setting, few images make up for.
                 images = self.images("calibration", self.full)[:SEARCH_CALIBRATION]
                 engine, split = Corrected(images), "quick"
             measurer = self._measurer(self.net(recipe), self.full, split, self.seeds[:1], engine)
-            points = search_at(measurer, missing, self._budget)
-            found |= {setting: point.divergence or 0.0 for setting, point in points.items()}
-            self._sought[key] |= goals
-        return found
+            points = search_at(measurer, self._goals(recipe), self._budget)
+            self._searched[key] = {s: point.divergence or 0.0 for s, point in points.items()}
+        return self._searched[key]
+
+    def _goals(self, recipe: Sleep) -> list[float]:
+        """Savings at full resolution that a recipe and those of the same search may ask for."""
+        sharing = [each for each in self._recipes if _search_key(each) == _search_key(recipe)]
+        parts = {part for each in (recipe, *sharing) for part in each.scaling}
+        goals = set()
+        for saving, part in itertools.product(self._savings, parts):
+            size = self.resolution_for(part * saving)
+            if size is not None and self.spared(size) < saving:
+                goals.add(round(self.left_to_sleep(size, saving), 6))
+        return sorted(goals)
 
     def _engine(self, correction: str, size: Size) -> Corrected | None:
         if correction == "none":
@@ -267,6 +276,11 @@ class Bench:
                 logits,
             )
         return self._references[split]
+
+
+def _search_key(recipe: Sleep) -> Sleep:
+    """What decides a search: equal for recipes that share one."""
+    return replace(recipe, name="", scaling=(0.0,))
 
 
 def check_splits(splits: Mapping[str, range], count: int) -> None:
@@ -374,6 +388,7 @@ def compare(
         device=torch.device(device),
         interpolation=interpolation,
         progress=progress,
+        recipes=recipes,
     )
     start = time.perf_counter()
     dense = bench.measure(bench.awake_at(bench.full))

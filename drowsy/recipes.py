@@ -7,6 +7,7 @@ images it asks a ``drowsy.compare.Bench``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,9 @@ class Sleep(Recipe):
             nobody sleeps. Of the operations at each, the most accurate one on the search images is
             taken (without labels, the one of least divergence).
         correction: what ``drowsy.calibrate`` does before an operation is measured: ``none``,
-            ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images.
+            ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images, and
+            what they find best is held against one rate for all layers, both really corrected, on
+            all search images.
     """
 
     name: str
@@ -110,16 +113,33 @@ class Sleep(Recipe):
         if bench.spared(size) >= saving - ROUNDING:
             return bench.awake_at(size)
         wanted = bench.left_to_sleep(size, saving) - ROUNDING
+        operations = [
+            Operation(
+                net,
+                size,
+                setting,
+                1 - (1 - bench.spared(size)) * (1 - bench.asleep(net, size, setting)),
+                self.correction,
+            )
+            for setting in self._settings(
+                bench, net, lambda s: bench.asleep(net, size, s) >= wanted
+            )
+        ]
+        if len(operations) < 2:
+            return next(iter(operations), None)
+        return min(operations, key=bench.divergence)
+
+    def _settings(
+        self, bench: Bench, net: DrowsyNet, enough: Callable[[Setting], bool]
+    ) -> list[Setting]:
+        """What may be best of the settings that save enough."""
+        uniform = [s for j in range(self.k) if enough(s := (j,) * len(net.layers))][:1]
         if self.rates == "uniform":
-            damage = {(j,) * len(net.layers): float(j) for j in range(self.k)}
-        else:
-            damage = bench.search(self)
-        enough = [s for s in damage if bench.asleep(net, size, s) >= wanted]
-        if not enough:
-            return None
-        setting = min(enough, key=damage.__getitem__)
-        reached = 1 - (1 - bench.spared(size)) * (1 - bench.asleep(net, size, setting))
-        return Operation(net, size, setting, reached, self.correction)
+            return uniform
+        damage = bench.search(self)
+        searched = sorted(filter(enough, damage), key=damage.__getitem__)[:1]
+        # A search without corrections has measured just what counts, of uniform rates too.
+        return searched if self.correction == "none" else list(dict.fromkeys(searched + uniform))
 
 
 @dataclass(frozen=True)
