@@ -54,7 +54,7 @@ class _Tracer(fx.Tracer):
 
 
 @dataclass(frozen=True)
-class _Neuron:
+class Neuron:
     """A convolution with what belongs to its neurons: nodes to absorb, and what they are."""
 
     norm: nn.BatchNorm2d | None = None
@@ -62,7 +62,7 @@ class _Neuron:
     activation: str = "none"
     absorbed: tuple[fx.Node, ...] = ()
 
-    def same_kind(self, other: _Neuron) -> bool:
+    def same_kind(self, other: Neuron) -> bool:
         return (self.norm, self.activation) == (other.norm, other.activation)
 
 
@@ -103,22 +103,24 @@ def convert(
         ValueError: training mode, no convolution, an unknown name in ``skip``, a fill that the
             grain does not allow, or a network whose forward cannot be traced.
     """
-    _check(model, fill)
+    check_model(model)
+    if fill not in ("auto", *FILLS):
+        raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
     choose_backend(backend, torch.device("cpu"))
     spec = SleepSpec(source, grain, k)  # type: ignore[arg-type]
     if fill != "auto":
         check_fill(fill, spec.grain)
-    graph = _trace(model)
+    graph = trace(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = _convolution_calls(graph, modules)
     skipped = _matching(skip, list(calls))
     convertible = {
         name: nodes
         for name, nodes in calls.items()
-        if _why_not(modules[name]) is None and name not in skipped
+        if why_not(modules[name]) is None and name not in skipped
     }
     if not convertible:
-        reasons = [f"; {name}: {reason}" for name in calls if (reason := _why_not(modules[name]))]
+        reasons = [f"; {name}: {reason}" for name in calls if (reason := why_not(modules[name]))]
         raise ValueError(f"model: has no nn.Conv2d to convert{''.join(reasons[:1])}")
 
     neurons = {name: _neuron(nodes, modules) for name, nodes in convertible.items()}
@@ -164,7 +166,7 @@ def convert(
             "",
             "",
             "",
-            "left awake, as asked" if name in skipped else f"left awake: {_why_not(modules[name])}",
+            "left awake, as asked" if name in skipped else f"left awake: {why_not(modules[name])}",
         )
         for name in calls
     ]
@@ -184,18 +186,18 @@ def revert(net: DrowsyNet) -> nn.Module:
 # --- steps -------------------------------------------------------------------------------------
 
 
-def _check(model: nn.Module, fill: str) -> None:
+def check_model(model: nn.Module) -> None:
+    """Raise TypeError or ValueError unless this is a network in eval mode, not converted yet."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, allowed: an nn.Module")
     if isinstance(model, DrowsyNet):
         raise ValueError("model: is already drowsy; revert it first")
     if any(module.training for module in model.modules()):
         raise ValueError("model: is in training mode; drowsy is for inference, call model.eval()")
-    if fill not in ("auto", *FILLS):
-        raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
 
 
-def _trace(model: nn.Module) -> fx.Graph:
+def trace(model: nn.Module) -> fx.Graph:
+    """A network's graph, convolutions and library modules whole; ValueError where there is none."""
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # fx raises whatever the model's own code raises on a proxy
@@ -245,15 +247,16 @@ def _matching(patterns: Sequence[str], names: list[str]) -> set[str]:
     return found
 
 
-def _neuron(nodes: list[fx.Node], modules: dict[str, nn.Module]) -> _Neuron:
+def _neuron(nodes: list[fx.Node], modules: dict[str, nn.Module]) -> Neuron:
     """What belongs to a convolution's neurons; nothing where its calls are not alike."""
-    neurons = [_follow(node, modules) for node in nodes]
+    neurons = [neuron_of(node, modules) for node in nodes]
     if not all(neurons[0].same_kind(other) for other in neurons):
-        return _Neuron()
+        return Neuron()
     return replace(neurons[0], absorbed=sum((n.absorbed for n in neurons), ()))
 
 
-def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> _Neuron:
+def neuron_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Neuron:
+    """What belongs to the neurons of one call of a convolution."""
     norm, norm_name, absorbed = None, "", []
     after = _only_user(node)
     if after is not None and after.op == "call_module":
@@ -271,8 +274,8 @@ def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> _Neuron:
         after = None
     name = None if after is None else activation_name(after, modules)
     if after is None or name is None:
-        return _Neuron(norm, norm_name, "none", tuple(absorbed))
-    return _Neuron(norm, norm_name, name, (*absorbed, after))
+        return Neuron(norm, norm_name, "none", tuple(absorbed))
+    return Neuron(norm, norm_name, name, (*absorbed, after))
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
@@ -299,7 +302,7 @@ def activation_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | No
     return None if options else _CALL_ACTIVATIONS.get(node.target)
 
 
-def _absorb(graph: fx.Graph, neuron: _Neuron) -> None:
+def _absorb(graph: fx.Graph, neuron: Neuron) -> None:
     for node in neuron.absorbed:
         node.replace_all_uses_with(node.all_input_nodes[0])
         graph.erase_node(node)
@@ -322,7 +325,7 @@ def _geometry(module: nn.Module) -> str:
     return f"{module.in_channels}->{module.out_channels} {size}{stride}{groups}"
 
 
-def _why_not(module: nn.Module) -> str | None:
+def why_not(module: nn.Module) -> str | None:
     """Why a convolution cannot become a drowsy layer; None where it can."""
     if type(module) is not nn.Conv2d:
         kind = _geometry(module) if type(module) is nn.Module else type(module).__name__

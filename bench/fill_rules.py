@@ -1,0 +1,148 @@
+"""Which fill suits what reads the sleepers: max-pooling, normalisation, a concatenation, a sum, ...
+
+    python -m bench.fill_rules --model resnet18 --weights FILE --data FOLDER --out docs/study/fills
+
+Layers are sorted by what follows them (behind their activation); all layers of one kind sleep at
+half their neurons while the others are awake, with every fill, with and without the affine
+correction (``drowsy.calibrate``). Writes a table (CSV, ``rules_MODEL.csv``) and its record (JSON).
+"""
+
+from __future__ import annotations
+
+import argparse
+import operator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import drowsy
+from drowsy import models
+from drowsy.atomic import write_json, write_text
+from drowsy.calibrate import Corrected
+from drowsy.convert import activation_name
+from drowsy.cost import align as align_columns
+from drowsy.data import load_images
+from drowsy.record import csv_text, provenance
+from drowsy.search import Measurer
+from drowsy.sleep import FILLS
+
+# The paper's sleepers, and those that buy time.
+SLEEPS = (("bernoulli", "neuron"), ("lattice", "position"))
+RATE = 1 / 2
+_KINDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("max-pooling", (nn.MaxPool2d, F.max_pool2d, torch.max_pool2d)),
+    ("average pooling", (nn.AvgPool2d, nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, torch.mean)),
+    ("normalisation", (nn.LocalResponseNorm, nn.BatchNorm2d)),
+    ("concatenation", (torch.cat,)),
+    ("addition", (operator.add, operator.iadd, torch.add)),
+    ("convolution", (drowsy.DrowsyConv2d, nn.Conv2d)),
+    ("linear layer", (nn.Linear,)),
+)
+_NORMALISED = {"normalisation"}
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=models.MODELS, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=300, help="measured on")
+    parser.add_argument("--calibration", type=int, default=128, help="other images, before those")
+    args = parser.parse_args()
+
+    info = models.MODELS[args.model]
+    taken = range(args.calibration + args.images)
+    data = load_images(args.data, info.preprocess, classes=info.num_classes, indices=taken)
+    images = data.images.contiguous(memory_format=torch.channels_last)
+    assert data.labels is not None
+    rows: list[Row] = []
+    for source, grain in SLEEPS:
+        model = models.load(args.model, args.weights)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = drowsy.convert(model, source=source, grain=grain)
+        rows += measured(net, images, data.labels, args.calibration)
+    path = args.out / f"rules_{args.model}.csv"
+    write_text(path, csv_text(rows))
+    facts = {"model": args.model, "images": args.images, "calibration_images": args.calibration}
+    write_json(path.with_suffix(".json"), {**facts, "rate": RATE, **provenance()})
+    shown = ["source", "follows", "layers", "fill", "correction", "top1_lost", "divergence"]
+    print(align_columns([shown, *([_text(row[key]) for key in shown] for row in rows)]))
+
+
+def measured(net: drowsy.DrowsyNet, images: Tensor, labels: Tensor, calibration: int) -> list[Row]:
+    """A row for every kind of reader, fill and correction; the first images calibrate."""
+    seen, images, labels = images[:calibration], images[calibration:], labels[calibration:]
+    sleep = next(iter(net.layers.values())).sleep
+    kinds = followers(net)
+    drowsy.calibrate_stencils(net, seen)
+    rows: list[Row] = []
+    for correction, engine in (("none", None), ("affine", Corrected(seen))):
+        # ``auto`` is the paper's rule.
+        for fill in ("auto", *FILLS):
+            net.set(0, fill=fill)
+            measurer = Measurer(net, images, labels, engine=engine)
+            dense = measurer.measure([(0,) * len(kinds)]).popitem()[1]
+            assert dense.top1 is not None
+            for kind in dict.fromkeys(kinds.values()):
+                setting = tuple(round(RATE * net.k) * (each == kind) for each in kinds.values())
+                point = measurer.measure([setting])[setting]
+                assert point.top1 is not None
+                rows.append(
+                    {
+                        "source": str(sleep.source.name),
+                        "grain": str(sleep.grain),
+                        "follows": kind,
+                        "layers": sum(map(bool, setting)),
+                        "saving": point.saving,
+                        "fill": fill,
+                        "correction": correction,
+                        "top1_lost": 100 * (dense.top1 - point.top1),
+                        "divergence": point.divergence,
+                    }
+                )
+    return rows
+
+
+def followers(net: drowsy.DrowsyNet) -> dict[str, str]:
+    """What follows each layer, behind activations; where several do, all of them."""
+    modules = dict(net.named_modules(remove_duplicate=False))
+    found: dict[str, dict[str, None]] = {name: {} for name in net.layers}
+    for node in net.graph.nodes:
+        if node.op == "call_module" and node.target in found:
+            found[str(node.target)] |= dict.fromkeys(_readers(node, modules))
+    return {name: ", ".join(sorted(kinds)) for name, kinds in found.items()}
+
+
+def _readers(node: fx.Node, modules: Mapping[str, nn.Module]) -> list[str]:
+    kinds: list[str] = []
+    for user in node.users:
+        if activation_name(user, modules):
+            kinds += _readers(user, modules)
+        else:
+            then = [] if _kind(user, modules) != "max-pooling" else _readers(user, modules)
+            kinds.append(" then ".join([_kind(user, modules), *_NORMALISED.intersection(then)]))
+    return kinds
+
+
+def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    module = modules[str(node.target)] if node.op == "call_module" else None
+    for name, types in _KINDS:
+        if node.target in types or type(module) in types:
+            return name
+    return "other"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
