@@ -85,8 +85,7 @@ def measured(net: drowsy.DrowsyNet, images: Tensor, labels: Tensor, calibration:
     drowsy.calibrate_stencils(net, seen)
     rows: list[Row] = []
     for correction, engine in (("none", None), ("affine", Corrected(seen))):
-        # ``auto`` is the paper's rule.
-        for fill in ("auto", *FILLS):
+        for fill in FILLS:
             net.set(0, fill=fill)
             measurer = Measurer(net, images, labels, engine=engine)
             dense = measurer.measure([(0,) * len(kinds)]).popitem()[1]

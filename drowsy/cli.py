@@ -532,7 +532,7 @@ def _add_sleep(sub: argparse.ArgumentParser) -> None:
     )
     sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
     sleep.add_argument(
-        "--fill", default="auto", help=f"auto (the paper's rule), {', '.join(FILLS)}"
+        "--fill", default="auto", help=f"auto (by source and grain), {', '.join(FILLS)}"
     )
     sleep.add_argument("--stencils", help="weights of fill stencil (safetensors file)")
     sleep.add_argument(

@@ -90,7 +90,8 @@ def convert(
         source: how sleep maps are drawn, e.g. ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``.
         grain: which neurons share a bit, e.g. ``neuron`` or ``position:64``.
         k: rates are multiples of ``1/k``.
-        fill: ``auto`` (each layer by the paper's rule: ``zero`` or ``rescale``), or one of
+        fill: ``auto`` (``interpolate`` where the source spreads single positions over the map, else
+            each layer by the paper's rule, ``zero`` or ``rescale``: ``drowsy.rules``), or one of
             ``drowsy.sleep.FILLS`` for all layers.
         seed: of the sleep maps.
         fold_bn: keep a folded copy of the weights (``net.refresh()`` after changing parameters by
@@ -126,7 +127,7 @@ def convert(
     neurons = {name: _neuron(nodes, modules) for name, nodes in convertible.items()}
     # Choices are made on the graph as it was written, before anything is absorbed.
     choices = {
-        name: choose_fill((neurons[name].absorbed or nodes)[-1], modules)
+        name: choose_fill((neurons[name].absorbed or nodes)[-1], modules, spec)
         if fill == "auto"
         else Choice(fill, "as asked")
         for name, nodes in convertible.items()

@@ -1,10 +1,16 @@
-"""Which flavour a drowsy neuron gets: the paper's rule (section III-C), followed through a graph.
+"""Which fill a drowsy neuron gets where none is asked for.
 
-A neuron that feeds another convolution is *rescaled*, so that its expected value is kept; one that
-feeds max-pooling is *non-rescaled*, since there the largest value counts. What lies between a
-neuron and its consumer (normalisation, residual additions, concatenation, other activations) is
-looked through. The paper does not speak of linear layers, average pooling or the network's output:
-they are weighted sums as a convolution is, so they count as one.
+Sleepers among regular awake neighbours are interpolated between them, whatever reads them: before
+convolutions, max-pooling, normalisation, concatenation and addition alike, that is measured to lose
+less than the paper's choice (``bench/fill_rules.py``, ``docs/study/fills``). It holds for the
+sources that spread sleepers over the map, where a grain's cells are single positions.
+
+Elsewhere, and so for the paper's own neurons, the paper's rule holds (section III-C), followed
+through a graph. A neuron that feeds another convolution is *rescaled*, so that its expected value
+is kept; one that feeds max-pooling is *non-rescaled*, since there the largest value counts. What
+lies between a neuron and its consumer (normalisation, residual additions, concatenation, other
+activations) is looked through. The paper does not speak of linear layers, average pooling or the
+network's output: they are weighted sums as a convolution is, so they count as one.
 """
 
 from __future__ import annotations
@@ -16,6 +22,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+
+from drowsy.sleep import BlueNoise, Lattice, SleepSpec, Stratified
 
 _MAX_POOLS = (
     nn.MaxPool1d,
@@ -54,17 +62,22 @@ _SUM_CALLS = {
     operator.matmul,
 }
 
+# Sources that spread sleepers over the map.
+_SPREAD = (Stratified, Lattice, BlueNoise)
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A flavour and why it was chosen."""
+    """A fill and why it was chosen."""
 
     fill: str
     reason: str
 
 
-def choose_fill(node: fx.Node, modules: Mapping[str, nn.Module]) -> Choice:
-    """The paper's flavour for the neurons that ``node`` computes."""
+def choose_fill(node: fx.Node, modules: Mapping[str, nn.Module], sleep: SleepSpec) -> Choice:
+    """The fill for the neurons that ``node`` computes and that sleep so."""
+    if sleep.grain.of_single_positions and isinstance(sleep.source, _SPREAD):
+        return Choice("interpolate", f"{sleep.source.name} leaves awake neighbours everywhere")
     sums, pools = _consumers(node, modules)
     if sums and pools:
         return Choice("rescale", f"feeds {sums[0]} and {pools[0]}: the weighted sum decides")

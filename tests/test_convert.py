@@ -425,6 +425,33 @@ def test_consumer_decides_the_flavour(consumer: Callable[[Tensor], Tensor], fill
     assert net.layers["conv"].fill == fill
 
 
+@pytest.mark.parametrize("source", ["lattice", "stratified", "bluenoise"])
+@pytest.mark.parametrize("grain", ["neuron", "position", "position:2"])
+def test_spread_sleepers_are_interpolated_whatever_reads_them(source: str, grain: str) -> None:
+    net = convert(sequential().eval(), source=source, grain=grain)
+    found = {(report.fill, report.reason) for report in net.report}
+    assert found == {("interpolate", f"{source} leaves awake neighbours everywhere")}
+    net.set(0.5, fill="zero")
+    net.set(0.5, fill="auto")
+    assert {layer.fill for layer in net.layers.values()} == {"interpolate"}
+
+
+@pytest.mark.parametrize(
+    ("source", "grain"),
+    [
+        ("bernoulli", "neuron"),
+        ("lfsr", "position"),
+        ("lattice", "channel"),
+        ("lattice", "tile:4x2"),
+    ],
+)
+def test_elsewhere_the_papers_rule_holds(source: str, grain: str) -> None:
+    fills = {
+        layer.fill for layer in convert(Fire().eval(), source=source, grain=grain).layers.values()
+    }
+    assert fills == {"zero", "rescale"}
+
+
 @pytest.mark.parametrize("fill", [fill for fill in FILLS if fill != "stencil"])
 def test_flavour_can_be_asked_for(fill: str) -> None:
     net = convert(sequential().eval(), fill=fill)

@@ -160,9 +160,9 @@ def test_streams_as_converted_go_without_saying() -> None:
     net.layers["5"].stage(stream=0, phase=1)
     measurer = Measurer(net, images, labels)
     assert measurer.context(0).configuration["layers"] == {
-        "0": ["lattice, revision 2", "neuron", "rescale"],
-        "2": ["lattice, revision 2", "neuron", "zero"],
-        "5": ["lattice, revision 2", "neuron", "rescale", 0, 1],
+        "0": ["lattice, revision 2", "neuron", "interpolate"],
+        "2": ["lattice, revision 2", "neuron", "interpolate"],
+        "5": ["lattice, revision 2", "neuron", "interpolate", 0, 1],
     }
     point = measurer.measure([(1, 2, 3)])[(1, 2, 3)]
     assert [layer.phase for layer in point.schedule.layers.values()] == [0, 0, 1]

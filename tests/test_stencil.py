@@ -293,7 +293,7 @@ def test_tables_follow_the_network(
 
 
 def test_layers_whose_grain_has_no_neighbours_get_none(images: Tensor) -> None:
-    net = make()
+    net = make(fill="zero")
     net.layers["2"].stage(grain="channel")
     drowsy.calibrate_stencils(net, images)
     assert net.layers["0"].stencil is not None
