@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from drowsy import plots
 from drowsy.atomic import write_json, write_text
 from drowsy.calibrate import Corrected
+from drowsy.channels import channel_sensitivity, split_channels
 from drowsy.convert import convert
 from drowsy.cost import align as align_columns
 from drowsy.cost import layer_costs, layer_shares
@@ -34,7 +35,8 @@ from drowsy.recipes import SETS, Operation, Recipe, Scale, Sleep
 from drowsy.record import csv_text, provenance
 from drowsy.rivals import INTERPOLATIONS, Size, fit_flatten, resolution_for, scale_images
 from drowsy.search import Measurer, Reference, check_method, search_at
-from drowsy.stages import align
+from drowsy.sleep import SleepSpec
+from drowsy.stages import align, find_ties
 from drowsy.stencil import calibrate_stencils
 from drowsy.store import Store, fingerprint_data, fingerprint_state
 
@@ -43,6 +45,8 @@ SAVINGS = (0.25, 0.5, 0.75)
 SEEDS = (0, 1, 2)
 # Searches that correct the network at every setting: images for that, and images they measure on.
 SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
+# Images that tell which channels harm least.
+SENSITIVITY_IMAGES = 96
 
 
 # --- what recipes are given ----------------------------------------------------------------------
@@ -104,9 +108,8 @@ class Bench:
         self._references: dict[str, Reference] = {}
         self.dense = self.net(Sleep("dense"))
         self.awake: Setting = (0,) * len(self.dense.layers)
-        # Shapes and costs without memory or time.
-        self._shadow = copy.deepcopy(self.dense).to("meta")
-        self._costs: dict[Size, tuple[int, dict[str, float]]] = {}
+        self._shadows: dict[DrowsyNet, nn.Module] = {}
+        self._costs: dict[tuple[DrowsyNet, Size], tuple[int, dict[str, float]]] = {}
 
     # --- networks and costs ---------------------------------------------------------------------
 
@@ -115,19 +118,9 @@ class Bench:
         key = replace(_search_key(recipe), rates="uniform", correction="none")
         if key not in self._nets:
             # A copy of its own: in another dtype, batch norms stay folded in the given one.
-            net = convert(
-                copy.deepcopy(self._model),
-                source=recipe.source,
-                grain=recipe.grain,
-                k=recipe.k,
-                # Its tables are made first.
-                fill="auto" if recipe.fill == "stencil" else recipe.fill,
-                skip=recipe.skip,
-            )
-            self.fitted = fit_flatten(net, self.image)
-            if recipe.aligned:
-                example = next(net.parameters()).new_zeros(1, *self.image)
-                align(net, example, grain=recipe.grain)
+            net = self._converted(recipe, copy.deepcopy(self._model))
+            if recipe.parts > 1:
+                net = self._converted(recipe, self._split(recipe, net))
             net.to(device=self._device, dtype=self._dtype)
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if recipe.fill == "stencil":
@@ -136,9 +129,37 @@ class Bench:
             self._nets[key] = net
         return self._nets[key]
 
+    def _converted(self, recipe: Sleep, model: nn.Module) -> DrowsyNet:
+        net = convert(
+            model,
+            source=recipe.source,
+            grain=recipe.grain,
+            k=recipe.k,
+            # Its tables are made first.
+            fill="auto" if recipe.fill == "stencil" else recipe.fill,
+            skip=recipe.skip,
+        )
+        self.fitted = fit_flatten(net, self.image)
+        if recipe.aligned:
+            example = next(net.parameters()).new_zeros(1, *self.image)
+            align(net, example, grain=recipe.grain)
+        return net
+
+    def _split(self, recipe: Sleep, net: DrowsyNet) -> nn.Module:
+        """The model of a network with those layers split by channel that no tie holds."""
+        model = net.original
+        example = next(net.parameters()).new_zeros(1, *self.image)
+        alone = {tie[0] for tie in find_ties(net, example) if len(tie) == 1}
+        images = scale_images(self._images["calibration"], self.full, self._interpolation)
+        sleeps = SleepSpec(recipe.source, recipe.grain, recipe.k)  # type: ignore[arg-type]
+        fill = "interpolate" if sleeps.grain.of_single_positions else "zero"
+        found = channel_sensitivity(model, images[:SENSITIVITY_IMAGES], sleeps, fill=fill)
+        chosen = {name: each for name, each in found.items() if name in alone}
+        return split_channels(model, chosen, recipe.parts) if chosen else model
+
     def multiplies(self, size: Size) -> int:
         """Multiplications of all convolutions for one image of a size, nobody asleep."""
-        return self._cost(size)[0]
+        return self._cost(self.dense, size)[0]
 
     def spared(self, size: Size) -> float:
         """Fraction of the multiplications that scaling images to ``size`` saves."""
@@ -158,17 +179,21 @@ class Bench:
     def asleep(self, net: DrowsyNet, size: Size, setting: Setting) -> float:
         """Fraction of the multiplications at ``size`` that a setting saves."""
         rates = {name: j / net.k for name, j in zip(net.layers, setting, strict=True)}
-        return saving_of(rates, self._cost(size)[1])
+        return saving_of(rates, self._cost(net, size)[1])
 
     def resolution_for(self, saving: float) -> Size | None:
         """The largest size that saves at least ``saving``; None if none does."""
         return resolution_for(saving, self.multiplies, self.full)
 
-    def _cost(self, size: Size) -> tuple[int, dict[str, float]]:
-        if size not in self._costs:
-            costs = layer_costs(self._shadow, (self.image[0], *size))
-            self._costs[size] = sum(cost.multiplies for cost in costs), layer_shares(costs)
-        return self._costs[size]
+    def _cost(self, net: DrowsyNet, size: Size) -> tuple[int, dict[str, float]]:
+        """Multiplications for one image of a size, and the share of each layer."""
+        if (net, size) not in self._costs:
+            if net not in self._shadows:
+                # Shapes and costs without memory or time.
+                self._shadows[net] = copy.deepcopy(net).to("meta")
+            costs = layer_costs(self._shadows[net], (self.image[0], *size))
+            self._costs[net, size] = sum(cost.multiplies for cost in costs), layer_shares(costs)
+        return self._costs[net, size]
 
     @property
     def fingerprints(self) -> dict[str, str]:
