@@ -7,6 +7,7 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 
 from drowsy import energy
 from drowsy.calibrate import Calibration, Correction, calibrate
+from drowsy.channels import channel_sensitivity, split_channels, splittable
 from drowsy.compare import compare
 from drowsy.convert import convert, revert
 from drowsy.cost import cost_table, layer_costs
@@ -19,7 +20,7 @@ from drowsy.ray_engine import RayEngine
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Bernoulli, BlueNoise, Grain, Lattice, Lfsr, SleepSpec, Stratified
-from drowsy.stages import Stage, align, find_stages
+from drowsy.stages import Stage, align, find_stages, find_ties
 from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
 
@@ -51,15 +52,19 @@ __all__ = [
     "align",
     "calibrate",
     "calibrate_stencils",
+    "channel_sensitivity",
     "compare",
     "convert",
     "cost_table",
     "deploy",
     "energy",
     "find_stages",
+    "find_ties",
     "layer_costs",
     "load_stencils",
     "revert",
     "save_stencils",
     "search",
+    "split_channels",
+    "splittable",
 ]
