@@ -51,11 +51,11 @@ def test_half_of_the_multiplications(
 
     cheapest, half = cheapest_rates(model, images, shares), dict.fromkeys(shares, SAVED)
     settings: dict[str, tuple[str, str, str, Mapping[str, float]]] = {
-        "lattice position": ("lattice", "position", "auto", half),
+        "lattice position": ("lattice", "position", "zero", half),
         "lattice position interpolate": ("lattice", "position", "interpolate", half),
-        "lattice position, cheapest rates": ("lattice", "position", "auto", cheapest),
-        "lattice channel:16": ("lattice", "channel:16", "auto", half),
-        "stratified position": ("stratified", "position", "auto", half),
+        "lattice position, cheapest rates": ("lattice", "position", "zero", cheapest),
+        "lattice channel:16": ("lattice", "channel:16", "zero", half),
+        "stratified position": ("stratified", "position", "zero", half),
     }
     runs: dict[str, Callable[[], Any]] = {}
     for setting, (source, grain, fill, rates) in settings.items():
