@@ -168,6 +168,32 @@ def _lost(row: Row) -> str:
     return " / ".join(cells)
 
 
+def rules_table() -> str:
+    """Top-1 points lost and divergence by what reads the sleepers, and by fill."""
+    files = {name: read("fills", f"rules_{name}") for name in COMPARED}
+    fills = list(dict.fromkeys(row["fill"] for table in files.values() for row in table))
+    rows = [["network", "read by", "source", "correction", *(f"`{fill}`" for fill in fills)]]
+    for network, table in files.items():
+        for source in dict.fromkeys(row["source"] for row in table):
+            for kind in dict.fromkeys(row["follows"] for row in table):
+                for correction in dict.fromkeys(row["correction"] for row in table):
+                    key = (source, kind, correction)
+                    mine = {
+                        row["fill"]: row
+                        for row in table
+                        if (row["source"], row["follows"], row["correction"]) == key
+                    }
+                    least = min(mine, key=lambda fill: float(mine[fill]["divergence"]))
+                    cells = [_harm(mine[fill], fill == least) for fill in fills]
+                    rows.append([COMPARED[network], kind, source, correction, *cells])
+    return markdown(rows)
+
+
+def _harm(row: Row, least: bool) -> str:
+    text = f"{float(row['top1_lost']) + 0.0:.1f} / {float(row['divergence']):.3f}"
+    return f"**{text}**" if least else text
+
+
 def comparison_provenance() -> str:
     """What comparisons were measured on."""
     rows = [["network", "comparison", "dtype", "calibration, search, report", "seeds", "commit"]]
@@ -235,6 +261,8 @@ def main() -> None:
         {
             "methods": partial(comparison_table, "compare"),
             "ablation": partial(comparison_table, "ablation"),
+            "groups": partial(comparison_table, "groups"),
+            "rules": rules_table,
             "grains": partial(comparison_table, "grains"),
             "patterns": partial(comparison_table, "patterns"),
             "provenance": comparison_provenance,
