@@ -18,7 +18,8 @@ from drowsy_kernels import tuning
 from drowsy_kernels.tuning import ConvShape
 from torch import Tensor
 
-from bench import networks, report, sweep, tune
+import drowsy
+from bench import fill_rules, networks, report, sweep, tune
 from bench.compiling import Job
 from bench.layers import NETWORKS, layers, network_shapes
 from bench.measure import grain_of, measure_dense, measure_sleep
@@ -466,3 +467,46 @@ def test_report_refuses(
     assert report.main([str(folder), "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert report.main([str(tmp_path / "nowhere")]) == 2
+
+
+# --- fill rules ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "kinds"),
+    [
+        (
+            "caffenet_cifar",
+            {"max-pooling then normalisation": 2, "convolution": 2, "max-pooling": 1},
+        ),
+        (
+            "squeezenet1_1",
+            {"concatenation": 16, "convolution": 8, "max-pooling": 1, "average pooling": 1},
+        ),
+        ("resnet18", {"addition": 11, "convolution": 8, "max-pooling": 1}),
+    ],
+)
+def test_layers_are_sorted_by_what_reads_them(network: str, kinds: dict[str, int]) -> None:
+    found = list(fill_rules.followers(drowsy.convert(models.create(network).eval())).values())
+    assert {kind: found.count(kind) for kind in found} == kinds
+
+
+def test_every_kind_of_reader_is_measured_with_every_fill_alone() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 2, 1),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    ).eval()  # fmt: skip
+    net = drowsy.convert(model, source="lattice", grain="position")
+    images, labels = torch.randn(12, 3, 16, 16), torch.arange(12) % 2
+    rows = fill_rules.measured(net, images, labels, 4)
+    kinds = ["max-pooling", "convolution", "average pooling"]
+    assert [row["follows"] for row in rows] == kinds * 2 * len(drowsy.sleep.FILLS)
+    shares = [row["saving"] for row in rows[:3]]
+    assert sum(shares) == pytest.approx(0.5)
+    harm = {(r["follows"], r["fill"], r["correction"]): r["divergence"] for r in rows}
+    assert all(each > 0 for each in harm.values())
+    # Nothing drowsy is behind the last layer but the linear head, so nothing can correct it.
+    assert harm["average pooling", "zero", "none"] == harm["average pooling", "zero", "affine"]
+    assert harm["max-pooling", "zero", "none"] != harm["max-pooling", "zero", "affine"]
