@@ -342,3 +342,20 @@ def test_without_a_meter_a_search_by_joules_says_so_at_once(
     monkeypatch.setattr(Evaluator, "walk", lambda *_: pytest.fail("evaluated"))
     with pytest.raises(NoMeter):
         drowsy.search(small_net(), images, labels, cost="joules")
+
+
+def test_searches_give_tied_layers_one_rate() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 1),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    ).eval()  # fmt: skip
+    net = drowsy.convert(model, k=4, source="lattice", grain="position")
+    images = torch.randn(8, 3, 9, 9)
+    assert Measurer(net, images).ties == [[0], [1], [2]]
+    drowsy.align(net, images)
+    assert Measurer(net, images).ties == [[0], [1, 2]]
+    points = search_points(Measurer(net, images), "additive")
+    assert set(points) == {(a, b, b) for a in range(4) for b in range(4)}
+    # Algorithm 1 walks every setting.
+    assert len(search_points(Measurer(net, images), "exhaustive")) == 4**3
