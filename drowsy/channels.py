@@ -54,7 +54,7 @@ def splittable(model: nn.Module) -> list[str]:
     execution.
     """
     check_model(model)
-    return list(_candidates(trace(model), dict(model.named_modules())))
+    return list(_candidates(trace(model), _modules(model)))
 
 
 def channel_sensitivity(
@@ -99,7 +99,7 @@ def channel_sensitivity(
         raise ValueError("fill: got 'stencil', allowed: fills that need no calibration")
     j = threshold(rate, sleeps.k)
     graph = trace(model)
-    candidates = _candidates(graph, dict(model.named_modules()))
+    candidates = _candidates(graph, _modules(model))
     if not candidates:
         return {}
     run = _Outputs(fx.GraphModule(model, graph), [each.end for each in candidates.values()])
@@ -143,7 +143,7 @@ def split_channels(
     if parts < 2:
         raise ValueError(f"parts: got {parts}, allowed: 2 or more")
     model = copy.deepcopy(model)
-    graph, modules = trace(model), dict(model.named_modules())
+    graph, modules = trace(model), _modules(model)
     candidates = _candidates(graph, modules)
     for name, of_channels in sensitivity.items():
         if name not in candidates:
@@ -158,8 +158,9 @@ def split_channels(
     chosen = {name: each for name, each in candidates.items() if name in sensitivity}
     for name, each in chosen.items():
         order = sensitivity[name].argsort(stable=True)
-        for reader in each.readers:
-            _replace(modules[reader], weight=modules[reader].weight[:, order])
+        for reader in map(modules.__getitem__, each.readers):
+            assert isinstance(reader, nn.Conv2d)
+            _replace(reader, weight=reader.weight[:, order])
         _take(modules[name], order)
         if each.neuron.norm is not None:
             _take(each.neuron.norm, order)
@@ -198,11 +199,16 @@ class _Outputs(fx.Interpreter):
         return result
 
 
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    return dict(model.named_modules(remove_duplicate=False))
+
+
 def _candidates(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str, _Candidate]:
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    # A module of two names is one.
+    calls = Counter(id(modules[n.target]) for n in graph.nodes if n.op == "call_module")
 
     def once(node: fx.Node) -> bool:
-        return calls[node.target] == 1
+        return calls[id(modules[str(node.target)])] == 1
 
     found: dict[str, _Candidate] = {}
     for node in graph.nodes:

@@ -82,6 +82,17 @@ def test_what_anything_else_reads_is_left_whole() -> None:
     assert splittable(Odd().eval()) == ["plain"]
 
 
+def test_a_convolution_of_two_names_runs_twice() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1))
+    model[3] = nn.Conv2d(3, 3, 1)
+    model.add_module("again", model[0])
+    model.add_module("end", nn.Conv2d(3, 2, 1))
+    # Neither the one that runs twice nor what it reads.
+    assert splittable(model.eval()) == ["2"]
+    model.again = nn.Conv2d(3, 3, 1)
+    assert splittable(model.eval()) == ["0", "2", "3", "again"]
+
+
 # --- splitting -----------------------------------------------------------------------------------
 
 
