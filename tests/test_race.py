@@ -33,7 +33,7 @@ class Table:
         self.images = range(right.shape[1])
         self.work = SimpleNamespace(labels=None, batch=1)
         self.net, self.names = SimpleNamespace(k=len(saving)), ["conv"]
-        self.gains = saving[None]
+        self.gains, self.ties = saving[None], [[0]]
 
     def known(self, images: range | None = None) -> set[Setting]:
         return set()
