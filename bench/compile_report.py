@@ -57,6 +57,7 @@ _CORE_CASES = (
     "sleep_map stratified k=8",
     "sleep_map stratified k=256",
     "sleep_map lattice k=8",
+    "sleep_map fovea k=8",
     "sleep_map bluenoise k=8",
     "sleep_map lfsr k=8",
     "counting rows",
@@ -218,6 +219,7 @@ def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
         lattice=(meta(4, 4, dtype=torch.uint8), meta(k, 2, dtype=torch.uint8))
         if source == "lattice"
         else None,
+        fovea=meta(k, 28 * 28, dtype=torch.uint8) if source == "fovea" else None,
         bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
         lfsr=(meta(255, dtype=torch.uint8), meta(64, dtype=torch.int64))
         if source == "lfsr"

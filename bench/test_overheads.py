@@ -52,12 +52,12 @@ def test_map(
 ) -> None:
     """Drawing a layer's map; its tables, which stay as they are, are made before."""
     grain = Grain.parse(grain_of(kind, shape))
-    if source == "bluenoise" and not grain.of_single_positions:
-        pytest.skip("bluenoise takes grains of single positions")
+    if source in ("fovea", "bluenoise") and not grain.of_single_positions:
+        pytest.skip(f"{source} takes grains of single positions")
     spec = SleepSpec(source, grain)  # type: ignore[arg-type]
     threshold = torch.tensor([4], dtype=torch.int32, device=device)
     clock = torch.tensor([1, 0], device=device)
-    tables = map_options(spec, clock)
+    tables = map_options(spec, problem.out_shape, clock)
 
     def call() -> object:
         return kernels.sleep_map(

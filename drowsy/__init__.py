@@ -19,7 +19,7 @@ from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
 from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
-from drowsy.sleep import Bernoulli, BlueNoise, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
 from drowsy.stages import Stage, align, find_stages, find_ties
 from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
@@ -35,6 +35,7 @@ __all__ = [
     "DrowsyConv2d",
     "DrowsyNet",
     "Evaluator",
+    "Fovea",
     "Frontier",
     "Grain",
     "Lattice",

@@ -684,7 +684,7 @@ class Builder:
         _, channels, height, width = shape
         cell, source, k = sleep.grain.cell(channels, height * width), sleep.source, sleep.k
         threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
-        given = map_options(sleep, clock)
+        given = map_options(sleep, shape, clock)
         if isinstance(source, Lfsr) and not source.seeding:
             self._prologue.add(
                 functools.partial(_draw_phases, given["lfsr"][1], source, sleep.stream, clock)

@@ -171,14 +171,15 @@ class Slim(Recipe):
 
 _OURS = Sleep(
     "ours",
-    source="lattice",
+    source="fovea",
     grain="position",
     fill="stencil",
     aligned=True,
     correction="reconstruct",
 )
 _UNIFORM = replace(_OURS, rates="uniform")
-_INTERPOLATED = replace(_UNIFORM, fill="interpolate", correction="none")
+_LATTICE = replace(_UNIFORM, source="lattice")
+_INTERPOLATED = replace(_LATTICE, fill="interpolate", correction="none")
 _PAPER = Sleep("paper-uniform", rates="uniform")
 SETS: dict[str, tuple[Recipe, ...]] = {
     "methods": (
@@ -198,9 +199,10 @@ SETS: dict[str, tuple[Recipe, ...]] = {
         replace(_PAPER, name="+lattice", fill="interpolate", source="lattice"),
         replace(_INTERPOLATED, name="+position", aligned=False),
         replace(_INTERPOLATED, name="+aligned"),
-        replace(_UNIFORM, name="+stencil", correction="none"),
-        replace(_UNIFORM, name="+affine", correction="affine"),
-        replace(_UNIFORM, name="+reconstruct"),
+        replace(_LATTICE, name="+stencil", correction="none"),
+        replace(_LATTICE, name="+affine", correction="affine"),
+        replace(_LATTICE, name="+reconstruct"),
+        replace(_UNIFORM, name="+fovea"),
         _OURS,
     ),
     # Rates for groups of channels.
@@ -224,6 +226,7 @@ SETS: dict[str, tuple[Recipe, ...]] = {
     "patterns": (
         replace(_UNIFORM, name="interpolate", fill="interpolate"),
         replace(_UNIFORM, name="nearest", fill="nearest"),
+        replace(_UNIFORM, name="lattice", source="lattice"),
         replace(_UNIFORM, name="bluenoise", source="bluenoise"),
         replace(_UNIFORM, name="stratified", source="stratified"),
         replace(_UNIFORM, name="bernoulli", source="bernoulli"),

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from drowsy.sleep import BlueNoise, Lattice, SleepSpec, Stratified
+from drowsy.sleep import BlueNoise, Fovea, Lattice, SleepSpec, Stratified
 
 _MAX_POOLS = (
     nn.MaxPool1d,
@@ -64,7 +64,7 @@ _SUM_CALLS = {
 }
 
 # Sources that spread sleepers over the map.
-_SPREAD = (Stratified, Lattice, BlueNoise)
+_SPREAD = (Stratified, Lattice, Fovea, BlueNoise)
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,24 @@ class Lattice:
 
 
 @dataclass(frozen=True)
+class Fovea:
+    """A lattice that falls asleep from the border inwards: images are looked at in the middle.
+
+    Levels of ``lattice`` are taken by halves: those below ``k/2``, the next quarter, the next
+    eighth and so on. The positions of each are put in order by their distance from the centre, as a
+    fraction of the map's height and width, and shared out among its levels, the farthest first. So
+    at rates 1/2, 3/4, 7/8 ... the map is that of ``lattice``, with its phase; between two of these,
+    cells pass from the sparser lattice to the denser one from the border inwards, and sleepers have
+    as many awake neighbours as in the denser one.
+
+    What a channel cell's map holds at ``j/k`` is exact to within one position of what its halves
+    hold, and the same for any two images of one phase. Grains of single positions only.
+    """
+
+    name: ClassVar[str] = "fovea"
+
+
+@dataclass(frozen=True)
 class BlueNoise:
     """Sleepers spread as evenly as a pattern without directions can be: void-and-cluster.
 
@@ -229,9 +247,9 @@ class Lfsr:
             )
 
 
-Source = Bernoulli | Stratified | Lattice | BlueNoise | Lfsr
+Source = Bernoulli | Stratified | Lattice | Fovea | BlueNoise | Lfsr
 SOURCES: dict[str, type[Source]] = {
-    kind.name: kind for kind in (Bernoulli, Stratified, Lattice, BlueNoise, Lfsr)
+    kind.name: kind for kind in (Bernoulli, Stratified, Lattice, Fovea, BlueNoise, Lfsr)
 }
 
 
@@ -286,9 +304,9 @@ class SleepSpec:
             equal shapes) share their maps.
         phase: which of its stream's maps: even ones and odd ones complement each other. Up to rate
             1/2 no cell sleeps in two maps of one stream whose phases differ by an odd number; at
-            higher rates as few as can be. ``lattice`` shifts its pattern by so many phases (and
-            keeps the promise where ``k`` is a power of two); of other sources an odd phase turns
-            the draw upside down.
+            higher rates as few as can be. ``lattice`` and ``fovea`` shift their pattern by so many
+            phases (and keep the promise where ``k`` is a power of two); of other sources an odd
+            phase turns the draw upside down.
     """
 
     source: Source = Bernoulli()
@@ -300,10 +318,10 @@ class SleepSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", parse_source(self.source))
         object.__setattr__(self, "grain", Grain.parse(self.grain))
-        if isinstance(self.source, BlueNoise) and not self.grain.of_single_positions:
+        if isinstance(self.source, (Fovea, BlueNoise)) and not self.grain.of_single_positions:
             raise ValueError(
-                f"grain: got {self.grain} with source bluenoise, allowed: grains of single "
-                "positions (neuron, position, position:G, tile:1xN)"
+                f"grain: got {self.grain} with source {self.source.name}, allowed: grains of "
+                "single positions (neuron, position, position:G, tile:1xN)"
             )
         if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
             raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
@@ -313,7 +331,7 @@ class SleepSpec:
 
     @property
     def upside_down(self) -> bool:
-        """Whether sources other than ``lattice`` turn their draws upside down."""
+        """Whether sources other than ``lattice`` and ``fovea`` turn their draws upside down."""
         return self.phase % 2 == 1
 
     def __str__(self) -> str:
@@ -456,6 +474,9 @@ def _draw(
         return spec.k - 1 - drawn if spec.upside_down else drawn
     if isinstance(spec.source, Lattice):
         return _draw_lattice(spec, cells, row, images, seed)
+    if isinstance(spec.source, Fovea):
+        assert row is not None
+        return _draw_fovea(spec, cells, row, images, seed)
     if isinstance(spec.source, BlueNoise):
         assert row is not None
         return _draw_bluenoise(spec, cells, row, images, seed)
@@ -605,6 +626,53 @@ def _spread_order(k: int) -> Tensor:
     order = torch.empty(k, dtype=torch.int64)
     order[chosen] = torch.arange(k)
     return order
+
+
+def _draw_fovea(
+    spec: SleepSpec, cells: tuple[int, int], row: int, images: Tensor, seed: Tensor
+) -> Tensor:
+    positions, channels = cells
+    table = fovea_table(spec.k, positions // row, row, images.device)
+    channel = torch.arange(channels, device=images.device)
+    phases = lattice_phases(spec, images, seed)
+    return table[(phases[:, None] + channel) % spec.k].transpose(1, 2)
+
+
+@functools.lru_cache(maxsize=256)
+def fovea_table(
+    k: int, height: int, width: int, device: torch.device = _CPU, phase: int = 0
+) -> Tensor:
+    """Levels of a whole map at each of the lattice's phases, from ``phase`` on.
+
+    (Made on ``device`` once: a captured graph cannot hold a copy from the host.)
+
+    Returns:
+        uint8 ``[k, height * width]``.
+    """
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    # Twice the distances from the centre as fractions of the sides, all of it times both sides.
+    distance = ((2 * y + 1 - height) * width) ** 2 + ((2 * x + 1 - width) * height) ** 2
+    inwards = distance.flatten().argsort(descending=True, stable=True)
+    pattern = lattice_levels(k, (height * width, 1), width, torch.arange(k))[..., 0][:, inwards]
+    for first, last in _halves_of(k):
+        for levels_of_phase in pattern:
+            members = ((first <= levels_of_phase) & (levels_of_phase < last)).nonzero()[:, 0]
+            rank = torch.arange(len(members))
+            shared = first + rank * (last - first) // max(len(members), 1)
+            levels_of_phase[members] = shared.to(torch.uint8)
+    table = torch.empty_like(pattern)
+    table[:, inwards] = pattern
+    return table.roll(-phase, 0).to(device)
+
+
+def _halves_of(k: int) -> list[tuple[int, int]]:
+    """Levels ``0 .. k-1`` as ranges, each the lower half of what is left."""
+    halves, first = [], 0
+    while first < k:
+        last = k - (k - first) // 2
+        halves.append((first, last))
+        first = last
+    return halves
 
 
 def _draw_bluenoise(

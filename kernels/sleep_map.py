@@ -28,7 +28,7 @@ from drowsy_kernels.launch import (
 )
 from torch import Tensor
 
-SOURCES = ("bernoulli", "stratified", "lattice", "bluenoise", "lfsr")
+SOURCES = ("bernoulli", "stratified", "lattice", "fovea", "bluenoise", "lfsr")
 MAX_K = 256
 # Positions along the side of a blue-noise tile.
 SIDE = 64
@@ -246,6 +246,42 @@ def _lattice_kernel(
 
 
 @triton.jit(do_not_specialize=_STREAM)
+def _fovea_kernel(
+    out,
+    threshold,
+    clock,
+    table,
+    layer,
+    row_bytes,
+    image_bytes,
+    cells,
+    positions,
+    blocks,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """As ``_lattice_kernel`` draws it, the phase chooses a map of its own from the table."""
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    pc, byte = place // row_bytes, place % row_bytes
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        seed = tl.load(clock)
+        image = tl.load(clock + 1) + n
+        word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
+        phase = ((word >> 16).to(tl.int32) * K) >> 16
+        first = byte * 8 + phase
+        for bit in tl.static_range(8):
+            exists = (byte * 8 + bit < cells) & (pc < positions)
+            at = (first + bit) % K * positions + pc
+            level = tl.load(table + at, mask=exists, other=0).to(tl.int32)
+            b_bits |= ((level < j) & exists).to(tl.int32) << bit
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
+@triton.jit(do_not_specialize=_STREAM)
 def _bluenoise_kernel(
     out,
     threshold,
@@ -330,6 +366,7 @@ def sleep_map(
     clock: Tensor,
     upside_down: bool = False,
     lattice: tuple[Tensor, Tensor] | None = None,
+    fovea: Tensor | None = None,
     bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
@@ -348,6 +385,8 @@ def sleep_map(
             ``stratified``, while the others' tables say it.
         lattice: ``(tile, shifts)``, uint8 ``[T, T]`` of levels and uint8 ``[k, 2]``, rows and
             columns that each phase shifts the tile by; for source ``lattice``, and only there.
+        fovea: uint8 ``[k, OH * OW]``, the levels of a whole map at each phase; for source
+            ``fovea``, and only there. Its cells are single positions: ``cell[0] == 1``.
         bluenoise: uint8 ``[64, 64]``, the levels of a tile; for source ``bluenoise``, and only
             there. Its cells are single positions: ``cell[0] == 1``.
         lfsr: ``(table, phases)``, table uint8 ``[period]`` of levels along the register's cycle,
@@ -374,6 +413,7 @@ def sleep_map(
         clock=clock,
         upside_down=upside_down,
         lattice=lattice,
+        fovea=fovea,
         bluenoise=bluenoise,
         lfsr=lfsr,
         out=out,
@@ -393,6 +433,7 @@ def plan_sleep_map(
     clock: Tensor,
     upside_down: bool = False,
     lattice: tuple[Tensor, Tensor] | None = None,
+    fovea: Tensor | None = None,
     bluenoise: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
@@ -404,7 +445,8 @@ def plan_sleep_map(
     check_operand("clock", clock, dtypes=(torch.int64,), shape=(2,), device=device)
     if upside_down and source not in ("bernoulli", "stratified"):
         raise ValueError(f"upside_down: goes with bernoulli and stratified, got source {source!r}")
-    for name, given in (("lattice", lattice), ("bluenoise", bluenoise), ("lfsr", lfsr)):
+    tables = {"lattice": lattice, "fovea": fovea, "bluenoise": bluenoise, "lfsr": lfsr}
+    for name, given in tables.items():
         if (given is not None) != (source == name):
             raise ValueError(f"{name}: its table goes with source {name!r}, got source {source!r}")
 
@@ -432,7 +474,9 @@ def plan_sleep_map(
     if source != "lfsr":
         # The same 32 bits whatever the stream: an argument of one type never recompiles.
         arguments["layer"] = stream - 2**32 if stream >= 2**31 else stream
-    if source in ("bernoulli", "stratified", "lattice"):
+    if cell[0] != 1 and source in ("fovea", "bluenoise"):
+        raise ValueError(f"cell: got {cell}, allowed: one position (source {source})")
+    if source in ("bernoulli", "stratified", "lattice", "fovea"):
         arguments["K"] = k
     if source in ("bernoulli", "stratified"):
         arguments["UPSIDE_DOWN"] = upside_down
@@ -461,10 +505,17 @@ def plan_sleep_map(
             "BY_ROW": cell[0] == 1,
             "PERIOD": period,
         }
+    elif fovea is not None:
+        kernel = _fovea_kernel
+        size = (k, positions)
+        check_operand("fovea", fovea, dtypes=(torch.uint8,), shape=size, device=device)
+        if fovea.numel() > MAX_ELEMENTS:
+            raise ValueError(
+                f"fovea: got {tuple(fovea.shape)}, allowed: at most {MAX_ELEMENTS} levels"
+            )
+        arguments |= {"table": fovea, "positions": positions}
     elif bluenoise is not None:
         kernel = _bluenoise_kernel
-        if cell[0] != 1:
-            raise ValueError(f"cell: got {cell}, allowed: one position (source bluenoise)")
         check_operand(
             "bluenoise", bluenoise, dtypes=(torch.uint8,), shape=(SIDE, SIDE), device=device
         )

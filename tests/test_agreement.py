@@ -87,7 +87,7 @@ def configuration(number: int) -> Configuration:
     )
     sources = ["bernoulli", "stratified", "lattice", pick(LFSRS)]
     if Grain.parse(grain).of_single_positions:
-        sources.append("bluenoise")
+        sources += ["fovea", "bluenoise"]
     fills = FILLS if Grain.parse(grain).of_single_positions else ("zero", "rescale")
     kernel = (pick((1, 2, 3)), pick((1, 2, 3)))
     dilation = (pick((1, 1, 2)), pick((1, 1, 2)))
@@ -289,7 +289,7 @@ def test_triton_takes_an_empty_batch_and_a_sleeping_layer(
     ("k", "size"), [(4, (6, 8)), (4, (8, 8)), (4, (32, 16)), (4, (5, 5)), (6, (6, 6))]
 )
 def test_exact_runs_are_exact(source: str, grain: str, k: int, size: tuple[int, int]) -> None:
-    if source == "bluenoise" and not Grain.parse(grain).of_single_positions:
+    if source in ("fovea", "bluenoise") and not Grain.parse(grain).of_single_positions:
         pytest.skip("not a grain of single positions")
     spec, shape = SleepSpec(source, grain, k), (3, 8, *size)
     run = triton.exact_run(spec, shape)

@@ -507,7 +507,7 @@ CASES = [
         "unknown source",
         lambda _: net(source="dice"),
         ValueError,
-        "source: got 'dice', allowed: bernoulli, stratified, lattice, bluenoise, lfsr",
+        "source: got 'dice', allowed: bernoulli, stratified, lattice, fovea, bluenoise, lfsr",
     ),
     Case(
         "blue noise of channels",

@@ -425,7 +425,7 @@ def test_consumer_decides_the_flavour(consumer: Callable[[Tensor], Tensor], fill
     assert net.layers["conv"].fill == fill
 
 
-@pytest.mark.parametrize("source", ["lattice", "stratified", "bluenoise"])
+@pytest.mark.parametrize("source", ["lattice", "stratified", "fovea", "bluenoise"])
 @pytest.mark.parametrize("grain", ["neuron", "position", "position:2"])
 def test_spread_sleepers_are_interpolated_whatever_reads_them(source: str, grain: str) -> None:
     net = convert(sequential().eval(), source=source, grain=grain)

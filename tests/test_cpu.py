@@ -102,6 +102,8 @@ def check(y: Tensor, expected: Tensor) -> None:
         ("mask", "lattice", "tile:7x3"),
         ("mask", "stratified", "position"),
         ("mask", "bernoulli", "channel"),
+        ("rows", "fovea", "position:4"),
+        ("mask", "fovea", "neuron"),
         ("rows", "bluenoise", "position:4"),
         ("mask", "bluenoise", "neuron"),
     ],

@@ -23,7 +23,7 @@ from drowsy.deploy import Deployed
 from drowsy.net import DrowsyNet
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-SOURCES = ("stratified", "lattice", "bluenoise", "lfsr:width=8,taps=8.6.5.4")
+SOURCES = ("stratified", "lattice", "fovea", "bluenoise", "lfsr:width=8,taps=8.6.5.4")
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -258,7 +258,7 @@ def test_sources(source: str, triton_device: torch.device) -> None:
     assert not torch.equal(check(net, fast, x), first)
 
 
-@pytest.mark.parametrize("source", ["bernoulli", "lattice", "bluenoise"])
+@pytest.mark.parametrize("source", ["bernoulli", "lattice", "fovea", "bluenoise"])
 def test_shifted_stages(source: str, triton_device: torch.device) -> None:
     net, x = make("basic", triton_device, source=source)
     net.set(0.5, fill="nearest")

@@ -170,10 +170,10 @@ def test_walk_is_whole_network_inference(net: DrowsyNet, images: Tensor, batch: 
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("source", ["stratified", "lattice", "bluenoise", "lfsr"])
+@pytest.mark.parametrize("source", ["stratified", "lattice", "fovea", "bluenoise", "lfsr"])
 @pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "tile:4x4"])
 def test_walk_draws_any_source_and_grain(source: str, grain: str, images: Tensor) -> None:
-    if source == "bluenoise" and not Grain.parse(grain).of_single_positions:
+    if source in ("fovea", "bluenoise") and not Grain.parse(grain).of_single_positions:
         pytest.skip("not a grain of single positions")
     net = convert(chain().eval(), source=source, grain=grain, seed=1)
     walked = logits_of_walk(Evaluator(net, images, batch=4, seed=9), some_settings(net, 4))

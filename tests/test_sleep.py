@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -17,6 +18,7 @@ from drowsy.sleep import (
     MAX_K,
     Bernoulli,
     BlueNoise,
+    Fovea,
     Grain,
     Lattice,
     Lfsr,
@@ -39,6 +41,7 @@ SOURCES = (
     "bernoulli",
     "stratified",
     "lattice",
+    "fovea",
     "bluenoise",
     "lfsr",
     "lfsr:width=5,taps=5.3,engines=3",
@@ -48,7 +51,7 @@ MAPS = [
     (source, grain)
     for source in SOURCES
     for grain in GRAINS
-    if source != "bluenoise" or Grain.parse(grain).of_single_positions
+    if source not in ("fovea", "bluenoise") or Grain.parse(grain).of_single_positions
 ]
 SIGMAS = 5
 MASK32 = 0xFFFFFFFF
@@ -143,6 +146,29 @@ def philox_in_python(c0: int, c1: int, c2: int, c3: int, seed: int) -> list[int]
     return [c0, c1, c2, c3]
 
 
+@functools.lru_cache
+def fovea_in_python(k: int, height: int, width: int, phase: int) -> list[int]:
+    """Every half of what is left of a lattice's levels, shared out from the border inwards."""
+    tile, shifts = lattice_tables(k)
+    down, across = shifts[phase].tolist()
+    places = [divmod(p, width) for p in range(height * width)]
+    lattice = [int(tile[(y + down) % len(tile), (x + across) % len(tile)]) for y, x in places]
+
+    def closeness(p: int) -> Fraction:
+        y, x = places[p]
+        up, left = Fraction(2 * y + 1 - height, height), Fraction(2 * x + 1 - width, width)
+        return -(up * up + left * left)
+
+    found, first = [-1] * len(places), 0
+    while first < k:
+        last = k - (k - first) // 2
+        half = [p for p in range(len(places)) if first <= lattice[p] < last]
+        for rank, p in enumerate(sorted(half, key=closeness)):
+            found[p] = first + (last - first) * rank // len(half)
+        first = last
+    return found
+
+
 def level_in_python(
     spec: SleepSpec, cells: tuple[int, int], row: int, seed: int, image: int, pc: int, cc: int
 ) -> int:
@@ -167,6 +193,9 @@ def level_in_python(
         down, across = shifts[(phase + cc + (0 if row else pc)) % k].tolist()
         y, x = divmod(pc, row) if row else (0, 0)
         return int(tile[(y + down) % len(tile), (x + across) % len(tile)])
+    if isinstance(spec.source, Fovea):
+        phase = ((philox_in_python(0, image, spec.stream, 2, seed)[0] >> 16) * k) >> 16
+        return fovea_in_python(k, positions // row, row, (phase + cc) % k)[pc]
     if isinstance(spec.source, BlueNoise):
         word = philox_in_python(cc // 8, image, spec.stream, 4, seed)[cc % 8 // 2]
         down, across = word >> (16 * (cc % 2)) + 8 & 0xFF, word >> (16 * (cc % 2)) & 0xFF
@@ -570,6 +599,30 @@ def test_lattice_phases_meet_every_level_at_every_position(k: int) -> None:
 # --- blue noise ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (12, 20)])
+def test_fovea_is_the_lattice_where_half_of_what_is_left_sleeps(size: tuple[int, int]) -> None:
+    one = {"shape": (20, 3, *size), "stream": 4, "seed": 5}
+    fovea, lattice = draw("fovea", **one), draw("lattice", **one)
+    for j in (4, 6, 7):
+        assert torch.equal(fovea < j, lattice < j)
+    assert not torch.equal(fovea, lattice)
+
+
+@pytest.mark.parametrize("j", [1, 2, 3, 5])
+def test_fovea_sleeps_from_the_border_inwards(j: int) -> None:
+    height, width = 16, 24
+    drawn = draw("fovea", "position", shape=(8, 4, height, width))[..., 0]
+    assert ((drawn < j).sum(1) == height * width * j // 8).all()
+    y = (torch.arange(height).double() - (height - 1) / 2) / height
+    x = (torch.arange(width).double() - (width - 1) / 2) / width
+    distance = (y[:, None] ** 2 + x**2).flatten()
+    first, last = (0, 4) if j < 4 else (4, 6)
+    for levels_of_image in drawn:
+        members = (first <= levels_of_image) & (levels_of_image < last)
+        asleep = members & (levels_of_image < j)
+        assert distance[asleep].min() >= distance[members & ~asleep].max() - 1e-12
+
+
 def test_rank_map_is_the_same_everywhere() -> None:
     ranks = rank_map()
     assert sorted(ranks.ravel().tolist()) == list(range(64 * 64))
@@ -671,13 +724,13 @@ def test_odd_phases_complement_even_ones(source: str, grain: str, k: int) -> Non
 
 
 @pytest.mark.parametrize(("source", "grain"), MAPS)
-def test_phases_of_a_parity_share_a_map_except_of_a_lattice(source: str, grain: str) -> None:
+def test_phases_of_a_parity_share_a_map_except_of_lattices(source: str, grain: str) -> None:
     shape = (3, 20, 8, 8)
     first, third, ninth = (
         levels(SleepSpec(source, grain, 8, 5, phase), shape, clock()) for phase in (1, 3, 9)
     )
     assert torch.equal(first, ninth)
-    assert torch.equal(first, third) == (source != "lattice")
+    assert torch.equal(first, third) == (source not in ("lattice", "fovea"))
 
 
 @pytest.mark.parametrize("k", [3, 8])
@@ -884,6 +937,7 @@ def test_grain_reads_its_text_back(text: str) -> None:
         (Bernoulli(), "bernoulli"),
         (Stratified(), "stratified"),
         (Lattice(), "lattice"),
+        (Fovea(), "fovea"),
         (BlueNoise(), "bluenoise"),
         (Lfsr(), "lfsr"),
         (Lfsr(8, (8, 6, 5, 4)), "lfsr:width=8,taps=8.6.5.4"),

@@ -127,7 +127,7 @@ def test_aligned_layers_sleep_at_the_same_positions() -> None:
     assert [layer.sleep.stream for layer in other.layers.values()] == [0, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice", "bluenoise"])
+@pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice", "fovea", "bluenoise"])
 def test_shifted_layers_of_a_stage_sleep_by_turns(source: str) -> None:
     model = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(10))).eval()
     net = drowsy.convert(model, source=source, grain="position:2")
@@ -146,7 +146,7 @@ def test_shifted_layers_of_a_stage_sleep_by_turns(source: str) -> None:
     assert {layer.sleep.phase for layer in net.layers.values()} == {0}
 
 
-@pytest.mark.parametrize("source", ["lattice", "bluenoise"])
+@pytest.mark.parametrize("source", ["lattice", "fovea", "bluenoise"])
 def test_aligned_layers_of_other_widths_share_the_map_of_a_position_group(source: str) -> None:
     net = drowsy.convert(_Net(nn.ReLU()).eval(), source=source, grain="position:2")
     drowsy.align(net, torch.zeros(1, 3, 9, 7), grain=None)

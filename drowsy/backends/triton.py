@@ -18,11 +18,13 @@ from drowsy.neuron import ConvSpec
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     BlueNoise,
+    Fovea,
     Lattice,
     Lfsr,
     SleepSpec,
     Stratified,
     bluenoise_table,
+    fovea_table,
     lattice_tables,
     lfsr_tables,
 )
@@ -233,18 +235,21 @@ def draw_bitmap(
         stream=spec.stream,
         threshold=threshold,
         clock=clock,
-        **map_options(spec, clock),
+        **map_options(spec, shape, clock),
     )
 
 
-def map_options(spec: SleepSpec, clock: Tensor) -> dict[str, Any]:
+def map_options(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> dict[str, Any]:
     """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device.
 
-    Made once for a device, ``k`` and phase; only where the engines of ``lfsr`` start follows the
+    Made once for a device, ``k``, phase and size of the map; only where the engines of ``lfsr`` start follows the
     seed.
     """
     if isinstance(spec.source, Lattice):
         return {"lattice": lattice_tables(spec.k, clock.device, spec.phase % spec.k)}
+    if isinstance(spec.source, Fovea):
+        _, _, height, width = shape
+        return {"fovea": fovea_table(spec.k, height, width, clock.device, spec.phase % spec.k)}
     if isinstance(spec.source, BlueNoise):
         return {"bluenoise": bluenoise_table(spec.k, spec.upside_down, clock.device)}
     if isinstance(spec.source, Lfsr):

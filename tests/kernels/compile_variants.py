@@ -190,7 +190,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
             ((2, 40, 5, 7), (35, 1)),
             ((2, 40, 5, 7), (1, 40)),
         ):
-            if source == "bluenoise" and cell[0] > 1:
+            if source in ("fovea", "bluenoise") and cell[0] > 1:
                 continue
             _, launch = kernels.plan_sleep_map(
                 source,
@@ -202,6 +202,9 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 clock=meta(2, dtype=torch.int64),
                 lattice=(meta(4, 4, dtype=torch.uint8), meta(8, 2, dtype=torch.uint8))
                 if source == "lattice"
+                else None,
+                fovea=meta(8, math.prod(shape[2:]), dtype=torch.uint8)
+                if source == "fovea"
                 else None,
                 bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
                 lfsr=(meta(7, dtype=torch.uint8), meta(1, dtype=torch.int64))

@@ -17,6 +17,7 @@ SOURCES = (
     "bernoulli",
     "stratified",
     "lattice",
+    "fovea",
     "bluenoise",
     "lfsr",
     "lfsr:width=8,taps=8.6.5.4,engines=3",
@@ -27,7 +28,7 @@ MAPS = [
     (source, grain)
     for source in SOURCES
     for grain in GRAINS
-    if source != "bluenoise" or Grain.parse(grain).of_single_positions
+    if source not in ("fovea", "bluenoise") or Grain.parse(grain).of_single_positions
 ]
 # Odd sizes, more than one word of channels, and single cells.
 SHAPES = ((2, 37, 5, 7), (3, 8, 1, 9), (1, 70, 4, 4), (1, 1, 1, 1))
@@ -54,7 +55,7 @@ def draw(
         threshold=torch.tensor([j], dtype=torch.int32, device=at.device),
         clock=at,
         out=torch.full((n, rows, math.ceil(cells / 32)), -1, dtype=torch.int32, device=at.device),
-        **map_options(spec, at),
+        **map_options(spec, shape, at),
         **options,
     )
 
@@ -72,12 +73,14 @@ def test_agrees_with_the_oracle(
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 16, 17, 256])
-@pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice", "bluenoise", "lfsr"])
+@pytest.mark.parametrize(
+    "source", ["bernoulli", "stratified", "lattice", "fovea", "bluenoise", "lfsr"]
+)
 def test_any_number_of_levels(source: str, k: int, triton_device: torch.device) -> None:
     at = clock(triton_device)
     # 17 and 256 take the kernel for long runs; 3 channels keep its interpretation short.
     for grain, shape in (("neuron", (1, 3, 5, 4)), ("channel", (2, 21, 2, 2))):
-        if (source, grain) == ("bluenoise", "channel"):
+        if source in ("fovea", "bluenoise") and grain == "channel":
             continue
         spec = SleepSpec(source, grain, k, stream=1)
         drawn = levels(spec, shape, at)
@@ -131,7 +134,7 @@ def test_phases_agree_with_the_oracle(source: str, k: int, triton_device: torch.
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 0, 3, 3)])
-@pytest.mark.parametrize("source", ["bernoulli", "stratified", "bluenoise"])
+@pytest.mark.parametrize("source", ["bernoulli", "stratified", "fovea", "bluenoise"])
 def test_empty_maps(
     source: str, shape: tuple[int, int, int, int], triton_device: torch.device
 ) -> None:
@@ -147,6 +150,12 @@ def test_empty_maps(
         ({"cell": (0, 1)}, "cell"),
         ({"shape": (1, 2, 3)}, "shape"),
         ({"source": "lattice"}, "lattice"),
+        ({"source": "fovea"}, "fovea: its table goes with"),
+        ({"source": "fovea", "fovea": torch.zeros(8, 8, dtype=torch.uint8)}, "fovea"),
+        (
+            {"source": "fovea", "fovea": torch.zeros(8, 9, dtype=torch.uint8), "cell": (3, 1)},
+            "cell: .*one position",
+        ),
         ({"source": "bluenoise"}, "bluenoise: its table goes with"),
         ({"source": "lfsr", "upside_down": True}, "upside_down: goes with .*got source 'lfsr'"),
         ({"source": "bluenoise", "bluenoise": torch.zeros(8, 8, dtype=torch.uint8)}, "bluenoise"),
