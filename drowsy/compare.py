@@ -33,7 +33,14 @@ from drowsy.frontier import OperatingPoint
 from drowsy.net import DrowsyNet
 from drowsy.recipes import SETS, Operation, Recipe, Scale, Sleep
 from drowsy.record import csv_text, provenance
-from drowsy.rivals import INTERPOLATIONS, Size, fit_flatten, resolution_for, scale_images
+from drowsy.rivals import (
+    INTERPOLATIONS,
+    Size,
+    crop_images,
+    fit_flatten,
+    resolution_for,
+    scale_images,
+)
 from drowsy.search import Measurer, Reference, check_method, search_at
 from drowsy.sleep import SleepSpec
 from drowsy.stages import align, find_ties
@@ -208,7 +215,8 @@ class Bench:
         # Without sleep nothing is random.
         seeds = self.seeds if split == "report" and any(operation.setting) else self.seeds[:1]
         engine = self._engine(operation.correction, operation.size)
-        measurer = self._measurer(operation.net, operation.size, split, seeds, engine)
+        images = self.images(split, operation.size, operation.cropped)
+        measurer = self._measurer(operation.net, images, split, seeds, engine)
         return measurer.measure([operation.setting], split)[operation.setting]
 
     def quality(self, operation: Operation) -> float:
@@ -235,7 +243,8 @@ class Bench:
                 # What a correction costs at every setting, few images make up for.
                 images = self.images("calibration", self.full)[:SEARCH_CALIBRATION]
                 engine, split = Corrected(images), "quick"
-            measurer = self._measurer(self.net(recipe), self.full, split, self.seeds[:1], engine)
+            images = self.images(split, self.full)
+            measurer = self._measurer(self.net(recipe), images, split, self.seeds[:1], engine)
             points = search_at(measurer, self._goals(recipe), self._budget)
             self._searched[key] = {s: point.divergence or 0.0 for s, point in points.items()}
         return self._searched[key]
@@ -260,23 +269,27 @@ class Bench:
             self._engines[correction, size] = engine
         return self._engines[correction, size]
 
-    def images(self, split: str, size: Size) -> Tensor:
-        """Images of a split, scaled, as the network takes them."""
-        images = scale_images(self._images[split], size, self._interpolation)
+    def images(self, split: str, size: Size, cropped: bool = False) -> Tensor:
+        """Images of a split, scaled or cropped, as the network takes them."""
+        images = self._images[split]
+        if cropped:
+            images = crop_images(images, size)
+        else:
+            images = scale_images(images, size, self._interpolation)
         images = images.to(device=self._device, dtype=self._dtype)
         return images.contiguous(memory_format=torch.channels_last)
 
     def _measurer(
         self,
         net: DrowsyNet,
-        size: Size,
+        images: Tensor,
         split: str,
         seeds: Sequence[int],
         engine: Corrected | None = None,
     ) -> Measurer:
         return Measurer(
             net,
-            self.images(split, size),
+            images,
             self._labels[split],
             seeds=seeds,
             store=self._store,

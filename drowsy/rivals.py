@@ -36,6 +36,12 @@ def scale_images(images: Tensor, size: Size, interpolation: str = "bicubic") -> 
     return F.interpolate(images, size, mode=interpolation, antialias=True)
 
 
+def crop_images(images: Tensor, size: Size) -> Tensor:
+    """The middle ``size`` of images ``[N, C, H, W]``."""
+    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[-2:], size, strict=True))
+    return images[..., top : top + size[0], left : left + size[1]]
+
+
 def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size) -> Size | None:
     """The largest size, of the shape of ``full``, that saves at least ``saving``; else None.
 

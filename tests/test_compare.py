@@ -24,7 +24,7 @@ from drowsy.calibrate import calibrate
 from drowsy.compare import Bench, _verdicts, table
 from drowsy.compare import compare as run_compare
 from drowsy.evaluate import Evaluator
-from drowsy.recipes import RECIPES, SETS, Scale, Sleep
+from drowsy.recipes import RECIPES, SETS, Crop, Scale, Sleep
 from drowsy.rivals import fit_flatten, resolution_for, scale_images, slim_to
 
 SPLITS = {"search": range(0, 12), "report": range(12, 36), "calibration": range(36, 40)}
@@ -105,7 +105,8 @@ def test_every_recipe_has_a_row_and_reaches_the_saving_it_says() -> None:
         assert resolution["top1_beats"] is None
         assert of["ours", wanted]["top1_beats"] in ("yes", "no", "even")
         assert of["ours", wanted]["size"] == "16x16"
-        assert int(of["ours+resolution", wanted]["size"].split("x")[0]) < 16
+        assert int(of["ours+resolution", wanted]["size"].split("x")[0]) <= 16
+        assert of["crop", wanted]["size"] == resolution["size"]
 
 
 def test_parts_of_a_layer_have_rates_and_costs_of_their_own() -> None:
@@ -157,6 +158,22 @@ def test_losses_are_points_below_the_network_as_it_is() -> None:
     assert row["top1_lost"] == pytest.approx(100 * float(right[0] - right[1]), abs=1e-4)
     divergence = F.kl_div(scaled, whole, reduction="batchmean", log_target=True)
     assert row["divergence"] == pytest.approx(float(divergence), rel=1e-4)
+
+
+def test_a_crop_is_the_middle_of_the_images_as_they_are() -> None:
+    images, labels = small_data()
+    scaled, row = compare(recipes=[Scale(), Crop()], savings=[0.5])
+    side = int(row["size"].split("x")[0])
+    assert row["saving_reached"] == scaled["saving_reached"]
+    first = (16 - side) // 2
+    middle = images[12:36, :, first : first + side, first : first + side]
+    with torch.inference_mode():
+        whole, part = (
+            (small_model()(x).argmax(1) == labels[12:36]).float().mean()
+            for x in (images[12:36], middle)
+        )
+    assert row["top1_lost"] == pytest.approx(100 * float(whole - part), abs=1e-4)
+    assert row["divergence"] != scaled["divergence"]
 
 
 def test_without_labels_agreement_with_the_full_network_counts() -> None:

@@ -242,8 +242,8 @@ def draw_bitmap(
 def map_options(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> dict[str, Any]:
     """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device.
 
-    Made once for a device, ``k``, phase and size of the map; only where the engines of ``lfsr`` start follows the
-    seed.
+    Made once for a device, ``k``, phase and size of the map; only where the engines of ``lfsr``
+    start follows the seed.
     """
     if isinstance(spec.source, Lattice):
         return {"lattice": lattice_tables(spec.k, clock.device, spec.phase % spec.k)}

@@ -203,7 +203,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 lattice=(meta(4, 4, dtype=torch.uint8), meta(8, 2, dtype=torch.uint8))
                 if source == "lattice"
                 else None,
-                fovea=meta(8, math.prod(shape[2:]), dtype=torch.uint8)
+                fovea=meta(8, shape[2] * shape[3], dtype=torch.uint8)
                 if source == "fovea"
                 else None,
                 bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
