@@ -26,6 +26,7 @@ from drowsy.control import check_seed
 from drowsy.convert import Neuron, activation_name, check_model, neuron_of, trace, why_not
 from drowsy.evaluate import check_images
 from drowsy.neuron import sleep
+from drowsy.rules import readers
 from drowsy.schedule import threshold
 from drowsy.sleep import SleepSpec, check_fill, levels, scale
 
@@ -212,35 +213,29 @@ def _candidates(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str, 
 
     found: dict[str, _Candidate] = {}
     for node in graph.nodes:
-        if node.op != "call_module" or not _plain(modules[str(node.target)]) or not once(node):
+        if not _is_plain(node, modules) or not once(node):
             continue
         neuron = neuron_of(node, modules)
-        readers = _readers((node, *neuron.absorbed)[-1], modules)
+        end = (node, *neuron.absorbed)[-1]
+        reading = readers(end, lambda user: _per_channel(user, modules))
         norms = [each for each in neuron.absorbed if each.target == neuron.norm_name]
-        if readers and all(map(once, [*readers, *norms])):
-            names = tuple(str(reader.target) for reader in readers)
+        convolutions = [each for each in reading if _is_plain(each, modules)]
+        if reading and convolutions == reading and all(map(once, [*reading, *norms])):
+            names = tuple(str(reader.target) for reader in reading)
             found[str(node.target)] = _Candidate(node, neuron, names)
     return found
 
 
-def _plain(module: nn.Module) -> bool:
+def _is_plain(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node calls a convolution of one group that can sleep."""
+    module = modules[str(node.target)] if node.op == "call_module" else None
     return isinstance(module, nn.Conv2d) and module.groups == 1 and why_not(module) is None
 
 
-def _readers(end: fx.Node, modules: Mapping[str, nn.Module]) -> list[fx.Node]:
-    """Convolutions that read a node channel by channel; none where anything else does."""
-    found: dict[fx.Node, None] = {}
-    open_ = [end]
-    while open_:
-        for user in open_.pop().users:
-            module = modules[str(user.target)] if user.op == "call_module" else None
-            if module is not None and _plain(module):
-                found[user] = None
-            elif activation_name(user, modules) or isinstance(module, _PER_CHANNEL):
-                open_.append(user)
-            else:
-                return []
-    return list(found)
+def _per_channel(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node works on every channel alone."""
+    module = modules[str(node.target)] if node.op == "call_module" else None
+    return bool(activation_name(node, modules)) or isinstance(module, _PER_CHANNEL)
 
 
 def _split(split: fx.GraphModule, name: str, candidate: _Candidate, parts: int) -> None:

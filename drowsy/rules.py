@@ -17,8 +17,9 @@ network's output: they are weighted sums as a convolution is, so they count as o
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,9 @@ def choose_fill(node: fx.Node, modules: Mapping[str, nn.Module], sleep: SleepSpe
     """The fill for the neurons that ``node`` computes and that sleep so."""
     if sleep.grain.of_single_positions and isinstance(sleep.source, _SPREAD):
         return Choice("interpolate", f"{sleep.source.name} leaves awake neighbours everywhere")
-    sums, pools = _consumers(node, modules)
+    found = readers(node, lambda user: _kind(user, modules) == "through")
+    sums = [_label(user) for user in found if _kind(user, modules) == "sum"]
+    pools = [f"max-pooling ({_label(user)})" for user in found if _kind(user, modules) == "pool"]
     if sums and pools:
         return Choice("rescale", f"feeds {sums[0]} and {pools[0]}: the weighted sum decides")
     if pools:
@@ -89,10 +92,9 @@ def choose_fill(node: fx.Node, modules: Mapping[str, nn.Module], sleep: SleepSpe
     return Choice("rescale", "feeds the network's output")
 
 
-def _consumers(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[list[str], list[str]]:
-    """First weighted sums and first max-poolings on every path from ``node``."""
-    sums: list[str] = []
-    pools: list[str] = []
+def readers(node: fx.Node, through: Callable[[fx.Node], Any]) -> list[fx.Node]:
+    """The first nodes on every path from ``node`` that ``through`` does not let pass."""
+    found: dict[fx.Node, None] = {}
     seen: set[fx.Node] = set()
     front = list(node.users)
     while front:
@@ -100,14 +102,11 @@ def _consumers(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[list[st
         if user in seen:
             continue
         seen.add(user)
-        kind = _kind(user, modules)
-        if kind == "pool":
-            pools.append(f"max-pooling ({_label(user)})")
-        elif kind == "sum":
-            sums.append(_label(user))
-        else:
+        if through(user):
             front.extend(user.users)
-    return sums, pools
+        else:
+            found[user] = None
+    return list(found)
 
 
 def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:

@@ -27,6 +27,7 @@ from drowsy.convert import activation_name
 from drowsy.cost import align as align_columns
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, check_network
+from drowsy.rules import readers
 from drowsy.schedule import named
 from drowsy.sleep import Grain
 
@@ -230,8 +231,8 @@ def find_ties(net: DrowsyNet, example: Tensor) -> list[tuple[str, ...]]:
     groups = _Groups()
     for name, nodes in calls.items():
         groups.join([name], sizes[nodes[0]][-2:])
-        reader = _only_reader(nodes[0], modules)
-        called = [] if reader is None else calls.get(str(reader.target), [])
+        reading_it = readers(nodes[0], lambda user: pointwise(user, modules))
+        called = calls.get(str(reading_it[0].target), []) if len(reading_it) == 1 else []
         # A layer that runs twice is read twice.
         if len(nodes) == len(called) == 1 and sizes[called[0]][-2:] == sizes[nodes[0]][-2:]:
             other = str(called[0].target)
@@ -297,19 +298,6 @@ class _Groups:
             if name in self._size:
                 groups.setdefault(self._root(name), []).append(name)
         return [(names, self._size[names[0]]) for names in groups.values()]
-
-
-def _only_reader(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
-    """The node that alone reads a node, through pointwise operations; None if several do."""
-    readers: set[fx.Node] = set()
-    open_ = [node]
-    while open_:
-        for user in open_.pop().users:
-            if pointwise(user, modules):
-                open_.append(user)
-            else:
-                readers.add(user)
-    return readers.pop() if len(readers) == 1 else None
 
 
 def _draw_alike(one: DrowsyConv2d, other: DrowsyConv2d) -> bool:
