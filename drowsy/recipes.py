@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RATES = ("uniform", "search")
 CORRECTIONS = ("none", "affine", "reconstruct")
+# Up to this ratio divergences do not tell which of two settings is the better one.
+TIED = 1.1
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Sleep(Recipe):
         correction: what ``drowsy.calibrate`` does before an operation is measured: ``none``,
             ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images, and
             what they find best is held against one rate for all layers, both really corrected, on
-            all search images.
+            all search images: the one of least divergence is taken, or if both are about as good in
+            that, the more accurate one.
     """
 
     name: str
@@ -134,7 +137,9 @@ class Sleep(Recipe):
         ]
         if len(operations) < 2:
             return next(iter(operations), None)
-        return min(operations, key=bench.divergence)
+        # Of those that are about as close to the network awake, the most accurate one.
+        near = TIED * min(map(bench.divergence, operations))
+        return max((o for o in operations if bench.divergence(o) <= near), key=bench.quality)
 
     def _settings(
         self, bench: Bench, net: DrowsyNet, enough: Callable[[Setting], bool]

@@ -346,6 +346,30 @@ def test_searches_go_by_the_affine_correction_and_are_kept(
     assert not calls
 
 
+@pytest.mark.parametrize(
+    ("searched", "uniform", "best"),
+    [
+        ((0.20, 1.4), (0.30, 1.6), "searched"),
+        ((0.20, 1.4), (0.21, 1.6), "uniform"),
+        ((0.20, 1.6), (0.19, 1.4), "searched"),
+        ((0.30, 1.6), (0.20, 1.4), "uniform"),
+    ],
+)
+def test_settings_about_as_close_are_told_apart_by_their_accuracy(
+    searched: tuple[float, float], uniform: tuple[float, float], best: str
+) -> None:
+    found = bench()
+    recipe = RECIPES["ours"]
+
+    def judged(number: int) -> Any:
+        return lambda operation: (uniform if operation.setting == (4, 4, 4) else searched)[number]
+
+    found.divergence, found.quality = judged(0), judged(1)  # type: ignore[method-assign]
+    found._searched[replace(recipe, name="")] = {(3, 6, 6): 0.1}
+    chosen = recipe.operate(found, 0.5)
+    assert chosen.setting == {"searched": (3, 6, 6), "uniform": (4, 4, 4)}[best]
+
+
 # --- resuming ------------------------------------------------------------------------------------
 
 
