@@ -22,7 +22,7 @@ _UNIFORM_STYLE = {
     "nearest": ("nearest awake neighbour", "tab:purple", "D"),
     "interpolate": ("interpolated", "tab:brown", "v"),
     "stencil": ("predicted from neighbours", "tab:pink", "P"),
-    "auto": ("by the paper's rule", "tab:green", "^"),
+    "auto": ("as convert chooses", "tab:green", "^"),
 }
 
 

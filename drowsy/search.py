@@ -201,10 +201,6 @@ class Measurer:
             configuration["images"] = [images.start, images.stop]
         return Context(self._weights, self._data, configuration, seed)
 
-    def knows(self, setting: Setting) -> bool:
-        """Whether the store holds this setting for every seed."""
-        return setting in self.known()
-
     def _correction(self, corrections: Mapping[str, Correction]) -> str:
         """Fingerprint of the corrections in force."""
         if self._corrected[0] is not corrections:

@@ -240,9 +240,8 @@ def test_what_the_store_knows_is_known_for_every_seed() -> None:
     images, labels = small_data()
     store = drowsy.Store(":memory:")
     Measurer(small_net(), images, labels, seeds=[0], store=store).measure([(1, 0, 2)])
-    assert Measurer(small_net(), images, labels, seeds=[0], store=store).knows((1, 0, 2))
-    assert not Measurer(small_net(), images, labels, seeds=[0], store=store).knows((1, 0, 0))
-    assert not Measurer(small_net(), images, labels, seeds=[0, 1], store=store).knows((1, 0, 2))
+    assert Measurer(small_net(), images, labels, seeds=[0], store=store).known() == {(1, 0, 2)}
+    assert not Measurer(small_net(), images, labels, seeds=[0, 1], store=store).known()
 
 
 # --- by latency and joules ------------------------------------------------------------------------
