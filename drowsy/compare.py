@@ -111,7 +111,7 @@ class Bench:
         self._nets: dict[Sleep, DrowsyNet] = {}
         self._recipes = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
-        self._engines: dict[tuple[str, Size], Corrected] = {}
+        self._engines: dict[tuple[str, Size, bool], Corrected] = {}
         self._references: dict[str, Reference] = {}
         self.dense = self.net(Sleep("dense"))
         self.awake: Setting = (0,) * len(self.dense.layers)
@@ -214,7 +214,7 @@ class Bench:
         """What an operation does on the images of a split; every seed counts on ``report``."""
         # Without sleep nothing is random.
         seeds = self.seeds if split == "report" and any(operation.setting) else self.seeds[:1]
-        engine = self._engine(operation.correction, operation.size)
+        engine = self._engine(operation)
         images = self.images(split, operation.size, operation.cropped)
         measurer = self._measurer(operation.net, images, split, seeds, engine)
         return measurer.measure([operation.setting], split)[operation.setting]
@@ -260,14 +260,15 @@ class Bench:
                 goals.add(round(self.left_to_sleep(size, saving), 6))
         return sorted(goals)
 
-    def _engine(self, correction: str, size: Size) -> Corrected | None:
-        if correction == "none":
+    def _engine(self, operation: Operation) -> Corrected | None:
+        if operation.correction == "none":
             return None
-        if (correction, size) not in self._engines:
-            images = self.images("calibration", size)
-            engine = Corrected(images, reconstruct=correction == "reconstruct")
-            self._engines[correction, size] = engine
-        return self._engines[correction, size]
+        key = (operation.correction, operation.size, operation.cropped)
+        if key not in self._engines:
+            images = self.images("calibration", operation.size, operation.cropped)
+            engine = Corrected(images, reconstruct=operation.correction == "reconstruct")
+            self._engines[key] = engine
+        return self._engines[key]
 
     def images(self, split: str, size: Size, cropped: bool = False) -> Tensor:
         """Images of a split, scaled or cropped, as the network takes them."""
@@ -318,7 +319,7 @@ class Bench:
 
 def _search_key(recipe: Sleep) -> Sleep:
     """What decides a search: equal for recipes that share one."""
-    return replace(recipe, name="", scaling=(0.0,))
+    return replace(recipe, name="", scaling=(0.0,), cropped=False)
 
 
 def check_splits(splits: Mapping[str, range], count: int) -> None:

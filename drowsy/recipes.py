@@ -68,9 +68,10 @@ class Sleep(Recipe):
         parts: by how many convolutions those are replaced that can be split by channel and that no
             tie holds (``drowsy.channels``), so that their channels sleep at several rates.
         rates: ``uniform`` (one rate for all layers) or ``search`` (the additive search).
-        scaling: how much of a saving may be left to the input's resolution: 0 is nothing, at 1
-            nobody sleeps. Of the operations at each, the most accurate one on the search images is
-            taken (without labels, the one of least divergence).
+        scaling: how much of a saving may be left to the input's size: 0 is nothing, at 1 nobody
+            sleeps. Of the operations at each, the most accurate one on the search images is taken
+            (without labels, the one of least divergence).
+        cropped: whether images are cropped to these sizes instead of scaled.
         correction: what ``drowsy.calibrate`` does before an operation is measured: ``none``,
             ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images, and
             what they find best is held against one rate for all layers, both really corrected, on
@@ -88,6 +89,7 @@ class Sleep(Recipe):
     parts: int = 1
     rates: str = "search"
     scaling: tuple[float, ...] = (0.0,)
+    cropped: bool = False
     correction: str = "none"
 
     def __post_init__(self) -> None:
@@ -121,7 +123,7 @@ class Sleep(Recipe):
     def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
         net = bench.net(self)
         if bench.spared(size) >= saving - ROUNDING:
-            return bench.awake_at(size)
+            return replace(bench.awake_at(size), cropped=self.cropped)
         wanted = bench.left_to_sleep(size, saving) - ROUNDING
         operations = [
             Operation(
@@ -130,6 +132,7 @@ class Sleep(Recipe):
                 setting,
                 1 - (1 - bench.spared(size)) * (1 - bench.asleep(net, size, setting)),
                 self.correction,
+                self.cropped,
             )
             for setting in self._settings(
                 bench, net, lambda s: bench.asleep(net, size, s) >= wanted
@@ -199,6 +202,8 @@ _OURS = Sleep(
     aligned=True,
     correction="reconstruct",
 )
+# Of a saving, left to the size of the images.
+_PARTS = (0.0, 0.5, 0.75, 1.0)
 _UNIFORM = replace(_OURS, rates="uniform")
 _LATTICE = replace(_UNIFORM, source="lattice")
 _INTERPOLATED = replace(_LATTICE, fill="interpolate", correction="none")
@@ -213,7 +218,8 @@ SETS: dict[str, tuple[Recipe, ...]] = {
         Scale(),
         Crop(),
         _OURS,
-        replace(_OURS, name="ours+resolution", scaling=(0.0, 0.5, 0.75, 1.0)),
+        replace(_OURS, name="ours+resolution", scaling=_PARTS),
+        replace(_OURS, name="ours+crop", scaling=_PARTS, cropped=True),
     ),
     # One ingredient more in every line, from the paper's method to ours.
     "ablation": (

@@ -346,6 +346,29 @@ def test_searches_go_by_the_affine_correction_and_are_kept(
     assert not calls
 
 
+def test_sleep_on_crops_is_calibrated_and_measured_on_crops() -> None:
+    images, labels = small_data()
+    found = bench()
+    recipe = replace(RECIPES["ours+crop"], rates="uniform", scaling=(0.5,))
+    operation = recipe.operate(found, 0.5)
+    side = operation.size[0]
+    assert operation.cropped
+    assert side < 16
+    first = (16 - side) // 2
+    middle = images[..., first : first + side, first : first + side]
+    net = drowsy.convert(small_model(), source="fovea", grain="position")
+    drowsy.align(net, images[:1])
+    net.to(memory_format=torch.channels_last)
+    drowsy.calibrate_stencils(net, images[36:40])
+    net.set(net.schedule_of(operation.setting), fill="stencil")
+    calibrate(net, middle[36:40], reconstruct=True)
+    right = [
+        Evaluator(net, middle[12:36], labels[12:36], seed=seed).evaluate(operation.setting).top1
+        for seed in (0, 1)
+    ]
+    assert found.measure(operation).top1 == pytest.approx(sum(right) / 48)
+
+
 @pytest.mark.parametrize(
     ("searched", "uniform", "best"),
     [
