@@ -21,7 +21,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -673,6 +673,13 @@ def _halves_of(k: int) -> list[tuple[int, int]]:
         halves.append((first, last))
         first = last
     return halves
+
+
+def simplest(spec: SleepSpec, j: int) -> SleepSpec:
+    """A specification of the same map at rate ``j/k``: ``lattice`` where that is ``fovea``'s."""
+    if isinstance(spec.source, Fovea) and any(j == last for _, last in _halves_of(spec.k)):
+        return replace(spec, source=Lattice())
+    return spec
 
 
 def _draw_bluenoise(

@@ -117,6 +117,27 @@ def test_every_way_is_the_oracle(
         check(*both(way, tensors, j, spec, SleepSpec(source, grain, 8, 3, phase=j % 4), scale=1.5))
 
 
+@pytest.mark.parametrize(("j", "way"), [(2, "rows"), (4, "sublattices"), (6, "sublattices")])
+def test_fovea_runs_as_the_lattice_where_it_is_one(
+    j: int, way: str, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+) -> None:
+    ways: list[str] = []
+
+    def last(layer: Layer, sleep: SleepSpec, *_: object) -> str:
+        ways.append(candidates(layer, sleep)[-1])
+        return ways[-1]
+
+    monkeypatch.setattr(cpu, "fastest", last)
+    x, weight, bias = draw(generator, 3)
+    arguments = (
+        x, weight, bias, torch.tensor(j), torch.tensor(1.0), torch.tensor(CLOCK),
+        ConvSpec(padding=(1, 1, 1, 1)), SleepSpec("fovea", "position", 8, 3), "zero",
+    )  # fmt: skip
+    with torch.inference_mode():
+        check(cpu.conv2d(*arguments), eager.conv2d(*arguments))
+    assert ways == [way]
+
+
 @pytest.mark.parametrize("k", [2, 3, 6, 8, 16])
 def test_sublattices_for_any_number_of_rates(k: int, generator: torch.Generator) -> None:
     tensors = draw(generator, 3)

@@ -32,6 +32,7 @@ from drowsy.sleep import (
     parse_source,
     philox,
     scale,
+    simplest,
     source_text,
     threshold,
     unpack_bitmap,
@@ -606,6 +607,17 @@ def test_fovea_is_the_lattice_where_half_of_what_is_left_sleeps(size: tuple[int,
     for j in (4, 6, 7):
         assert torch.equal(fovea < j, lattice < j)
     assert not torch.equal(fovea, lattice)
+
+
+@pytest.mark.parametrize(("k", "halves"), [(8, {4, 6, 7}), (10, {5, 8, 9}), (3, {2}), (2, {1})])
+def test_the_simplest_specification_draws_the_same_map(k: int, halves: set[int]) -> None:
+    shape = (5, 6, 7, 10)
+    for j in range(1, k):
+        spec = SleepSpec("fovea", "position:2", k, stream=3, phase=1)
+        plain = simplest(spec, j)
+        assert plain.source.name == ("lattice" if j in halves else "fovea")
+        assert torch.equal(levels(plain, shape, clock(9)) < j, levels(spec, shape, clock(9)) < j)
+    assert simplest(SleepSpec("bluenoise"), 4) == SleepSpec("bluenoise")
 
 
 @pytest.mark.parametrize("j", [1, 2, 3, 5])

@@ -38,6 +38,7 @@ from drowsy.sleep import (
     lattice_phases,
     lattice_tables,
     levels,
+    simplest,
 )
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
@@ -62,7 +63,7 @@ def conv2d(
     j = int(threshold)
     if j == 0:
         return neuron.awake_conv2d(x, weight, bias, spec)
-    layer = Layer.of(x, weight, spec)
+    layer, sleep = Layer.of(x, weight, spec), simplest(sleep, j)
     from_neighbours = fill in NEIGHBOUR_FILLS
     call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
     y = run(call, fastest(layer, sleep, j, x.dtype))
