@@ -32,7 +32,7 @@ from drowsy.sleep import (
     unpack_bitmap,
 )
 
-CONFIGURATIONS = 250
+CONFIGURATIONS = 330
 LFSRS = ("lfsr", "lfsr:engines=5", "lfsr:width=8,taps=8.6.5.4", "lfsr:width=4,taps=4.3,seeding=9")
 
 
@@ -231,7 +231,7 @@ def test_configurations_meet_every_source_grain_and_dtype() -> None:
     met = {
         (c.source.partition(":")[0], c.grain.partition(":")[0], c.dtype) for c in drawn if c.j > 0
     }
-    assert len(met) == (5 * 2 + 4 * 2) * 3
+    assert len(met) == (6 * 2 + 4 * 2) * 3
     assert {c.activation.partition(":")[0] for c in drawn} == {
         name.partition(":")[0] for name in ACTIVATIONS
     }
