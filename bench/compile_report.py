@@ -31,9 +31,13 @@ from drowsy_kernels.offline import ARCHITECTURES, CompileReport, compile_launch
 
 from bench.study_page import markdown
 from drowsy.atomic import write_json
+from drowsy.backends.triton import map_options
 from drowsy.record import provenance
+from drowsy.sleep import SleepSpec, parse_source
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+# Of the usual 8 bits, where the paper's register has 3.
+_WIDE_LFSR = "lfsr:width=8,taps=8.6.5.4"
 _CORE_CASES = (
     "conv2d fp16 128x128x64-w8-s3",
     "conv2d fp16 128x128x64-w8-s3 1x1",
@@ -207,23 +211,17 @@ def box_launch(
 
 def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
     """The sleep map of a layer of 128 channels at 28 x 28."""
-    meta = partial(torch.empty, device="meta")
+    spec = SleepSpec(parse_source(_WIDE_LFSR if source == "lfsr" else source), k=k)
+    shape, clock = (8, 128, 28, 28), torch.empty(2, dtype=torch.int64, device="meta")
     _, launch = kernels.plan_sleep_map(
         source,
-        (8, 128, 28, 28),
+        shape,
         cell=cell,
         k=k,
         stream=3,
-        threshold=meta(1, dtype=torch.int32),
-        clock=meta(2, dtype=torch.int64),
-        lattice=(meta(4, 4, dtype=torch.uint8), meta(k, 2, dtype=torch.uint8))
-        if source == "lattice"
-        else None,
-        fovea=meta(k, 28 * 28, dtype=torch.uint8) if source == "fovea" else None,
-        bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
-        lfsr=(meta(255, dtype=torch.uint8), meta(64, dtype=torch.int64))
-        if source == "lfsr"
-        else None,
+        threshold=torch.empty(1, dtype=torch.int32, device="meta"),
+        clock=clock,
+        **map_options(spec, shape, clock),
     )
     return launch
 

@@ -219,8 +219,8 @@ def _candidates(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> dict[str, 
         end = (node, *neuron.absorbed)[-1]
         reading = readers(end, lambda user: _per_channel(user, modules))
         norms = [each for each in neuron.absorbed if each.target == neuron.norm_name]
-        convolutions = [each for each in reading if _is_plain(each, modules)]
-        if reading and convolutions == reading and all(map(once, [*reading, *norms])):
+        plain = all(_is_plain(each, modules) for each in reading)
+        if reading and plain and all(map(once, [*reading, *norms])):
             names = tuple(str(reader.target) for reader in reading)
             found[str(node.target)] = _Candidate(node, neuron, names)
     return found

@@ -172,9 +172,9 @@ class Bench:
         """Fraction of the multiplications that scaling images to ``size`` saves."""
         return 1 - self.multiplies(size) / self.multiplies(self.full)
 
-    def awake_at(self, size: Size) -> Operation:
+    def awake_at(self, size: Size, cropped: bool = False) -> Operation:
         """The network at a size, nobody asleep."""
-        return Operation(self.dense, size, self.awake, self.spared(size))
+        return Operation(self.dense, size, self.awake, self.spared(size), cropped=cropped)
 
     def left_to_sleep(self, size: Size, saving: float) -> float:
         """Fraction of the multiplications at ``size`` that is to sleep, to save ``saving`` of all.

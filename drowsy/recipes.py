@@ -123,7 +123,7 @@ class Sleep(Recipe):
     def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
         net = bench.net(self)
         if bench.spared(size) >= saving - ROUNDING:
-            return replace(bench.awake_at(size), cropped=self.cropped)
+            return bench.awake_at(size, self.cropped)
         wanted = bench.left_to_sleep(size, saving) - ROUNDING
         operations = [
             Operation(
@@ -141,8 +141,9 @@ class Sleep(Recipe):
         if len(operations) < 2:
             return next(iter(operations), None)
         # Of those that are about as close to the network awake, the most accurate one.
-        near = TIED * min(map(bench.divergence, operations))
-        return max((o for o in operations if bench.divergence(o) <= near), key=bench.quality)
+        divergence = {operation: bench.divergence(operation) for operation in operations}
+        near = TIED * min(divergence.values())
+        return max((o for o in operations if divergence[o] <= near), key=bench.quality)
 
     def _settings(
         self, bench: Bench, net: DrowsyNet, enough: Callable[[Setting], bool]
@@ -180,7 +181,7 @@ class Crop(Recipe):
 
     def operate(self, bench: Bench, saving: float) -> Operation | None:
         size = bench.resolution_for(saving)
-        return size and replace(bench.awake_at(size), cropped=True)
+        return size and bench.awake_at(size, cropped=True)
 
 
 @dataclass(frozen=True)

@@ -675,6 +675,7 @@ def _halves_of(k: int) -> list[tuple[int, int]]:
     return halves
 
 
+@functools.lru_cache(maxsize=4096)
 def simplest(spec: SleepSpec, j: int) -> SleepSpec:
     """A specification of the same map at rate ``j/k``: ``lattice`` where that is ``fovea``'s."""
     if isinstance(spec.source, Fovea) and any(j == last for _, last in _halves_of(spec.k)):

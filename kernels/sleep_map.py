@@ -200,6 +200,13 @@ def _stratified_cells_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
+@triton.jit
+def _lattice_phase(image, layer, K: tl.constexpr, seed):
+    """By how many phases the pattern is shifted in an image, ``[1]``."""
+    word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
+    return ((word >> 16).to(tl.int32) * K) >> 16
+
+
 @triton.jit(do_not_specialize=_STREAM)
 def _lattice_kernel(
     out,
@@ -226,8 +233,7 @@ def _lattice_kernel(
     if j > 0:
         seed = tl.load(clock)
         image = tl.load(clock + 1) + n
-        word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
-        phase = ((word >> 16).to(tl.int32) * K) >> 16
+        phase = _lattice_phase(image, layer, K, seed)
         if BY_ROW:
             y, x = pc // width, pc % width
             first = byte * 8 + phase
@@ -260,7 +266,7 @@ def _fovea_kernel(
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """As ``_lattice_kernel`` draws it, the phase chooses a map of its own from the table."""
+    """The lattice's phase chooses a whole map from the table."""
     n = tl.program_id(0) // blocks
     place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     pc, byte = place // row_bytes, place % row_bytes
@@ -269,8 +275,7 @@ def _fovea_kernel(
     if j > 0:
         seed = tl.load(clock)
         image = tl.load(clock + 1) + n
-        word, _, _, _ = _image_draw(tl.zeros([1], tl.uint32), image, layer, 2, seed)
-        phase = ((word >> 16).to(tl.int32) * K) >> 16
+        phase = _lattice_phase(image, layer, K, seed)
         first = byte * 8 + phase
         for bit in tl.static_range(8):
             exists = (byte * 8 + bit < cells) & (pc < positions)

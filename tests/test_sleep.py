@@ -597,7 +597,7 @@ def test_lattice_phases_meet_every_level_at_every_position(k: int) -> None:
     assert torch.equal(met.sort(dim=0).values, torch.arange(k)[:, None, None].expand_as(met))
 
 
-# --- blue noise ----------------------------------------------------------------------------------
+# --- fovea ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (12, 20)])
@@ -633,6 +633,9 @@ def test_fovea_sleeps_from_the_border_inwards(j: int) -> None:
         members = (first <= levels_of_image) & (levels_of_image < last)
         asleep = members & (levels_of_image < j)
         assert distance[asleep].min() >= distance[members & ~asleep].max() - 1e-12
+
+
+# --- blue noise ----------------------------------------------------------------------------------
 
 
 def test_rank_map_is_the_same_everywhere() -> None:
