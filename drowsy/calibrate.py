@@ -411,10 +411,12 @@ def _corrections(
         else:
             task = _Task(node, layer, awake, drowsy, chunks, starts, seed, thresholds[layer.index])
             name = str(node.target)
-            # The network has one correction for all calls of a layer.
             if name not in found:
-                found[name] = task.correction(reconstruct) if task.differs else None
-            task.run(found[name])
+                found[name] = task.correct(reconstruct) if task.differs else None
+            elif (known := found[name]) is not None:
+                # The network has one correction for all calls of a layer.
+                task.apply(known)
+            task.run()
         dead = [used for used in node.all_input_nodes if last_use[used] is node]
         for lane in (awake, drowsy):
             lane.drop(dead if node in last_use else [*dead, node])
@@ -448,68 +450,67 @@ class _Task:
         if self.differs:
             self.own = [self._convolve(x, self.weight, self.bias) for x in self.inputs]
 
-    def run(self, correction: Correction | None) -> None:
-        """Compute the layer in both runs; in the drowsy one with its correction and its sleep."""
+    def run(self) -> None:
+        """Let both runs go on with the layer's outputs; the drowsy one with its sleep."""
         layer = self.layer
-        for chunk, z in enumerate(self._corrected(correction)):
-            x = self.inputs[chunk]
-            y = activate(z, layer.activation).to(x.dtype)
+        for chunk, (z, wanted) in enumerate(zip(self.own, self.wanted, strict=True)):
+            dtype = self.inputs[chunk].dtype
+            # Activations work in place.
+            y = activate(z.clone() if z is wanted else z, layer.activation).to(dtype)
             if self.threshold:
                 times = scale(self.threshold, layer.sleep.k, layer.fill)
                 drawn = self._levels(chunk, y)
                 grain, fill, table = layer.sleep.grain, layer.fill, layer.table
                 y = sleep(y, drawn, self.threshold, times, grain, fill, table)
             self.drowsy.put(self.node, chunk, y)
-            awake = activate(self.wanted[chunk], layer.activation).to(x.dtype)
-            self.awake.put(self.node, chunk, awake)
+            self.awake.put(self.node, chunk, activate(wanted, layer.activation).to(dtype))
 
-    def _corrected(self, correction: Correction | None) -> Iterator[Tensor]:
-        """Drowsy pre-activations of each chunk, as tensors of their own."""
-        if correction is None:
-            yield from (z.clone() for z in self.own)
-        elif correction.delta is None:
-            shift = correction.bias - correction.scale * self.bias
-            factor, shift = (part.view(1, -1, 1, 1) for part in (correction.scale, shift))
-            yield from (z * factor + shift for z in self.own)
-        else:
-            weight = self.weight * correction.scale[:, None, None, None] + correction.delta
-            yield from (self._convolve(x, weight, correction.bias) for x in self.inputs)
-
-    def correction(self, reconstruct: bool) -> Correction:
-        """The correction for the drowsy inputs of this call."""
-        if not all(bool(z.isfinite().all()) for z in (*self.own, *self.wanted)):
+    def correct(self, reconstruct: bool) -> Correction:
+        """Correct the layer for the drowsy inputs of this call, and tell how."""
+        bounds = [bound for z in (*self.own, *self.wanted) for bound in z.aminmax()]
+        if not torch.stack(bounds).isfinite().all():
             raise ValueError(
                 f"layer {self.node.target}: its outputs are not finite, allowed: images on which "
                 "they are"
             )
+        before = Correction(torch.ones_like(self.bias), self.bias)
         if reconstruct and self.layer.groups <= _MAX_GROUPS:
-            return self._affine(self._reconstructed())
-        return self._affine(Correction(torch.ones_like(self.bias), self.bias))
-
-    def _affine(self, before: Correction) -> Correction:
-        """A correction followed by the affine one."""
+            before = self._reconstructed()
+            self.apply(before)
         own, wanted = _Spread(), _Spread()
-        pairs = zip(self._corrected(before), self._pairs(), strict=True)
-        for chunk, (z, (_, target)) in enumerate(pairs):
-            awake = self._awake(chunk, z)
-            own.add(z, awake)
-            wanted.add(target, awake)
+        for chunk, (z, target) in enumerate(zip(self.own, self._targets(), strict=True)):
+            (drowsy, awake), keep = self._awake(chunk, z, target)
+            own.add(drowsy, keep)
+            wanted.add(awake, keep)
         # A channel that is constant in the drowsy run has nothing to be scaled.
         factor = torch.where(own.std > 1e-6 * wanted.std, wanted.std / own.std, 1.0).float()
-        bias = (wanted.mean + factor * (before.bias - own.mean)).float()
+        shift = (wanted.mean - factor * own.mean).float()
+        self._scale(factor, shift)
         delta = None if before.delta is None else before.delta * factor[:, None, None, None]
-        return Correction(before.scale * factor, bias, delta)
+        return Correction(factor, factor * before.bias + shift, delta)
 
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each chunk: drowsy pre-activations, and what they should be."""
+    def apply(self, correction: Correction) -> None:
+        """Correct the drowsy pre-activations, which are the layer's own so far."""
+        if correction.delta is None:
+            self._scale(correction.scale, correction.bias - correction.scale * self.bias)
+        else:
+            weight = self.weight * correction.scale[:, None, None, None] + correction.delta
+            self.own = [self._convolve(x, weight, correction.bias) for x in self.inputs]
+
+    def _scale(self, factor: Tensor, shift: Tensor) -> None:
+        factor, shift = factor.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+        self.own = [torch.addcmul(shift, z, factor) for z in self.own]
+
+    def _targets(self) -> Iterator[Tensor]:
+        """What each chunk's drowsy pre-activations should be."""
         other = self._summand()
-        for chunk, (own, wanted) in enumerate(zip(self.own, self.wanted, strict=True)):
+        for chunk, wanted in enumerate(self.wanted):
             if other is not None:
                 lost = self.awake.values(other)[chunk] - self.drowsy.values(other)[chunk]
                 # What is broadcast over positions cannot be made up for at one of them.
                 if lost.shape == wanted.shape:
                     wanted = wanted + lost.float()
-            yield own, wanted
+            yield wanted
 
     def _summand(self) -> fx.Node | None:
         """What is added to the layer's output, where that is all that becomes of it."""
@@ -529,13 +530,24 @@ class _Task:
         x = padded_input(x.float(), spec)
         return F.conv2d(x, weight, bias, spec.stride, 0, spec.dilation, spec.groups)
 
-    def _awake(self, chunk: int, z: Tensor) -> Tensor | None:
-        """Who is awake: bool, shaped like ``z``; None for all."""
+    def _awake(self, chunk: int, *maps: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Maps as ``[positions, C]`` with all that are awake, and which of these are.
+
+        Where all channels share their positions, none else are there and None says so.
+        """
+        values = [z.permute(0, 2, 3, 1).flatten(0, 2) for z in maps]
         if not self.threshold:
-            return None
-        shape = (z.shape[0], z.shape[1], z.shape[2], z.shape[3])
-        awake = self._levels(chunk, z) >= self.threshold
-        return expand_cells(awake, shape, self.layer.sleep.grain)
+            return values, None
+        n, c, h, w = maps[0].shape
+        awake = self._levels(chunk, maps[0]) >= self.threshold
+        if self._shares_positions(awake, maps[0]):
+            return [each[awake.flatten()] for each in values], None
+        cells = expand_cells(awake, (n, c, h, w), self.layer.sleep.grain)
+        return values, cells.permute(0, 2, 3, 1).flatten(0, 2)
+
+    @staticmethod
+    def _shares_positions(awake: Tensor, z: Tensor) -> bool:
+        return awake.shape[1:] == (z.shape[2] * z.shape[3], 1)
 
     def _levels(self, chunk: int, y: Tensor) -> Tensor:
         clock = torch.tensor([self.seed, self.starts[chunk]], device=y.device)
@@ -551,7 +563,7 @@ class _Task:
         last = len(self.chunks) - max(round(_HELD_OUT * len(self.chunks)), 1)
         depth = self.weight[0].numel()
         share = max(_POSITIONS, _POSITIONS_PER_WEIGHT * depth) / sum(map(len, self.chunks))
-        for chunk, (z, target) in enumerate(self._pairs()):
+        for chunk, (z, target) in enumerate(zip(self.own, self._targets(), strict=True)):
             rows = self._rows(chunk, z, math.ceil(share * len(z)), generator)
             patches = _patches(self.inputs[chunk].float(), self.layer, rows, z.shape[2:], groups)
             rest = (target - z).permute(0, 2, 3, 1).flatten(0, 2)[rows]
@@ -575,8 +587,8 @@ class _Task:
         pool = torch.arange(len(z) * z.shape[2] * z.shape[3])
         if self.threshold:
             awake = self._levels(chunk, z) >= self.threshold
-            # Where channels differ in their positions, or share them all, there is no choice.
-            if awake.shape[1:] == (z.shape[2] * z.shape[3], 1):
+            # Where channels differ in their positions there is no choice.
+            if self._shares_positions(awake, z):
                 pool = awake.flatten().nonzero()[:, 0].cpu() if awake.any() else pool
         chosen = torch.randperm(len(pool), generator=generator)[:count]
         return pool[chosen].sort().values.to(z.device)
@@ -608,24 +620,28 @@ class _Spread:
     def __init__(self) -> None:
         self.count = self.sum = self.squares = torch.zeros((), dtype=torch.float64)
 
-    def add(self, z: Tensor, awake: Tensor | None) -> None:
-        """Add those of ``z``, or the ``awake`` of them."""
-        keep = torch.ones_like(z[:, :1]) if awake is None else awake.to(z.dtype)
-        count = keep.expand_as(z).sum((0, 2, 3), dtype=torch.float64).clamp_min(1)
-        mean = (z * keep).sum((0, 2, 3)).double() / count
-        rest = (z - mean.to(z.dtype).view(1, -1, 1, 1)) * keep
-        var = rest.square().sum((0, 2, 3)).double() / count
+    def add(self, values: Tensor, awake: Tensor | None) -> None:
+        """Add values ``[positions, C]``, or the ``awake`` of them."""
+        keep = None if awake is None else awake.to(values.dtype)
+        kept = values if keep is None else values * keep
+        count = torch.tensor(len(values)) if awake is None else awake.sum(0)
+        mean = kept.sum(0).double() / count.clamp_min(1)
+        # From their mean, sums of squares keep their digits.
+        rest = values - mean.to(values.dtype)
+        if keep is not None:
+            rest.mul_(keep)
         self.count = self.count + count
         self.sum = self.sum + count * mean
-        self.squares = self.squares + count * (var + mean.square())
+        self.squares = self.squares + rest.square_().sum(0).double() + count * mean.square()
 
     @property
     def mean(self) -> Tensor:
-        return self.sum / self.count
+        return self.sum / self.count.clamp_min(1)
 
     @property
     def std(self) -> Tensor:
-        return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
+        spread = self.squares / self.count.clamp_min(1) - self.mean.square()
+        return spread.clamp_min(0).sqrt()
 
 
 class _Moments:
@@ -648,9 +664,11 @@ class _Moments:
 
     def error(self, weight: Tensor, constant: Tensor) -> float:
         """Mean squared error of ``a @ weight + constant`` as a guess of the targets."""
-        a, b, aa, ab, bb = (total.double() / self.rows for total in self.sums)
+        # The largest product is exact enough as it is.
+        product = (self.sums[2] @ weight).double() / self.rows
+        a, b, ab, bb = (self.sums[i].double() / self.rows for i in (0, 1, 3, 4))
         weight, constant = weight.double(), constant.double()
-        guess = (weight * (aa @ weight)).sum(0) + constant * (constant + 2 * (a @ weight))
+        guess = (weight * product).sum(0) + constant * (constant + 2 * (a @ weight))
         both = (weight * ab).sum(0) + constant * b
         return float((bb - 2 * both + guess).sum())
 
@@ -667,11 +685,11 @@ def _ridge(fit: _Moments, held: _Moments) -> tuple[Tensor, Tensor]:
             return torch.zeros_like(ab), torch.zeros_like(b)
         if math.isinf(ridge):
             return torch.zeros_like(ab), b
-        power = aa.diagonal().mean()
-        covariance = aa.sub_(torch.outer(a, a))
-        covariance.diagonal().add_(ridge * power + torch.finfo(aa.dtype).tiny)
+        shift = ridge * aa.diagonal().mean() + torch.finfo(aa.dtype).tiny
+        covariance = aa.addr_(a, a, alpha=-1)
+        covariance.diagonal().add_(shift)
         factor = torch.linalg.cholesky(covariance)
-        weight = torch.cholesky_solve(ab - torch.outer(a, b), factor)
+        weight = torch.cholesky_solve(torch.addr(ab, a, b, alpha=-1), factor)
         return weight, b - a @ weight
 
     candidates = (None, *RIDGES)
