@@ -27,6 +27,7 @@ import json
 import math
 import operator
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,7 +52,7 @@ from drowsy.schedule import Schedule, check_header
 from drowsy.sleep import expand_cells, levels, scale
 from drowsy.store import fingerprint_data
 
-FORMAT, VERSION = "drowsy.calibration", 1
+FORMAT, VERSION = "drowsy.calibration", 2
 # Ridges in units of the mean second moment of the inputs; the last stands for no change of the
 # weight; no change of the bias either is always the alternative.
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, math.inf)
@@ -61,6 +62,8 @@ _POSITIONS, _POSITIONS_PER_WEIGHT = 16_000, 5
 _HELD_OUT = 0.25
 # Layers of more groups get the affine correction: a group has few weights to change.
 _MAX_GROUPS = 8
+# Norms of weights this close, relatively, are of the same weights, if in another dtype.
+_SAME_WEIGHTS = 0.01
 # Calibrations that an engine keeps.
 _KEPT = 8
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -89,6 +92,7 @@ class Calibration:
         k: rates are multiples of ``1/k``.
         layers: names of the network's layers, in order of execution.
         shares: each layer's share of the network's multiplications.
+        norms: L2 norm of each layer's weight, which tells trained networks apart in any dtype.
         points: settings, each with its layers' corrections.
         sleeps: for each of them ``DrowsyNet.sleeps``, which it was made for.
     """
@@ -96,6 +100,7 @@ class Calibration:
     k: int
     layers: tuple[str, ...]
     shares: tuple[float, ...]
+    norms: tuple[float, ...]
     points: dict[Setting, dict[str, Correction]] = field(default_factory=dict)
     sleeps: dict[Setting, tuple[str, ...]] = field(default_factory=dict)
 
@@ -115,7 +120,10 @@ class Calibration:
         return best, distance(best)
 
     def check(self, net: DrowsyNet) -> None:
-        """Raise ValueError where this is not of such a network: other layers, shapes or ``k``."""
+        """Raise ValueError where this is not of such a network: other layers, shapes or ``k``.
+
+        Warns where the network was trained otherwise.
+        """
         layers = net.layers
         if (self.k, self.layers) != (net.k, tuple(layers)):
             raise ValueError(
@@ -135,6 +143,14 @@ class Calibration:
                             f"calibration: layer {name}: {part}: got shape {tuple(tensor.shape)}, "
                             f"the network's layer has {tuple(wanted[part])}"
                         )
+        for name, made, now in zip(layers, self.norms, _norms(net), strict=True):
+            if abs(now - made) > _SAME_WEIGHTS * made:
+                warnings.warn(
+                    f"calibration: was made for other weights: those of layer {name} have norm "
+                    f"{now:.4g}, and had {made:.4g}",
+                    stacklevel=4,
+                )
+                break
 
     def to(self, device: torch.device) -> Calibration:
         """The same with its tensors on a device."""
@@ -151,7 +167,7 @@ class Calibration:
             setting: {name: moved(each) for name, each in corrections.items()}
             for setting, corrections in self.points.items()
         }
-        return Calibration(self.k, self.layers, self.shares, points, self.sleeps)
+        return replace(self, points=points)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -168,6 +184,7 @@ class Calibration:
             "k": self.k,
             "layers": self.layers,
             "shares": self.shares,
+            "norms": self.norms,
             "settings": list(self.points),
             "sleeps": [self.sleeps[setting] for setting in self.points],
         }
@@ -197,7 +214,8 @@ class Calibration:
             ) from error
         check_header(about, FORMAT, VERSION, f"calibration: {path}")
         try:
-            found = cls(about["k"], tuple(about["layers"]), tuple(about["shares"]))
+            layers, shares, norms = (tuple(about[name]) for name in ("layers", "shares", "norms"))
+            found = cls(about["k"], layers, shares, norms)
             parts: dict[Setting, dict[str, dict[str, Tensor]]] = {}
             settings = [tuple(setting) for setting in about["settings"]]
             for key, tensor in tensors.items():
@@ -207,8 +225,8 @@ class Calibration:
                 point.setdefault(name, {})[part] = tensor
             for setting, sleeps in zip(settings, about["sleeps"], strict=True):
                 found.sleeps[setting] = tuple(sleeps)
-                layers = parts.get(setting, {})
-                found.points[setting] = {name: Correction(**p) for name, p in layers.items()}
+                corrected = parts.get(setting, {})
+                found.points[setting] = {name: Correction(**p) for name, p in corrected.items()}
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(f"calibration: {path} holds something else ({error!r})") from error
         return found
@@ -265,7 +283,10 @@ def calibrate(
     with _as_it_was(net):
         shares = layer_shares(layer_costs(net, pixels.shape[1:]))
         calibration = Calibration(
-            net.k, tuple(net.layers), tuple(shares.get(name, 0.0) for name in net.layers)
+            net.k,
+            tuple(net.layers),
+            tuple(shares.get(name, 0.0) for name in net.layers),
+            _norms(net),
         )
         for schedule in schedules:
             net.set(schedule)
@@ -277,6 +298,11 @@ def calibrate(
                 )
     net.calibration = calibration
     return calibration
+
+
+def _norms(net: DrowsyNet) -> tuple[float, ...]:
+    norms = [layer.weight.detach().float().norm() for layer in net.layers.values()]
+    return tuple(torch.stack(norms).tolist())
 
 
 @contextmanager

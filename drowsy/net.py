@@ -209,6 +209,8 @@ class DrowsyNet(fx.GraphModule):
     def calibration(self) -> Calibration | None:
         """Corrections by operating point (``drowsy.calibrate``); ``set`` puts one in force.
 
+        One of other weights is taken with a warning.
+
         Raises, when it is given:
             TypeError, ValueError: no calibration, or one of another network: other layers, shapes
                 or ``k``. The network is then as it was.

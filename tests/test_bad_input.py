@@ -475,7 +475,7 @@ CASES = [
     Case(
         "calibration of a layer that is not there",
         lambda _: setattr(
-            net(), "calibration", Calibration(8, ("0", "2"), (1, 0), {(1, 1): {"1": None}})
+            net(), "calibration", Calibration(8, ("0", "2"), (1, 0), (1, 1), {(1, 1): {"1": None}})
         ),
         ValueError,
         r"calibration: its point \(1, 1\) is of other layers than it has",

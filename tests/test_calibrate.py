@@ -688,7 +688,8 @@ def test_a_file_gives_the_same_corrections(calibrated: DrowsyNet, tmp_path: Path
     calibrated.calibration.sleeps[1, 1, 1] = calibrated.sleeps
     calibrated.calibration.save(path)
     loaded, own = Calibration.load(path), calibrated.calibration
-    assert (loaded.k, loaded.layers, loaded.shares) == (own.k, own.layers, own.shares)
+    for name in ("k", "layers", "shares", "norms"):
+        assert getattr(loaded, name) == getattr(own, name)
     assert list(loaded.points) == list(own.points)
     assert loaded.sleeps == own.sleeps
     net = converted()
@@ -701,10 +702,24 @@ def test_a_file_gives_the_same_corrections(calibrated: DrowsyNet, tmp_path: Path
         assert torch.equal(outputs(net, photos()), outputs(calibrated, photos()))
 
 
+def test_a_calibration_of_other_weights_is_told(calibrated: DrowsyNet) -> None:
+    made, other = calibrated.calibration, converted()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.half().calibration = made
+    with torch.no_grad():
+        other.layers["3"].weight.mul_(1.02)
+    nets = (calibrated, other.float())
+    was, now = (float(net.layers["3"].weight.detach().norm()) for net in nets)
+    told = f"other weights: those of layer 3 have norm {now:.4g}, and had {was:.4g}"
+    with pytest.warns(UserWarning, match=told):
+        other.calibration = made
+
+
 def test_names_with_slashes_survive_a_file(tmp_path: Path) -> None:
     one = torch.ones(2)
     points = {(4,): {"a/b/c": Correction(one, 2 * one)}}
-    made = Calibration(8, ("a/b/c",), (1.0,), points, {(4,): ("asleep",)})
+    made = Calibration(8, ("a/b/c",), (1.0,), (1.0,), points, {(4,): ("asleep",)})
     made.save(tmp_path / "c.safetensors")
     found = Calibration.load(tmp_path / "c.safetensors").points[4,]["a/b/c"]
     assert torch.equal(found.bias, 2 * one)
