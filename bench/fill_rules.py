@@ -27,6 +27,7 @@ from drowsy.convert import activation_name
 from drowsy.cost import align as align_columns
 from drowsy.data import load_images
 from drowsy.record import csv_text, provenance
+from drowsy.rules import readers
 from drowsy.search import Measurer
 from drowsy.sleep import FILLS
 
@@ -42,7 +43,6 @@ _KINDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("convolution", (drowsy.DrowsyConv2d, nn.Conv2d)),
     ("linear layer", (nn.Linear,)),
 )
-_NORMALISED = {"normalisation"}
 
 Row = dict[str, Any]
 
@@ -113,22 +113,20 @@ def measured(net: drowsy.DrowsyNet, images: Tensor, labels: Tensor, calibration:
 def followers(net: drowsy.DrowsyNet) -> dict[str, str]:
     """What follows each layer, behind activations; where several do, all of them."""
     modules = dict(net.named_modules(remove_duplicate=False))
+
+    def behind(node: fx.Node) -> list[fx.Node]:
+        return readers(node, lambda user: activation_name(user, modules))
+
     found: dict[str, dict[str, None]] = {name: {} for name in net.layers}
     for node in net.graph.nodes:
-        if node.op == "call_module" and node.target in found:
-            found[str(node.target)] |= dict.fromkeys(_readers(node, modules))
+        for user in behind(node) if node.target in found else ():
+            kind = _kind(user, modules)
+            if kind == "max-pooling" and any(
+                _kind(then, modules) == "normalisation" for then in behind(user)
+            ):
+                kind += " then normalisation"
+            found[str(node.target)][kind] = None
     return {name: ", ".join(sorted(kinds)) for name, kinds in found.items()}
-
-
-def _readers(node: fx.Node, modules: Mapping[str, nn.Module]) -> list[str]:
-    kinds: list[str] = []
-    for user in node.users:
-        if activation_name(user, modules):
-            kinds += _readers(user, modules)
-        else:
-            then = [] if _kind(user, modules) != "max-pooling" else _readers(user, modules)
-            kinds.append(" then ".join([_kind(user, modules), *_NORMALISED.intersection(then)]))
-    return kinds
 
 
 def _kind(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
