@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -391,8 +392,9 @@ def compare(
         ``size`` (of the image), ``NAME_lost`` in points and ``NAME_std`` over the seeds for top1
         and top5 (or agreement), ``NAME_beats`` (``yes`` where it loses less than ``resolution`` by
         more than the larger spread of the two, ``no`` where it loses more by that, else ``even``),
-        ``divergence`` from the network as it is (mean, nats), ``images``, ``seeds``, ``rates`` in
-        1/k. What a recipe cannot reach is None.
+        ``sampling_error`` (points: so large at most is the standard error of the loss of top1 or
+        agreement that is due to the choice of the images), ``divergence`` from the network as it is
+        (mean, nats), ``images``, ``seeds``, ``rates`` in 1/k. What a recipe cannot reach is None.
 
     Raises:
         ValueError: splits that overlap or are empty, a saving out of range, fewer than two seeds,
@@ -504,6 +506,8 @@ def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> 
         row[f"{name}_std"] = point and 100 * (point.spread or {}).get(name, 0.0)
     return {
         **row,
+        # Losses differ from 0 only on images that get another first choice.
+        "sampling_error": point and 100 * math.sqrt((1 - (point.agreement or 0)) / dense.images),
         "divergence": point and point.divergence,
         "images": dense.images,
         "seeds": len(bench.seeds),
