@@ -1,10 +1,10 @@
 """Which fill a drowsy neuron gets where none is asked for.
 
 Sleepers among regular awake neighbours are interpolated between them, whatever reads them: before
-convolutions, max-pooling, normalisation, concatenation, residual addition and average pooling alike,
-that is measured to lose no more than the paper's choice, and mostly far less
-(``bench/fill_rules.py``, ``docs/study/fills``). It holds for the sources that spread sleepers over the map, where a grain's
-cells are single positions.
+convolutions, max-pooling, normalisation, concatenation, residual additions and average pooling
+alike, that is measured to lose no more than the paper's choice, and mostly far less
+(``bench/fill_rules.py``, ``docs/study/fills``). It holds for the sources that spread sleepers over
+the map, where a grain's cells are single positions.
 
 Elsewhere, and so for the paper's own neurons, the paper's rule holds (section III-C), followed
 through a graph. A neuron that feeds another convolution is *rescaled*, so that its expected value
