@@ -877,7 +877,7 @@ def test_files_that_hold_something_else_are_refused(calibrated: DrowsyNet, tmp_p
     with pytest.raises(ValueError, match=r"c\.safetensors: format: got None, allowed: 'drowsy.cal"):
         Calibration.load(path)
     for broken in (
-        whole.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
+        whole.replace(b'\\"version\\": 2', b'\\"version\\": 9'),
         whole.replace(b'\\"shares\\"', b'\\"shires\\"'),
         whole.replace(b"0/3/scale", b"7/3/scale"),
         whole.replace(b"0/3/scale", b"0/3/shale"),
