@@ -475,6 +475,9 @@ class _Task:
         self.own = self.wanted
         if self.differs:
             self.own = [self._convolve(x, self.weight, self.bias) for x in self.inputs]
+        # Drawn once for all that asks who is awake.
+        chunks = zip(self.starts, self.wanted, strict=True) if self.threshold else ()
+        self.levels = [self._levels(start, z) for start, z in chunks]
 
     def run(self) -> None:
         """Let both runs go on with the layer's outputs; the drowsy one with its sleep."""
@@ -485,9 +488,8 @@ class _Task:
             y = activate(z.clone() if z is wanted else z, layer.activation).to(dtype)
             if self.threshold:
                 times = scale(self.threshold, layer.sleep.k, layer.fill)
-                drawn = self._levels(chunk, y)
                 grain, fill, table = layer.sleep.grain, layer.fill, layer.table
-                y = sleep(y, drawn, self.threshold, times, grain, fill, table)
+                y = sleep(y, self.levels[chunk], self.threshold, times, grain, fill, table)
             self.drowsy.put(self.node, chunk, y)
             self.awake.put(self.node, chunk, activate(wanted, layer.activation).to(dtype))
 
@@ -565,7 +567,7 @@ class _Task:
         if not self.threshold:
             return values, None
         n, c, h, w = maps[0].shape
-        awake = self._levels(chunk, maps[0]) >= self.threshold
+        awake = self.levels[chunk] >= self.threshold
         if self._shares_positions(awake, maps[0]):
             return [each[awake.flatten()] for each in values], None
         cells = expand_cells(awake, (n, c, h, w), self.layer.sleep.grain)
@@ -575,8 +577,8 @@ class _Task:
     def _shares_positions(awake: Tensor, z: Tensor) -> bool:
         return awake.shape[1:] == (z.shape[2] * z.shape[3], 1)
 
-    def _levels(self, chunk: int, y: Tensor) -> Tensor:
-        clock = torch.tensor([self.seed, self.starts[chunk]], device=y.device)
+    def _levels(self, start: int, y: Tensor) -> Tensor:
+        clock = torch.tensor([self.seed, start], device=y.device)
         return levels(self.layer.sleep, (y.shape[0], y.shape[1], y.shape[2], y.shape[3]), clock)
 
     # --- least squares ------------------------------------------------------------------------
@@ -612,7 +614,7 @@ class _Task:
         """Positions ``(image * OH + y) * OW + x`` to fit: ``count`` of those that are awake."""
         pool = torch.arange(len(z) * z.shape[2] * z.shape[3])
         if self.threshold:
-            awake = self._levels(chunk, z) >= self.threshold
+            awake = self.levels[chunk] >= self.threshold
             # Where channels differ in their positions there is no choice.
             if self._shares_positions(awake, z):
                 pool = awake.flatten().nonzero()[:, 0].cpu() if awake.any() else pool
