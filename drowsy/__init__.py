@@ -7,7 +7,6 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 
 from drowsy import energy
 from drowsy.calibrate import Calibration, Correction, calibrate
-from drowsy.channels import channel_sensitivity, split_channels, splittable
 from drowsy.compare import compare
 from drowsy.convert import convert, revert
 from drowsy.cost import cost_table, layer_costs
@@ -53,7 +52,6 @@ __all__ = [
     "align",
     "calibrate",
     "calibrate_stencils",
-    "channel_sensitivity",
     "compare",
     "convert",
     "cost_table",
@@ -66,6 +64,4 @@ __all__ = [
     "revert",
     "save_stencils",
     "search",
-    "split_channels",
-    "splittable",
 ]

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from drowsy import plots
 from drowsy.atomic import write_json, write_text
 from drowsy.calibrate import Corrected
-from drowsy.channels import channel_sensitivity, split_channels
 from drowsy.convert import convert
 from drowsy.cost import align as align_columns
 from drowsy.cost import layer_costs, layer_shares
@@ -43,8 +42,7 @@ from drowsy.rivals import (
     scale_images,
 )
 from drowsy.search import Measurer, Reference, check_method, search_at
-from drowsy.sleep import SleepSpec
-from drowsy.stages import align, find_ties
+from drowsy.stages import align
 from drowsy.stencil import calibrate_stencils
 from drowsy.store import Store, fingerprint_data, fingerprint_state
 
@@ -53,8 +51,6 @@ SAVINGS = (0.25, 0.5, 0.75)
 SEEDS = (0, 1, 2)
 # Searches that correct the network at every setting: images for that, and images they measure on.
 SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
-# Images that tell which channels harm least.
-SENSITIVITY_IMAGES = 96
 
 
 # --- what recipes are given ----------------------------------------------------------------------
@@ -127,8 +123,6 @@ class Bench:
         if key not in self._nets:
             # A copy of its own: in another dtype, batch norms stay folded in the given one.
             net = self._converted(recipe, copy.deepcopy(self._model))
-            if recipe.parts > 1:
-                net = self._converted(recipe, self._split(recipe, net))
             net.to(device=self._device, dtype=self._dtype)
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if recipe.fill == "stencil":
@@ -152,18 +146,6 @@ class Bench:
             example = next(net.parameters()).new_zeros(1, *self.image)
             align(net, example, grain=recipe.grain)
         return net
-
-    def _split(self, recipe: Sleep, net: DrowsyNet) -> nn.Module:
-        """The model of a network with those layers split by channel that no tie holds."""
-        model = net.original
-        example = next(net.parameters()).new_zeros(1, *self.image)
-        alone = {tie[0] for tie in find_ties(net, example) if len(tie) == 1}
-        images = scale_images(self._images["calibration"], self.full, self._interpolation)
-        sleeps = SleepSpec(recipe.source, recipe.grain, recipe.k)  # type: ignore[arg-type]
-        fill = "interpolate" if sleeps.grain.of_single_positions else "zero"
-        found = channel_sensitivity(model, images[:SENSITIVITY_IMAGES], sleeps, fill=fill)
-        chosen = {name: each for name, each in found.items() if name in alone}
-        return split_channels(model, chosen, recipe.parts) if chosen else model
 
     def multiplies(self, size: Size) -> int:
         """Multiplications of all convolutions for one image of a size, nobody asleep."""

@@ -65,8 +65,6 @@ class Sleep(Recipe):
         name: of the recipe.
         source, grain, k, fill, skip: as for ``drowsy.convert``.
         aligned: layers of a stage share one position map (``drowsy.align``).
-        parts: by how many convolutions those are replaced that can be split by channel and that no
-            tie holds (``drowsy.channels``), so that their channels sleep at several rates.
         rates: ``uniform`` (one rate for all layers) or ``search`` (the additive search).
         scaling: how much of a saving may be left to the input's size: 0 is nothing, at 1 nobody
             sleeps. Of the operations at each, the most accurate one on the search images is taken
@@ -86,7 +84,6 @@ class Sleep(Recipe):
     fill: str = "auto"
     skip: tuple[str, ...] = ()
     aligned: bool = False
-    parts: int = 1
     rates: str = "search"
     scaling: tuple[float, ...] = (0.0,)
     cropped: bool = False
@@ -99,15 +96,13 @@ class Sleep(Recipe):
             )
         if self.rates not in RATES:
             raise ValueError(f"rates: got {self.rates!r}, allowed: {', '.join(RATES)}")
-        if self.parts < 1:
-            raise ValueError(f"parts: got {self.parts}, allowed: 1 or more")
         if not self.scaling or not all(0 <= part <= 1 for part in self.scaling):
             raise ValueError(f"scaling: got {self.scaling}, allowed: parts from 0 to 1")
 
     @property
     def calibrates(self) -> bool:
         """Whether it needs calibration images."""
-        return self.correction != "none" or self.fill == "stencil" or self.parts > 1
+        return self.correction != "none" or self.fill == "stencil"
 
     def operate(self, bench: Bench, saving: float) -> Operation | None:
         found: dict[Size, Operation] = {}
@@ -235,8 +230,6 @@ SETS: dict[str, tuple[Recipe, ...]] = {
         replace(_UNIFORM, name="+fovea"),
         _OURS,
     ),
-    # Rates for groups of channels.
-    "groups": (_OURS, replace(_OURS, name="ours, 2 parts", parts=2)),
     # What shares a bit decides what time is saved; the same rate in every layer.
     "grains": (
         replace(_UNIFORM, name="neuron", grain="neuron"),

@@ -116,41 +116,6 @@ def test_every_recipe_has_a_row_and_reaches_the_saving_it_says() -> None:
         assert of["crop", wanted]["size"] == resolution["size"]
 
 
-def test_parts_of_a_layer_have_rates_and_costs_of_their_own() -> None:
-    rows = compare(recipes=[replace(RECIPES["ours"], name="parts", parts=2)], savings=[0.25, 0.5])
-    first, second, third = multiplies(16)
-    for row in rows:
-        # The last convolution is read by a linear layer.
-        a, b, c, d, e = map(int, row["rates"].split())
-        saved = (a + b) / 16 * first + (c + d) / 16 * second + e / 8 * third
-        assert row["saving_reached"] == pytest.approx(saved / (first + second + third))
-        assert row["saving_reached"] >= row["saving"]
-
-
-def test_only_layers_that_no_tie_holds_are_split() -> None:
-    class Bottleneck(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
-            self.c, self.d = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
-            self.end = nn.Linear(4, 6)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.c(self.b(self.a(x).relu()).relu()).relu()
-            return self.end(self.d(x).relu().mean((2, 3)))
-
-    recipe = Sleep("mine", source="lattice", grain="position", aligned=True, parts=2)
-    found = bench(model=Bottleneck().eval())
-    # ``b`` sleeps with ``c``, and ``c`` with ``b``; ``d`` is read by the linear layer.
-    assert list(found.net(recipe).layers) == ["a.0", "a.1", "b", "c", "d"]
-    whole = found.net(replace(recipe, parts=1))
-    assert list(whole.layers) == ["a", "b", "c", "d"]
-    setting = (4, 4, 2, 2, 6)
-    assert found.asleep(found.net(recipe), found.full, setting) == pytest.approx(
-        found.asleep(whole, found.full, setting[1:])
-    )
-
-
 def test_losses_are_points_below_the_network_as_it_is() -> None:
     """Against the network itself, on the images that are reported, scaled here."""
     images, labels = small_data()
