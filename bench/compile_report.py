@@ -30,9 +30,9 @@ from drowsy_kernels.heuristics import serves
 from drowsy_kernels.offline import ARCHITECTURES, CompileReport, compile_launch
 
 from bench.study_page import markdown
-from drowsy.atomic import write_json
 from drowsy.backends.triton import map_options
-from drowsy.record import provenance
+from drowsy.files.atomic import write_json
+from drowsy.files.provenance import provenance
 from drowsy.sleep import SleepSpec, parse_source
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}

@@ -16,8 +16,8 @@ from torch import Tensor
 from bench.compiling import Compiler
 from bench.timing import Roofline, measure_roofline
 from drowsy import models
-from drowsy.atomic import write_json
-from drowsy.record import provenance
+from drowsy.files.atomic import write_json
+from drowsy.files.provenance import provenance
 
 _START = time.monotonic()
 

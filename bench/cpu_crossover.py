@@ -30,10 +30,10 @@ from torch import Tensor
 
 import drowsy
 from drowsy import crossover, models, neuron
-from drowsy.atomic import write_json
 from drowsy.backends import cpu
 from drowsy.crossover import Layer
-from drowsy.record import provenance
+from drowsy.files.atomic import write_json
+from drowsy.files.provenance import provenance
 from drowsy.sleep import SleepSpec
 
 TIMES = Path(__file__).parent / "results" / "cpu" / "crossover.json"

@@ -22,11 +22,11 @@ from torch import Tensor
 
 import drowsy
 from drowsy import models
-from drowsy.atomic import write_json, write_text
-from drowsy.cost import align
-from drowsy.data import load_images
+from drowsy.files.atomic import write_json, write_text
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import align
+from drowsy.images.folders import load_images
 from drowsy.neuron import sleep
-from drowsy.record import provenance
 from drowsy.sleep import NEIGHBOUR_FILLS, Grain, SleepSpec, expand_cells, levels, parse_source
 
 SOURCES = ("lattice", "stratified")

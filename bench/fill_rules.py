@@ -21,12 +21,13 @@ from torch import Tensor, fx, nn
 
 import drowsy
 from drowsy import models
-from drowsy.atomic import write_json, write_text
 from drowsy.calibrate import Corrected
 from drowsy.convert import activation_name
-from drowsy.cost import align as align_columns
-from drowsy.data import load_images
-from drowsy.record import csv_text, provenance
+from drowsy.files.atomic import write_json, write_text
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import align as align_columns
+from drowsy.files.tables import csv_text
+from drowsy.images.folders import load_images
 from drowsy.rules import readers
 from drowsy.search import Measurer
 from drowsy.sleep import FILLS

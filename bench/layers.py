@@ -15,7 +15,7 @@ from drowsy_kernels.tuning import ConvShape
 from torch import nn
 
 from drowsy import models
-from drowsy.cost import align
+from drowsy.files.tables import align
 from drowsy.inspect import layer_shapes
 
 NETWORKS = ("caffenet", "vgg16", "resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2")

@@ -16,10 +16,10 @@ import torch
 
 import drowsy
 from drowsy import models
-from drowsy.atomic import write_json, write_text
-from drowsy.cost import align
-from drowsy.data import load_images
-from drowsy.record import provenance
+from drowsy.files.atomic import write_json, write_text
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import align
+from drowsy.images.folders import load_images
 from drowsy.search import Measurer, uniform_settings
 from drowsy.sleep import SleepSpec, levels, parse_source
 

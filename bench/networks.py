@@ -20,9 +20,9 @@ from bench.compiling import Compiler, recorded
 from bench.timing import DTYPES, activations, time_call, with_tf32
 from bench.ways import RedCheck
 from drowsy import models
-from drowsy.cost import layer_costs, layer_shares, saving
 from drowsy.energy import Meter
-from drowsy.frontier import OperatingPoint
+from drowsy.knob.costs import layer_costs, layer_shares, saving
+from drowsy.knob.frontier import OperatingPoint
 
 Row = dict[str, Any]
 NETWORKS = ("vgg16", "resnet50", "caffenet", "resnet18")

@@ -18,15 +18,15 @@ import torch
 
 from bench.search_methods import STUDY
 from drowsy import models
-from drowsy.atomic import write_json, write_text
 from drowsy.convert import convert
-from drowsy.cost import align
-from drowsy.data import ImageSet, load_images
 from drowsy.evaluate import Setting
-from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.files.atomic import write_json, write_text
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import align, csv_text
+from drowsy.images.folders import ImageSet, load_images
+from drowsy.knob.frontier import Frontier, OperatingPoint
 from drowsy.models import MODELS
 from drowsy.race import CONFIDENCE, Race
-from drowsy.record import csv_text, provenance
 from drowsy.search import Measurer, search_points
 
 OBJECTIVE = "top1"

@@ -21,8 +21,8 @@ from typing import Any
 
 from bench.study_page import markdown
 from drowsy._optional import require
-from drowsy.atomic import replacing, write_text
-from drowsy.cost import align
+from drowsy.files.atomic import replacing, write_text
+from drowsy.files.tables import align
 
 Row = dict[str, Any]
 

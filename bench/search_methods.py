@@ -21,12 +21,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from drowsy._optional import require
-from drowsy.atomic import replacing, write_json, write_text
-from drowsy.cost import align, multiplication_gains
 from drowsy.evaluate import Setting
-from drowsy.frontier import OBJECTIVES, Frontier, OperatingPoint
-from drowsy.record import provenance
-from drowsy.schedule import Schedule
+from drowsy.files.atomic import replacing, write_json, write_text
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import align
+from drowsy.knob.costs import multiplication_gains
+from drowsy.knob.frontier import OBJECTIVES, Frontier, OperatingPoint
+from drowsy.knob.schedule import Schedule
 from drowsy.search import METHODS, Measurer, search_points
 
 STUDY = Path(__file__).parents[1] / "docs" / "study"

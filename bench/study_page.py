@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from drowsy import models
-from drowsy.atomic import write_text
-from drowsy.cost import layer_costs
+from drowsy.files.atomic import write_text
+from drowsy.knob.costs import layer_costs
 
 STUDY = Path(__file__).parents[1] / "docs" / "study"
 NETWORKS = {

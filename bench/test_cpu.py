@@ -29,8 +29,8 @@ from torch import Tensor
 import drowsy
 from bench.cpu_crossover import TIMES
 from drowsy import crossover, models
-from drowsy.cost import layer_costs, layer_shares, saving
 from drowsy.crossover import Layer
+from drowsy.knob.costs import layer_costs, layer_shares, saving
 
 SAVED = 0.5
 CLOCKS = {"wall": time.perf_counter, "thread": time.thread_time}

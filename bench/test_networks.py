@@ -20,7 +20,7 @@ from bench.compiling import Compiler
 from bench.conftest import Budget
 from bench.networks import NETWORKS, VARIANTS, measure_baselines, measure_network
 from drowsy.energy import Meter
-from drowsy.frontier import Frontier
+from drowsy.knob.frontier import Frontier
 
 RATES = tuple(j / 8 for j in range(8))
 CORE_RATES = (0.5, 0.0, 0.25, 0.75)

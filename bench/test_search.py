@@ -13,8 +13,8 @@ import torch
 
 import drowsy
 from drowsy import models
-from drowsy.cost import layer_costs
 from drowsy.evaluate import Evaluator
+from drowsy.knob.costs import layer_costs
 from drowsy.search import all_settings
 
 IMAGES = 100

@@ -31,7 +31,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from drowsy import models
-from drowsy.atomic import replacing, write_json
+from drowsy.files.atomic import replacing, write_json
 from drowsy.models.caffenet import CaffeNetCifar
 
 NETWORK = models.MODELS["caffenet_cifar"]

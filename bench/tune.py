@@ -31,8 +31,8 @@ from bench.layers import NETWORKS, layers
 from bench.measure import KINDS, grain_of
 from bench.timing import time_copies
 from bench.ways import LISTS, OURS, Problem, RedCheck, SleepMap, eligible
-from drowsy.atomic import write_json
-from drowsy.record import provenance
+from drowsy.files.atomic import write_json
+from drowsy.files.provenance import provenance
 
 RATES = (Fraction(0), Fraction(1, 2))
 # Configurations of a masked way that are timed at every kind of grain.

@@ -9,14 +9,14 @@ from drowsy import energy
 from drowsy.calibrate import Calibration, Correction, calibrate
 from drowsy.compare import compare
 from drowsy.convert import convert, revert
-from drowsy.cost import cost_table, layer_costs
 from drowsy.deploy import Deployed, deploy
 from drowsy.evaluate import Evaluator
-from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.costs import cost_table, layer_costs
+from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
-from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
 from drowsy.stages import Stage, align, find_stages, find_ties

@@ -39,16 +39,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from drowsy._optional import require
-from drowsy.atomic import replacing
-from drowsy.control import check_seed
-from drowsy.cost import layer_costs, layer_shares
 from drowsy.engine import Result, Workload
 from drowsy.evaluate import Setting, check_images
-from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.files.atomic import replacing
+from drowsy.files.versioned import check_header
+from drowsy.knob.control import check_seed
+from drowsy.knob.costs import layer_costs, layer_shares
+from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.schedule import Schedule
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, check_network
 from drowsy.neuron import activate, padded_input, sleep
-from drowsy.schedule import Schedule, check_header
 from drowsy.sleep import expand_cells, levels, scale
 from drowsy.store import fingerprint_data
 
@@ -119,17 +120,16 @@ class Calibration:
         best = min(settings, key=distance)
         return best, distance(best)
 
-    def check(self, net: DrowsyNet) -> None:
-        """Raise ValueError where this is not of such a network: other layers, shapes or ``k``.
+    def check(self, layers: Mapping[str, DrowsyConv2d], k: int) -> None:
+        """Raise ValueError where this is not of a network of these layers: names, shapes or ``k``.
 
-        Warns where the network was trained otherwise.
+        Warns where they were trained otherwise.
         """
-        layers = net.layers
-        if (self.k, self.layers) != (net.k, tuple(layers)):
+        if (self.k, self.layers) != (k, tuple(layers)):
             raise ValueError(
                 f"calibration: is of {len(self.layers)} layers with k = {self.k} "
                 f"({', '.join(self.layers[:3])} ...), the network has {len(layers)} with k = "
-                f"{net.k} ({', '.join(list(layers)[:3])} ...)"
+                f"{k} ({', '.join(list(layers)[:3])} ...)"
             )
         for setting, corrections in self.points.items():
             if len(setting) != len(layers) or not corrections.keys() <= layers.keys():
@@ -143,7 +143,7 @@ class Calibration:
                             f"calibration: layer {name}: {part}: got shape {tuple(tensor.shape)}, "
                             f"the network's layer has {tuple(wanted[part])}"
                         )
-        for name, made, now in zip(layers, self.norms, _norms(net), strict=True):
+        for name, made, now in zip(layers, self.norms, weight_norms(layers), strict=True):
             if abs(now - made) > _SAME_WEIGHTS * made:
                 warnings.warn(
                     f"calibration: was made for other weights: those of layer {name} have norm "
@@ -286,7 +286,7 @@ def calibrate(
             net.k,
             tuple(net.layers),
             tuple(shares.get(name, 0.0) for name in net.layers),
-            _norms(net),
+            weight_norms(net.layers),
         )
         for schedule in schedules:
             net.set(schedule)
@@ -300,8 +300,9 @@ def calibrate(
     return calibration
 
 
-def _norms(net: DrowsyNet) -> tuple[float, ...]:
-    norms = [layer.weight.detach().float().norm() for layer in net.layers.values()]
+def weight_norms(layers: Mapping[str, DrowsyConv2d]) -> tuple[float, ...]:
+    """L2 norm of each layer's weight."""
+    norms = [layer.weight.detach().float().norm() for layer in layers.values()]
     return tuple(torch.stack(norms).tolist())
 
 

@@ -15,23 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from drowsy import models
-from drowsy.atomic import write_json
 from drowsy.calibrate import Calibration, Corrected, calibrate
 from drowsy.compare import SAVINGS, SEEDS, check_splits, compare, table
 from drowsy.convert import convert
-from drowsy.cost import cost_table, layer_costs, layer_shares
-from drowsy.data import ImageSet, load_images
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
 from drowsy.engine import Engine, InProcess
-from drowsy.frontier import COSTS, OBJECTIVES, Frontier
+from drowsy.files.atomic import write_json
+from drowsy.files.provenance import provenance
+from drowsy.images.folders import ImageSet, load_images
+from drowsy.images.scaling import INTERPOLATIONS
 from drowsy.inspect import inspect, inspect_kernels
+from drowsy.knob.costs import cost_table, layer_costs, layer_shares
+from drowsy.knob.frontier import COSTS, OBJECTIVES, Frontier
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
 from drowsy.recipes import RECIPES, SETS
-from drowsy.record import provenance
-from drowsy.rivals import INTERPOLATIONS
 from drowsy.search import METHODS, Measurer, check_method
 from drowsy.sleep import FILLS
 from drowsy.stages import align, explain, find_stages

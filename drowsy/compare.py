@@ -22,25 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from drowsy import plots
-from drowsy.atomic import write_json, write_text
 from drowsy.calibrate import Corrected
+from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.convert import convert
-from drowsy.cost import align as align_columns
-from drowsy.cost import layer_costs, layer_shares
-from drowsy.cost import saving as saving_of
 from drowsy.evaluate import Evaluator, Setting, check_images, check_labels
-from drowsy.frontier import OperatingPoint
+from drowsy.files.atomic import write_json, write_text
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import align as align_columns
+from drowsy.files.tables import csv_text
+from drowsy.images.scaling import INTERPOLATIONS, Size, crop_images, scale_images
+from drowsy.knob.costs import layer_costs, layer_shares
+from drowsy.knob.costs import saving as saving_of
+from drowsy.knob.frontier import OperatingPoint
 from drowsy.net import DrowsyNet
-from drowsy.recipes import SETS, Operation, Recipe, Scale, Sleep
-from drowsy.record import csv_text, provenance
-from drowsy.rivals import (
-    INTERPOLATIONS,
-    Size,
-    crop_images,
-    fit_flatten,
-    resolution_for,
-    scale_images,
-)
+from drowsy.recipes import SETS, Operation, Recipe, Scale, Sleep, operate
 from drowsy.search import Measurer, Reference, check_method, search_at
 from drowsy.stages import align
 from drowsy.stencil import calibrate_stencils
@@ -473,7 +468,7 @@ def _text(key: str, value: Any) -> str:
 
 def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> Row:
     """What a recipe loses at a saving; None in every column where it cannot reach it."""
-    operation = recipe.operate(bench, wanted)
+    operation = operate(recipe, bench, wanted)
     point = None if operation is None else bench.measure(operation)
     row: Row = {
         "method": recipe.name,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from drowsy.control import Control
+from drowsy.knob.control import Control
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, LayerReport, check_network
 from drowsy.ops import choose_backend

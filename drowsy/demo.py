@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from drowsy import models
 from drowsy._optional import require
 from drowsy.convert import convert
-from drowsy.cost import layer_costs, layer_shares
-from drowsy.data import normalise
+from drowsy.images.folders import normalise
 from drowsy.inspect import inspect
+from drowsy.knob.costs import layer_costs, layer_shares
 from drowsy.models import Preprocess
 from drowsy.net import DrowsyNet
 from drowsy.search import Measurer

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from drowsy.cost import align
+from drowsy.files.tables import align
 from drowsy.net import DrowsyNet
 from drowsy.stages import check_example, check_overwritten
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from drowsy.cost import align
+from drowsy.files.tables import align
 from drowsy.net import DrowsyNet
 from drowsy.sleep import Grain
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drowsy.control import Control
+from drowsy.knob.control import Control
 from drowsy.neuron import RING, ConvSpec, awake_conv2d, check_activation
 from drowsy.ops import choose_backend
 from drowsy.sleep import (

@@ -14,9 +14,9 @@ import torch
 from torch import fx, nn
 from torch.fx.graph_module import reduce_graph_module
 
-from drowsy.control import Control
+from drowsy.knob.control import Control
+from drowsy.knob.schedule import LayerSetting, Schedule, named
 from drowsy.layer import DrowsyConv2d
-from drowsy.schedule import LayerSetting, Schedule, named
 from drowsy.sleep import FILLS, Grain, scale, threshold
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class DrowsyNet(fx.GraphModule):
                 f"calibration: got {type(calibration).__name__}, allowed: a Calibration "
                 "(drowsy.calibrate makes one, Calibration.load reads one)"
             )
-        calibration.check(self)
+        calibration.check(self.layers, self.k)
         # Resident: a change of the point must not wait for a copy from the host.
         self._calibration = calibration.to(self.control.thresholds.device)
         self._corrected_for = None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from drowsy._optional import require
-from drowsy.atomic import replacing
+from drowsy.files.atomic import replacing
 
 Row = Mapping[str, Any]
 _PANELS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)", "agreement": "agreement (%)"}

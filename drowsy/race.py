@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drowsy.cost import ROUNDING, add_gains
 from drowsy.evaluate import Counts, Setting
-from drowsy.frontier import OBJECTIVES, OperatingPoint
+from drowsy.knob.costs import ROUNDING, add_gains
+from drowsy.knob.frontier import OBJECTIVES, OperatingPoint
 
 if TYPE_CHECKING:
     from drowsy.search import Measurer

@@ -6,15 +6,15 @@ images it asks a ``drowsy.compare.Bench``.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from drowsy.cost import ROUNDING
+from drowsy.comparison.slimming import slim_to
 from drowsy.evaluate import Setting
+from drowsy.images.scaling import Size
+from drowsy.knob.costs import ROUNDING
 from drowsy.net import DrowsyNet
-from drowsy.rivals import Size, slim_to
 from drowsy.sleep import DEFAULT_K
 
 if TYPE_CHECKING:
@@ -47,14 +47,10 @@ class Operation:
     cropped: bool = False
 
 
-class Recipe(ABC):
+class Recipe:
     """A way to save multiplications; ``name`` heads its rows."""
 
     name: str
-
-    @abstractmethod
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        """What saves at least ``saving``; None where nothing does."""
 
 
 @dataclass(frozen=True)
@@ -104,53 +100,68 @@ class Sleep(Recipe):
         """Whether it needs calibration images."""
         return self.correction != "none" or self.fill == "stencil"
 
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        found: dict[Size, Operation] = {}
-        for part in self.scaling:
-            size = bench.resolution_for(part * saving)
-            operation = None if size is None else self._at(bench, size, saving)
-            if size is not None and operation is not None:
-                found[size] = operation
-        if len(found) < 2:
-            return next(iter(found.values()), None)
-        return max(found.values(), key=bench.quality)
 
-    def _at(self, bench: Bench, size: Size, saving: float) -> Operation | None:
-        net = bench.net(self)
-        if bench.spared(size) >= saving - ROUNDING:
-            return bench.awake_at(size, self.cropped)
-        wanted = bench.left_to_sleep(size, saving) - ROUNDING
-        operations = [
-            Operation(
-                net,
-                size,
-                setting,
-                1 - (1 - bench.spared(size)) * (1 - bench.asleep(net, size, setting)),
-                self.correction,
-                self.cropped,
-            )
-            for setting in self._settings(
-                bench, net, lambda s: bench.asleep(net, size, s) >= wanted
-            )
-        ]
-        if len(operations) < 2:
-            return next(iter(operations), None)
-        # Of those that are about as close to the network awake, the most accurate one.
-        divergence = {operation: bench.divergence(operation) for operation in operations}
-        near = TIED * min(divergence.values())
-        return max((o for o in operations if divergence[o] <= near), key=bench.quality)
+def operate(recipe: Recipe, bench: Bench, saving: float) -> Operation | None:
+    """How a recipe saves at least ``saving`` on this bench; None where it cannot."""
+    if isinstance(recipe, Sleep):
+        return _asleep(recipe, bench, saving)
+    if isinstance(recipe, Slim):
+        slim = slim_to(bench.dense, bench.image, saving)
+        return slim and Operation(slim[0], bench.full, bench.awake, slim[1])
+    size = bench.resolution_for(saving)
+    return size and bench.awake_at(size, cropped=isinstance(recipe, Crop))
 
-    def _settings(
-        self, bench: Bench, net: DrowsyNet, enough: Callable[[Setting], bool]
-    ) -> list[Setting]:
-        """What may be best of the settings that save enough."""
-        uniform = [s for j in range(self.k) if enough(s := (j,) * len(net.layers))][:1]
-        if self.rates == "uniform":
-            return uniform
-        damage = bench.search(self)
-        searched = sorted(filter(enough, damage), key=damage.__getitem__)[:1]
-        # A search without corrections has measured just what counts, of uniform rates too.
-        return searched if self.correction == "none" else list(dict.fromkeys(searched + uniform))
+
+def _asleep(recipe: Sleep, bench: Bench, saving: float) -> Operation | None:
+    """Of the operations at each part that is left to the images' size, the best one."""
+    found: dict[Size, Operation] = {}
+    for part in recipe.scaling:
+        size = bench.resolution_for(part * saving)
+        operation = None if size is None else _at(recipe, bench, size, saving)
+        if size is not None and operation is not None:
+            found[size] = operation
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    return max(found.values(), key=bench.quality)
+
+
+def _at(recipe: Sleep, bench: Bench, size: Size, saving: float) -> Operation | None:
+    """What saves at least ``saving`` at a size of the images."""
+    net = bench.net(recipe)
+    if bench.spared(size) >= saving - ROUNDING:
+        return bench.awake_at(size, recipe.cropped)
+    wanted = bench.left_to_sleep(size, saving) - ROUNDING
+    settings = _settings(recipe, bench, net, lambda s: bench.asleep(net, size, s) >= wanted)
+    operations = [
+        Operation(
+            net,
+            size,
+            setting,
+            1 - (1 - bench.spared(size)) * (1 - bench.asleep(net, size, setting)),
+            recipe.correction,
+            recipe.cropped,
+        )
+        for setting in settings
+    ]
+    if len(operations) < 2:
+        return next(iter(operations), None)
+    # Of those that are about as close to the network awake, the most accurate one.
+    divergence = {operation: bench.divergence(operation) for operation in operations}
+    near = TIED * min(divergence.values())
+    return max((o for o in operations if divergence[o] <= near), key=bench.quality)
+
+
+def _settings(
+    recipe: Sleep, bench: Bench, net: DrowsyNet, enough: Callable[[Setting], bool]
+) -> list[Setting]:
+    """What may be best of the settings that save enough."""
+    uniform = [s for j in range(recipe.k) if enough(s := (j,) * len(net.layers))][:1]
+    if recipe.rates == "uniform":
+        return uniform
+    damage = bench.search(recipe)
+    searched = sorted(filter(enough, damage), key=damage.__getitem__)[:1]
+    # A search without corrections has measured just what counts, of uniform rates too.
+    return searched if recipe.correction == "none" else list(dict.fromkeys(searched + uniform))
 
 
 @dataclass(frozen=True)
@@ -158,10 +169,6 @@ class Scale(Recipe):
     """Smaller images, nobody asleep: the simplest rival."""
 
     name: str = "resolution"
-
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        size = bench.resolution_for(saving)
-        return size and bench.awake_at(size)
 
 
 @dataclass(frozen=True)
@@ -174,20 +181,12 @@ class Crop(Recipe):
 
     name: str = "crop"
 
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        size = bench.resolution_for(saving)
-        return size and bench.awake_at(size, cropped=True)
-
 
 @dataclass(frozen=True)
 class Slim(Recipe):
     """Whole channels dropped, those of lowest L1 norm, the same share in every layer."""
 
     name: str = "channels"
-
-    def operate(self, bench: Bench, saving: float) -> Operation | None:
-        slim = slim_to(bench.dense, bench.image, saving)
-        return slim and Operation(slim[0], bench.full, bench.awake, slim[1])
 
 
 _OURS = Sleep(

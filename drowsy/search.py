@@ -20,7 +20,10 @@ import numpy as np
 from torch import Tensor
 
 from drowsy._optional import require
-from drowsy.cost import (
+from drowsy.energy import Meter, measured_gains, profile
+from drowsy.engine import Engine, InProcess, Result, Workload
+from drowsy.evaluate import Counts, Setting, check_images, check_labels
+from drowsy.knob.costs import (
     ROUNDING,
     add_gains,
     layer_costs,
@@ -28,10 +31,7 @@ from drowsy.cost import (
     multiplication_gains,
     saving,
 )
-from drowsy.energy import Meter, measured_gains, profile
-from drowsy.engine import Engine, InProcess, Result, Workload
-from drowsy.evaluate import Counts, Setting, check_images, check_labels
-from drowsy.frontier import Frontier, OperatingPoint, check_cost
+from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.net import DrowsyNet, check_network
 from drowsy.race import Race
 from drowsy.sleep import stored_text

@@ -24,11 +24,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from drowsy.convert import activation_name
-from drowsy.cost import align as align_columns
+from drowsy.files.tables import align as align_columns
+from drowsy.knob.schedule import named
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, check_network
 from drowsy.rules import readers
-from drowsy.schedule import named
 from drowsy.sleep import Grain
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, fx
 
 from drowsy._optional import require
-from drowsy.atomic import replacing
-from drowsy.control import Control
 from drowsy.evaluate import check_images
+from drowsy.files.atomic import replacing
+from drowsy.files.tensors import read_tensors
+from drowsy.knob.control import Control
+from drowsy.knob.schedule import named
 from drowsy.layer import DrowsyConv2d
-from drowsy.models.checkpoint import read_tensors
 from drowsy.net import DrowsyNet, check_network
 from drowsy.neuron import RING
-from drowsy.schedule import named
 
 # Added to the neighbours' variances, as a fraction of the mean variance of a window's places:
 # enough that few or identical samples give no wild weights.

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from drowsy import plots
-from drowsy.atomic import write_json, write_text
 from drowsy.evaluate import Setting
-from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.files.atomic import write_json, write_text
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import csv_text
+from drowsy.knob.frontier import Frontier, OperatingPoint
 from drowsy.race import Race
-from drowsy.record import csv_text, provenance
 from drowsy.search import Measurer, search_points, single_settings, uniform_settings
 
 Row = dict[str, Any]

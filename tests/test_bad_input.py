@@ -22,17 +22,17 @@ from drowsy import models
 from drowsy.calibrate import Calibration, calibrate
 from drowsy.cli import main
 from drowsy.compare import compare as run_compare
-from drowsy.control import Control
 from drowsy.convert import convert, revert
 from drowsy.deploy import deploy
 from drowsy.energy import Meter, NoMeter, profile
 from drowsy.evaluate import Evaluator
-from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.control import Control
+from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
 from drowsy.ray_engine import RayEngine
 from drowsy.recipes import RECIPES, SETS, Sleep
-from drowsy.schedule import LayerSetting, Schedule
 from drowsy.search import Measurer, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
 from drowsy.stages import align

@@ -26,7 +26,7 @@ from bench.measure import grain_of, measure_dense, measure_sleep
 from bench.timing import Roofline, Timing, activations, copies_for, time_copies
 from bench.ways import Problem, RedCheck
 from drowsy import models
-from drowsy.cost import layer_costs
+from drowsy.knob.costs import layer_costs
 
 CPU = torch.device("cpu")
 SMALL = ConvShape(16, 24, (9, 7), (3, 3), padding=(1, 1, 1, 1))

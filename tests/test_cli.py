@@ -17,8 +17,8 @@ from PIL import Image
 import drowsy
 from drowsy import models
 from drowsy.cli import main
-from drowsy.data import load_images
 from drowsy.demo import _read_arrays
+from drowsy.images.folders import load_images
 
 STUDY = ["study", "--model", "caffenet_cifar", "--k", "3"]
 

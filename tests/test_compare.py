@@ -23,9 +23,11 @@ from drowsy import models
 from drowsy.calibrate import calibrate
 from drowsy.compare import Bench, _verdicts, table
 from drowsy.compare import compare as run_compare
+from drowsy.comparison.resolution import fit_flatten, resolution_for
+from drowsy.comparison.slimming import slim_to
 from drowsy.evaluate import Evaluator
+from drowsy.images.scaling import scale_images
 from drowsy.recipes import RECIPES, SETS, Crop, Scale, Sleep
-from drowsy.rivals import fit_flatten, resolution_for, scale_images, slim_to
 
 SPLITS = {"search": range(0, 12), "report": range(12, 36), "calibration": range(36, 40)}
 SAVINGS = (0.25, 0.5)

@@ -18,9 +18,9 @@ from torch.nn.utils import prune
 
 from drowsy import models
 from drowsy.convert import convert, revert
+from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
-from drowsy.schedule import LayerSetting, Schedule
 from drowsy.sleep import FILLS
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import drowsy
 from drowsy import models
-from drowsy.cost import cost_table, layer_costs, layer_shares, saving
+from drowsy.knob.costs import cost_table, layer_costs, layer_shares, saving
 
 # Name, neurons (thousands, as printed), multiplies per neuron, multiplies (millions) in Table I.
 TABLE_I = [
@@ -24,7 +24,7 @@ GROUPED = {"conv2", "conv4", "conv5"}
 
 
 @pytest.fixture(scope="module")
-def caffenet_costs() -> list[drowsy.cost.LayerCost]:
+def caffenet_costs() -> list[LayerCost]:
     with torch.device("meta"):
         model = models.MODELS["caffenet"].build().eval()
     return layer_costs(model, (3, 227, 227))

@@ -22,8 +22,8 @@ import drowsy
 from drowsy import energy, sensors
 from drowsy.cli import main
 from drowsy.energy import Measurement, Meter, NoMeter, Profile, available, measure, profile
-from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint
-from drowsy.schedule import LayerSetting, Schedule
+from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.schedule import LayerSetting, Schedule
 
 # Of the trace "burst": idle, then work from here to there (seconds), at these watts or so.
 WORK, REST, IDLE_WATTS, WORK_WATTS = 3.0, 11.0, 70, 420

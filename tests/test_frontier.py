@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from drowsy.frontier import Frontier, NoSuchPoint, OperatingPoint, pareto
-from drowsy.schedule import LayerSetting, Schedule
+from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint, pareto
+from drowsy.knob.schedule import LayerSetting, Schedule
 
 
 def point(saving: float, top1: float, **measured: Any) -> OperatingPoint:

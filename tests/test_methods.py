@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import drowsy
-from drowsy.cost import multiplication_gains
 from drowsy.evaluate import Evaluator, Setting
-from drowsy.frontier import Frontier, OperatingPoint
-from drowsy.schedule import Schedule
+from drowsy.knob.costs import multiplication_gains
+from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.schedule import Schedule
 from drowsy.search import (
     EXHAUSTIVE_LIMIT,
     Measurer,

@@ -16,12 +16,12 @@ from test_search import key, small_net
 
 import drowsy
 from bench import racing
-from drowsy.data import ImageSet
 from drowsy.engine import InProcess
 from drowsy.evaluate import Counts, Setting
-from drowsy.frontier import Frontier, OperatingPoint
+from drowsy.images.folders import ImageSet
+from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.schedule import Schedule
 from drowsy.race import Race, _kl, _stops
-from drowsy.schedule import Schedule
 from drowsy.search import Measurer, all_settings, search_points
 
 

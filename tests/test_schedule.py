@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from drowsy._optional import require
-from drowsy.atomic import replacing, write_json, write_text
-from drowsy.schedule import LayerSetting, Schedule
+from drowsy.files.atomic import replacing, write_json, write_text
+from drowsy.knob.schedule import LayerSetting, Schedule
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from drowsy.models import preprocess
+from drowsy.images import preprocess
+from drowsy.images.preprocess import Preprocess
 from drowsy.models.caffenet import CaffeNet, CaffeNetCifar
 from drowsy.models.checkpoint import load_weights
 from drowsy.models.cifar_resnet import cifar_resnet20, cifar_resnet56
-from drowsy.models.preprocess import Preprocess
 from drowsy.models.resnet import resnet18, resnet50
 from drowsy.models.squeezenet import SqueezeNet11
 from drowsy.models.vgg import VGG16

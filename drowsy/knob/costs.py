@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drowsy.files.tables import align
+
 # Savings are sums of floats: what is to reach one may miss it by this.
 ROUNDING = 1e-9
 
@@ -131,14 +133,6 @@ def cost_table(costs: Sequence[LayerCost]) -> str:
     total = sum(cost.multiplies for cost in costs)
     rows.append(("total", "", _short(sum(c.neurons for c in costs)), "", "", _short(total), "100%"))
     return align(rows)
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as aligned columns; the first row is a header."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _short(number: int) -> str:

@@ -1,119 +1,23 @@
-"""What else saves multiplications at inference without retraining: smaller images, fewer channels.
-
-Neither puts a neuron to sleep. Both are here so that ``drowsy compare`` can set them beside what
-does, counted in the same convolution multiplications.
-"""
+"""Fewer channels as a rival: those of lowest L1 norm are dropped, without retraining."""
 
 from __future__ import annotations
 
 import bisect
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from drowsy.cost import layer_costs
+from drowsy.knob.costs import layer_costs
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
 from drowsy.stages import shapes
 
-Size = tuple[int, int]
-INTERPOLATIONS = ("bicubic", "bilinear")
 # Widths tried by ``slim_to``: multiples of 1/64 of each layer's channels.
 _WIDTHS = 64
-
-
-# --- smaller images ------------------------------------------------------------------------------
-
-
-def scale_images(images: Tensor, size: Size, interpolation: str = "bicubic") -> Tensor:
-    """Images ``[N, C, H, W]`` scaled down to ``size``, antialiased; as they are at their own."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode=interpolation, antialias=True)
-
-
-def crop_images(images: Tensor, size: Size) -> Tensor:
-    """The middle ``size`` of images ``[N, C, H, W]``."""
-    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[-2:], size, strict=True))
-    return images[..., top : top + size[0], left : left + size[1]]
-
-
-def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size) -> Size | None:
-    """The largest size, of the shape of ``full``, that saves at least ``saving``; else None.
-
-    To the pixel: where strides round sizes, a step of 8 would cost the rival up to ten points.
-
-    Args:
-        saving: fraction of the multiplications, 0 to 1.
-        multiplies: of all convolutions for one image of a size; must not fall as the size grows.
-            RuntimeError: a kernel is larger than what is left of the image.
-        full: ``(H, W)`` of the unscaled image.
-    """
-    short = min(full)
-    allowed = (1 - saving) * multiplies(full)
-
-    def size(side: int) -> Size:
-        height, width = (max(round(length * side / short), 1) for length in full)
-        return height, width
-
-    def too_much(side: int) -> bool:
-        try:
-            return multiplies(size(side)) > allowed
-        except RuntimeError:
-            return False
-
-    # As many sides save enough as the largest that does is long.
-    largest = bisect.bisect_left(range(1, short + 1), True, key=too_much)
-    try:
-        multiplies(size(largest))
-    except RuntimeError:
-        return None
-    return size(largest)
-
-
-def fit_flatten(net: DrowsyNet, image: Sequence[int]) -> list[str]:
-    """Let a network whose flatten takes features of one size take smaller images too, in place.
-
-    Features are scaled (bilinearly) to the size that the linear layer was trained with; at the
-    trained size that changes nothing. A network that takes smaller images as it is stays as it is.
-
-    Args:
-        net: a converted network.
-        image: ``(C, H, W)`` that it was trained with.
-
-    Returns:
-        Names of the graph's nodes whose features are scaled.
-    """
-    channels, height, width = image
-    try:
-        # On the meta device, where only shapes are computed.
-        layer_costs(copy.deepcopy(net).to("meta"), (channels, -(-height // 2), -(-width // 2)))
-        return []
-    except RuntimeError:
-        fitted = []
-    trained = shapes(net, next(net.parameters()).new_zeros(1, *image))
-    for node in list(net.graph.nodes):
-        if len(node.all_input_nodes) != 1:
-            continue
-        (features,) = node.all_input_nodes
-        before, after = trained.get(features, ()), trained.get(node, ())
-        if len(before) == 4 and len(after) == 2 and before.numel() == after.numel():
-            with net.graph.inserting_before(node):
-                size = tuple(before[-2:])
-                scaled = net.graph.call_function(
-                    F.interpolate, (features,), {"size": size, "mode": "bilinear"}
-                )
-            node.replace_input_with(features, scaled)
-            fitted.append(features.name)
-    net.recompile()
-    return fitted
-
-
-# --- fewer channels ------------------------------------------------------------------------------
 
 
 def slim_to(net: DrowsyNet, image: Sequence[int], saving: float) -> tuple[DrowsyNet, float] | None:

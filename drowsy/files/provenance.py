@@ -1,14 +1,11 @@
-"""Results on file: tables, and where they came from (machine, versions, commit, command)."""
+"""Where a result comes from: machine, versions, commit, command."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,17 +30,6 @@ def provenance() -> dict[str, Any]:
             **{name: _version(name) for name in ("drowsy", "torch", "triton", "numpy")},
         },
     }
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV; floats with six significant digits, nothing for None."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows
-    )
-    return text.getvalue()
 
 
 def _without_folders(argument: str) -> str:
@@ -71,7 +57,8 @@ def _commit() -> str | None:
 
     Where there is no repository, ``DROWSY_COMMIT`` may tell.
     """
-    git = ["git", "-C", str(Path(__file__).parent)]
+    # The whole package, not this room of it.
+    git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
         commit = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True

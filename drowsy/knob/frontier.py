@@ -12,9 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from drowsy.atomic import write_text
-from drowsy.cost import align
-from drowsy.schedule import Schedule, check_header, check_keys, read_json
+from drowsy.files.atomic import write_text
+from drowsy.files.tables import align
+from drowsy.files.versioned import check_header, check_keys, read_json
+from drowsy.knob.schedule import Schedule
 
 FORMAT, VERSION = "drowsy.frontier", 1
 OBJECTIVES = ("top1", "top5", "agreement")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from drowsy._optional import require
-from drowsy.models.preprocess import Preprocess
+from drowsy.images.preprocess import Preprocess
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 _CIFAR_IMAGES, _CIFAR_LABELS = "test_batch.png", "labels.json"
@@ -144,9 +144,6 @@ class _Reader:
             )
         left, top = (width - crop) // 2, (height - crop) // 2
         return torch.from_numpy(np.array(image.crop((left, top, left + crop, top + crop))))
-
-
-# --- layouts -------------------------------------------------------------------------------------
 
 
 def _list_files(root: Path, labels: Path | None) -> list[tuple[Path, int | None]]:

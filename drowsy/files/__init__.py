@@ -1,0 +1,1 @@
+"""What is written and read: files that are whole or not there, and where results come from."""
