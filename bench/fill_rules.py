@@ -21,15 +21,14 @@ from torch import Tensor, fx, nn
 
 import drowsy
 from drowsy import models
-from drowsy.calibrate import Corrected
-from drowsy.convert import activation_name
+from drowsy.correction.corrected import Corrected
+from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import align as align_columns
 from drowsy.files.tables import csv_text
+from drowsy.graph.nodes import activation_name, readers
 from drowsy.images.folders import load_images
-from drowsy.rules import readers
-from drowsy.search import Measurer
 from drowsy.sleep import FILLS
 
 # The paper's sleepers, and those that buy time.

@@ -16,7 +16,7 @@ from torch import nn
 
 from drowsy import models
 from drowsy.files.tables import align
-from drowsy.inspect import layer_shapes
+from drowsy.graph.inspection import layer_shapes
 
 NETWORKS = ("caffenet", "vgg16", "resnet18", "resnet50", "squeezenet1_1", "mobilenet_v2")
 

@@ -16,11 +16,12 @@ import torch
 
 import drowsy
 from drowsy import models
+from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import align
 from drowsy.images.folders import load_images
-from drowsy.search import Measurer, uniform_settings
+from drowsy.searches.settings import uniform_settings
 from drowsy.sleep import SleepSpec, levels, parse_source
 
 SOURCES = {

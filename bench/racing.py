@@ -18,16 +18,17 @@ import torch
 
 from bench.search_methods import STUDY
 from drowsy import models
-from drowsy.convert import convert
-from drowsy.evaluate import Setting
+from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import align, csv_text
+from drowsy.graph.convert import convert
 from drowsy.images.folders import ImageSet, load_images
 from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.schedule import Setting
 from drowsy.models import MODELS
-from drowsy.race import CONFIDENCE, Race
-from drowsy.search import Measurer, search_points
+from drowsy.searches.methods import search_points
+from drowsy.searches.race import CONFIDENCE, Race
 
 OBJECTIVE = "top1"
 # Method, k, budget.

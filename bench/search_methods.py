@@ -21,14 +21,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from drowsy._optional import require
-from drowsy.evaluate import Setting
+from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import replacing, write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import align
 from drowsy.knob.costs import multiplication_gains
 from drowsy.knob.frontier import OBJECTIVES, Frontier, OperatingPoint
-from drowsy.knob.schedule import Schedule
-from drowsy.search import METHODS, Measurer, search_points
+from drowsy.knob.schedule import Schedule, Setting
+from drowsy.searches.methods import METHODS, search_points
 
 STUDY = Path(__file__).parents[1] / "docs" / "study"
 TABLE = STUDY / "caffenet_cifar" / "nonuniform.csv"

@@ -13,9 +13,9 @@ import torch
 
 import drowsy
 from drowsy import models
-from drowsy.evaluate import Evaluator
+from drowsy.evaluation.evaluator import Evaluator
 from drowsy.knob.costs import layer_costs
-from drowsy.search import all_settings
+from drowsy.searches.settings import all_settings
 
 IMAGES = 100
 

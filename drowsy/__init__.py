@@ -6,22 +6,24 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 """
 
 from drowsy import energy
-from drowsy.calibrate import Calibration, Correction, calibrate
-from drowsy.compare import compare
-from drowsy.convert import convert, revert
-from drowsy.deploy import Deployed, deploy
-from drowsy.evaluate import Evaluator
+from drowsy.comparison.compare import compare
+from drowsy.correction.calibrate import calibrate
+from drowsy.correction.stencils import calibrate_stencils, load_stencils, save_stencils
+from drowsy.deployment.deploy import Deployed, deploy
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.ray_engine import RayEngine
+from drowsy.evaluation.store import Store
+from drowsy.graph.convert import convert, revert
+from drowsy.graph.stages import Stage, align, find_stages, find_ties
 from drowsy.knob.costs import cost_table, layer_costs
 from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
-from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet
-from drowsy.ray_engine import RayEngine
-from drowsy.search import Measurer, search
+from drowsy.network.calibration import Calibration, Correction
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.net import DrowsyNet
+from drowsy.searches.methods import search
 from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
-from drowsy.stages import Stage, align, find_stages, find_ties
-from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
-from drowsy.store import Store
 
 __version__ = "0.1.0"
 

@@ -15,29 +15,33 @@ import torch
 from torch import Tensor, nn
 
 from drowsy import models
-from drowsy.calibrate import Calibration, Corrected, calibrate
-from drowsy.compare import SAVINGS, SEEDS, check_splits, compare, table
-from drowsy.convert import convert
+from drowsy.comparison.compare import SAVINGS, SEEDS, compare, table
+from drowsy.comparison.recipes import RECIPES, SETS
+from drowsy.comparison.workbench import check_splits
+from drowsy.correction.calibrate import calibrate
+from drowsy.correction.corrected import Corrected
+from drowsy.correction.stencils import calibrate_stencils, load_stencils, save_stencils
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
-from drowsy.engine import Engine, InProcess
+from drowsy.evaluation.engine import Engine, InProcess
+from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.ray_engine import RayEngine
+from drowsy.evaluation.store import Store
 from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
+from drowsy.graph.convert import convert
+from drowsy.graph.inspection import inspect, inspect_kernels
+from drowsy.graph.stages import align, explain, find_stages
 from drowsy.images.folders import ImageSet, load_images
 from drowsy.images.scaling import INTERPOLATIONS
-from drowsy.inspect import inspect, inspect_kernels
 from drowsy.knob.costs import cost_table, layer_costs, layer_shares
 from drowsy.knob.frontier import COSTS, OBJECTIVES, Frontier
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
-from drowsy.net import DrowsyNet
-from drowsy.ray_engine import RayEngine
-from drowsy.recipes import RECIPES, SETS
-from drowsy.search import METHODS, Measurer, check_method
+from drowsy.network.calibration import Calibration
+from drowsy.network.net import DrowsyNet
+from drowsy.searches.methods import METHODS, check_method
 from drowsy.sleep import FILLS
-from drowsy.stages import align, explain, find_stages
-from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
-from drowsy.store import Store
-from drowsy.study import Study
+from drowsy.study.figures import Study
 
 # What a user can mend is told in a line; anything else keeps its traceback.
 _USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError)
@@ -233,7 +237,7 @@ def _stencils(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from drowsy.demo import demo
+    from drowsy.study.demo import demo
 
     demo(Path(args.out))
 

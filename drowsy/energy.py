@@ -50,12 +50,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drowsy.evaluate import check_images
 from drowsy.files.tables import align
+from drowsy.images.checks import check_images
 from drowsy.knob.costs import layer_costs, layer_shares, saving
 from drowsy.knob.frontier import Frontier, OperatingPoint, spared
 from drowsy.knob.schedule import Schedule
-from drowsy.net import DrowsyNet
+from drowsy.network.net import DrowsyNet
 from drowsy.sensors import THROTTLES, Device, NoMeter, Sample, Sensor, clock, sensors
 
 __all__ = [

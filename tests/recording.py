@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import drowsy
-from drowsy.engine import Engine, Result, Workload
-from drowsy.evaluate import Setting
+from drowsy.evaluation.engine import Engine, Result, Workload
+from drowsy.knob.schedule import Setting
 
 
 @fx.wrap

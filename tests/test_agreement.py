@@ -19,7 +19,7 @@ from torch import Tensor
 
 from drowsy import neuron
 from drowsy.backends import triton
-from drowsy.layer import DrowsyConv2d
+from drowsy.network.layer import DrowsyConv2d
 from drowsy.neuron import ACTIVATIONS
 from drowsy.sleep import (
     FILLS,

@@ -19,25 +19,27 @@ from drowsy_kernels import tuning
 from torch import Tensor, nn
 
 from drowsy import models
-from drowsy.calibrate import Calibration, calibrate
 from drowsy.cli import main
-from drowsy.compare import compare as run_compare
-from drowsy.convert import convert, revert
-from drowsy.deploy import deploy
+from drowsy.comparison.compare import compare as run_compare
+from drowsy.comparison.recipes import RECIPES, SETS, Sleep
+from drowsy.correction.calibrate import calibrate
+from drowsy.correction.stencils import calibrate_stencils, load_stencils, save_stencils
+from drowsy.deployment.deploy import deploy
 from drowsy.energy import Meter, NoMeter, profile
-from drowsy.evaluate import Evaluator
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.ray_engine import RayEngine
+from drowsy.evaluation.store import Store
+from drowsy.graph.convert import convert, revert
+from drowsy.graph.stages import align
 from drowsy.knob.control import Control
 from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
-from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet
-from drowsy.ray_engine import RayEngine
-from drowsy.recipes import RECIPES, SETS, Sleep
-from drowsy.search import Measurer, search
+from drowsy.network.calibration import Calibration
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.net import DrowsyNet
+from drowsy.searches.methods import search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
-from drowsy.stages import align
-from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
-from drowsy.store import Store
 
 Call = Callable[[Path], object]
 

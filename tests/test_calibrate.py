@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import drowsy
-from drowsy.calibrate import Calibration, Corrected, Correction, _Moments, _ridge, calibrate
-from drowsy.evaluate import Evaluator
-from drowsy.net import DrowsyNet
+from drowsy.correction import corrected, layerwise, least_squares
+from drowsy.correction.calibrate import calibrate
+from drowsy.correction.corrected import Corrected
+from drowsy.correction.least_squares import Moments, ridge
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.store import Store
+from drowsy.network.calibration import Calibration, Correction
+from drowsy.network.net import DrowsyNet
 from drowsy.neuron import sleep
-from drowsy.search import Measurer
 from drowsy.sleep import expand_cells, levels, scale
-from drowsy.store import Store
-
-# ``drowsy.calibrate`` is the function.
-calibration = sys.modules["drowsy.calibrate"]
 
 
 def chain() -> nn.Module:
@@ -280,8 +280,8 @@ def test_reconstruction_recovers_a_known_linear_relation(
     def attenuate(y: Tensor, *_: Any) -> Tensor:
         return y * factors[: y.shape[1], None, None] if y.shape[1] == 4 else y.clone()
 
-    monkeypatch.setattr(calibration, "sleep", attenuate)
-    monkeypatch.setattr(calibration, "RIDGES", (1e-5,))
+    monkeypatch.setattr(layerwise, "sleep", attenuate)
+    monkeypatch.setattr(least_squares, "RIDGES", (1e-5,))
     net.set({"first": 0.5})
     found = calibrate(net, images, reconstruct=True).points[4, 0, 0]
     layer, each = net.layers["conv"], found["conv"]
@@ -315,20 +315,20 @@ def test_a_ridge_finds_weights_and_constant_far_from_the_origin() -> None:
     a = torch.randn(4000, 5, generator=generator)
     weight, constant = torch.randn(5, 3, generator=generator), torch.tensor([1.0, -2.0, 0.5])
     b = a @ weight + constant
-    fit, held = _Moments(), _Moments()
+    fit, held = Moments(), Moments()
     fit.add(a[:3000], b[:3000])
     held.add(a[3000:], b[3000:])
-    found, offset = _ridge(fit, held)
+    found, offset = ridge(fit, held)
     # The least ridge pulls the weights by 3%.
     torch.testing.assert_close(found, weight / 1.03, rtol=0.02, atol=0.02)
     torch.testing.assert_close(offset, constant, rtol=0.05, atol=0.05)
     assert held.error(found, offset) == pytest.approx(
         float((a[3000:] @ found + offset - b[3000:]).square().sum(1).mean()), rel=1e-3
     )
-    noise, other = _Moments(), _Moments()
+    noise, other = Moments(), Moments()
     noise.add(a[:40], torch.randn(40, 3, generator=generator) + 0.3)
     other.add(a[40:80], torch.randn(40, 3, generator=generator) - 0.3)
-    zero, nothing = _ridge(noise, other)
+    zero, nothing = ridge(noise, other)
     assert not zero.any()
     assert not nothing.any()
 
@@ -338,13 +338,13 @@ def test_no_ridge_is_worse_than_no_change_on_what_is_held_out(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    fit, held = _Moments(), _Moments()
+    fit, held = Moments(), Moments()
     for moments, count in ((fit, 60), (held, 20)):
         a = torch.randn(count, 30, generator=generator)
         moments.add(a, torch.randn(count, 4, generator=generator) + 0.1 * a[:, :4])
     # The fit alone: what is held out then judges it.
-    monkeypatch.setattr(_Moments, "__add__", lambda self, other: self)
-    weight, constant = _ridge(fit, held)
+    monkeypatch.setattr(Moments, "__add__", lambda self, other: self)
+    weight, constant = ridge(fit, held)
     nothing = held.error(torch.zeros_like(weight), torch.zeros_like(constant))
     assert held.error(weight, constant) <= nothing
 
@@ -607,7 +607,7 @@ def test_the_network_is_as_it_was_after_an_error(
     clock = calibrated.control.clock.clone()
     with pytest.raises(ValueError, match="schedule: has k = 4"):
         calibrate(calibrated, photos(), [drowsy.Schedule(4)])
-    monkeypatch.setattr(calibration._Task, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(layerwise._Task, "run", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         calibrate(calibrated, photos(), [calibrated.schedule_of((1, 1, 1))])
     assert calibrated.calibration is not None
@@ -768,7 +768,7 @@ def test_an_engine_keeps_a_few_calibrations_of_the_network_as_it_is(
         calls.append(1)
         return calibrate(*args, **options)
 
-    monkeypatch.setattr(calibration, "calibrate", counted)
+    monkeypatch.setattr(corrected, "calibrate", counted)
     engine = Corrected(photos(24))
     settings = [(1, 1, j) for j in range(8)]
 
@@ -834,7 +834,7 @@ def wide() -> nn.Module:
 def test_deployed_networks_follow_corrections(
     follows: bool, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from drowsy.deploy import Deployed
+    from drowsy.deployment.deploy import Deployed
 
     model = wide() if follows else chain()[:7].eval()
     net = converted(model.to(triton_device)).to(memory_format=torch.channels_last)

@@ -17,8 +17,8 @@ from PIL import Image
 import drowsy
 from drowsy import models
 from drowsy.cli import main
-from drowsy.demo import _read_arrays
 from drowsy.images.folders import load_images
+from drowsy.study.demo import _read_arrays
 
 STUDY = ["study", "--model", "caffenet_cifar", "--k", "3"]
 

@@ -6,7 +6,6 @@ import copy
 import csv
 import json
 import math
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -20,14 +19,17 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy import models
-from drowsy.calibrate import calibrate
-from drowsy.compare import Bench, _verdicts, table
-from drowsy.compare import compare as run_compare
+from drowsy.comparison.compare import _verdicts, table
+from drowsy.comparison.compare import compare as run_compare
+from drowsy.comparison.operate import operate
+from drowsy.comparison.recipes import RECIPES, SETS, Crop, Scale, Sleep
 from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.comparison.slimming import slim_to
-from drowsy.evaluate import Evaluator
+from drowsy.comparison.workbench import Bench
+from drowsy.correction import corrected
+from drowsy.correction.calibrate import calibrate
+from drowsy.evaluation.evaluator import Evaluator
 from drowsy.images.scaling import scale_images
-from drowsy.recipes import RECIPES, SETS, Crop, Scale, Sleep
 
 SPLITS = {"search": range(0, 12), "report": range(12, 36), "calibration": range(36, 40)}
 SAVINGS = (0.25, 0.5)
@@ -215,14 +217,14 @@ def test_of_several_sizes_the_best_on_the_search_images_is_taken(labelled: bool)
     found = bench(labelled)
     recipe = Sleep("both", source="lattice", grain="position", fill="nearest")
     parts = (0.0, 0.25, 0.5, 0.75, 1.0)
-    alone = [replace(recipe, scaling=(part,)).operate(found, 0.5) for part in parts]
+    alone = [operate(replace(recipe, scaling=(part,)), found, 0.5) for part in parts]
     points = [found.measure(operation, "search") for operation in alone if operation]
     assert len({operation.size for operation in alone}) == len(points) == 5
     quality = [p.top1 + p.top5 if labelled else -p.divergence for p in points]
-    best = replace(recipe, scaling=parts).operate(found, 0.5)
+    best = operate(replace(recipe, scaling=parts), found, 0.5)
     assert best.size == alone[quality.index(max(quality))].size
     # All of a saving left to resolution: nobody sleeps.
-    assert alone[-1] == Scale().operate(found, 0.5)
+    assert alone[-1] == operate(Scale(), found, 0.5)
     # Divergence at another size is from the network as it is, not from itself at rate 0.
     rested = replace(best, setting=found.awake, size=(8, 8))
     assert found.measure(rested, "search").divergence > 0
@@ -233,7 +235,7 @@ def test_one_search_at_full_resolution_serves_every_size(evaluated: list[Any]) -
     recipe = Sleep(
         "both", source="lattice", grain="position", fill="nearest", scaling=(0.0, 0.3, 0.6)
     )
-    recipe.operate(found, 0.5)
+    operate(recipe, found, 0.5)
     sides = [side for _, _, (count, side), _, _ in evaluated if count == 12]
     small = {side for side in sides if side < 16}
     assert len(small) == 2
@@ -241,7 +243,7 @@ def test_one_search_at_full_resolution_serves_every_size(evaluated: list[Any]) -
     assert [sides.count(side) for side in small] == [1, 1]
     assert sides.count(16) == 24
     evaluated.clear()
-    replace(recipe, name="alone", scaling=(0.0,)).operate(found, 0.25)
+    operate(replace(recipe, name="alone", scaling=(0.0,)), found, 0.25)
     assert not evaluated
 
 
@@ -262,8 +264,8 @@ def test_aligned_layers_share_their_map_at_every_size() -> None:
     recipe = Sleep("aligned", grain="position", fill="nearest", aligned=True, scaling=(0.25,))
     streams = [layer.sleep.stream for layer in found.net(recipe).layers.values()]
     assert streams == [0, 0, 2]
-    apart = found.measure(replace(recipe, aligned=False).operate(found, 0.5))
-    shared = found.measure(recipe.operate(found, 0.5))
+    apart = found.measure(operate(replace(recipe, aligned=False), found, 0.5))
+    shared = found.measure(operate(recipe, found, 0.5))
     assert apart.divergence != shared.divergence
 
 
@@ -277,7 +279,7 @@ def test_operations_are_corrected_on_the_calibration_images(
         scaling=(scaling,), correction=correction,
     )  # fmt: skip
     found = bench()
-    operation = recipe.operate(found, 0.5)
+    operation = operate(recipe, found, 0.5)
     assert (operation.correction, operation.size == found.full) == (correction, scaling == 0)
     measured = found.measure(operation)
     plain = found.measure(replace(operation, correction="none"))
@@ -304,13 +306,12 @@ def test_searches_go_by_the_affine_correction_and_are_kept(
     evaluated: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[bool] = []
-    module = sys.modules["drowsy.calibrate"]
 
     def counted(*args: Any, reconstruct: bool, **options: Any) -> Any:
         calls.append(reconstruct)
         return calibrate(*args, reconstruct=reconstruct, **options)
 
-    monkeypatch.setattr(module, "calibrate", counted)
+    monkeypatch.setattr(corrected, "calibrate", counted)
     store = drowsy.Store(":memory:")
     options: dict[str, Any] = {"recipes": [RECIPES["ours"]], "savings": [0.5], "store": store}
     first = compare(**options)
@@ -327,7 +328,7 @@ def test_sleep_on_crops_is_calibrated_and_measured_on_crops() -> None:
     images, labels = small_data()
     found = bench()
     recipe = replace(RECIPES["ours+crop"], rates="uniform", scaling=(0.5,))
-    operation = recipe.operate(found, 0.5)
+    operation = operate(recipe, found, 0.5)
     side = operation.size[0]
     assert operation.cropped
     assert side < 16
@@ -366,7 +367,7 @@ def test_settings_about_as_close_are_told_apart_by_their_accuracy(
 
     found.divergence, found.quality = judged(0), judged(1)  # type: ignore[method-assign]
     found._searched[replace(recipe, name="")] = {(3, 6, 6): 0.1}
-    chosen = recipe.operate(found, 0.5)
+    chosen = operate(recipe, found, 0.5)
     assert chosen.setting == {"searched": (3, 6, 6), "uniform": (4, 4, 4)}[best]
 
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from drowsy import models
-from drowsy.convert import convert, revert
+from drowsy.graph.convert import convert, revert
 from drowsy.knob.schedule import LayerSetting, Schedule
-from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.net import DrowsyNet
 from drowsy.sleep import FILLS
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import drowsy
 from drowsy import models
-from drowsy.knob.costs import cost_table, layer_costs, layer_shares, saving
+from drowsy.knob.costs import LayerCost, cost_table, layer_costs, layer_shares, saving
 
 # Name, neurons (thousands, as printed), multiplies per neuron, multiplies (millions) in Table I.
 TABLE_I = [

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from drowsy.evaluate import check_images
+from drowsy.images.checks import check_images
 from drowsy.images.folders import ImageSet, load_images, normalise
 from drowsy.images.preprocess import Preprocess
 from drowsy.models import MODELS

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import drowsy
-from drowsy.deploy import Deployed
-from drowsy.net import DrowsyNet
+from drowsy.deployment.deploy import Deployed
+from drowsy.network.net import DrowsyNet
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 SOURCES = ("stratified", "lattice", "fovea", "bluenoise", "lfsr:width=8,taps=8.6.5.4")

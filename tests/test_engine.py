@@ -18,12 +18,13 @@ from PIL import Image
 from recording import Counting, Deadly, images_and_labels, inferences, recording_net
 
 import drowsy
-from drowsy import ray_engine
 from drowsy.cli import main
-from drowsy.engine import InProcess
-from drowsy.evaluate import Setting
-from drowsy.ray_engine import RayEngine, _pack, _Todo, _unpack
-from drowsy.search import Measurer, all_settings
+from drowsy.evaluation import ray_engine
+from drowsy.evaluation.engine import InProcess
+from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.ray_engine import RayEngine, _pack, _Todo, _unpack
+from drowsy.knob.schedule import Setting
+from drowsy.searches.settings import all_settings
 
 
 @pytest.fixture(autouse=True)

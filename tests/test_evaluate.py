@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drowsy.convert import convert
-from drowsy.evaluate import Counts, Evaluator, Setting
-from drowsy.layer import DrowsyConv2d
+from drowsy.correction.stencils import calibrate_stencils
+from drowsy.evaluation import evaluator
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.metrics import Counts
+from drowsy.graph.convert import convert
+from drowsy.knob.schedule import Setting
 from drowsy.models.cifar_resnet import CifarResNet
-from drowsy.net import DrowsyNet
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.net import DrowsyNet
 from drowsy.sleep import NEIGHBOUR_FILLS, Grain
-from drowsy.stencil import calibrate_stencils
 
 IMAGES = 7
 
@@ -298,13 +301,9 @@ def test_settings_that_differ_late_share_what_comes_before(convolved: list[Drows
 
 
 def test_map_is_drawn_once_for_all_rates(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    import drowsy.evaluate
-
     drawn = []
-    levels = drowsy.evaluate.levels
-    monkeypatch.setattr(
-        drowsy.evaluate, "levels", lambda *args: drawn.append(args) or levels(*args)
-    )
+    levels = evaluator.levels
+    monkeypatch.setattr(evaluator, "levels", lambda *args: drawn.append(args) or levels(*args))
     net = convert(chain().eval(), k=4)
     list(Evaluator(net, images).walk(list(itertools.product(range(4), repeat=3))))
     assert len(drawn) == 3

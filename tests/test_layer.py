@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from drowsy.layer import DrowsyConv2d
+from drowsy.network.layer import DrowsyConv2d
 from drowsy.neuron import sleep
 from drowsy.sleep import SleepSpec, expand_cells, levels
 

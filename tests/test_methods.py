@@ -12,20 +12,15 @@ import numpy as np
 import pytest
 
 import drowsy
-from drowsy.evaluate import Evaluator, Setting
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.measurer import Measurer
 from drowsy.knob.costs import multiplication_gains
 from drowsy.knob.frontier import Frontier, OperatingPoint
-from drowsy.knob.schedule import Schedule
-from drowsy.search import (
-    EXHAUSTIVE_LIMIT,
-    Measurer,
-    _gain,
-    additive_settings,
-    all_settings,
-    search_at,
-    search_points,
-    single_settings,
-)
+from drowsy.knob.schedule import Schedule, Setting
+from drowsy.searches.methods import EXHAUSTIVE_LIMIT, search_at, search_points
+from drowsy.searches.settings import all_settings, single_settings
+from drowsy.searches.tradeoff import additive_settings
+from drowsy.searches.tradeoff import gain as _gain
 
 SEARCHES = ("additive", "greedy", "nsga2", "tpe")
 

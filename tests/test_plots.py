@@ -13,8 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from drowsy import plots
+from drowsy.comparison.plot import plot_comparison
 from drowsy.sleep import FILLS
+from drowsy.study.plots import plot_nonuniform, plot_savings, plot_sensitivity, plot_uniform
 
 LAYERS = ("conv1", "conv2", "conv3")
 
@@ -78,7 +79,7 @@ def legend_texts(figure: Figure) -> list[str]:
 
 
 def test_sensitivity_is_a_line_per_layer_in_per_cent(tmp_path: Path, drawn: list[Figure]):
-    path = plots.plot_sensitivity(layer_rows(), tmp_path / "s.png", "Fig. 4")
+    path = plot_sensitivity(layer_rows(), tmp_path / "s.png", "Fig. 4")
     (figure,) = drawn
     assert path == tmp_path / "s.png"
     assert [axis.get_ylabel() for axis in figure.axes] == [
@@ -97,7 +98,7 @@ def test_sensitivity_is_a_line_per_layer_in_per_cent(tmp_path: Path, drawn: list
 
 
 def test_a_band_is_drawn_where_the_spread_is_known(tmp_path: Path, drawn: list[Figure]):
-    plots.plot_sensitivity(layer_rows(top1_std=0.01), tmp_path / "s.png", "")
+    plot_sensitivity(layer_rows(top1_std=0.01), tmp_path / "s.png", "")
     assert [bands(axis) for axis in drawn[0].axes] == [len(LAYERS), 0]
     band = drawn[0].axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((59, 61))
@@ -105,7 +106,7 @@ def test_a_band_is_drawn_where_the_spread_is_known(tmp_path: Path, drawn: list[F
 
 def test_without_labels_agreement_is_drawn(tmp_path: Path, drawn: list[Figure]):
     rows = [{"layer": "a", "rate": j / 8, "agreement": 1 - j / 8} for j in range(8)]
-    plots.plot_sensitivity(rows, tmp_path / "s.png", "")
+    plot_sensitivity(rows, tmp_path / "s.png", "")
     assert [axis.get_ylabel() for axis in drawn[0].axes] == ["agreement (%)"]
 
 
@@ -114,7 +115,7 @@ def test_every_layer_of_a_deep_network_can_be_told_apart(
     tmp_path: Path, drawn: list[Figure], count: int
 ):
     names = tuple(f"features.{i}.expand3x3" for i in range(count))
-    plots.plot_sensitivity(layer_rows(names), tmp_path / "s.png", "")
+    plot_sensitivity(layer_rows(names), tmp_path / "s.png", "")
     (figure,) = drawn
     styles = {(str(x.get_color()), x.get_marker()) for x in figure.axes[0].get_lines()}
     assert len(styles) == count
@@ -135,7 +136,7 @@ def test_every_layer_of_a_deep_network_can_be_told_apart(
 
 
 def test_savings_are_shares_of_the_networks_multiplications(tmp_path: Path, drawn: list[Figure]):
-    plots.plot_savings(layer_rows(), tmp_path / "s.png", "Fig. 5")
+    plot_savings(layer_rows(), tmp_path / "s.png", "Fig. 5")
     (axis,) = drawn[0].axes
     assert axis.get_ylabel() == "multiplications saved (% of the network's)"
     assert lines(axis)["conv2"][1] == pytest.approx([100 * j / 8 * 0.2 for j in range(8)])
@@ -145,7 +146,7 @@ def test_savings_are_shares_of_the_networks_multiplications(tmp_path: Path, draw
 
 
 def test_uniform_is_a_solid_line_per_flavour(tmp_path: Path, drawn: list[Figure]):
-    plots.plot_uniform(uniform_rows(), tmp_path / "u.png", "Fig. 6")
+    plot_uniform(uniform_rows(), tmp_path / "u.png", "Fig. 6")
     (figure,) = drawn
     for axis in figure.axes:
         found = lines(axis)
@@ -160,7 +161,7 @@ def test_uniform_is_a_solid_line_per_flavour(tmp_path: Path, drawn: list[Figure]
 
 def test_every_fill_has_a_line(tmp_path: Path, drawn: list[Figure]):
     rows = [row | {"fill": fill} for fill in (*FILLS, "auto") for row in uniform_rows()[:8]]
-    plots.plot_uniform(rows, tmp_path / "u.png", "Fig. 6")
+    plot_uniform(rows, tmp_path / "u.png", "Fig. 6")
     assert len(lines(drawn[0].axes[0])) == len(FILLS) + 1
 
 
@@ -176,7 +177,7 @@ def test_nonuniform_is_dots_a_solid_frontier_and_dashed_uniform_lines(
         for s, a in zip(draw.random(3000), draw.random(3000), strict=True)
     ]
     best = {"top1": rows[:3], "top5": rows[:4]}
-    plots.plot_nonuniform(rows, best, uniform_rows(), tmp_path / "n.png", "Fig. 7")
+    plot_nonuniform(rows, best, uniform_rows(), tmp_path / "n.png", "Fig. 7")
     (figure,) = drawn
     for axis, count in zip(figure.axes, (3, 4), strict=True):
         dots = axis.collections[0]
@@ -201,7 +202,7 @@ def test_nonuniform_is_dots_a_solid_frontier_and_dashed_uniform_lines(
 
 
 def test_the_picture_is_a_png_and_nothing_is_left_beside_it(tmp_path: Path):
-    path = plots.plot_uniform(uniform_rows(), str(tmp_path / "u.png"), "title")
+    path = plot_uniform(uniform_rows(), str(tmp_path / "u.png"), "title")
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
@@ -209,7 +210,7 @@ def test_the_picture_is_a_png_and_nothing_is_left_beside_it(tmp_path: Path):
 
 
 def test_a_failed_picture_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = plots.plot_uniform(uniform_rows(), tmp_path / "u.png", "title")
+    path = plot_uniform(uniform_rows(), tmp_path / "u.png", "title")
     before = path.read_bytes()
 
     def fail(figure: Figure, file: Path, **kwargs: Any) -> None:
@@ -218,23 +219,23 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        plots.plot_uniform(uniform_rows(), path, "title")
+        plot_uniform(uniform_rows(), path, "title")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_no_rows_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="rows: got none, allowed: one or more"):
-        plots.plot_uniform([], tmp_path / "u.png", "")
+        plot_uniform([], tmp_path / "u.png", "")
     assert not list(tmp_path.iterdir())
 
 
 def test_plots_need_no_display_and_touch_no_global_state(tmp_path: Path):
     code = (
-        "import sys; from drowsy import plots\n"
+        "import sys; from drowsy.study.plots import plot_savings\n"
         "assert 'matplotlib' not in sys.modules, 'imported before it is needed'\n"
         "rows = [{'layer': 'a', 'rate': 0.0, 'saving': 0.0}]\n"
-        "plots.plot_savings(rows, sys.argv[1], '')\n"
+        "plot_savings(rows, sys.argv[1], '')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     run = [sys.executable, "-c", code, str(tmp_path / "s.png")]
@@ -262,7 +263,7 @@ def comparison_rows() -> list[dict[str, Any]]:
 
 
 def test_a_comparison_is_a_line_per_method_in_points_lost(tmp_path: Path, drawn: list[Figure]):
-    plots.plot_comparison(comparison_rows(), tmp_path / "c.png", "", rival="resolution")
+    plot_comparison(comparison_rows(), tmp_path / "c.png", "", rival="resolution")
     (figure,) = drawn
     labels = [axis.get_ylabel() for axis in figure.axes]
     assert labels == ["top-1 accuracy lost (points)", "top-5 accuracy lost (points)"]
@@ -284,5 +285,5 @@ def test_a_comparison_is_a_line_per_method_in_points_lost(tmp_path: Path, drawn:
 
 def test_a_comparison_without_labels_is_of_agreement(tmp_path: Path, drawn: list[Figure]):
     rows = [{"method": "a", "saving_reached": 0.3, "agreement_lost": 4.0, "agreement_std": 0.0}]
-    plots.plot_comparison(rows, tmp_path / "c.png", "")
+    plot_comparison(rows, tmp_path / "c.png", "")
     assert [axis.get_ylabel() for axis in drawn[0].axes] == ["agreement lost (points)"]

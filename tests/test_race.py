@@ -16,13 +16,15 @@ from test_search import key, small_net
 
 import drowsy
 from bench import racing
-from drowsy.engine import InProcess
-from drowsy.evaluate import Counts, Setting
+from drowsy.evaluation.engine import InProcess
+from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.metrics import Counts
 from drowsy.images.folders import ImageSet
 from drowsy.knob.frontier import Frontier, OperatingPoint
-from drowsy.knob.schedule import Schedule
-from drowsy.race import Race, _kl, _stops
-from drowsy.search import Measurer, all_settings, search_points
+from drowsy.knob.schedule import Schedule, Setting
+from drowsy.searches.methods import search_points
+from drowsy.searches.race import Race, _kl, _stops
+from drowsy.searches.settings import all_settings
 
 
 class Table:

@@ -19,19 +19,14 @@ from recording import images_and_labels, inferences, recording_net, search_on
 from torch import nn
 
 import drowsy
-from drowsy.calibrate import Corrected
+from drowsy.correction.corrected import Corrected
 from drowsy.energy import NoMeter
-from drowsy.evaluate import Evaluator
-from drowsy.search import (
-    Measurer,
-    Reference,
-    additive_settings,
-    all_settings,
-    search_points,
-    single_settings,
-    uniform_settings,
-)
-from drowsy.store import Context
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.identity import Context
+from drowsy.evaluation.measurer import Measurer, Reference
+from drowsy.searches.methods import search_points
+from drowsy.searches.settings import all_settings, single_settings, uniform_settings
+from drowsy.searches.tradeoff import additive_settings
 
 
 def small_net(k: int = 4) -> drowsy.DrowsyNet:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drowsy.bluenoise import rank_map
-from drowsy.layer import DrowsyConv2d
+from drowsy.network.layer import DrowsyConv2d
 from drowsy.sleep import (
     MAX_K,
     Bernoulli,

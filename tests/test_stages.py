@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy import models
+from drowsy.graph.running import shapes
+from drowsy.graph.stages import align, explain, find_stages, find_ties
 from drowsy.sleep import levels
-from drowsy.stages import align, explain, find_stages, find_ties, shapes
 
 
 def stages_of(name: str, size: int) -> list[tuple[tuple[int, int], int]]:

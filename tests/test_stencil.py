@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import drowsy
-from drowsy import stencil
 from drowsy.cli import main
+from drowsy.correction import stencils
+from drowsy.correction.stencils import stencil_table, window_moments
+from drowsy.evaluation.measurer import Measurer
 from drowsy.neuron import RING, sleep
-from drowsy.search import Measurer
 from drowsy.sleep import Grain, levels
-from drowsy.stencil import stencil_table, window_moments
 
 
 def table_of(y: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def test_moments_do_not_depend_on_parts(
     # An offset beside which the variance is lost if it is not taken from the mean.
     y = smooth(7, 5, 6, 5, generator=generator) * 1e-3 + 1e4
     whole = window_moments(y)
-    monkeypatch.setattr(stencil, "_PART", part)
+    monkeypatch.setattr(stencils, "_PART", part)
     parts = window_moments(y[:3].contiguous(memory_format=layout)) + window_moments(y[3:])
     assert parts.count == whole.count
     torch.testing.assert_close(parts.mean, whole.mean, rtol=1e-14, atol=0)
@@ -90,7 +90,7 @@ def test_moments_do_not_depend_on_parts(
 def test_weights_are_numpys_least_squares(
     ridge: float, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stencil, "_RIDGE", ridge)
+    monkeypatch.setattr(stencils, "_RIDGE", ridge)
     y = smooth(2, 2, 7, 8, generator=generator)
     table = table_of(y)
     assert table.shape == (256, 9, 2)
@@ -114,7 +114,7 @@ def test_known_linear_relation_is_recovered(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows repeat above and below, columns grow by a step: two neighbours tell everything."""
-    monkeypatch.setattr(stencil, "_RIDGE", 1e-12)
+    monkeypatch.setattr(stencils, "_RIDGE", 1e-12)
     column = torch.randn(40, 3, 1, 9, generator=generator, dtype=torch.float64)
     y = column.expand(40, 3, 8, 9) + torch.tensor([1.0, -2.0, 5.0]).view(3, 1, 1)
     table = table_of(y)

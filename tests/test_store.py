@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from drowsy.evaluate import Counts
-from drowsy.store import VERSION, Context, Store, fingerprint_data, fingerprint_state
+from drowsy.evaluation.identity import Context, fingerprint_data, fingerprint_state
+from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.store import VERSION, Store
 
 CONTEXT = Context("weights", "data", {"k": 8, "layers": {"a": ["bernoulli", "neuron", "zero"]}}, 0)
 COUNTS = Counts(images=744, top1=500, top5=640, agree=700, divergence=12.5)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 
+from drowsy.graph.running import shapes
 from drowsy.images.scaling import Size
 from drowsy.knob.costs import layer_costs
-from drowsy.net import DrowsyNet
-from drowsy.stages import shapes
+from drowsy.network.net import DrowsyNet
 
 
 def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size) -> Size | None:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from drowsy.graph.running import shapes
 from drowsy.knob.costs import layer_costs
-from drowsy.layer import DrowsyConv2d
-from drowsy.net import DrowsyNet
-from drowsy.stages import shapes
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.net import DrowsyNet
 
 # Widths tried by ``slim_to``: multiples of 1/64 of each layer's channels.
 _WIDTHS = 64

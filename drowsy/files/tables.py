@@ -7,6 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+Row = dict[str, Any]
+"""A table's row: values by column."""
+
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of equal keys as CSV; floats with six significant digits, nothing for None."""

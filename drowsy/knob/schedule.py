@@ -16,6 +16,9 @@ from drowsy.sleep import DEFAULT_K, MAX_K, Grain, check_fill, threshold
 
 FORMAT, VERSION = "drowsy.schedule", 1
 
+Setting = tuple[int, ...]
+"""Thresholds ``j`` of every layer, in order of execution; layer ``i`` sleeps at rate ``j/k``."""
+
 
 @dataclass(frozen=True)
 class LayerSetting:

@@ -1,0 +1,71 @@
+"""A comparison of methods as a PNG file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drowsy.evaluation.metrics import PANELS
+from drowsy.files.pictures import by_depth, draw_legend, label_axes, new_figure, save_figure
+from drowsy.files.tables import Row
+
+
+def plot_comparison(
+    rows: Sequence[Row], path: str | os.PathLike[str], title: str, rival: str | None = None
+) -> Path:
+    """Points of accuracy lost against saving; a line per method, bars of one standard deviation.
+
+    Rows need ``method``, ``saving_reached`` (0 to 1), and ``NAME_lost`` and ``NAME_std`` in points
+    for top1 and top5, or for agreement. Rows without figures (None) are left out. The ``rival``, a
+    method that the others are to beat, is drawn dashed and black. Losses are drawn on a scale of
+    square roots, since some methods lose one point where others lose all.
+    """
+    if not rows:
+        raise ValueError("rows: got none, allowed: one or more")
+    panels = [name for name in PANELS if f"{name}_lost" in rows[0]]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, axes = new_figure(len(panels))
+    for axis, panel in zip(axes, panels, strict=True):
+        reach: list[float] = [0.0, 1.0]
+        for i, (method, colour) in enumerate(zip(methods, by_depth(len(methods)), strict=True)):
+            mine = [r for r in rows if r["method"] == method and r["saving_reached"] is not None]
+            lost, spread = ([row[f"{panel}_{part}"] for row in mine] for part in ("lost", "std"))
+            axis.errorbar(
+                [100 * row["saving_reached"] for row in mine],
+                lost,
+                spread,
+                marker="osD^vPX"[i % 7],
+                markersize=5,
+                capsize=3,
+                linestyle="--" if method == rival else "-",
+                color="black" if method == rival else colour,
+                zorder=4 if method == rival else 3,
+                label=method,
+                clip_on=False,
+            )
+            reach += [y + sign * s for y, s in zip(lost, spread, strict=True) for sign in (-1, 1)]
+        name = PANELS[panel].removesuffix(" (%)")
+        label_axes(axis, "multiplications saved (%)", f"{name} lost (points)")
+        axis.autoscale(axis="x")
+        _square_roots(axis, min(reach), max(reach))
+    draw_legend(figure, axes[-1])
+    return save_figure(figure, path, title)
+
+
+def _square_roots(axis: Any, low: float, high: float) -> None:
+    """A scale of square roots, signed, with ticks where small and large losses can be read."""
+    axis.set_yscale(
+        "function",
+        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
+    )
+    axis.set_ylim(low, high)
+    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
+    ticks = sorted({-t for t in losses} | set(losses))
+    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
+    axis.yaxis.set_major_formatter("{x:g}")
+    if low < 0:
+        axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)

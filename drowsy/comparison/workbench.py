@@ -1,0 +1,321 @@
+"""One network and its images, and what recipes ask about them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from drowsy.comparison.recipes import Recipe, Sleep
+from drowsy.comparison.resolution import fit_flatten, resolution_for
+from drowsy.correction.corrected import Corrected
+from drowsy.correction.stencils import calibrate_stencils
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
+from drowsy.evaluation.measurer import Measurer, Reference
+from drowsy.evaluation.store import Store
+from drowsy.graph.convert import convert
+from drowsy.graph.stages import align
+from drowsy.images.checks import check_images, check_labels
+from drowsy.images.scaling import INTERPOLATIONS, Size, crop_images, scale_images
+from drowsy.knob.costs import layer_costs, layer_shares
+from drowsy.knob.costs import saving as saving_of
+from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.schedule import Setting
+from drowsy.network.net import DrowsyNet
+from drowsy.searches.methods import search_at
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How a recipe reaches a saving.
+
+    Attributes:
+        net: the network.
+        size: ``(H, W)`` that images are scaled to, or cropped.
+        setting: thresholds of its layers.
+        saving: fraction saved of the multiplications of the network as it is.
+        correction: as in ``Sleep``.
+        cropped: whether their middle is taken at full resolution, instead of scaling them.
+    """
+
+    net: DrowsyNet
+    size: Size
+    setting: Setting
+    saving: float
+    correction: str = "none"
+    cropped: bool = False
+
+
+# Searches that correct the network at every setting: images for that, and images they measure on.
+SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
+
+
+class Bench:
+    """One network and its images, and what recipes ask about them.
+
+    Args: as for ``compare``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor | None,
+        splits: Mapping[str, range],
+        *,
+        savings: Sequence[float],
+        seeds: Sequence[int],
+        store: Store | None,
+        budget: int | None,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        interpolation: str,
+        progress: bool,
+        recipes: Sequence[Recipe] = (),
+    ) -> None:
+        check_images(images)
+        check_labels(labels, images)
+        check_splits(splits, len(images))
+        if len(seeds) < 2:
+            raise ValueError(
+                f"seeds: got {tuple(seeds)}, allowed: two or more, as their spread is reported"
+            )
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation: got {interpolation!r}, allowed: {', '.join(INTERPOLATIONS)}"
+            )
+        self.seeds, self._savings = tuple(seeds), tuple(savings)
+        self.image = tuple(images.shape[1:])
+        self.full: Size = (images.shape[2], images.shape[3])
+        self._model, self._budget, self._batch = model, budget, batch
+        self._dtype, self._device, self._progress = dtype, device, progress
+        self._interpolation, self._store = interpolation, store or Store(":memory:")
+        self._images = {name: images[span.start : span.stop] for name, span in splits.items()}
+        self._labels = {
+            name: None if labels is None else labels[span.start : span.stop].to(device)
+            for name, span in splits.items()
+        }
+        self._images["quick"] = self._images["search"][:SEARCH_IMAGES]
+        found = self._labels["search"]
+        self._labels["quick"] = None if found is None else found[:SEARCH_IMAGES]
+        self._nets: dict[Sleep, DrowsyNet] = {}
+        self._recipes = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
+        self._searched: dict[Sleep, dict[Setting, float]] = {}
+        self._engines: dict[tuple[str, Size, bool], Corrected] = {}
+        self._references: dict[str, Reference] = {}
+        self.dense = self.net(Sleep("dense"))
+        self.awake: Setting = (0,) * len(self.dense.layers)
+        self._shadows: dict[DrowsyNet, nn.Module] = {}
+        self._costs: dict[tuple[DrowsyNet, Size], tuple[int, dict[str, float]]] = {}
+
+    # --- networks and costs ---------------------------------------------------------------------
+
+    def net(self, recipe: Sleep) -> DrowsyNet:
+        """The network as a recipe wants it, made once for all that want the same."""
+        key = replace(_search_key(recipe), rates="uniform", correction="none")
+        if key not in self._nets:
+            # A copy of its own: in another dtype, batch norms stay folded in the given one.
+            net = self._converted(recipe, copy.deepcopy(self._model))
+            net.to(device=self._device, dtype=self._dtype)
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if recipe.fill == "stencil":
+                calibrate_stencils(net, self.images("calibration", self.full), batch=self._batch)
+                net.set(0, fill="stencil")
+            self._nets[key] = net
+        return self._nets[key]
+
+    def _converted(self, recipe: Sleep, model: nn.Module) -> DrowsyNet:
+        net = convert(
+            model,
+            source=recipe.source,
+            grain=recipe.grain,
+            k=recipe.k,
+            # Its tables are made first.
+            fill="auto" if recipe.fill == "stencil" else recipe.fill,
+            skip=recipe.skip,
+        )
+        self.fitted = fit_flatten(net, self.image)
+        if recipe.aligned:
+            example = next(net.parameters()).new_zeros(1, *self.image)
+            align(net, example, grain=recipe.grain)
+        return net
+
+    def multiplies(self, size: Size) -> int:
+        """Multiplications of all convolutions for one image of a size, nobody asleep."""
+        return self._cost(self.dense, size)[0]
+
+    def spared(self, size: Size) -> float:
+        """Fraction of the multiplications that scaling images to ``size`` saves."""
+        return 1 - self.multiplies(size) / self.multiplies(self.full)
+
+    def awake_at(self, size: Size, cropped: bool = False) -> Operation:
+        """The network at a size, nobody asleep."""
+        return Operation(self.dense, size, self.awake, self.spared(size), cropped=cropped)
+
+    def left_to_sleep(self, size: Size, saving: float) -> float:
+        """Fraction of the multiplications at ``size`` that is to sleep, to save ``saving`` of all.
+
+        A multiplication asleep is one of those that are left at this size.
+        """
+        return 1 - (1 - saving) / (1 - self.spared(size))
+
+    def asleep(self, net: DrowsyNet, size: Size, setting: Setting) -> float:
+        """Fraction of the multiplications at ``size`` that a setting saves."""
+        rates = {name: j / net.k for name, j in zip(net.layers, setting, strict=True)}
+        return saving_of(rates, self._cost(net, size)[1])
+
+    def resolution_for(self, saving: float) -> Size | None:
+        """The largest size that saves at least ``saving``; None if none does."""
+        return resolution_for(saving, self.multiplies, self.full)
+
+    def _cost(self, net: DrowsyNet, size: Size) -> tuple[int, dict[str, float]]:
+        """Multiplications for one image of a size, and the share of each layer."""
+        if (net, size) not in self._costs:
+            if net not in self._shadows:
+                # Shapes and costs without memory or time.
+                self._shadows[net] = copy.deepcopy(net).to("meta")
+            costs = layer_costs(self._shadows[net], (self.image[0], *size))
+            self._costs[net, size] = sum(cost.multiplies for cost in costs), layer_shares(costs)
+        return self._costs[net, size]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the weights and of the images reported on, with their labels."""
+        reference = self._reference("report")
+        return {"weights_sha256": reference.weights, "data_sha256": reference.data}
+
+    # --- measuring ------------------------------------------------------------------------------
+
+    def measure(self, operation: Operation, split: str = "report") -> OperatingPoint:
+        """What an operation does on the images of a split; every seed counts on ``report``."""
+        # Without sleep nothing is random.
+        seeds = self.seeds if split == "report" and any(operation.setting) else self.seeds[:1]
+        engine = self._engine(operation)
+        images = self.images(split, operation.size, operation.cropped)
+        measurer = self._measurer(operation.net, images, split, seeds, engine)
+        return measurer.measure([operation.setting], split)[operation.setting]
+
+    def quality(self, operation: Operation) -> float:
+        """How good an operation is on the search images, to choose among sizes."""
+        point = self.measure(operation, "search")
+        if point.top1 is None or point.top5 is None:
+            return -(point.divergence or 0.0)
+        return point.top1 + point.top5
+
+    def divergence(self, operation: Operation) -> float:
+        """Mean divergence on the search images, to choose among settings at one size."""
+        return self.measure(operation, "search").divergence or 0.0
+
+    def search(self, recipe: Sleep) -> dict[Setting, float]:
+        """Settings measured on the search images at full resolution, and their divergence.
+
+        Layers rank alike at every resolution, so that one search serves them all, and all recipes
+        that differ in nothing else: it looks for the savings that each size leaves to sleep.
+        """
+        key = _search_key(recipe)
+        if key not in self._searched:
+            engine, split = None, "search"
+            if recipe.correction != "none":
+                # What a correction costs at every setting, few images make up for.
+                images = self.images("calibration", self.full)[:SEARCH_CALIBRATION]
+                engine, split = Corrected(images), "quick"
+            images = self.images(split, self.full)
+            measurer = self._measurer(self.net(recipe), images, split, self.seeds[:1], engine)
+            points = search_at(measurer, self._goals(recipe), self._budget)
+            self._searched[key] = {s: point.divergence or 0.0 for s, point in points.items()}
+        return self._searched[key]
+
+    def _goals(self, recipe: Sleep) -> list[float]:
+        """Savings at full resolution that a recipe and those of the same search may ask for."""
+        sharing = [each for each in self._recipes if _search_key(each) == _search_key(recipe)]
+        parts = {part for each in (recipe, *sharing) for part in each.scaling}
+        goals = set()
+        for saving, part in itertools.product(self._savings, parts):
+            size = self.resolution_for(part * saving)
+            if size is not None and self.spared(size) < saving:
+                goals.add(round(self.left_to_sleep(size, saving), 6))
+        return sorted(goals)
+
+    def _engine(self, operation: Operation) -> Corrected | None:
+        if operation.correction == "none":
+            return None
+        key = (operation.correction, operation.size, operation.cropped)
+        if key not in self._engines:
+            images = self.images("calibration", operation.size, operation.cropped)
+            engine = Corrected(images, reconstruct=operation.correction == "reconstruct")
+            self._engines[key] = engine
+        return self._engines[key]
+
+    def images(self, split: str, size: Size, cropped: bool = False) -> Tensor:
+        """Images of a split, scaled or cropped, as the network takes them."""
+        images = self._images[split]
+        if cropped:
+            images = crop_images(images, size)
+        else:
+            images = scale_images(images, size, self._interpolation)
+        images = images.to(device=self._device, dtype=self._dtype)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def _measurer(
+        self,
+        net: DrowsyNet,
+        images: Tensor,
+        split: str,
+        seeds: Sequence[int],
+        engine: Corrected | None = None,
+    ) -> Measurer:
+        return Measurer(
+            net,
+            images,
+            self._labels[split],
+            seeds=seeds,
+            store=self._store,
+            batch=self._batch,
+            reference=self._reference(split),
+            engine=engine,
+            progress=self._progress,
+        )
+
+    def _reference(self, split: str) -> Reference:
+        """The network as it is, on images as they are."""
+        if split not in self._references:
+
+            @functools.cache
+            def logits() -> Tensor:
+                images = self.images(split, self.full)
+                return Evaluator(self.dense, images, batch=self._batch).logits()
+
+            self._references[split] = Reference(
+                fingerprint_state(self.dense.state_dict()),
+                fingerprint_data(self.images(split, self.full), self._labels[split]),
+                logits,
+            )
+        return self._references[split]
+
+
+def _search_key(recipe: Sleep) -> Sleep:
+    """What decides a search: equal for recipes that share one."""
+    return replace(recipe, name="", scaling=(0.0,), cropped=False)
+
+
+def check_splits(splits: Mapping[str, range], count: int) -> None:
+    """Raise ValueError unless these are disjoint ranges of ``count`` images, none empty."""
+    for name, span in splits.items():
+        if span.step != 1 or not 0 <= span.start < span.stop <= count:
+            raise ValueError(
+                f"{name}: got {span.start}:{span.stop}, allowed: a range within 0:{count}"
+            )
+    named = sorted(splits.items(), key=lambda item: item[1].start)
+    for (name, span), (other, later) in itertools.pairwise(named):
+        if later.start < span.stop:
+            raise ValueError(
+                f"{other}: got {later.start}:{later.stop}, which overlaps {name} "
+                f"{span.start}:{span.stop}, allowed: disjoint ranges"
+            )

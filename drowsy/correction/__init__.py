@@ -1,0 +1,1 @@
+"""Undoing the harm of sleep: corrections and stencils, from unlabelled images."""

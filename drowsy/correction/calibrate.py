@@ -1,0 +1,118 @@
+"""Corrections for a network that sleeps, from unlabelled images, one set for each operating point.
+
+Sleep shifts the statistics of everything behind it: a filled map is smoother than the one it stands
+for, so the pre-activations of the next layer shrink, and the error grows from layer to layer. A
+correction counters that where it arises. The drowsy network and the same network awake see the same
+images, layer by layer, and every layer whose input differs is corrected for the drowsy input that
+it really gets, the layers before it being corrected already:
+
+- the *affine* correction gives the pre-activations of each channel's awake neurons the mean and the
+  standard deviation that they have when all are awake: a factor on its weights and a new bias,
+  nothing more to store or to run. (What sleepers would compute does not count: it is thrown away);
+- *reconstruction* changes the weights themselves: by least squares, the pre-activations of the
+  awake neurons come as close as they can to those of the network awake. A ridge holds the weights
+  to what they were; images that the fit did not see choose how strongly, to the point that the
+  bias alone changes, or nothing. (As layers are reconstructed after channels were pruned: He et
+  al., "Channel pruning for accelerating very deep neural networks", ICCV 2017.) What least squares
+  predict varies less than what they predict it of, and a network whose every layer shrinks is
+  less sure of its answers; so the affine correction follows.
+
+A layer that ends in a residual addition also makes up for what the other summand has lost. A
+layer that runs several times is corrected for its first inputs, if these differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drowsy.correction.layerwise import layer_corrections
+from drowsy.images.checks import check_images
+from drowsy.knob.control import check_seed
+from drowsy.knob.costs import layer_costs, layer_shares
+from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.schedule import Schedule
+from drowsy.network.calibration import Calibration, weight_norms
+from drowsy.network.net import DrowsyNet, check_network
+
+
+def calibrate(
+    net: DrowsyNet,
+    images: Tensor | Iterable[Any],
+    points: Frontier | Iterable[Schedule | OperatingPoint] | None = None,
+    *,
+    reconstruct: bool = False,
+    seed: int = 0,
+    batch: int = 32,
+    progress: bool = False,
+) -> Calibration:
+    """Correct a network at its operating points; neither labels nor training are needed.
+
+    From then on ``net.set`` puts the correction of the nearest calibrated point in force, and warns
+    where that is not the very point, or where it was made for other sleepers (another grain, fill
+    or source). Rate 0 is never corrected.
+
+    Args:
+        net: a converted network; its weights, rates and sleep maps stay as they are.
+        images: ``[N, C, H, W]`` as the network takes them, or a loader of batches (a tensor, or a
+            tuple that begins with it). A hundred is enough for the affine correction, and
+            reconstruction gains from every one. All are held in memory, with the activations that
+            are needed at one layer.
+        points: a frontier, schedules or operating points; None for the setting in force.
+        reconstruct: also change weights (see above): better, at the price of a copy of the weights
+            for each point.
+        seed: of the sleep maps that are drawn for the images, and of the positions that are fitted.
+        batch: images per forward pass.
+        progress: show a progress bar (needs tqdm).
+
+    Returns:
+        the calibration, which is also ``net.calibration``; ``save`` it beside the frontier.
+
+    Raises:
+        ValueError: no images, images that are not finite, fewer than 4 for ``reconstruct``, or a
+            schedule that does not fit the network.
+    """
+    check_network(net)
+    pixels = _gathered(images)
+    check_images(pixels)
+    if reconstruct and len(pixels) < 4:
+        raise ValueError(f"images: got {len(pixels)}, allowed: 4 or more to reconstruct from")
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, allowed: 1 or more")
+    check_seed("seed", seed)
+    given = [net.schedule] if points is None else points
+    if isinstance(given, Frontier):
+        given = given.points
+    schedules = [getattr(point, "schedule", point) for point in given]
+    with net.kept():
+        net.calibration = None
+        shares = layer_shares(layer_costs(net, pixels.shape[1:]))
+        calibration = Calibration(
+            net.k,
+            tuple(net.layers),
+            tuple(shares.get(name, 0.0) for name in net.layers),
+            weight_norms(net.layers),
+        )
+        for schedule in schedules:
+            net.set(schedule)
+            setting = tuple(net.control.settings)
+            if any(setting):
+                calibration.sleeps[setting] = net.sleeps
+                calibration.points[setting] = layer_corrections(
+                    net, pixels, reconstruct, seed, batch, progress
+                )
+    net.calibration = calibration
+    return calibration
+
+
+def _gathered(images: Tensor | Iterable[Any]) -> Tensor:
+    if isinstance(images, Tensor):
+        return images
+    given = images if isinstance(images, Iterable) else ()
+    batches = [each[0] if isinstance(each, (tuple, list)) else each for each in given]
+    if not batches or not all(isinstance(each, Tensor) for each in batches):
+        raise ValueError("images: got no batches of tensors, allowed: a tensor or a loader of them")
+    return torch.cat(batches)

@@ -1,0 +1,1 @@
+"""A converted network at full speed: one graph of kernels."""

@@ -1,0 +1,1 @@
+"""How well settings do: metrics, the evaluator, engines, the store, the measurer."""

@@ -1,0 +1,282 @@
+"""Measure settings, resumably.
+
+``Measurer`` evaluates settings over several seeds and puts every result into the store at once;
+whatever the store holds already is not evaluated again.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from drowsy._optional import require
+from drowsy.energy import Meter, measured_gains, profile
+from drowsy.evaluation.engine import Engine, InProcess, Result, Workload
+from drowsy.evaluation.identity import Context, fingerprint_data, fingerprint_state
+from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.store import Store
+from drowsy.graph.stages import find_ties
+from drowsy.images.checks import check_images, check_labels
+from drowsy.knob.costs import add_gains, layer_costs, layer_shares, multiplication_gains, saving
+from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
+from drowsy.knob.schedule import Setting
+from drowsy.network.net import DrowsyNet, check_network
+from drowsy.searches.tradeoff import undominated
+from drowsy.sleep import stored_text
+
+if TYPE_CHECKING:
+    from drowsy.network.calibration import Correction
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What agreement and divergence compare with, where that is not the network itself at rate 0.
+
+    Args:
+        weights, data: SHA-256 of the network's weights and of its images.
+        logits: computes its logits ``[N, classes]``; called only where something is evaluated.
+    """
+
+    weights: str
+    data: str
+    logits: Callable[[], Tensor]
+
+
+class Measurer:
+    """Operating points of a network on a set of images.
+
+    Args:
+        net: a converted network. Its fills and grains count, and the correction in force; its rates
+            do not.
+        images: float ``[N, C, H, W]``, as the network takes them.
+        labels: int64 ``[N]``, or None: then only agreement with rate 0 is measured.
+        seeds: of the sleep maps; a point's figures are means over them.
+        store: where results go at once; None keeps them in memory.
+        batch: images per forward pass.
+        engine: where settings are evaluated; None is ``InProcess()``.
+        cost: what searches trade accuracy for: ``macs``, ``latency`` or ``joules``. These two are
+            measured here, on a batch of the images, with the network where it is: of each layer
+            alone to guide a search, and of what seems optimal in ``frontier``.
+        forward: what is timed for that, by default ``net``; as for ``drowsy.energy.profile``.
+        reference: what agreement and divergence compare with; None for the network at rate 0.
+        progress: show progress bars (needs tqdm).
+    """
+
+    def __init__(
+        self,
+        net: DrowsyNet,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        seeds: Sequence[int] = (0,),
+        store: Store | None = None,
+        batch: int = 50,
+        engine: Engine | None = None,
+        cost: str = "macs",
+        forward: Callable[[Tensor], object] | None = None,
+        reference: Reference | None = None,
+        progress: bool = False,
+    ) -> None:
+        check_network(net)
+        check_images(images)
+        check_labels(labels, images)
+        if not seeds or len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds: got {tuple(seeds)}, allowed: at least one, each once")
+        self.net, self.images = net, images
+        self.seeds, self.progress = tuple(seeds), progress
+        self.work = Workload(net, images, labels, batch)
+        self._parts: dict[range, Workload] = {}
+        self.engine = engine if engine is not None else InProcess()
+        self.store = store if store is not None else Store(":memory:")
+        self.names = list(net.layers)
+        shares = layer_shares(layer_costs(net, images.shape[1:]))
+        self.shares = {name: shares[name] for name in self.names}
+        check_cost(cost)
+        self.cost, self._forward = cost, forward
+        self._profiled: dict[Setting, OperatingPoint] = {}
+        self._meter = Meter(str(images.device)) if cost == "joules" else None
+        self._weights = fingerprint_state(net.state_dict())
+        self._data = fingerprint_data(images, labels)
+        self._tables: dict[str, tuple[Tensor, str]] = {}
+        self._reference, self._facts = reference, dict(getattr(self.engine, "facts", {}))
+        self._corrected: tuple[Mapping[str, Correction], str] = {}, ""
+        if reference is not None and (reference.weights, reference.data) != (
+            self._weights,
+            self._data,
+        ):
+            self._facts["reference"] = [reference.weights, reference.data]
+
+    @functools.cached_property
+    def gains(self) -> np.ndarray:
+        """``[layers, k]``: fraction of the cost that each layer saves; measured when first read."""
+        if self.cost == "macs":
+            return multiplication_gains(self.shares, self.net.k)
+        return measured_gains(
+            self.net, self._timed, self.cost, meter=self._meter, forward=self._forward
+        )
+
+    def frontier(
+        self, points: Mapping[Setting, OperatingPoint], objective: str = "top1"
+    ) -> Frontier:
+        """The optimal ones of these points; latency or joules are measured of what seems so."""
+        if self.cost == "macs":
+            return Frontier(points.values(), objective)
+        settings = list(points)
+        loss = np.array([-getattr(point, objective) for point in points.values()])
+        chosen = {settings[i] for i in undominated(add_gains(self.gains, settings), loss)}
+        # Losses and savings count from rate 0.
+        chosen |= {(0,) * len(self.names)} & points.keys()
+        new = [setting for setting in points if setting in chosen - self._profiled.keys()]
+        if new:
+            measured = profile(
+                self.net,
+                self._timed,
+                [points[setting] for setting in new],
+                meter=self._meter,
+                forward=self._forward,
+            )
+            self._profiled |= zip(new, measured, strict=True)
+        optimal = [self._profiled[setting] for setting in points if setting in chosen]
+        return Frontier(optimal, objective, self.cost)
+
+    @functools.cached_property
+    def ties(self) -> list[list[int]]:
+        """Layers that searches give one rate, by number: see ``drowsy.find_ties``."""
+        layers = self.net.layers
+        # Layers are tied only by a map that they share.
+        if len({layer.sleep.stream for layer in layers.values()}) == len(layers):
+            return [[number] for number in range(len(layers))]
+        ties = find_ties(self.net, self.images[:1])
+        return [[self.names.index(name) for name in tie] for tie in ties]
+
+    @property
+    def _timed(self) -> Tensor:
+        return self.images[: self.work.batch]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of the weights and of the images with their labels."""
+        return {"weights_sha256": self._weights, "data_sha256": self._data}
+
+    def context(self, seed: int, images: range | None = None) -> Context:
+        """What, besides the rates, decides a result; of all images, or of a stretch of them."""
+        layers = {
+            name: [stored_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
+            # A stream is told where it is not the layer's own.
+            + [layer.sleep.stream] * (layer.sleep.stream != layer.index or layer.sleep.phase > 0)
+            + [layer.sleep.phase] * (layer.sleep.phase > 0)
+            + self._table(name, layer.table)
+            for name, layer in self.net.layers.items()
+        }
+        configuration = {"k": self.net.k, "layers": layers, **self._facts}
+        if self.net.corrected:
+            configuration["corrected"] = self._correction(self.net.corrected)
+        if images is not None:
+            configuration["images"] = [images.start, images.stop]
+        return Context(self._weights, self._data, configuration, seed)
+
+    def _correction(self, corrections: Mapping[str, Correction]) -> str:
+        """Fingerprint of the corrections in force."""
+        if self._corrected[0] is not corrections:
+            tensors = {
+                f"{name}/{part}": tensor
+                for name, each in corrections.items()
+                for part, tensor in vars(each).items()
+                if tensor is not None
+            }
+            self._corrected = corrections, fingerprint_state(tensors)
+        return self._corrected[1]
+
+    def _table(self, name: str, table: Tensor | None) -> list[Any]:
+        """Fingerprint of the table that a layer's fill reads; empty where it reads none."""
+        if table is None:
+            return []
+        if name not in self._tables or self._tables[name][0] is not table:
+            self._tables[name] = table, fingerprint_state({"table": table})
+        return [self._tables[name][1]]
+
+    def measure(
+        self, settings: Iterable[Setting], label: str = "settings"
+    ) -> dict[Setting, OperatingPoint]:
+        """Operating points of these settings, evaluated where the store does not know them."""
+        counts = self.counts(settings, label)
+        return {setting: self.point(setting, each) for setting, each in counts.items()}
+
+    def counts(
+        self, settings: Iterable[Setting], label: str = "settings", images: range | None = None
+    ) -> dict[Setting, list[Counts]]:
+        """Counts for each seed; on all images, or on a stretch of them, which is stored apart."""
+        wanted = list(dict.fromkeys(settings))
+        contexts = {seed: self.context(seed, images) for seed in self.seeds}
+        known = {seed: self.store.results(context) for seed, context in contexts.items()}
+        missing = {
+            seed: todo
+            for seed in self.seeds
+            if (todo := [setting for setting in wanted if setting not in known[seed]])
+        }
+        total = sum(map(len, missing.values()))
+        if total:
+            results = self.engine.evaluate(self._part(images), missing)
+            for seed, setting, counts in self._bar(results, total, label):
+                self.store.put(contexts[seed], setting, counts)
+                known[seed][setting] = counts
+        return {setting: [known[seed][setting] for seed in self.seeds] for setting in wanted}
+
+    def known(self, images: range | None = None) -> set[Setting]:
+        """Settings that the store holds for every seed."""
+        each = [self.store.results(self.context(seed, images)).keys() for seed in self.seeds]
+        return set.intersection(*map(set, each))
+
+    def keep(self, setting: Setting, counts: Sequence[Counts]) -> None:
+        """Store counts of all images that were taken on stretches of them."""
+        for seed, each in zip(self.seeds, counts, strict=True):
+            self.store.put(self.context(seed), setting, each)
+
+    def saving(self, setting: Setting) -> float:
+        """Fraction of the network's convolution multiplications saved."""
+        rates = {name: j / self.net.k for name, j in zip(self.names, setting, strict=True)}
+        return saving(rates, self.shares)
+
+    def _part(self, images: range | None) -> Workload:
+        if self._reference is not None and self.work.baseline is None:
+            self.work = replace(self.work, baseline=self._reference.logits())
+        if images is None:
+            return self.work
+        # Kept, so that an engine knows images that it has seen.
+        if images not in self._parts:
+            self._parts[images] = self.work.part(images)
+        return self._parts[images]
+
+    def _bar(self, results: Iterable[Result], total: int, label: str) -> Iterable[Result]:
+        if not self.progress:
+            return results
+        tqdm = require("tqdm", "search").tqdm
+        return tqdm(results, total=total, desc=label, unit="point", smoothing=0.05)
+
+    def point(self, setting: Setting, counts: Sequence[Counts]) -> OperatingPoint:
+        """The operating point that has these counts, one for each seed."""
+        rates = [each.rates() for each in counts]
+        mean: dict[str, float | None] = {}
+        spread: dict[str, float] = {}
+        for name in ("top1", "top5", "agreement", "divergence"):
+            values = [value for rate in rates if (value := rate[name]) is not None]
+            mean[name] = statistics.fmean(values) if values else None
+            if len(values) > 1:
+                spread[name] = statistics.stdev(values)
+        return OperatingPoint(
+            schedule=self.net.schedule_of(setting),
+            saving=self.saving(setting),
+            top1=mean["top1"],
+            top5=mean["top5"],
+            agreement=mean["agreement"],
+            divergence=mean["divergence"],
+            spread=spread or None,
+            images=counts[0].images,
+            seeds=self.seeds,
+        )

@@ -1,0 +1,160 @@
+"""Every evaluated point, in an SQLite file, the moment it is known.
+
+A row is one (weights, data, configuration, seed, setting). ``put`` commits before it returns, so a
+killed search loses at most the point in flight, and several processes may write at once. (A power
+cut may cost the last few points, never the file: WAL with ``synchronous = NORMAL``.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import time
+from dataclasses import astuple
+from types import TracebackType
+
+from drowsy.evaluation.identity import Context
+from drowsy.evaluation.metrics import Counts
+from drowsy.knob.schedule import Setting
+
+VERSION = 1
+# How long a writer waits for another one; a write takes well under a millisecond.
+_WAIT_S = 60
+_SCHEMA = """
+CREATE TABLE contexts (
+    id INTEGER PRIMARY KEY,
+    weights TEXT NOT NULL, data TEXT NOT NULL, configuration TEXT NOT NULL, seed INTEGER NOT NULL,
+    UNIQUE (weights, data, configuration, seed)
+);
+CREATE TABLE points (
+    context INTEGER NOT NULL REFERENCES contexts (id),
+    setting TEXT NOT NULL,
+    images INTEGER NOT NULL, top1 INTEGER, top5 INTEGER,
+    agree INTEGER NOT NULL, divergence REAL NOT NULL,
+    PRIMARY KEY (context, setting)
+) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """An evaluation store in the file ``path`` (``":memory:"`` for none), made if missing.
+
+    Raises:
+        ValueError: the file cannot be opened, is no evaluation store, or one of another version. It
+            is then as it was.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = str(path)
+        self._ids: dict[str, int] = {}
+        try:
+            # Autocommit: every statement is durable on its own unless a BEGIN says otherwise.
+            self._db = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise ValueError(f"store {self.path}: cannot be opened ({error})") from error
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise ValueError(f"store {self.path}: not an evaluation store ({error})") from error
+        except ValueError:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
+        if version == 0 and not tables:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        elif not {"contexts", "points"} <= tables:
+            raise ValueError(f"store {self.path}: not an evaluation store (another database)")
+        elif version != VERSION:
+            raise ValueError(f"store {self.path}: has version {version}, allowed: {VERSION}")
+        self._db.execute("COMMIT")
+        # Only now: the journal's mode is a property of the file, and the file may be another's.
+        self._use_wal()
+        self._db.execute("PRAGMA synchronous = NORMAL")
+
+    def _use_wal(self) -> None:
+        """Change the journal's mode, which does not wait for other processes on its own."""
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def put(self, context: Context, setting: Setting, counts: Counts) -> None:
+        """Keep a result; it outlives this process from the moment this returns.
+
+        Raises:
+            ValueError: the store holds another result for the same point (divergence, a sum of
+                floats, may differ), or the divergence is not finite.
+        """
+        if not math.isfinite(counts.divergence):
+            raise ValueError(
+                f"divergence: got {counts.divergence} for setting {setting}, allowed: a finite "
+                "number; does the network put out NaN?"
+            )
+        key = (self._id(context), ",".join(map(str, setting)))
+        inserted = self._db.execute(
+            "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*key, *astuple(counts)),
+        )
+        if inserted.rowcount:
+            return
+        row = self._db.execute(
+            "SELECT images, top1, top5, agree FROM points WHERE context = ? AND setting = ?", key
+        ).fetchone()
+        if row != astuple(counts)[:4]:
+            raise ValueError(
+                f"store {self.path}: holds {row} for setting {key[1]}, got {astuple(counts)[:4]}"
+            )
+
+    def results(self, context: Context) -> dict[Setting, Counts]:
+        """All results of one context."""
+        rows = self._db.execute(
+            "SELECT setting, images, top1, top5, agree, divergence FROM points WHERE context = ?",
+            (self._id(context),),
+        )
+        return {tuple(map(int, row[0].split(","))): Counts(*row[1:]) for row in rows}
+
+    def _id(self, context: Context) -> int:
+        configuration = json.dumps(context.configuration, sort_keys=True)
+        values = (context.weights, context.data, configuration, context.seed)
+        key = json.dumps(values)
+        if key not in self._ids:
+            self._db.execute(
+                "INSERT OR IGNORE INTO contexts (weights, data, configuration, seed)"
+                " VALUES (?, ?, ?, ?)",
+                values,
+            )
+            (self._ids[key],) = self._db.execute(
+                "SELECT id FROM contexts WHERE weights = ? AND data = ? AND configuration = ?"
+                " AND seed = ?",
+                values,
+            ).fetchone()
+        return self._ids[key]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,60 @@
+"""What all pictures share: figures without a display, axes, colours, legends, files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from drowsy._optional import require
+from drowsy.files.atomic import replacing
+
+# As many layers as there are colours that nobody confuses.
+DISTINCT = 10
+
+
+def new_figure(panels: int) -> tuple[Any, list[Any]]:
+    # A Figure without pyplot: no global state, no display needed.
+    figure = require("matplotlib.figure", "plot").Figure(
+        figsize=(5.2 * panels + 1.2, 4.2), layout="constrained"
+    )
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def by_depth(count: int) -> list[Any]:
+    """Distinct colours for a few layers; a sequence from first to last for many."""
+    maps = require("matplotlib", "plot").colormaps
+    if count <= DISTINCT:
+        return [maps["tab10"](i) for i in range(count)]
+    return [maps["viridis"](0.95 * i / (count - 1)) for i in range(count)]
+
+
+def label_axes(axis: Any, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.set_ylim(bottom=0)
+    axis.set_xlim(left=0)
+    axis.grid(color="0.9", linewidth=0.8)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def draw_legend(figure: Any, axis: Any) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    small = len(labels) > DISTINCT
+    figure.legend(
+        handles,
+        labels,
+        loc="outside right center",
+        frameon=False,
+        fontsize=6.5 if small else 9,
+        ncols=2 if len(labels) > 30 else 1,
+    )
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], title: str) -> Path:
+    figure.suptitle(title, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return Path(path)

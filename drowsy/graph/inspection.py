@@ -1,0 +1,181 @@
+"""What ``convert`` did with a network, and which kernels would run it, as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from drowsy.files.tables import align
+from drowsy.network.net import DrowsyNet
+from drowsy.sleep import Grain
+
+if TYPE_CHECKING:
+    from drowsy_kernels.tuning import Choice, ConvShape, TuningTable
+
+
+# One of each kind; tiles as large as the kernels' own.
+GRAINS = ("neuron", "position", "tile:128x128", "channel")
+
+
+def inspect(net: DrowsyNet, shares: Mapping[str, float] | None = None) -> str:
+    """One line a convolution: what belongs to its neurons, its flavour, and why.
+
+    Where layers share streams there is a column of them, "stream + phase": equal ones share a map.
+
+    Args:
+        net: a converted network.
+        shares: of the multiplications, from ``layer_shares``; adds a column.
+    """
+    header = ["layer", "convolution", "batch norm", "activation", "flavour", "why"]
+    rows = [
+        [
+            line.name,
+            line.geometry,
+            line.norm or "-",
+            line.activation or "-",
+            line.fill or "-",
+            line.reason,
+        ]
+        for line in net.report
+    ]
+    maps = {
+        name: f"{layer.sleep.stream}" + (f" + {layer.sleep.phase}" if layer.sleep.phase else "")
+        for name, layer in net.layers.items()
+    }
+    if list(maps.values()) != [str(number) for number in range(len(maps))]:
+        header.insert(4, "stream")
+        for row in rows:
+            row.insert(4, maps.get(row[0], "-"))
+    if shares is not None:
+        header.insert(2, "share")
+        for row in rows:
+            row.insert(2, f"{shares[row[0]]:.1%}" if row[0] in shares else "-")
+    return align([header, *rows])
+
+
+def layer_shapes(model: nn.Module, image: Sequence[int]) -> list[tuple[str, ConvShape]]:
+    """Name and shape of every ``nn.Conv2d`` that runs (drowsy or not), in order of execution.
+
+    Args:
+        model: in eval mode. A model on the ``meta`` device costs no memory or time.
+        image: ``(C, H, W)`` of one image.
+    """
+    # Imported here: ``import drowsy`` must work where there is no Triton.
+    from drowsy_kernels.tuning import ConvShape
+
+    found: list[tuple[str, ConvShape]] = []
+
+    def record(name: str) -> object:
+        def hook(module: nn.Conv2d, inputs: tuple[Tensor], _: object) -> None:
+            left, right, top, bottom = module._reversed_padding_repeated_twice
+            shape = ConvShape(
+                module.in_channels,
+                module.out_channels,
+                (inputs[0].shape[-2], inputs[0].shape[-1]),
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                (left, right, top, bottom),
+                module.dilation,  # type: ignore[arg-type]
+                module.groups,
+            )
+            found.append((name, shape))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(record(name))  # type: ignore[arg-type]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    like = next(model.parameters())
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *image, dtype=like.dtype, device=like.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def inspect_kernels(
+    net: nn.Module,
+    image: Sequence[int],
+    *,
+    batch: int = 32,
+    dtype: torch.dtype = torch.float16,
+    gpu: str | None = None,
+) -> str:
+    """What runs each convolution at each grain while the rate may change, and why.
+
+    Args:
+        net: a network, converted or not.
+        image: ``(C, H, W)`` of one image.
+        batch: images per inference.
+        dtype: float16, bfloat16 or float32 (which takes TF32 where torch allows it).
+        gpu: a GPU that has a tuning table, or an architecture such as ``sm_90``; by default the
+            one in this machine.
+
+    Raises:
+        ValueError: a GPU that is neither.
+    """
+    from drowsy_kernels import tuning
+
+    if gpu is None and not torch.cuda.is_available():
+        return (
+            "no CUDA device here: the torch backend runs every layer (name a GPU to see its plan)"
+        )
+    title, table, capability = _gpu(gpu)
+    precision = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    number = tuning.number_format(dtype, precision)
+    rows = [["layer", "shape", "grain", "method", "blocks", "why"]]
+    for name, shape in layer_shapes(net, image):
+        awake = tuning.choose(
+            shape,
+            images=batch,
+            number=number,
+            cell=(1, 1),
+            fixed_rate=True,
+            table=table,
+            capability=capability,
+        )
+        rows.append([name, str(shape), "rate 0, fixed", *_describe(awake)])
+        for grain in GRAINS:
+            choice = tuning.choose(
+                shape,
+                images=batch,
+                number=number,
+                cell=Grain.parse(grain).cell(shape.out_channels, shape.positions),
+                rate=0.5,
+                table=table,
+                capability=capability,
+            )
+            rows.append(["", "", grain, *_describe(choice)])
+    return f"{title}, batch {batch}, {number}\n{align(rows)}"
+
+
+def _describe(choice: Choice) -> list[str]:
+    return [choice.method, str(choice.config or "-"), choice.reason]
+
+
+def _gpu(name: str | None) -> tuple[str, TuningTable | None, tuple[int, int]]:
+    """``(title, table, compute capability)`` of this machine's GPU or of a named one."""
+    from drowsy_kernels import tuning
+
+    if name is None:
+        here = torch.cuda.get_device_name()
+        return here, tuning.table_for(here), torch.cuda.get_device_capability()
+    architecture = re.fullmatch(r"sm_(\d+)(\d)", name)
+    if architecture:
+        return name, None, (int(architecture[1]), int(architecture[2]))
+    table = tuning.table_for(name)
+    if table is None:
+        known = ", ".join(tuning.recorded_gpus()) or "none yet"
+        raise ValueError(
+            f"gpu: got {name!r}, allowed: one that has a tuning table ({known}), or an "
+            "architecture such as sm_90"
+        )
+    return table.gpu, table, table.capability

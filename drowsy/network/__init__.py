@@ -1,0 +1,1 @@
+"""A network that sleeps: its layers, its knob, the corrections in force."""

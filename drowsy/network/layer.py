@@ -1,0 +1,412 @@
+"""``DrowsyConv2d``: a drop-in for ``nn.Conv2d`` whose neurons can sleep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drowsy.knob.control import Control
+from drowsy.neuron import RING, ConvSpec, awake_conv2d, check_activation
+from drowsy.ops import choose_backend
+from drowsy.sleep import NEIGHBOUR_FILLS, Grain, SleepSpec, check_fill, scale, threshold
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+class DrowsyConv2d(nn.Conv2d):
+    """Convolution, bias, activation and sleep as one inference-only layer.
+
+    Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
+
+    Args:
+        activation: what follows the convolution inside the neuron (``drowsy.neuron.ACTIVATIONS``).
+        sleep: source, grain, number of rate steps and stream of the sleep map.
+        rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
+        fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled flavour); ``rescale`` (0,
+            and awake outputs are multiplied by ``1 / (1 - rate)``); ``nearest``, ``interpolate``
+            or, once the layer has a ``stencil``, ``stencil`` (from awake neighbours, where the
+            grain's cells are single positions).
+        backend: ``auto`` (Triton on CUDA, torch elsewhere), ``torch`` or ``triton``.
+
+    Input ``[N, C, H, W]`` (or ``[C, H, W]``), float32, float16, bfloat16 (and float64 on the torch
+    backend), contiguous or channels_last. Each inference draws fresh maps: the layer counts the
+    images that it has seen. ``layer.control.reseed(seed, image)`` restarts the count.
+
+    Attributes:
+        stencil: the table ``[256, 9, OC]`` of fill ``stencil``, as ``drowsy.neuron.sleep`` takes
+            it, or None; a buffer that is not part of ``state_dict``.
+    """
+
+    stencil: Tensor | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str = "none",
+        sleep: SleepSpec | None = None,
+        rate: float | Fraction = 0.0,
+        fill: str = "zero",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,  # type: ignore[arg-type]
+            device,
+            dtype,
+        )
+        self._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
+        self.set(rate=rate)
+
+    def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
+        self.activation = check_activation(activation)
+        self.register_buffer("stencil", None, persistent=False)
+        self._set(sleep, self._check_fill(fill, sleep.grain))
+        self.backend = backend
+        choose_backend(backend, self.weight.device)
+        self.control = Control(1, device=self.weight.device)
+        self.index = 0
+        # A network's layers share one Control, whose clock the network advances.
+        self.owns_control = True
+        # The batch norm folded into this layer, held in a tuple so that it is not a submodule.
+        self._norm: tuple[nn.BatchNorm2d, ...] = ()
+        for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
+            self.register_buffer(name, None, persistent=False)
+
+    @classmethod
+    def from_conv(
+        cls,
+        conv: nn.Conv2d,
+        *,
+        norm: nn.BatchNorm2d | None = None,
+        cache_folded: bool = True,
+        activation: str = "none",
+        sleep: SleepSpec | None = None,
+        fill: str = "zero",
+        backend: str = "auto",
+    ) -> DrowsyConv2d:
+        """Make a drowsy layer that shares a convolution's parameters.
+
+        Args:
+            conv: an ``nn.Conv2d``; its weight and bias are shared, not copied.
+            norm: a batch norm with running statistics that follows ``conv``, folded into it.
+            cache_folded: fold once and keep the folded copy (``refresh`` folds again), or fold at
+                every call from the live batch norm.
+            activation, sleep, fill, backend: as for ``DrowsyConv2d``.
+        """
+        if norm is not None and (norm.running_mean is None or norm.running_var is None):
+            raise ValueError("norm: a batch norm without running statistics cannot be folded")
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.__dict__.update({k: v for k, v in conv.__dict__.items() if not k.startswith("_")})
+        layer._reversed_padding_repeated_twice = conv._reversed_padding_repeated_twice
+        layer.weight = conv.weight
+        layer.bias = conv.bias
+        layer._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
+        layer._norm = () if norm is None else (norm,)
+        layer._cache_folded = cache_folded
+        layer.refresh()
+        return layer
+
+    _cache_folded = True
+    corrected_weight: Tensor | None
+    corrected_bias: Tensor | None
+
+    # --- the knob -----------------------------------------------------------------------------
+
+    @property
+    def rate(self) -> Fraction:
+        """Fraction of this layer's neurons that sleep."""
+        return Fraction(self.control.settings[self.index], self.sleep.k)
+
+    @property
+    def fill(self) -> str:
+        """What a sleeper outputs, one of ``drowsy.sleep.FILLS``."""
+        return self._fill
+
+    def set(
+        self,
+        *,
+        rate: float | Fraction | None = None,
+        fill: str | None = None,
+        grain: str | Grain | None = None,
+    ) -> None:
+        """Change rate, fill or grain in place; what is not given stays.
+
+        Raises:
+            ValueError: a rate, fill or grain that is not allowed, or a fill that the grain does not
+                allow. The layer is then as it was.
+        """
+        j = threshold(self.rate if rate is None else rate, self.sleep.k)
+        self.stage(fill=fill, grain=grain)
+        self.control.set_layer(self.index, j, scale(j, self.sleep.k, self._fill))
+
+    def stage(
+        self,
+        *,
+        fill: str | None = None,
+        grain: str | Grain | None = None,
+        stream: int | None = None,
+        phase: int | None = None,
+    ) -> None:
+        """Change fill, grain, stream and phase without touching ``control``: the network's job."""
+        fill, parsed = self.check(fill=fill, grain=grain)
+        sleep = self.sleep
+        stream = sleep.stream if stream is None else stream
+        phase = sleep.phase if phase is None else phase
+        if (parsed, stream, phase) != (sleep.grain, sleep.stream, sleep.phase):
+            sleep = replace(sleep, grain=parsed, stream=stream, phase=phase)
+        self._set(sleep, fill)
+
+    def check(
+        self, *, fill: str | None = None, grain: str | Grain | None = None
+    ) -> tuple[str, Grain]:
+        """The fill and grain that ``stage`` would give the layer; raises where it would."""
+        parsed = self.sleep.grain if grain is None else Grain.parse(grain)
+        if parsed != self.sleep.grain:
+            replace(self.sleep, grain=parsed)  # raises where the source does not take the grain
+        return self._check_fill(self._fill if fill is None else fill, parsed), parsed
+
+    def _check_fill(self, fill: str, grain: Grain) -> str:
+        if check_fill(fill, grain) == "stencil" and self.stencil is None:
+            raise ValueError(
+                "fill: got 'stencil' for a layer without a table of weights, allowed: after "
+                "drowsy.calibrate_stencils(net, images) or drowsy.load_stencils(net, path)"
+            )
+        return fill
+
+    def set_stencil(self, table: Tensor) -> None:
+        """Install the table of fill ``stencil``; it takes the weight's dtype and device.
+
+        Args:
+            table: floating point ``[256, 9, OC]``, finite (``stencil_table`` of
+                ``drowsy.correction.stencils``).
+
+        Raises:
+            TypeError, ValueError: another table. The layer is then as it was.
+        """
+        self.check_stencil(table)
+        self.stencil = table.detach().to(self.weight).contiguous()
+
+    def check_stencil(self, table: Tensor) -> None:
+        """Raise where ``set_stencil`` would."""
+        if not isinstance(table, Tensor) or not table.is_floating_point():
+            kind = table.dtype if isinstance(table, Tensor) else type(table).__name__
+            raise TypeError(f"table: got {kind}, allowed: a floating-point tensor")
+        shape = (1 << len(RING), len(RING) + 1, self.out_channels)
+        if table.shape != shape:
+            raise ValueError(f"table: got shape {tuple(table.shape)}, allowed: {shape}")
+        if not table.isfinite().all():
+            raise ValueError("table: holds NaN or infinity, allowed: finite numbers")
+
+    @property
+    def table(self) -> Tensor | None:
+        """The table that the present fill reads: that of ``stencil``, None for the others."""
+        return self.stencil if self._fill == "stencil" else None
+
+    def _set(self, sleep: SleepSpec, fill: str) -> None:
+        self.sleep, self._fill = sleep, fill
+        # The operator takes both as text, made here once and not at every call. To a sleeper
+        # ``zero`` and ``rescale`` are one: compiled networks are not compiled anew for the other.
+        self._sleep_text = str(sleep)
+        self._fill_text = fill if fill in NEIGHBOUR_FILLS else "zero"
+
+    # --- folding --------------------------------------------------------------------------------
+
+    @property
+    def norm(self) -> nn.BatchNorm2d | None:
+        """The batch norm folded into this layer."""
+        return self._norm[0] if self._norm else None
+
+    def refresh(self) -> None:
+        """Fold again, after the parameters or the batch norm's statistics changed."""
+        if self._norm and self._cache_folded:
+            with torch.no_grad():
+                self.folded_weight, self.folded_bias = self._fold()
+
+    def correct(
+        self, scale: Tensor | None, bias: Tensor | None = None, delta: Tensor | None = None
+    ) -> None:
+        """Compute with ``scale * weight + delta`` and ``bias`` instead of the layer's own.
+
+        Written into the same buffers at every call, so that captured CUDA graphs follow. The
+        layer's parameters stay as they are.
+
+        Args:
+            scale: ``[OC]`` factor on the weight in effect; None puts what is not corrected into
+                the buffers, if there are any.
+            bias: ``[OC]``, instead of the bias in effect.
+            delta: shaped as the weight, added to it; None for nothing.
+        """
+        if scale is None and self.corrected_weight is None:
+            return
+        with torch.no_grad():
+            weight, own = self._uncorrected()
+            if self.corrected_weight is None or self.corrected_bias is None:
+                # Tensors made in inference mode could not be written to outside of it.
+                with torch.inference_mode(False):
+                    self.corrected_weight = torch.empty_like(weight)
+                    self.corrected_bias = weight.new_empty(weight.shape[0])
+            if scale is None:
+                self.corrected_weight.copy_(weight)
+                if own is None:
+                    self.corrected_bias.zero_()
+                else:
+                    self.corrected_bias.copy_(own)
+                return
+            # In float32 at least: what is added may be far smaller than the weight.
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            corrected = weight.to(wide) * scale.to(weight.device, wide)[:, None, None, None]
+            if delta is not None:
+                corrected += delta.to(weight.device, wide)
+            self.corrected_weight.copy_(corrected)
+            assert bias is not None, "a correction has a bias"
+            self.corrected_bias.copy_(bias)
+
+    def uncorrect(self) -> None:
+        """Take a correction back, and its buffers."""
+        self.corrected_weight = self.corrected_bias = None
+
+    def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
+        """``(weight, bias)`` that the convolution uses: batch norm and correction included."""
+        if self.corrected_weight is not None:
+            return self.corrected_weight, self.corrected_bias
+        return self._uncorrected()
+
+    def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
+        if not self._norm:
+            return self.weight, self.bias
+        if self._cache_folded:
+            return self.folded_weight, self.folded_bias  # type: ignore[return-value]
+        return self._fold()
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        norm = self._norm[0]
+        # In float32 at least: 1 / sqrt(var + eps) in half precision would cost three digits.
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        mean, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)  # type: ignore[union-attr]
+        factor = torch.rsqrt(var + norm.eps)
+        if norm.weight is not None:
+            factor = factor * norm.weight.to(dtype)
+        bias = -mean * factor if self.bias is None else (self.bias.to(dtype) - mean) * factor
+        if norm.bias is not None:
+            bias = bias + norm.bias.to(dtype)
+        weight = self.weight.to(dtype) * factor[:, None, None, None]
+        return weight.to(self.weight.dtype), bias.to(self.weight.dtype)
+
+    # --- inference ------------------------------------------------------------------------------
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Run the layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
+
+        Raises:
+            RuntimeError: gradients are enabled and something requires them; the layer is for
+                inference.
+            TypeError: a dtype that is not supported.
+        """
+        if not isinstance(input, torch.fx.Proxy):
+            if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
+                raise RuntimeError(
+                    "DrowsyConv2d is for inference and has no gradient: call the network under "
+                    "torch.inference_mode() or torch.no_grad()"
+                )
+            if input.dtype not in _DTYPES:
+                raise TypeError(
+                    f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}"
+                )
+            if input.dim() == 3:
+                return self.forward(input[None])[0]
+        y = self.awake(input) if self._idle(input) else self._drowse(input)
+        if self.owns_control:
+            self.control(input)
+        return y
+
+    def _idle(self, input: Tensor) -> bool:
+        """Whether nobody sleeps now and torch's own convolution can serve.
+
+        On the CPU that spares the operator's dispatch, tens of microseconds that small layers
+        notice; on CUDA cuDNN computes the layer where it is the faster. Not while a graph is made
+        that outlives this rate: tracers see subclasses of tensors, compilers and captures say so.
+        """
+        if (
+            torch.compiler.is_compiling()
+            or type(input) is not Tensor
+            or self.control.settings[self.index] != 0
+        ):
+            return False
+        if not input.is_cuda:
+            return self.backend != "triton"
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        if choose_backend(self.backend, input.device) == "torch":
+            return True
+        from drowsy.backends.triton import library_wins
+
+        return self.backend == "auto" and library_wins(input, self.weight, self.spec)
+
+    def _drowse(self, input: Tensor) -> Tensor:
+        return torch.ops.drowsy.conv2d(
+            input,
+            *self.parameters_in_effect(),
+            self.control.thresholds,
+            self.control.scales,
+            self.control.clock,
+            self.table,
+            self.index,
+            *vars(self.spec).values(),
+            self._sleep_text,
+            self._fill_text,
+            self.backend,
+        )
+
+    def awake(self, input: Tensor) -> Tensor:
+        """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
+        return awake_conv2d(input, *self.parameters_in_effect(), self.spec)
+
+    @property
+    def reads_single_positions(self) -> bool:
+        """Whether every output reads the input at its own position only."""
+        spec = self.spec
+        return (self.kernel_size, spec.stride) == ((1, 1), (1, 1)) and not any(spec.padding)
+
+    @property
+    def spec(self) -> ConvSpec:
+        """Geometry and activation."""
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        return ConvSpec(
+            self.stride,  # type: ignore[arg-type]
+            (left, right, top, bottom),
+            self.padding_mode,
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+            self.activation,
+        )
+
+    def extra_repr(self) -> str:
+        """``nn.Conv2d``'s line, then the neuron's."""
+        norm = ", norm folded" if self._norm else ""
+        return (
+            f"{super().extra_repr()}, activation={self.activation}{norm}, "
+            f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"
+        )

@@ -1,0 +1,400 @@
+"""``DrowsyNet``: a converted network and its knob."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.graph_module import reduce_graph_module
+
+from drowsy.knob.control import Control
+from drowsy.knob.schedule import LayerSetting, Schedule, named
+from drowsy.network.calibration import Calibration, Correction
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.sleep import FILLS, Grain, scale, threshold
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What ``convert`` did with one convolution, and why."""
+
+    name: str
+    geometry: str
+    norm: str
+    activation: str
+    fill: str
+    reason: str
+
+
+class DrowsyNet(fx.GraphModule):
+    """A network whose convolutions can sleep. Made by ``drowsy.convert``.
+
+    Call it as the original network, under ``torch.inference_mode()``. Every inference draws fresh
+    sleep maps; ``reseed`` makes them repeat.
+    """
+
+    control: Control
+    report: list[LayerReport]
+    _original: tuple[nn.Module, ...]
+    _layers: dict[str, DrowsyConv2d]
+    _own_fills: dict[str, str]
+    _calibration: Calibration | None = None
+    _corrected_for: tuple[int, ...] | None = None
+    _corrected: Mapping[str, Correction]
+
+    @classmethod
+    def assemble(
+        cls,
+        model: nn.Module,
+        graph: fx.Graph,
+        layers: dict[str, DrowsyConv2d],
+        control: Control,
+        report: list[LayerReport],
+    ) -> DrowsyNet:
+        """Put the drowsy layers in the place of the convolutions of ``model``'s traced graph."""
+        net = cls(nn.Module(), fx.Graph())
+        _adopt(net, model, layers)
+        net.add_module("control", control)
+        net.report = report
+        # A tuple hides the module from nn.Module's registration.
+        net._original = (model,)
+        net._layers = layers
+        net._own_fills = {name: layer.fill for name, layer in layers.items()}
+        net._corrected = {}
+        net.graph = graph
+        net.eval()
+        net.register_load_state_dict_post_hook(_refresh_after_load)
+        return net
+
+    # --- what is in it ------------------------------------------------------------------------
+
+    @property
+    def original(self) -> nn.Module:
+        """The model this network was converted from; the two share their weights."""
+        return self._original[0]
+
+    @property
+    def layers(self) -> dict[str, DrowsyConv2d]:
+        """Drowsy layers by name, in order of execution."""
+        return self._layers
+
+    @property
+    def k(self) -> int:
+        """Rates are multiples of ``1/k``."""
+        return next(iter(self.layers.values())).sleep.k
+
+    @property
+    def schedule(self) -> Schedule:
+        """The setting in force."""
+        return self.schedule_of(self.control.settings)
+
+    def schedule_of(self, thresholds: Sequence[int]) -> Schedule:
+        """The schedule of these thresholds, one a layer, with the present grains and fills.
+
+        It holds streams and phases if they are not those that ``convert`` gave the layers.
+        """
+        sleeps = {name: layer.sleep for name, layer in self.layers.items()}
+        own = [(sleep.stream, sleep.phase) for sleep in sleeps.values()] == [
+            (number, 0) for number in range(len(sleeps))
+        ]
+        return Schedule(
+            self.k,
+            {
+                name: LayerSetting(
+                    Fraction(j, self.k),
+                    str(sleep.grain),
+                    self.layers[name].fill,
+                    None if own else sleep.stream,
+                    None if own else sleep.phase,
+                )
+                for j, (name, sleep) in zip(thresholds, sleeps.items(), strict=True)
+            },
+        )
+
+    @property
+    def sleeps(self) -> tuple[str, ...]:
+        """Of every layer, as text: what decides how its statistics shift, its rate aside."""
+        return tuple(f"{layer.sleep}, {layer.fill}" for layer in self.layers.values())
+
+    # --- the knob -------------------------------------------------------------------------------
+
+    def set(
+        self,
+        setting: float | Fraction | Mapping[str, float | Fraction] | Schedule | Any,
+        *,
+        fill: str | None = None,
+    ) -> None:
+        """Turn the knob, in place: nothing is rebuilt, and the next inference follows.
+
+        Args:
+            setting: one rate for all layers; or a mapping from layer names to rates (layers that it
+                does not name stay as they are); or a ``Schedule`` or an ``OperatingPoint`` (layers
+                that it does not name wake up; streams that it does not tell stay).
+            fill: also change every layer's flavour: ``zero``, ``rescale``, ``nearest``,
+                ``interpolate``, ``stencil``, or ``auto`` for what ``convert`` chose.
+
+        Raises:
+            ValueError: a rate that is not a multiple of ``1/k`` in [0, 1), an unknown layer or
+                fill, a fill that a layer's grain does not allow, ``stencil`` for a layer without
+                weights for it, a schedule for another ``k``. The network is then as it was.
+        """
+        setting = getattr(setting, "schedule", setting)
+        layers = self.layers
+        fills, grains = self._fills(fill), {}
+        maps: dict[str, tuple[int | None, int | None]] = {}
+        if isinstance(setting, Schedule):
+            if setting.k != self.k:
+                raise ValueError(f"schedule: has k = {setting.k}, the network has k = {self.k}")
+            self._check_names(setting.layers)
+            wanted = dict.fromkeys(layers, 0) | setting.thresholds()
+            for name, wish in setting.layers.items():
+                fills.setdefault(name, wish.fill)
+                grains[name] = wish.grain
+                maps[name] = (wish.stream, wish.phase)
+        elif isinstance(setting, Mapping):
+            self._check_names(setting)
+            wanted = dict(zip(layers, self.control.settings, strict=True))
+            wanted |= {name: threshold(rate, self.k) for name, rate in setting.items()}
+        else:
+            j = threshold(setting, self.k)
+            wanted = dict.fromkeys(layers, j)
+        for name, layer in layers.items():
+            named(name, layer.check, fill=fills.get(name), grain=grains.get(name))
+        for name, layer in layers.items():
+            stream, phase = maps.get(name, (None, None))
+            layer.stage(fill=fills.get(name), grain=grains.get(name), stream=stream, phase=phase)
+        self.control.set(
+            [wanted[name] for name in layers],
+            [scale(wanted[name], self.k, layer.fill) for name, layer in layers.items()],
+        )
+        self._correct()
+
+    def reseed(self, seed: int, image: int = 0) -> None:
+        """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""
+        self.control.reseed(seed, image)
+
+    def set_grain(self, grain: str | Grain) -> None:
+        """Give every layer this grain.
+
+        Raises:
+            ValueError: an unknown grain, or one that a layer's fill does not allow. The network is
+                then as it was.
+        """
+        grain = Grain.parse(grain)
+        for name, layer in self.layers.items():
+            named(name, layer.check, grain=grain)
+        for layer in self.layers.values():
+            layer.stage(grain=grain)
+        self._correct()
+
+    def refresh(self) -> None:
+        """Fold batch norms again, after parameters or statistics were changed by hand."""
+        for layer in self.layers.values():
+            layer.refresh()
+        self._corrected_for = None
+        self._correct()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let a block turn the knob, correct and run; the network is then as it was.
+
+        Schedule, streams, calibration and clock are given back, after an error too.
+        """
+        schedule, calibration, clock = self.schedule, self.calibration, self.control.clock.clone()
+        sleeps = [(layer, layer.sleep) for layer in self.layers.values()]
+        try:
+            yield
+        finally:
+            self.calibration = None
+            # A schedule tells no streams where they are the layers' own.
+            for layer, before in sleeps:
+                layer.stage(stream=before.stream, phase=before.phase)
+            self.set(schedule)
+            self.control.clock.copy_(clock)
+            self.calibration = calibration
+
+    # --- corrections ----------------------------------------------------------------------------
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Corrections by operating point (``drowsy.calibrate``); ``set`` puts one in force.
+
+        One of other weights is taken with a warning.
+
+        Raises, when it is given:
+            TypeError, ValueError: no calibration, or one of another network: other layers, shapes
+                or ``k``. The network is then as it was.
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if calibration is None:
+            self._calibration = self._corrected_for = None
+            self._corrected = {}
+            for layer in self.layers.values():
+                layer.uncorrect()
+            return
+        if not isinstance(calibration, Calibration):
+            raise TypeError(
+                f"calibration: got {type(calibration).__name__}, allowed: a Calibration "
+                "(drowsy.calibrate makes one, Calibration.load reads one)"
+            )
+        calibration.check(self.layers, self.k)
+        # Resident: a change of the point must not wait for a copy from the host.
+        self._calibration = calibration.to(self.control.thresholds.device)
+        self._corrected_for = None
+        # Here and not where the knob turns layers get their buffers, which graphs hold on to.
+        for corrections in self._calibration.points.values():
+            for name, each in corrections.items():
+                if self.layers[name].corrected_weight is None:
+                    self.layers[name].correct(**vars(each))
+        self._correct()
+
+    @property
+    def corrected_for(self) -> tuple[int, ...] | None:
+        """Thresholds of the operating point whose correction is in force; None without any."""
+        return self._corrected_for
+
+    @property
+    def corrected(self) -> Mapping[str, Correction]:
+        """The corrections in force by layer; empty where nothing is corrected."""
+        return self._corrected
+
+    @contextmanager
+    def uncorrected(self) -> Iterator[None]:
+        """Compute without corrections for a while."""
+        corrections = self._corrected
+        self._apply_corrections({})
+        try:
+            yield
+        finally:
+            self._apply_corrections(corrections)
+
+    def _correct(self) -> None:
+        """Put the correction of the calibrated point nearest to the setting in force."""
+        if self._calibration is None:
+            return
+        setting = tuple(self.control.settings)
+        nearest, distance = self._calibration.nearest(setting)
+        if distance > 0:
+            warnings.warn(
+                f"calibration: {setting} was not calibrated; the correction of {nearest} is in "
+                f"force, which differs in {distance:.1%} of the multiplications",
+                stacklevel=3,
+            )
+        made = self._calibration.sleeps.get(nearest, self.sleeps)
+        # Layers that are awake at this point may be whatever they like.
+        asleep = zip(self.layers, nearest, made, self.sleeps, strict=True)
+        others = [(name, was, now) for name, j, was, now in asleep if j and was != now]
+        if others:
+            name, was, now = others[0]
+            warnings.warn(
+                f"calibration: was made for other sleepers: layer {name} has {now!r}, and had "
+                f"{was!r}",
+                stacklevel=3,
+            )
+        if nearest == self._corrected_for:
+            return
+        self._apply_corrections(self._calibration.points.get(nearest, {}))
+        self._corrected_for = nearest
+
+    def _apply_corrections(self, corrections: Mapping[str, Correction]) -> None:
+        for name, layer in self.layers.items():
+            if name in corrections:
+                layer.correct(**vars(corrections[name]))
+            else:
+                layer.correct(None)
+        self._corrected = corrections
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DrowsyNet:
+        """Corrections follow the network's device, never its dtype."""
+        super()._apply(fn, recurse)
+        if self._calibration is not None:
+            self._calibration = self._calibration.to(self.control.thresholds.device)
+            self._corrected = self._calibration.points.get(self._corrected_for or (), {})
+        return self
+
+    def _fills(self, fill: str | None) -> dict[str, str]:
+        if fill is None:
+            return {}
+        if fill == "auto":
+            return dict(self._own_fills)
+        if fill not in FILLS:
+            raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
+        return dict.fromkeys(self._layers, fill)
+
+    def _check_names(self, names: Mapping[str, Any]) -> None:
+        unknown = [name for name in names if name not in self._own_fills]
+        if unknown:
+            raise ValueError(
+                f"layer: {', '.join(map(repr, unknown))} unknown; "
+                f"there are {', '.join(self._layers)}"
+            )
+
+    # --- copying --------------------------------------------------------------------------------
+    # GraphModule copies only what its graph calls; batch norms that were folded must come along.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DrowsyNet:
+        state = {key: value for key, value in self.__dict__.items() if key != "_graph"}
+        copied = _restore(copy.deepcopy(state, memo), copy.deepcopy(self._graph))
+        memo[id(self)] = copied
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        _, (state, imports) = super().__reduce__()
+        return _unpickle, (state, imports)
+
+
+def check_network(net: object) -> None:
+    """Raise TypeError unless ``net`` is converted."""
+    if not isinstance(net, DrowsyNet):
+        raise TypeError(f"net: got {type(net).__name__}, allowed: a DrowsyNet (drowsy.convert)")
+
+
+def _adopt(net: DrowsyNet, model: nn.Module, layers: dict[str, DrowsyConv2d]) -> None:
+    """Rebuild ``model``'s tree in ``net``: its own containers, shared leaves, drowsy layers."""
+
+    def copy_tree(target: nn.Module, source: nn.Module, prefix: str) -> None:
+        for key, parameter in source._parameters.items():
+            target.register_parameter(key, parameter)
+        for key, buffer in source._buffers.items():
+            target.register_buffer(key, buffer, key not in source._non_persistent_buffers_set)
+        for key, child in source._modules.items():
+            name = f"{prefix}{key}"
+            if name in layers:
+                target.add_module(key, layers[name])
+            elif child is None or not any(layer.startswith(f"{name}.") for layer in layers):
+                target.add_module(key, child)
+            else:
+                container = nn.Module()
+                target.add_module(key, container)
+                copy_tree(container, child, f"{name}.")
+
+    copy_tree(net, model, "")
+
+
+def _restore(state: dict[str, Any], graph: fx.Graph) -> DrowsyNet:
+    net = DrowsyNet(nn.Module(), fx.Graph())
+    net.__dict__.update(state)
+    net.graph = graph
+    return net
+
+
+def _unpickle(state: dict[str, Any], imports: str) -> DrowsyNet:
+    traced = reduce_graph_module(dict(state), imports)
+    assert isinstance(traced, fx.GraphModule)
+    return _restore({k: v for k, v in state.items() if k != "_code"}, traced.graph)
+
+
+def _refresh_after_load(net: nn.Module, _: Any) -> None:
+    assert isinstance(net, DrowsyNet)
+    with torch.no_grad():
+        net.refresh()

@@ -1,0 +1,1 @@
+"""The paper's study of any network, and the demo."""
