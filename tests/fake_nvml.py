@@ -225,6 +225,6 @@ class FakeRapl:
             return f"{counted % self.range}\n"
 
         monkeypatch.setattr(Path, "read_text", read_text)
-        monkeypatch.setattr(sensors, "RAPL", self.folder)
+        monkeypatch.setattr("drowsy.sensors.rapl.RAPL", self.folder)
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         return self

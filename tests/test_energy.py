@@ -522,7 +522,7 @@ def test_a_file_that_vanishes_is_told(rapl: FakeRapl, clock: FakeClock) -> None:
 def test_a_machine_with_neither_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensors, "RAPL", tmp_path / "powercap")
+    monkeypatch.setattr("drowsy.sensors.rapl.RAPL", tmp_path / "powercap")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(NoMeter) as told:
         Meter()
@@ -580,7 +580,7 @@ def test_the_fake_offers_only_what_pynvml_has() -> None:
         elif not inspect.isclass(mine):
             assert mine == real
     bits = {n: v for n, v in vars(pynvml).items() if n.startswith("nvmlClocksThrottleReason")}
-    for bit, name in sensors._REASONS.items():
+    for bit, name in sensors.nvml._REASONS.items():
         camel = "nvmlClocksThrottleReason" + name.title().replace("_", "")
         assert bits[camel] == bit
 
@@ -759,7 +759,7 @@ def test_the_command_measures_with_corrections(
         original(self, *args, **options)
         corrected.append((self.corrected_for, list(self.corrected)))
 
-    monkeypatch.setattr(sensors, "RAPL", tmp_path / "powercap")
+    monkeypatch.setattr("drowsy.sensors.rapl.RAPL", tmp_path / "powercap")
     monkeypatch.setattr(drowsy.DrowsyNet, "set", spied)
     assert main([*command, "--calibration", "c.tensors"]) == 0
     assert ((4, 4), ["2"]) in corrected
@@ -771,7 +771,7 @@ def test_the_command_says_that_there_is_no_meter(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sensors, "RAPL", tmp_path / "powercap")
+    monkeypatch.setattr("drowsy.sensors.rapl.RAPL", tmp_path / "powercap")
     assert main(command) == 0
     assert "no joules, latency only: CPU energy is read from RAPL, but" in capsys.readouterr().out
     for point in Frontier.load(tmp_path / "measured.json").points:
