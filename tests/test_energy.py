@@ -666,7 +666,7 @@ def test_a_gpus_latency_is_the_time_between_events(
             return 1e3 * (later.time - self.time)
 
     monkeypatch.setattr("torch.cuda.Event", Event)
-    times = energy._latencies(lambda: clock.advance(0.03), seconds=1.0, cuda=True)
+    times = energy.profiling._latencies(lambda: clock.advance(0.03), seconds=1.0, cuda=True)
     assert times == pytest.approx([30.0] * 35)
     assert waits == 7  # not after every call
 
