@@ -445,7 +445,7 @@ def test_measure_inside_of_a_window_ends_with_it(
 @pytest.fixture
 def rapl(tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeRapl:
     """Two packages, one of which tells of its memory; what is inside others must not count."""
-    tree = FakeRapl(tmp_path / "powercap", clock).install(monkeypatch)
+    tree = FakeRapl(tmp_path / "powercap", clock, span=262_000_000).install(monkeypatch)
     tree.add("intel-rapl:0", "package-0", 80.0)
     tree.add("intel-rapl:0:0", "core", 60.0)
     tree.add("intel-rapl:0:1", "dram", 10.0)
@@ -508,11 +508,13 @@ def test_a_file_that_vanishes_is_told(rapl: FakeRapl, clock: FakeClock) -> None:
         del rapl.watts["intel-rapl:1"]
         (rapl.folder / "intel-rapl:1" / "energy_uj").unlink()
     assert meter.measurement.joules is None
+    file = rapl.folder / "intel-rapl:1" / "energy_uj"
     assert meter.measurement.warnings == (
-        "cpu:package-1: the energy counter could not be read at both ends of the window",
+        "cpu:package-1: the energy counter could not be read at both ends of the window: "
+        f"{file} cannot be read (No such file or directory)",
     )
-    (rapl.folder / "intel-rapl:1" / "energy_uj").write_text("half")
-    with pytest.raises(NoMeter, match=r"not from .*intel-rapl:1/energy_uj here: invalid literal"):
+    file.write_text("half")
+    with pytest.raises(NoMeter, match=r"intel-rapl:1/energy_uj holds 'half', allowed: an integer"):
         Meter("cpu")
 
 

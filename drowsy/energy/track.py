@@ -52,11 +52,11 @@ class Part:
     def __init__(self, track: Track) -> None:
         self._track = track
         self._first = len(track.samples) - 1
-        self._old = self._new = track.sensor.joules()
+        self._old = self._new = track.sensor.count()
 
     def end(self) -> None:
         """Read the counter; a last sample must follow."""
-        self._new = self._track.sensor.joules()
+        self._new = self._track.sensor.count()
 
     def measurement(self, start: float, seconds: float, interval: float) -> DeviceMeasurement:
         """What was measured in the window that began at ``start`` and took ``seconds``, sampled
@@ -101,18 +101,21 @@ class Part:
         return replace(measured, warnings=tuple(f"{sensor.device}: {text}" for text in warnings))
 
     def _counted(self, warnings: list[str]) -> float | None:
-        """The counter's difference; None where it was not read or did not go forward."""
+        """The counter's difference; None where it was not read, was not followed or stood still."""
         old, new = self._old, self._new
-        if old is None or new is None:
-            if self._track.sensor.counts:
-                warnings.append("the energy counter could not be read at both ends of the window")
+        if not self._track.sensor.counts:
             return None
-        if new > old:
-            return new - old
-        if new == old:
+        if old.joules is None or new.joules is None:
+            why = old.why if old.joules is None else new.why
+            warnings.append(
+                f"the energy counter could not be read at both ends of the window: {why}"
+            )
+        elif old.run != new.run:
+            warnings.append(f"the energy counter {new.why}")
+        elif old.joules == new.joules:
             warnings.append("the energy counter did not advance")
         else:
-            warnings.append("the energy counter went back: was the driver reloaded?")
+            return new.joules - old.joules
         return None
 
 

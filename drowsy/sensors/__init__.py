@@ -7,17 +7,19 @@ where it cannot: nothing is ever estimated. Windows, integrals and warnings are 
 from drowsy.sensors.devices import Device, sensors
 from drowsy.sensors.nvml import THROTTLES, NvmlGpu
 from drowsy.sensors.rapl import RaplDomain, rapl_domains
-from drowsy.sensors.sensor import Clock, NoMeter, Sample, Sensor, clock
+from drowsy.sensors.sensor import Clock, Count, NoMeter, Sample, Sensor, Unread, clock
 
 __all__ = [
     "THROTTLES",
     "Clock",
+    "Count",
     "Device",
     "NoMeter",
     "NvmlGpu",
     "RaplDomain",
     "Sample",
     "Sensor",
+    "Unread",
     "clock",
     "rapl_domains",
     "sensors",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import torch
 
 from drowsy._optional import require
-from drowsy.sensors.sensor import NoMeter, Sample, clock
+from drowsy.sensors.counter import Counter
+from drowsy.sensors.sensor import MOST_WATTS, Count, NoMeter, Sample, Unread, clock
 
 # NVML's bits of what holds a GPU's clocks, by nvidia-smi's names, and which of them mean less
 # work a second than the GPU would do otherwise.
@@ -36,6 +36,9 @@ THROTTLES = frozenset(
 )
 
 
+_COUNTER_UPDATE = 0.1  # seconds, at most, between steps of the counter
+
+
 class NvmlGpu:
     """One NVIDIA GPU, found by the UUID or the PCI bus id of torch's device.
 
@@ -50,61 +53,67 @@ class NvmlGpu:
         self.device = f"cuda:{index}"
         self._index = index
         self._nvml = nvml = _nvml()
-        self._handle, mig = self._find()
-        self.name = nvml.nvmlDeviceGetName(self._handle)
+        self._handle = self._find()
+        self.name: str = self._known(nvml.nvmlDeviceGetName) or "of unknown name"
         self.driver: str | None = nvml.nvmlSystemGetDriverVersion()
         notes = []
-        if mig:
+        mig = self._known(nvml.nvmlDeviceGetMigMode)
+        if mig is not None and mig[0] == nvml.NVML_FEATURE_ENABLED:
             notes.append(
                 "is split by MIG, and NVML meters the whole board: the figures hold the work of "
                 "every instance on it"
             )
-        self.counts, why = self._try(self._counter)
-        if not self.counts:
+        self._counter: Counter | None = None
+        try:
+            self._counter = Counter(self._millijoules, per_joule=1000, update=_COUNTER_UPDATE)
+        except Unread as error:
             notes.append(
-                f"has no energy counter (NVML: {why}); it takes Volta or later, and a whole GPU "
+                f"has no energy counter ({error}); it takes Volta or later, and a whole GPU "
                 "rather than a MIG instance"
             )
-        instant, _ = self._try(self._instant)
-        usage, why = (True, "") if instant else self._try(self._usage)
-        self.power: str | None = "instant" if instant else "usage" if usage else None
-        if self.power is None:
-            notes.append(f"tells no power (NVML: {why})")
+        self.counts = self._counter is not None
+        self.power: str | None = None
+        for power, watts in (("instant", self._instant), ("usage", self._usage)):
+            try:
+                watts()
+            except Unread as error:
+                untold = error
+            else:
+                self.power, self._watts = power, watts
+                break
+        else:
+            notes.append(f"tells no power ({untold})")
         if not self.counts and self.power is None:
             raise NoMeter(f"{self.device} ({self.name}) {' and '.join(notes)}")
-        limit = self._read(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(self._handle))
+        limit = self._known(nvml.nvmlDeviceGetEnforcedPowerLimit)
         self.power_limit = None if limit is None else limit / 1e3
         self.notes = tuple(notes)
 
-    def joules(self) -> float | None:
-        return self._read(self._counter) if self.counts else None
+    def count(self) -> Count:
+        return Count(None) if self._counter is None else self._counter.count()
 
     def sample(self, full: bool) -> Sample:
-        watts: Callable[[], float] = self._instant if self.power == "instant" else self._usage
         before = clock.now()
-        power = None if self.power is None else self._read(watts)
+        watts = self._power()
         when = (before + clock.now()) / 2
         if not full:
-            return Sample(when, power)
-        nvml, handle = self._nvml, self._handle
+            return Sample(when, watts)
+        nvml = self._nvml
+        reasons = self._known(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         return Sample(
             when,
-            power,
-            celsius=self._read(
-                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
-            ),
-            sm_mhz=self._read(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            memory_mhz=self._read(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            reasons=self._read(
-                lambda: _names(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-            ),
+            watts,
+            celsius=self._known(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+            sm_mhz=self._known(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+            memory_mhz=self._known(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
+            reasons=None if reasons is None else _names(reasons),
         )
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self._index)
 
-    def _find(self) -> tuple[Any, bool]:
-        """NVML's handle of torch's device, and whether MIG splits it.
+    def _find(self) -> Any:
+        """NVML's handle of torch's device.
 
         CUDA_VISIBLE_DEVICES renumbers torch's devices and not NVML's, so an index is no name.
         """
@@ -120,38 +129,42 @@ class NvmlGpu:
             )
         for attempt in tried:
             try:
-                handle = attempt()
+                return attempt()
             except nvml.NVMLError as error:
                 why = error
-                continue
-            mode = self._read(functools.partial(nvml.nvmlDeviceGetMigMode, handle))
-            return handle, mode is not None and mode[0] == nvml.NVML_FEATURE_ENABLED
         raise NoMeter(f"{self.device}: NVML does not know torch's GPU {uuid} (NVML: {why})")
 
-    def _counter(self) -> float:
-        return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
+    def _millijoules(self) -> int:
+        return self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+
+    def _power(self) -> float | None:
+        try:
+            return None if self.power is None else self._watts()
+        except Unread:
+            return None
 
     def _usage(self) -> float:
-        return self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3
+        return _believed(self._ask(self._nvml.nvmlDeviceGetPowerUsage) / 1e3)
 
     def _instant(self) -> float:
         field = self._nvml.NVML_FI_DEV_POWER_INSTANT
-        (value,) = self._nvml.nvmlDeviceGetFieldValues(self._handle, [field])
+        (value,) = self._ask(self._nvml.nvmlDeviceGetFieldValues, [field])
         if value.nvmlReturn != self._nvml.NVML_SUCCESS:
-            raise self._nvml.NVMLError(value.nvmlReturn)
-        return value.value.uiVal / 1e3
+            raise Unread(f"NVML: {self._nvml.NVMLError(value.nvmlReturn)}")
+        return _believed(value.value.uiVal / 1e3)
 
-    def _try(self, read: Callable[[], Any]) -> tuple[bool, str]:
+    def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What NVML says of this GPU; ``Unread`` where it says why not."""
         try:
-            read()
+            return call(self._handle, *arguments)
         except self._nvml.NVMLError as error:
-            return False, str(error)
-        return True, ""
+            raise Unread(f"NVML: {error}") from error
 
-    def _read(self, read: Callable[[], Any]) -> Any:
+    def _known(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What NVML says of this GPU, or None."""
         try:
-            return read()
-        except self._nvml.NVMLError:
+            return self._ask(call, *arguments)
+        except Unread:
             return None
 
 
@@ -160,6 +173,11 @@ def _nvml() -> ModuleType:
         nvml = require("pynvml", "energy")
     except ImportError as error:
         raise NoMeter(f"GPU energy is read by NVML: {error}") from error
+    if not hasattr(nvml, "NVML_FI_DEV_POWER_INSTANT"):
+        raise NoMeter(
+            f"GPU energy is read by NVML, and the pynvml in {nvml.__file__} does not know a GPU's "
+            'power at one moment; it is another package or too old: pip install "drowsy[energy]"'
+        )
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -172,3 +190,10 @@ def _nvml() -> ModuleType:
 
 def _names(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in _REASONS.items() if bits & bit)
+
+
+def _believed(watts: float) -> float:
+    """No GPU that answers draws nothing, and none draws megawatts: drivers say so for "unknown"."""
+    if 0 < watts <= MOST_WATTS:
+        return watts
+    raise Unread(f"NVML tells {watts:,.7g} W, believed: above 0, up to {MOST_WATTS:,.0f} W")

@@ -8,9 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+# No GPU board and no CPU package draws more; what would mean more is a fault and not a measurement.
+MOST_WATTS = 5000.0
+
 
 class NoMeter(RuntimeError):
     """Energy cannot be measured: what was looked for, what is missing, and how to get it."""
+
+
+class Unread(Exception):
+    """A sensor tells no number, or one that cannot be true; the message says which and why."""
 
 
 class Clock:
@@ -45,13 +52,29 @@ clock = Clock()
 
 
 @dataclass(frozen=True)
+class Count:
+    """An energy counter at one moment.
+
+    Attributes:
+        joules: since some moment in the past; None where it could not be read.
+        run: how often the count has begun anew. Only counts of one run have a difference.
+        why: why it could not be read, or else why this run began; empty in the first.
+    """
+
+    joules: float | None
+    run: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Sample:
     """What a sensor told at one moment. None: cannot be read, or was not read this time.
 
     Attributes:
         seconds: when; since the window's start in a measurement.
         watts: power.
-        joules: the counter since some moment in the past (RAPL only, which has no watts).
+        joules: the counter since some moment in the past (RAPL only, which has no watts); where
+            it becomes less, the count began anew.
         celsius: temperature.
         sm_mhz, memory_mhz: clocks.
         reasons: what holds the clocks, by nvidia-smi's names.
@@ -88,8 +111,8 @@ class Sensor(Protocol):
     power_limit: float | None
     notes: tuple[str, ...]
 
-    def joules(self) -> float | None:
-        """The energy counter, since some moment in the past; None where it cannot be read."""
+    def count(self) -> Count:
+        """The energy counter now."""
 
     def sample(self, full: bool) -> Sample:
         """What is told now; ``full`` also reads temperature, clocks and their reasons."""
