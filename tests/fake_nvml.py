@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from drowsy import sensors
+from drowsy.energy import Measurement, Meter
 
 TRACES = Path(__file__).parent / "traces"
 
@@ -261,3 +262,28 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClock]:
     clock.install(monkeypatch)
     yield clock
     assert clock.running == []  # no test leaves a meter sampling
+
+
+@pytest.fixture
+def rapl(tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeRapl:
+    """Two packages, one of which tells of its memory; what is inside others must not count."""
+    tree = FakeRapl(tmp_path / "powercap", clock, span=262_000_000).install(monkeypatch)
+    tree.add("intel-rapl:0", "package-0", 80.0)
+    tree.add("intel-rapl:0:0", "core", 60.0)
+    tree.add("intel-rapl:0:1", "dram", 10.0)
+    tree.add("intel-rapl:1", "package-1", 30.0)
+    tree.add("intel-rapl:2", "psys", 150.0)
+    return tree
+
+
+def gpu_meter(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, trace: str = "burst", **gpu: object
+) -> Meter:
+    FakeNvml(FakeGpu(clock, trace, **gpu)).install(monkeypatch)
+    return Meter(0)
+
+
+def window(meter: Meter, clock: FakeClock, seconds: float = 6.0) -> Measurement:
+    with meter:
+        clock.advance(seconds)
+    return meter.measurement

@@ -1,5 +1,5 @@
-"""A clock for sensors, which tests turn by hand."""
+"""A clock that tests turn by hand, and a CPU whose counters follow it."""
 
-from fake_nvml import clock
+from fake_nvml import clock, rapl
 
-__all__ = ["clock"]
+__all__ = ["clock", "rapl"]

@@ -1,11 +1,16 @@
-"""What GPUs tell that cannot be true: counters that go back or leap, and impossible watts."""
+"""NVIDIA GPUs: which one is metered, what it cannot tell, and what it tells that cannot be true."""
 
 from __future__ import annotations
 
-import pytest
-from fake_nvml import FakeClock, FakeGpu, FakeNvml
+import inspect
+import sys
+from pathlib import Path
 
-from drowsy.energy import Meter, NoMeter
+import pytest
+from fake_nvml import FakeClock, FakeGpu, FakeNvml, gpu_meter, window
+
+from drowsy import sensors
+from drowsy.energy import Meter, NoMeter, available
 
 WATTS = 120  # of the trace "steady"
 
@@ -103,9 +108,78 @@ def test_another_package_by_the_name_of_pynvml_is_told(
         Meter(0)
 
 
-def test_a_gpu_without_a_name_is_metered(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_a_name_is_metered(
+    tmp_path: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: object) -> str:
         raise FakeNvml.NVMLError(3)
 
+    monkeypatch.setattr("drowsy.sensors.rapl.RAPL", tmp_path)
     monkeypatch.setattr(FakeNvml, "nvmlDeviceGetName", fails)
-    assert Meter(0)._tracks[0].sensor.name == "of unknown name"
+    assert available()[0].what == "cuda:0 (of unknown name): energy counter and instant power"
+
+
+def test_a_gpu_that_tells_nothing_is_no_meter(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NoMeter, match=r"cuda:0 \(Fake GPU B\) has no energy counter .* no power"):
+        gpu_meter(clock, monkeypatch, "steady", errors={"counter": 3, "instant": 3, "power": 3})
+
+
+@pytest.mark.parametrize("mig", [False, True], ids=["by UUID", "by bus id"])
+def test_torchs_index_is_not_nvmls(
+    mig: bool, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with CUDA_VISIBLE_DEVICES=1,0."""
+    gpus = FakeNvml(FakeGpu(clock, "burst", mig=mig), FakeGpu(clock, "steady", mig=mig))
+    synchronized = gpus.install(monkeypatch, order=(1, 0))
+    got = window(Meter("cuda"), clock)
+    assert got.devices[0].name == "Fake GPU B"
+    assert got.joules_counter == pytest.approx(6 * 120, rel=0.01)
+    assert set(synchronized) == {0}
+
+
+def test_a_gpu_that_nvml_does_not_know(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(clock, "steady")
+    nvml = FakeNvml(gpu)
+    nvml.install(monkeypatch)
+    nvml.gpus = ()
+    with pytest.raises(NoMeter, match=r"cuda:0: NVML does not know torch's GPU b{8}.*Not Found"):
+        Meter(0)
+
+
+def test_without_pynvml_the_pip_line_is_told(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeNvml(FakeGpu(clock, "steady")).install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(NoMeter, match=r'pip install "drowsy\[energy\]"'):
+        Meter("auto")
+
+
+def test_without_a_driver_it_is_told(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = FakeNvml(FakeGpu(clock, "steady"))
+    nvml.install(monkeypatch)
+
+    def fails() -> None:
+        raise nvml.NVMLError(6)
+
+    monkeypatch.setattr(nvml, "nvmlInit", fails)
+    with pytest.raises(NoMeter, match=r"NVML, which does not start \(Not Found\).*driver"):
+        Meter("cuda:0")
+
+
+def test_the_fake_offers_only_what_pynvml_has() -> None:
+    pynvml = pytest.importorskip("pynvml", reason="needs nvidia-ml-py")
+    for name in (name for name in vars(FakeNvml) if name.lower().startswith("nvml")):
+        mine, real = getattr(FakeNvml, name), getattr(pynvml, name)
+        if inspect.isfunction(mine):
+            assert [*inspect.signature(mine).parameters][1:] == [
+                *inspect.signature(real).parameters
+            ]
+        elif not inspect.isclass(mine):
+            assert mine == real
+    bits = {n: v for n, v in vars(pynvml).items() if n.startswith("nvmlClocksThrottleReason")}
+    for bit, name in sensors.nvml._REASONS.items():
+        camel = "nvmlClocksThrottleReason" + name.title().replace("_", "")
+        assert bits[camel] == bit
