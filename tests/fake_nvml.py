@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from drowsy import sensors
+from drowsy.energy import Measurement, Meter
 
 TRACES = Path(__file__).parent / "traces"
 
@@ -42,6 +43,12 @@ class FakeClock:
         repeated = _Repeated(seconds, call, self.time + seconds)
         self.running.append(repeated)
         return lambda: self.running.remove(repeated)
+
+    def pause(self, seconds: float) -> None:
+        """Time passes and no thread gets to run."""
+        self.time += seconds
+        for each in self.running:
+            each.due += seconds
 
     def advance(self, seconds: float) -> None:
         end = self.time + seconds
@@ -199,12 +206,20 @@ class FakeNvml:
 
 
 class FakeRapl:
-    """A powercap tree whose counters follow the clock, as they are read, and wrap around."""
+    """A powercap tree whose counters follow the clock, as they are read, and wrap around.
 
-    def __init__(self, folder: Path, clock: FakeClock, wrap_joules: float = 262.0) -> None:
+    ``files`` maps a counter's zone to what its file holds in place of what it counted, or to the
+    error that reading it gives.
+    """
+
+    RANGE = 262_143_328_850  # microjoules: what most CPUs say, 2^32 units of 2^-14 J or so
+
+    def __init__(self, folder: Path, clock: FakeClock, span: int = RANGE) -> None:
         self.folder, self.clock, self.start = folder, clock, clock.time
-        self.range = int(wrap_joules * 1e6)
+        self.range = span
         self.watts: dict[str, float] = {}
+        self.offsets: dict[str, int] = {}
+        self.files: dict[str, str | Exception] = {}
 
     def add(self, zone: str, name: str, watts: float) -> None:
         path = self.folder / zone
@@ -212,19 +227,63 @@ class FakeRapl:
         (path / "name").write_text(f"{name}\n")
         (path / "max_energy_range_uj").write_text(f"{self.range}\n")
         (path / "energy_uj").write_text("0\n")
-        self.watts[zone] = watts
+        self.watts[zone], self.offsets[zone] = watts, int(0.9 * self.range)
+
+    def put(self, zone: str, joules: float) -> None:
+        """The counter stands here now and goes on: 0 is what a reset does."""
+        self.offsets[zone] += int(1e6 * joules) - self.count(zone)
+
+    def count(self, zone: str) -> int:
+        taken = int(1e6 * self.watts[zone] * (self.clock.time - self.start))
+        return (taken + self.offsets[zone]) % self.range
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeRapl:
         real = Path.read_text
 
         def read_text(path: Path, **options: Any) -> str:
-            if path.name != "energy_uj" or path.parent.name not in self.watts:
+            zone = path.parent.name
+            if path.name != "energy_uj" or zone not in self.watts:
                 return real(path, **options)
-            watts = self.watts[path.parent.name]
-            counted = int(1e6 * watts * (self.clock.time - self.start) + 0.9 * self.range)
-            return f"{counted % self.range}\n"
+            held = self.files.get(zone, f"{self.count(zone)}\n")
+            if isinstance(held, Exception):
+                raise held
+            return held
 
         monkeypatch.setattr(Path, "read_text", read_text)
-        monkeypatch.setattr(sensors, "RAPL", self.folder)
+        monkeypatch.setattr("drowsy.sensors.rapl.RAPL", self.folder)
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         return self
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClock]:
+    """The time of a test, in place of the machine's."""
+    clock = FakeClock()
+    clock.install(monkeypatch)
+    yield clock
+    assert clock.running == []  # no test leaves a meter sampling
+
+
+@pytest.fixture
+def rapl(tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> FakeRapl:
+    """Two packages, one of which tells of its memory; what is inside others must not count."""
+    tree = FakeRapl(tmp_path / "powercap", clock, span=262_000_000).install(monkeypatch)
+    tree.add("intel-rapl:0", "package-0", 80.0)
+    tree.add("intel-rapl:0:0", "core", 60.0)
+    tree.add("intel-rapl:0:1", "dram", 10.0)
+    tree.add("intel-rapl:1", "package-1", 30.0)
+    tree.add("intel-rapl:2", "psys", 150.0)
+    return tree
+
+
+def gpu_meter(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, trace: str = "burst", **gpu: object
+) -> Meter:
+    FakeNvml(FakeGpu(clock, trace, **gpu)).install(monkeypatch)
+    return Meter(0)
+
+
+def window(meter: Meter, clock: FakeClock, seconds: float = 6.0) -> Measurement:
+    with meter:
+        clock.advance(seconds)
+    return meter.measurement

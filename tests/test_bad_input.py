@@ -172,7 +172,7 @@ def meter(folder: Path, device: Any = "cpu", **options: Any) -> Meter:
     for name, text in (("name", "package-0"), ("max_energy_range_uj", "9"), ("energy_uj", "0")):
         (zone / name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drowsy.sensors.RAPL", folder)
+        patch.setattr("drowsy.sensors.rapl.RAPL", folder)
         return Meter(device, **options)
 
 

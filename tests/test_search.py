@@ -331,7 +331,7 @@ def test_a_search_by_joules_measures_them(
 def test_without_a_meter_a_search_by_joules_says_so_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("drowsy.sensors.RAPL", tmp_path / "none")
+    monkeypatch.setattr("drowsy.sensors.rapl.RAPL", tmp_path / "none")
     images, labels = small_data()
     monkeypatch.setattr(Evaluator, "walk", lambda *_: pytest.fail("evaluated"))
     with pytest.raises(NoMeter):
