@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from drowsy.backends.ops import choose_backend
 from drowsy.control import Control
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, LayerReport, check_network
-from drowsy.ops import choose_backend
 from drowsy.rules import Choice, choose_fill
 from drowsy.sleep import DEFAULT_K, FILLS, Grain, SleepSpec, Source, check_fill
 

@@ -388,7 +388,7 @@ def test_operator_passes_torchs_own_checks(
         layer.control.clock,
         torch.randn(256, 9, layer.out_channels, dtype=x.dtype),
         0,
-        *vars(layer.spec).values(),
+        *layer.spec.arguments(),
         str(layer.sleep),
         fill,
         "torch",
