@@ -25,12 +25,14 @@ setup(
     packages=[
         "drowsy",
         "drowsy.backends",
+        "drowsy.backends.cpu",
         "drowsy.models",
         "drowsy.neuron",
         "drowsy_kernels",
     ],
     package_data={
-        "drowsy": ["py.typed", "crossover.json"],
+        "drowsy": ["py.typed"],
+        "drowsy.backends.cpu": ["crossover.json"],
         "drowsy.models": ["weights/*"],
         "drowsy_kernels": ["tuned/*"],
     },

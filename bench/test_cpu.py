@@ -28,9 +28,10 @@ from torch import Tensor
 
 import drowsy
 from bench.cpu_crossover import TIMES
-from drowsy import crossover, models
+from drowsy import models
+from drowsy.backends.cpu import crossover
+from drowsy.backends.cpu.crossover import Layer
 from drowsy.cost import layer_costs, layer_shares, saving
-from drowsy.crossover import Layer
 
 SAVED = 0.5
 CLOCKS = {"wall": time.perf_counter, "thread": time.thread_time}
