@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +16,14 @@ from drowsy.backends.ops import choose_backend
 from drowsy.control import Control
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet, LayerReport, check_network
+from drowsy.neuron import check_activation
 from drowsy.rules import Choice, choose_fill
 from drowsy.sleep import DEFAULT_K, FILLS, Grain, SleepSpec, Source, check_fill
 
-_MODULE_ACTIVATIONS: dict[type[nn.Module], Callable[..., str]] = {
+_MODULE_ACTIVATIONS: dict[type[nn.Module], Callable[..., str | None]] = {
     nn.ReLU: lambda m: "relu",
     nn.ReLU6: lambda m: "relu6",
-    nn.LeakyReLU: lambda m: f"leaky_relu:{m.negative_slope}",
+    nn.LeakyReLU: lambda m: _leaky_relu(m.negative_slope),
     nn.SiLU: lambda m: "silu",
     nn.GELU: lambda m: "gelu" if m.approximate == "none" else "gelu_tanh",
     nn.Hardswish: lambda m: "hardswish",
@@ -299,8 +302,15 @@ def activation_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | No
         return "gelu_tanh" if options.get("approximate") == "tanh" else "gelu"
     if node.target in (F.leaky_relu, F.leaky_relu_):
         slope = node.args[1] if len(node.args) > 1 else options.get("negative_slope", 0.01)
-        return f"leaky_relu:{slope}"
+        return _leaky_relu(slope)
     return None if options else _CALL_ACTIVATIONS.get(node.target)
+
+
+def _leaky_relu(slope: Any) -> str | None:
+    """A neuron's name for it; None where the slope is no finite number, or known to the graph."""
+    if isinstance(slope, fx.Node) or not math.isfinite(slope):
+        return None
+    return check_activation(f"leaky_relu:{+slope}")
 
 
 def _absorb(graph: fx.Graph, neuron: Neuron) -> None:

@@ -24,6 +24,8 @@ TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu:0.1": lambda y: F.leaky_relu(y, 0.1),
     "leaky_relu:-0.5": lambda y: F.leaky_relu(y, -0.5),
     "leaky_relu:1e-3": lambda y: F.leaky_relu(y, 1e-3),
+    "leaky_relu:1e+16": lambda y: F.leaky_relu(y, 1e16),
+    "leaky_relu:-1.5e-07": lambda y: F.leaky_relu(y, -1.5e-7),
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
@@ -88,7 +90,10 @@ def test_every_activation_is_tested() -> None:
     assert tested == set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("name", ["relu7", "", "leaky_relu", "leaky_relu:", "leaky_relu:x", "ReLU"])
+LEAKY = ["leaky_relu", *(f"leaky_relu:{slope}" for slope in ("", "x", "inf", "nan", "1e999"))]
+
+
+@pytest.mark.parametrize("name", ["relu7", "", "ReLU", *LEAKY])
 def test_unknown_activation_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"activation: got .*allowed: none, relu"):
         check_activation(name)

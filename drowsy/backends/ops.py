@@ -65,8 +65,11 @@ class _Call(NamedTuple):
 def _conv2d(*arguments: Any) -> Tensor:
     call = _Call.of(*arguments)
     x, layer = call.x, call.layer
-    knob = (call.thresholds[layer], call.scales[layer], call.clock)
     sleep = SleepSpec.parse(call.sleep)
+    threshold, scale = call.thresholds[layer], call.scales[layer]
+    if x.dtype == torch.float64:
+        scale = _in_float64(scale, threshold, sleep.k)
+    knob = (threshold, scale, call.clock)
     given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
     if choose_backend(call.backend, x.device) == "torch":
         return (cpu if x.device.type == "cpu" else eager).conv2d(*given)
@@ -74,6 +77,12 @@ def _conv2d(*arguments: Any) -> Tensor:
     from drowsy.backends import triton
 
     return triton.conv2d(*given)
+
+
+def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:
+    """The factor that the knob holds in float32, as exact as the rate that it stands for."""
+    rescale = k / (k - threshold.double())
+    return torch.where(rescale.float() == scale, rescale, scale.double())
 
 
 def _conv2d_shape(*arguments: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,15 +27,20 @@ ACTIVATIONS = (*_ACTIVATIONS, "leaky_relu:SLOPE")
 
 
 def check_activation(name: str) -> str:
-    """Return the name of an activation, or raise ValueError if it is not one of ``ACTIVATIONS``."""
+    """Return the name of an activation, or raise ValueError if it is not one of ``ACTIVATIONS``.
+
+    A slope is a finite number; it is returned in the form that every backend reads: ``1e16`` for
+    ``1e+16``.
+    """
     _activation(name)
-    return name
+    return name.replace("e+", "e")
 
 
 @functools.lru_cache(maxsize=64)
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
     kind, _, slope = name.partition(":")
-    if kind == "leaky_relu" and re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", slope):
+    number = re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", slope)
+    if kind == "leaky_relu" and number and math.isfinite(float(slope)):
         return functools.partial(F.leaky_relu_, negative_slope=float(slope))
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")
