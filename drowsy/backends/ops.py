@@ -56,10 +56,13 @@ class _Call(NamedTuple):
     @classmethod
     def of(cls, *arguments: Any) -> _Call:
         """Arguments in the order of the operator's schema."""
-        before = cls._fields.index("spec")
-        after = before + 1 - len(cls._fields)
-        spec = ConvSpec.of(*arguments[before:after])
-        return cls._make([*arguments[:before], spec, *arguments[after:]])
+        spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER])
+        return cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
+
+
+# How many arguments come before and after those of the specification.
+_BEFORE = _Call._fields.index("spec")
+_AFTER = len(_Call._fields) - _BEFORE - 1
 
 
 def _conv2d(*arguments: Any) -> Tensor:
