@@ -24,7 +24,8 @@ setup(
     package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels"},
     packages=[*find_packages(include=["drowsy", "drowsy.*"]), "drowsy_kernels"],
     package_data={
-        "drowsy": ["py.typed", "crossover.json"],
+        "drowsy": ["py.typed"],
+        "drowsy.backends.cpu": ["crossover.json"],
         "drowsy.models": ["weights/*"],
         "drowsy_kernels": ["tuned/*"],
     },

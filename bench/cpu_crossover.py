@@ -3,8 +3,9 @@
     python -m bench.cpu_crossover                          # SqueezeNet 1.1 and ResNet-18, batch 8
     python -m bench.cpu_crossover --networks vgg16 --batch 1
 
-Writes the winners to ``drowsy/crossover.json``, where the CPU backend looks them up, and the times
-to ``bench/results/cpu/crossover.json``. Entries of other layers, batches and types stay.
+Writes the winners to ``drowsy/backends/cpu/crossover.json``, where the CPU backend looks them up,
+and the times to ``bench/results/cpu/crossover.json``. Entries of other layers, batches and types
+stay.
 
 A time is the CPU time of the calling thread while its helpers sleep when they have nothing to do,
 the least of a few rounds: that is the wall time of a quiet machine, and other programs do not
@@ -29,9 +30,10 @@ import torch
 from torch import Tensor
 
 import drowsy
-from drowsy import crossover, models, neuron
+from drowsy import models, neuron
 from drowsy.backends import cpu
-from drowsy.crossover import Layer
+from drowsy.backends.cpu import crossover
+from drowsy.backends.cpu.crossover import Layer
 from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
 from drowsy.sleep import SleepSpec

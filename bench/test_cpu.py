@@ -28,8 +28,9 @@ from torch import Tensor
 
 import drowsy
 from bench.cpu_crossover import TIMES
-from drowsy import crossover, models
-from drowsy.crossover import Layer
+from drowsy import models
+from drowsy.backends.cpu import crossover
+from drowsy.backends.cpu.crossover import Layer
 from drowsy.knob.costs import layer_costs, layer_shares, saving
 
 SAVED = 0.5

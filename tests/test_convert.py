@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import itertools
+import math
 import pickle
 from collections.abc import Callable
 from fractions import Fraction
@@ -244,6 +245,9 @@ MODULE_ACTIVATIONS = {
     "relu": nn.ReLU(),
     "relu6": nn.ReLU6(inplace=True),
     "leaky_relu:0.2": nn.LeakyReLU(0.2),
+    "leaky_relu:1e16": nn.LeakyReLU(1e16),
+    "leaky_relu:-1.5e-07": nn.LeakyReLU(-1.5e-7),
+    "leaky_relu:1": nn.LeakyReLU(True),
     "silu": nn.SiLU(),
     "gelu": nn.GELU(),
     "gelu_tanh": nn.GELU(approximate="tanh"),
@@ -263,6 +267,7 @@ CALL_ACTIVATIONS: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("leaky_relu:0.01", lambda y: F.leaky_relu(y)),
     ("leaky_relu:0.3", lambda y: F.leaky_relu(y, 0.3)),
     ("leaky_relu:0.3", lambda y: F.leaky_relu(y, negative_slope=0.3, inplace=True)),
+    ("leaky_relu:2.5e20", lambda y: F.leaky_relu(y, 2.5e20)),
     ("silu", lambda y: F.silu(y)),
     ("gelu", lambda y: F.gelu(y)),
     ("gelu_tanh", lambda y: F.gelu(y, approximate="tanh")),
@@ -273,6 +278,8 @@ CALL_ACTIVATIONS: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("tanh", lambda y: y.tanh_()),
     # Not known as activations: they stay behind the neuron, which sleeps on its own output.
     ("none", lambda y: F.elu(y)),
+    ("none", lambda y: F.leaky_relu(y, math.inf)),
+    ("none", lambda y: F.leaky_relu(y, float("nan"))),
     ("none", lambda y: y * 2),
     ("none", lambda y: torch.sub(1, y)),
     ("none", lambda y: y * y.sigmoid()),
@@ -308,7 +315,7 @@ def test_called_activation_is_recognised(name: str, function: Callable[[Tensor],
     net = convert(model)
     x = torch.randn(X)
     assert net.layers["conv"].activation == name
-    torch.testing.assert_close(run(net, x), run(model, x))
+    torch.testing.assert_close(run(net, x), run(model, x), equal_nan=True)
 
 
 def test_norm_without_activation_sleeps_on_its_own_output() -> None:

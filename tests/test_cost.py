@@ -10,6 +10,7 @@ from torch import nn
 
 import drowsy
 from drowsy import models
+from drowsy.graph.inspection import layer_shapes
 from drowsy.knob.costs import LayerCost, cost_table, layer_costs, layer_shares, saving
 
 # Name, neurons (thousands, as printed), multiplies per neuron, multiplies (millions) in Table I.
@@ -81,6 +82,30 @@ def test_a_layer_that_runs_twice_counts_twice() -> None:
     shares = layer_shares(costs)
     assert shares["conv"] == pytest.approx(2 * 36 / (2 * 36 + 8))
     assert saving({"conv": Fraction(1, 2), "last": 0}, shares) == pytest.approx(shares["conv"] / 2)
+
+
+def test_sizes_are_those_of_outputs_however_a_layer_is_called() -> None:
+    class Uneven(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = nn.Conv2d(4, 6, (2, 4), padding="same", dilation=(1, 2))
+            self.reflected = nn.Conv2d(6, 4, 3, (2, 1), (1, 2), groups=2, padding_mode="reflect")
+
+        def forward(self, x):
+            self.outputs = [self.same(input=x), self.reflected(input=self.same(x))]
+            return self.outputs[-1]
+
+    model = Uneven().eval()
+    with torch.no_grad():
+        model(torch.zeros(1, 4, 9, 7))
+    same, again, reflected = layer_costs(model, (4, 9, 7))
+    assert same == again
+    assert [same.shape, reflected.shape] == [y.shape[1:] for y in model.outputs]
+    assert [same.kernel, reflected.kernel] == [(4, 2, 4), (3, 3, 3)]
+    for cost, shape in zip((same, again, reflected), layer_shapes(model, (4, 9, 7)), strict=True):
+        assert shape[0] == cost.name
+        assert shape[1].out_size == cost.shape[1:]
+        assert shape[1].multiplies == cost.multiplies
 
 
 def test_the_table_names_every_layer_and_the_total(caffenet_costs) -> None:

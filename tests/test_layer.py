@@ -124,6 +124,20 @@ def test_exactly_the_mapped_neurons_sleep(
     assert y.stride() == awake.stride()
 
 
+@pytest.mark.parametrize("rate", [1 / 8, 3 / 8, 5 / 8, 7 / 8])
+def test_rescaling_in_float64_is_as_exact_as_float64(rate: float) -> None:
+    layer = DrowsyConv2d(4, 6, 3, rate=rate, fill="rescale").double()
+    x = torch.randn(3, 4, 8, 8, dtype=torch.float64)
+    y, awake = run(layer, x), run(layer.awake, x)
+    # The knob itself holds the factor in float32.
+    assert torch.equal(y[y != 0], awake[y != 0] * (8 / (8 - 8 * rate)))
+    layer.set(fill="zero")
+    layer.control.reseed(0)
+    assert torch.equal(run(layer, x) != 0, y != 0)
+    layer.control.reseed(0)
+    assert torch.equal(run(layer, x)[y != 0], awake[y != 0])
+
+
 def test_every_inference_draws_new_maps_and_reseeding_repeats_them() -> None:
     layer = DrowsyConv2d(2, 6, 1, rate=0.5)
     x = torch.randn(1, 2, 8, 8).expand(4, -1, -1, -1)
@@ -388,7 +402,7 @@ def test_operator_passes_torchs_own_checks(
         layer.control.clock,
         torch.randn(256, 9, layer.out_channels, dtype=x.dtype),
         0,
-        *vars(layer.spec).values(),
+        *layer.spec.arguments(),
         str(layer.sleep),
         fill,
         "torch",

@@ -14,7 +14,7 @@ from drowsy_kernels import tuning
 from drowsy_kernels.conv2d import Awake
 from torch import Tensor
 
-from drowsy.neuron import ConvSpec
+from drowsy.neuron import ConvSize, ConvSpec
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     BlueNoise,
@@ -90,7 +90,7 @@ def choose(
         spec: as ``padded`` leaves it.
         cell: positions and channels that share a bit.
     """
-    shape = _shape(size, weight_size, spec)
+    shape = conv_shape(ConvSize(tuple(size), tuple(weight_size), spec))  # type: ignore[arg-type]
     number = tuning.number_format(dtype, precision(device))
     return _choose(shape, max(size[0], 1), number, device, cell, _EXPECTED_RATE, False)
 
@@ -99,17 +99,20 @@ def library_wins(x: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
     """Whether torch's own convolution is the fastest way to a layer in which nobody sleeps."""
     if x.dtype not in _DTYPES or spec.padding_mode != "zeros":
         return True
-    shape = _shape(x.shape, weight.shape, spec)
+    shape = conv_shape(ConvSize(tuple(x.shape), tuple(weight.shape), spec))  # type: ignore[arg-type]
     number = tuning.number_format(x.dtype, precision(x.device))
     return _choose(shape, max(len(x), 1), number, x.device, (1, 1), 0.0, True).method == "cudnn"
 
 
-def _shape(size: Sequence[int], weight_size: Sequence[int], spec: ConvSpec) -> tuning.ConvShape:
+def conv_shape(size: ConvSize) -> tuning.ConvShape:
+    """A convolution's size as the kernels have it: without its batch and its activation."""
+    _, channels, height, width = size.input
+    spec = size.spec
     return tuning.ConvShape(
-        size[1],
-        weight_size[0],
-        (size[2], size[3]),
-        (weight_size[2], weight_size[3]),
+        channels,
+        size.weight[0],
+        (height, width),
+        size.kernel,
         spec.stride,
         spec.padding,
         spec.dilation,

@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import fx, nn
 
+from drowsy.backends.ops import choose_backend
 from drowsy.graph.default_fills import Choice, choose_fill
 from drowsy.graph.nodes import Neuron, common_neuron, hooked
 from drowsy.graph.tracing import convolution_calls, trace
 from drowsy.knob.control import Control
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet, LayerReport, check_network
-from drowsy.ops import choose_backend
 from drowsy.sleep import DEFAULT_K, FILLS, Grain, SleepSpec, Source, check_fill
 
 

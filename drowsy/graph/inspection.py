@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from drowsy.files.tables import align
+from drowsy.knob.costs import layer_costs
 from drowsy.network.net import DrowsyNet
 from drowsy.sleep import Grain
 
@@ -65,40 +66,9 @@ def layer_shapes(model: nn.Module, image: Sequence[int]) -> list[tuple[str, Conv
         image: ``(C, H, W)`` of one image.
     """
     # Imported here: ``import drowsy`` must work where there is no Triton.
-    from drowsy_kernels.tuning import ConvShape
+    from drowsy.backends.triton import conv_shape
 
-    found: list[tuple[str, ConvShape]] = []
-
-    def record(name: str) -> object:
-        def hook(module: nn.Conv2d, inputs: tuple[Tensor], _: object) -> None:
-            left, right, top, bottom = module._reversed_padding_repeated_twice
-            shape = ConvShape(
-                module.in_channels,
-                module.out_channels,
-                (inputs[0].shape[-2], inputs[0].shape[-1]),
-                module.kernel_size,  # type: ignore[arg-type]
-                module.stride,  # type: ignore[arg-type]
-                (left, right, top, bottom),
-                module.dilation,  # type: ignore[arg-type]
-                module.groups,
-            )
-            found.append((name, shape))
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(record(name))  # type: ignore[arg-type]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    like = next(model.parameters())
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, *image, dtype=like.dtype, device=like.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return [(cost.name, conv_shape(cost.size)) for cost in layer_costs(model, image)]
 
 
 def inspect_kernels(

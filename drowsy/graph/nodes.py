@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-_MODULE_ACTIVATIONS: dict[type[nn.Module], Callable[..., str]] = {
+from drowsy.neuron import check_activation
+
+_MODULE_ACTIVATIONS: dict[type[nn.Module], Callable[..., str | None]] = {
     nn.ReLU: lambda m: "relu",
     nn.ReLU6: lambda m: "relu6",
-    nn.LeakyReLU: lambda m: f"leaky_relu:{m.negative_slope}",
+    nn.LeakyReLU: lambda m: _leaky_relu(m.negative_slope),
     nn.SiLU: lambda m: "silu",
     nn.GELU: lambda m: "gelu" if m.approximate == "none" else "gelu_tanh",
     nn.Hardswish: lambda m: "hardswish",
@@ -95,8 +98,15 @@ def activation_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | No
         return "gelu_tanh" if options.get("approximate") == "tanh" else "gelu"
     if node.target in (F.leaky_relu, F.leaky_relu_):
         slope = node.args[1] if len(node.args) > 1 else options.get("negative_slope", 0.01)
-        return f"leaky_relu:{slope}"
+        return _leaky_relu(slope)
     return None if options else _CALL_ACTIVATIONS.get(node.target)
+
+
+def _leaky_relu(slope: Any) -> str | None:
+    """A neuron's name for it; None where the slope is no finite number, or known to the graph."""
+    if isinstance(slope, fx.Node) or not math.isfinite(slope):
+        return None
+    return check_activation(f"leaky_relu:{+slope}")
 
 
 def hooked(module: nn.Module) -> bool:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from drowsy.files.tables import align
+from drowsy.neuron import ConvSize, ConvSpec
 
 # Savings are sums of floats: what is to reach one may miss it by this.
 ROUNDING = 1e-9
@@ -23,16 +25,20 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One convolution for one image.
-
-    Attributes:
-        shape: ``(C, OH, OW)`` of the output.
-        kernel: ``(C / groups, KH, KW)`` a neuron multiplies.
-    """
+    """One convolution for one image."""
 
     name: str
-    shape: tuple[int, int, int]
-    kernel: tuple[int, int, int]
+    size: ConvSize
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, OH, OW)`` of the output."""
+        return self.size.output[1:]
+
+    @property
+    def kernel(self) -> tuple[int, int, int]:
+        """``(C / groups, KH, KW)`` a neuron multiplies."""
+        return self.size.weight[1:]
 
     @property
     def neurons(self) -> int:
@@ -42,7 +48,7 @@ class LayerCost:
     @property
     def multiplies_per_neuron(self) -> int:
         """M: weights of one neuron."""
-        return prod(self.kernel)
+        return self.size.window
 
     @property
     def multiplies(self) -> int:
@@ -62,16 +68,17 @@ def layer_costs(model: nn.Module, image: Sequence[int]) -> list[LayerCost]:
     found: list[LayerCost] = []
 
     def record(name: str) -> object:
-        def hook(module: nn.Module, _: object, output: Tensor) -> None:
-            assert isinstance(module, nn.Conv2d)
-            channels, height, width = output.shape[-3:]
-            kernel = (module.in_channels // module.groups, *module.kernel_size)
-            found.append(LayerCost(name, (channels, height, width), kernel))  # type: ignore[arg-type]
+        def hook(conv: nn.Conv2d, given: tuple[Tensor, ...], named: Any, _: object) -> None:
+            x = given[0] if given else named["input"]
+            input = (1, conv.in_channels, *x.shape[-2:])
+            weight = (conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size)
+            size = ConvSize(input, weight, ConvSpec.of_conv(conv))  # type: ignore[arg-type]
+            found.append(LayerCost(name, size))
 
         return hook
 
     handles = [
-        module.register_forward_hook(record(name))  # type: ignore[arg-type]
+        module.register_forward_hook(record(name), with_kwargs=True)  # type: ignore[arg-type]
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]

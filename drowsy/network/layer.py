@@ -9,10 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drowsy.backends.ops import choose_backend
 from drowsy.knob.control import Control
 from drowsy.neuron import RING, ConvSpec, awake_conv2d, check_activation
-from drowsy.ops import choose_backend
-from drowsy.sleep import NEIGHBOUR_FILLS, Grain, SleepSpec, check_fill, scale, threshold
+from drowsy.sleep import (
+    NEIGHBOUR_FILLS,
+    Grain,
+    SleepSpec,
+    check_fill,
+    scale,
+    threshold,
+)
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -374,7 +381,7 @@ class DrowsyConv2d(nn.Conv2d):
             self.control.clock,
             self.table,
             self.index,
-            *vars(self.spec).values(),
+            *self.spec.arguments(),
             self._sleep_text,
             self._fill_text,
             self.backend,
@@ -393,15 +400,7 @@ class DrowsyConv2d(nn.Conv2d):
     @property
     def spec(self) -> ConvSpec:
         """Geometry and activation."""
-        left, right, top, bottom = self._reversed_padding_repeated_twice
-        return ConvSpec(
-            self.stride,  # type: ignore[arg-type]
-            (left, right, top, bottom),
-            self.padding_mode,
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.activation,
-        )
+        return ConvSpec.of_conv(self, self.activation)
 
     def extra_repr(self) -> str:
         """``nn.Conv2d``'s line, then the neuron's."""

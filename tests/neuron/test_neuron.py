@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from drowsy.neuron import ACTIVATIONS, ConvSpec, awake_conv2d, check_activation, sleep
+from drowsy.neuron import ACTIVATIONS, ConvSize, ConvSpec, awake_conv2d, check_activation, sleep
+from drowsy.neuron.asleep import _choose_nearest
+from drowsy.neuron.window import WINDOW
 from drowsy.sleep import NEIGHBOUR_FILLS, Grain, check_fill, expand_cells, scale
 
 TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -21,6 +24,8 @@ TORCH_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu:0.1": lambda y: F.leaky_relu(y, 0.1),
     "leaky_relu:-0.5": lambda y: F.leaky_relu(y, -0.5),
     "leaky_relu:1e-3": lambda y: F.leaky_relu(y, 1e-3),
+    "leaky_relu:1e+16": lambda y: F.leaky_relu(y, 1e16),
+    "leaky_relu:-1.5e-07": lambda y: F.leaky_relu(y, -1.5e-7),
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
@@ -85,7 +90,10 @@ def test_every_activation_is_tested() -> None:
     assert tested == set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("name", ["relu7", "", "leaky_relu", "leaky_relu:", "leaky_relu:x", "ReLU"])
+LEAKY = ["leaky_relu", *(f"leaky_relu:{slope}" for slope in ("", "x", "inf", "nan", "1e999"))]
+
+
+@pytest.mark.parametrize("name", ["relu7", "", "ReLU", *LEAKY])
 def test_unknown_activation_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"activation: got .*allowed: none, relu"):
         check_activation(name)
@@ -97,6 +105,37 @@ def test_activation_leaves_the_input_as_it_was(activation: str) -> None:
     before = x.clone()
     awake_conv2d(x, torch.randn(2, 2, 1, 1), None, ConvSpec(activation=activation))
     assert torch.equal(x, before)
+
+
+GEOMETRIES = [
+    (3, {"padding": 1}),
+    ((2, 4), {"padding": "same"}),
+    ((3, 2), {"stride": (2, 3), "padding": (2, 0), "dilation": (2, 1), "groups": 2}),
+    (5, {"padding": 2, "padding_mode": "reflect", "stride": 2}),
+]
+
+
+@pytest.mark.parametrize(("kernel", "options"), GEOMETRIES)
+def test_sizes_are_those_of_torch(kernel: int | tuple[int, int], options: dict[str, Any]) -> None:
+    conv = nn.Conv2d(4, 6, kernel, **options)
+    x = torch.randn(2, 4, 9, 11)
+    size = ConvSize(tuple(x.shape), tuple(conv.weight.shape), ConvSpec.of_conv(conv))
+    assert size.output == conv(x).shape
+    assert size.positions == conv(x)[0, 0].numel()
+    assert size.window == conv.weight[0].numel()
+
+
+@pytest.mark.parametrize(("kernel", "options"), GEOMETRIES)
+def test_a_specification_is_its_arguments(
+    kernel: int | tuple[int, int], options: dict[str, Any]
+) -> None:
+    spec = ConvSpec.of_conv(nn.Conv2d(4, 6, kernel, **options), "relu6")
+    # An operator hands lists on.
+    arguments = [list(a) if isinstance(a, tuple) else a for a in spec.arguments()]
+    assert ConvSpec.of(*arguments) == spec
+    assert hash(ConvSpec.of(*arguments)) == hash(spec)
+    names = [argument.split()[-1] for argument in ConvSpec.SCHEMA.split(", ")]
+    assert dict(zip(names, spec.arguments(), strict=True)) == vars(spec)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -224,6 +263,16 @@ def test_neighbours_are_added_up_in_float32(
     else:  # one rounding, at the end
         tolerance = torch.finfo(dtype).eps * (4 if dtype == torch.float32 else 1)
         torch.testing.assert_close(slept.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+def test_three_neurons_in_a_row_take_from_the_first() -> None:
+    """The example that ``drowsy.neuron.asleep`` works out for the choice of the nearest."""
+    asleep = torch.tensor([False, True, True]).view(1, 1, 1, 3)
+    assert _choose_nearest(asleep).flatten().tolist() == [0, 2, 10]
+    assert [(dy, dx) for _, dy, dx in (WINDOW[2 - 1], WINDOW[10 - 1])] == [(0, -1), (0, -2)]
+    y = torch.tensor([1.5, math.nan, math.nan]).view(1, 1, 1, 3)
+    filled = sleep(y, asleep.logical_not().byte().view(1, 3, 1), 1, 1.0, Grain(), "nearest")
+    assert filled.flatten().tolist() == [1.5, 1.5, 1.5]
 
 
 @pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 import drowsy
 from bench import cpu_crossover
-from drowsy import crossover, neuron
+from drowsy import neuron
 from drowsy.backends import cpu, eager
-from drowsy.crossover import Layer, candidates, estimate, fastest, grids
+from drowsy.backends.cpu import crossover
+from drowsy.backends.cpu.crossover import Layer, candidates, estimate, fastest, grids
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import NEIGHBOUR_FILLS, SleepSpec, lattice_tables, levels
 
@@ -127,7 +128,7 @@ def test_fovea_runs_as_the_lattice_where_it_is_one(
         ways.append(candidates(layer, sleep)[-1])
         return ways[-1]
 
-    monkeypatch.setattr(cpu, "fastest", last)
+    monkeypatch.setattr(cpu.ways, "fastest", last)
     x, weight, bias = draw(generator, 3)
     arguments = (
         x, weight, bias, torch.tensor(j), torch.tensor(1.0), torch.tensor(CLOCK),
@@ -220,7 +221,7 @@ def test_fills_from_awake_neighbours(
         arguments = (*knob, spec, sleep, fill, table)
         expected = eager.conv2d(x, weight, bias, *arguments)
         for way in candidates(Layer.of(x, weight, spec), sleep):
-            monkeypatch.setattr(cpu, "fastest", lambda *_, way=way: way)
+            monkeypatch.setattr(cpu.ways, "fastest", lambda *_, way=way: way)
             y = cpu.conv2d(x, weight, bias, *arguments)
             torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
             assert y.stride() == expected.stride()
@@ -236,7 +237,7 @@ def test_maps_are_those_of_the_specification(grain: str, generator: torch.Genera
     layer = Layer.of(x, weight, ConvSpec())
     for clock in (torch.tensor([2**40 + 3, 2**32 - 4]), torch.tensor([0, 510])):
         call = cpu.Call(x, weight, bias, 4, 1.0, clock, layer, sleep)
-        assert torch.equal(cpu._levels(call), levels(sleep, layer.output, clock))
+        assert torch.equal(call.levels(), levels(sleep, layer.output, clock))
 
 
 @pytest.mark.parametrize("k", [2, 3, 4, 6, 8, 12, 16, 32, 256])
@@ -263,8 +264,8 @@ def layer_of(
     channels: int, size: int, filters: int, kernel: int, groups: int = 1, last: bool = True
 ) -> Layer:
     spec = ConvSpec(padding=(kernel // 2,) * 4, groups=groups)
-    out = (8, filters, size, size)
-    return Layer((8, channels, size, size), out, (kernel, kernel), spec, last)
+    weight = (filters, channels // groups, kernel, kernel)
+    return Layer((8, channels, size, size), weight, spec, last)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +388,7 @@ def test_a_network_skips_as_it_masks(grain: str, monkeypatch: pytest.MonkeyPatch
     outputs = []
     for prefer in ("mask", "skip"):
         monkeypatch.setattr(
-            cpu,
+            cpu.ways,
             "fastest",
             lambda layer, sleep, *_, prefer=prefer: candidates(layer, sleep)[
                 0 if prefer == "mask" else -1

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from drowsy.neuron import ConvSpec
+from drowsy.neuron import ConvSize, ConvSpec
 from drowsy.sleep import Lattice, SleepSpec, lattice_levels, lattice_tables, source_text
 
 TABLE = Path(__file__).with_name("crossover.json")
@@ -42,49 +42,20 @@ _CHUNK_INPUTS, _CHUNK_ROWS = 1 << 19, 1 << 10
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Sizes of a convolution.
+class Layer(ConvSize):
+    """A convolution as this backend sees it: its sizes, and their layout.
 
     Args:
-        input: ``(N, IC, H, W)``, before padding.
-        output: ``(N, OC, OH, OW)``.
-        kernel: ``(KH, KW)``.
-        spec: geometry and activation.
         channels_last: whether the dense convolution returns channels_last.
     """
 
-    input: tuple[int, int, int, int]
-    output: tuple[int, int, int, int]
-    kernel: tuple[int, int]
-    spec: ConvSpec
     channels_last: bool
 
     @classmethod
     def of(cls, x: Tensor, weight: Tensor, spec: ConvSpec) -> Layer:
-        """The sizes of this convolution; ``x`` is ``[N, IC, H, W]``."""
-        n, _, height, width = x.shape
-        left, right, top, bottom = spec.padding
-        kernel = (weight.shape[2], weight.shape[3])
-        reach = [d * (size - 1) for d, size in zip(spec.dilation, kernel, strict=True)]
-        oh = (height + top + bottom - reach[0] - 1) // spec.stride[0] + 1
-        ow = (width + left + right - reach[1] - 1) // spec.stride[1] + 1
-        return cls(
-            (n, x.shape[1], height, width),
-            (n, weight.shape[0], oh, ow),
-            kernel,
-            spec,
-            _is_channels_last(x) or _is_channels_last(weight),
-        )
-
-    @property
-    def positions(self) -> int:
-        """Positions of one image's output."""
-        return self.output[2] * self.output[3]
-
-    @property
-    def window(self) -> int:
-        """Inputs of one neuron."""
-        return self.input[1] * self.kernel[0] * self.kernel[1]
+        """The convolution of ``x`` ``[N, IC, H, W]`` with this weight."""
+        last = _is_channels_last(x) or _is_channels_last(weight)
+        return cls(tuple(x.shape), tuple(weight.shape), spec, last)  # type: ignore[arg-type]
 
     @property
     def chunk(self) -> int:

@@ -1,0 +1,241 @@
+"""What is known of a layer before its images come: who is awake, and where it lies in memory.
+
+Everything here is made once for a layer (and a rate, where it depends on one), and kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drowsy.backends.cpu.crossover import grids
+from drowsy.backends.cpu.rows import copy_rows, runs
+from drowsy.neuron import ConvSize
+from drowsy.neuron.window import NEAR, REACH, WINDOW
+from drowsy.sleep import SleepSpec, lattice_levels, lattice_phases, lattice_tables
+
+# Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
+_PHASE_BLOCK = 256
+
+
+# --- maps of a lattice -------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def levels_by_phase(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
+    """A lattice's level maps, one for each phase: uint8 ``[k, PC, CC]``."""
+    return lattice_levels(k, cells, row, torch.arange(k))
+
+
+def phases(sleep: SleepSpec, images: int, clock: Tensor) -> Tensor:
+    """Lattice phases of so many images from ``clock`` on, int64 ``[images]``; at least one."""
+    seed, first = clock.tolist()
+    block, skipped = divmod(first, _PHASE_BLOCK)
+    drawn = _phase_block(sleep, seed, block)
+    while len(drawn) < skipped + images:
+        block += 1
+        drawn = torch.cat([drawn, _phase_block(sleep, seed, block)])
+    return drawn[skipped : skipped + images]
+
+
+@functools.lru_cache(maxsize=1024)
+def _phase_block(sleep: SleepSpec, seed: int, block: int) -> Tensor:
+    images = torch.arange(block * _PHASE_BLOCK, (block + 1) * _PHASE_BLOCK)
+    return lattice_phases(sleep, images & 0xFFFFFFFF, torch.tensor(seed))
+
+
+# --- where things lie --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The input windows of a layer's positions, among the pixels of its padded input.
+
+    A window is a few runs of pixels that follow each other: one for each row of the kernel.
+
+    Attributes:
+        origins: int64 ``[N * P]``, the first pixel of each position's window.
+        taps: int64 ``[runs]``, the first pixels of a window's runs, from there.
+        run: pixels of a run.
+    """
+
+    origins: Tensor
+    taps: Tensor
+    run: int
+
+    def gather(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """The windows of positions ``rows`` of ``[N, H, W, IC]``: ``[rows, KH * KW * IC]``."""
+        index = (self.origins[rows][:, None] + self.taps).flatten()
+        return runs(pixels, self.run).index_select(0, index).view(len(rows), -1)
+
+
+@functools.lru_cache(maxsize=64)
+def windows(size: ConvSize, height: int, width: int) -> Windows:
+    """The windows of a layer whose padded input is ``[N, height, width, IC]``."""
+    n, _, oh, ow = size.output
+    (vertical, across), (down, right) = size.spec.stride, size.spec.dilation
+    y, x = torch.arange(oh)[:, None] * vertical, torch.arange(ow) * across
+    image = torch.arange(n)[:, None, None] * (height * width)
+    run = size.kernel[1] if right == 1 else 1
+    taps_y = torch.arange(size.kernel[0])[:, None] * down
+    taps_x = torch.arange(size.kernel[1] // run) * right
+    return Windows((image + y * width + x).flatten(), (taps_y * width + taps_x).flatten(), run)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every ``spacing``-th position of every ``spacing``-th row, from a start that a phase sets.
+
+    A lattice may have several such grids of one spacing; they are kept, gathered and scattered
+    together. All are as large as the largest, so that some reach beyond the map.
+
+    Attributes:
+        starts: int64 ``[k, grids, rows]``, where each row of a grid's input starts among an
+            image's pixels, for each phase.
+        run: pixels of such a row.
+        places: int64 ``[k, grids, outputs]``, positions of its outputs, -1 beyond the map.
+        whole: whether no output lies beyond the map.
+        positions: of an image's output.
+    """
+
+    starts: Tensor
+    run: int
+    places: Tensor
+    whole: bool
+    positions: int
+
+    def gather(self, pixels: Tensor, phases: Tensor) -> Tensor:
+        """What the grids of all images read of ``[N, H, W, IC]``: ``[N * grids, IC, rows, run]``.
+
+        Every grid of every image is one image of this batch, so that the library lays the weights
+        out only once.
+        """
+        n, height, width, channels = pixels.shape
+        images = torch.arange(n)[:, None, None] * (height * width)
+        index = (self.starts[phases] + images).flatten()
+        crops = runs(pixels, self.run).index_select(0, index)
+        return crops.view(-1, self.starts.shape[2], self.run, channels).permute(0, 3, 1, 2)
+
+    def scatter(self, y: Tensor, out: Tensor, phases: Tensor, scale: float) -> None:
+        """Write ``[N * grids, C, h, w]``, which is overwritten, times ``scale`` to their rows.
+
+        Args:
+            out: ``[N * P, C]``, a row for each position of each image.
+        """
+        y = y.permute(0, 2, 3, 1).flatten(0, 2)
+        places = self.places[phases]
+        rows = (places + torch.arange(len(places))[:, None, None] * self.positions).flatten()
+        if not self.whole:
+            inside = (places.flatten() >= 0).nonzero()[:, 0]
+            y, rows = y.index_select(0, inside), rows.index_select(0, inside)
+        copy_rows(out, 0, rows, y, scale)
+
+
+@functools.lru_cache(maxsize=128)
+def grid(size: ConvSize, k: int, j: int, spacing: int, cell: int, pitch: int) -> Grid:
+    """The grids of this spacing of a lattice at rate ``j/k``.
+
+    Args:
+        size: of the layer.
+        k, j: rate.
+        spacing: one of ``crossover.grids(k, j)``.
+        cell: which channel cell.
+        pitch: pixels to a row of the padded input.
+    """
+    _, _, height, width = size.output
+    _, shifts = lattice_tables(k)
+    shift = shifts[(torch.arange(k) + cell) % k].long()
+    top, left = ((grids(k, j)[spacing] - shift[:, None]) % spacing).unbind(2)
+    vertical, across = size.spec.stride
+    high, run = _grid_input(size, spacing)
+    starts = (top[..., None] * vertical + torch.arange(high)) * pitch + left[..., None] * across
+    y = top[..., None, None] + torch.arange(0, height, spacing)[:, None]
+    x = left[..., None, None] + torch.arange(0, width, spacing)
+    places = torch.where((y < height) & (x < width), y * width + x, -1).flatten(2)
+    return Grid(starts, run, places, bool((places >= 0).all()), size.positions)
+
+
+def grid_reach(size: ConvSize, spacing: int) -> tuple[int, int]:
+    """Rows and columns of input that grids of this spacing read, whatever their start."""
+    high, wide = _grid_input(size, spacing)
+    vertical, across = size.spec.stride
+    return (spacing - 1) * vertical + high, (spacing - 1) * across + wide
+
+
+def _grid_input(size: ConvSize, spacing: int) -> tuple[int, int]:
+    """Rows and columns of input that one grid of this spacing reads."""
+    height, width = (
+        (-(-outputs // spacing) - 1) * spacing * stride + dilation * (kernel - 1) + 1
+        for outputs, stride, dilation, kernel in zip(
+            size.output[2:], size.spec.stride, size.spec.dilation, size.kernel, strict=True
+        )
+    )
+    return height, width
+
+
+# --- who reads whom ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What sleepers read of awake positions, and with which weights.
+
+    Attributes:
+        sleepers: int64 ``[S]``, positions of the sleepers that have an awake neighbour.
+        read: int64 ``[R]``, the positions that they read, one sleeper after the other.
+        weights: float64 ``[R]``.
+        starts: int64 ``[S]``, where each sleeper's reading starts.
+    """
+
+    sleepers: Tensor
+    read: Tensor
+    weights: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of_batch(cls, images: list[Readings], positions: int) -> Readings:
+        """Those of images that lie one after the other, each of so many positions."""
+        before = torch.tensor([0, *(len(image.read) for image in images)]).cumsum(0).tolist()
+        return cls(
+            torch.cat([image.sleepers + n * positions for n, image in enumerate(images)]),
+            torch.cat([image.read + n * positions for n, image in enumerate(images)]),
+            torch.cat([image.weights for image in images]),
+            torch.cat([image.starts + before[n] for n, image in enumerate(images)]),
+        )
+
+    def fill(self, rows: Tensor) -> None:
+        """Write to the sleepers of ``[positions, C]`` what they read there."""
+        weights = self.weights.to(rows.dtype)
+        filled = F.embedding_bag(
+            self.read, rows, self.starts, mode="sum", per_sample_weights=weights
+        )
+        copy_rows(rows, 0, self.sleepers, filled)
+
+
+@functools.lru_cache(maxsize=1024)
+def readings(k: int, j: int, phase: int, height: int, width: int, fill: str) -> Readings:
+    """What the sleepers of one image of a lattice read; the rules are ``drowsy.neuron``'s."""
+    awake = levels_by_phase(k, (height * width, 1), width)[phase] >= j
+    awake = awake.view(height, width)
+    squared, down, right = torch.tensor(WINDOW).unbind(1)
+    padded = F.pad(awake, (REACH,) * 4)
+    seen = torch.stack(
+        [padded[REACH + dy :, REACH + dx :][:height, :width] for _, dy, dx in WINDOW], dim=-1
+    )
+    seen = (seen & ~awake[..., None]).flatten(0, 1)
+    if fill == "nearest":
+        read = seen & (seen.cumsum(1) == 1)
+    else:
+        near = seen & (squared <= NEAR)
+        read = torch.where(near.any(dim=1, keepdim=True), near, seen)
+    sleeper, place = read.nonzero(as_tuple=True)
+    weight = 1 / squared.double()[place]
+    weight /= torch.zeros(len(read), dtype=torch.float64).index_add_(0, sleeper, weight)[sleeper]
+    counts = read.sum(dim=1)
+    sleepers = counts.nonzero().flatten()
+    starts = counts[sleepers].cumsum(0) - counts[sleepers]
+    return Readings(sleepers, sleeper + down[place] * width + right[place], weight, starts)

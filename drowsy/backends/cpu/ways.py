@@ -1,0 +1,201 @@
+"""The ways of running a sleeping layer, by torch operations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drowsy import neuron
+from drowsy.backends.cpu import tables
+from drowsy.backends.cpu.crossover import Layer, columns, fastest, grids
+from drowsy.backends.cpu.rows import copy_rows, linear
+from drowsy.neuron import ConvSpec
+from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, SleepSpec, levels, simplest
+
+# A lattice's maps of all phases are kept where they have at most so many levels.
+_TABLE_LEVELS = 1 << 18
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    threshold: Tensor,
+    scale: Tensor,
+    clock: Tensor,
+    spec: ConvSpec,
+    sleep: SleepSpec,
+    fill: str,
+    table: Tensor | None = None,
+) -> Tensor:
+    """A drowsy layer; arguments and result as for ``backends.eager.conv2d``."""
+    j = int(threshold)
+    if j == 0:
+        return neuron.awake_conv2d(x, weight, bias, spec)
+    layer, sleep = Layer.of(x, weight, spec), simplest(sleep, j)
+    from_neighbours = fill in NEIGHBOUR_FILLS
+    call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
+    y = run(call, fastest(layer, sleep, j, x.dtype))
+    return _from_neighbours(y, call, fill, table) if from_neighbours else y
+
+
+@dataclass(frozen=True)
+class Call:
+    """One inference of a layer at rate ``j/k``, ``j > 0``; the rest as for ``conv2d``."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    j: int
+    scale: float
+    clock: Tensor
+    layer: Layer
+    sleep: SleepSpec
+
+    def parameters(self, kept: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of some output channels."""
+        return self.weight[kept], None if self.bias is None else self.bias[kept]
+
+    def pixels(self, least: tuple[int, int] = (0, 0)) -> Tensor:
+        """The padded input ``[N, H, W, IC]``, with zeros beyond up to at least this ``(H, W)``."""
+        x, spec = self.x, self.layer.spec
+        left, right, top, bottom = spec.padding
+        if spec.padding_mode != "zeros":
+            x = neuron.padded_input(x, spec)
+            left = right = top = bottom = 0
+        x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        bottom = max(bottom, least[0] - top - x.shape[1])
+        right = max(right, least[1] - left - x.shape[2])
+        if left or right or top or bottom:
+            x = F.pad(x, (0, 0, left, right, top, bottom))
+        return x
+
+    def levels(self) -> Tensor:
+        """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
+        layer, sleep = self.layer, self.sleep
+        n, channels, _, width = layer.output
+        cell_p, cell_c = sleep.grain.cell(channels, layer.positions)
+        cells = -(-layer.positions // cell_p), -(-channels // cell_c)
+        small = sleep.k * cells[0] * cells[1] <= _TABLE_LEVELS
+        if not (small and n > 0 and isinstance(sleep.source, Lattice)):
+            return levels(sleep, layer.output, self.clock)
+        row = width if cell_p == 1 else None
+        return tables.levels_by_phase(sleep.k, cells, row)[self.phases()]
+
+    def phases(self) -> Tensor:
+        """Lattice phases of the batch's images, int64 ``[N]``, ``N > 0``."""
+        return tables.phases(self.sleep, self.layer.output[0], self.clock)
+
+    def awake_rows(self) -> list[Tensor]:
+        """For each channel cell, the awake positions ``n * P + p``, ascending, int64."""
+        positions = self.layer.positions
+        cell_p, _ = self.sleep.grain.cell(self.layer.output[1], positions)
+        awake = self.levels() >= self.j
+        if cell_p > 1:
+            awake = awake.repeat_interleave(cell_p, dim=1)[:, :positions]
+        return [cell.flatten().nonzero().flatten() for cell in awake.unbind(2)]
+
+
+def run(call: Call, way: str) -> Tensor:
+    """Run a layer in one of ``crossover.candidates``' ways: ``[N, OC, OH, OW]``."""
+    if way == "mask":
+        return _mask(call)
+    n, channels, height, width = call.layer.output
+    out = call.x.new_zeros((n * height * width, channels))
+    _SKIPPING[way](call, out)
+    return out.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+# --- ways --------------------------------------------------------------------------------------
+# Those that skip write the awake neurons of a call to rows [N * P, OC] of zeros, one to a position.
+
+
+def _mask(call: Call) -> Tensor:
+    y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.layer.spec)
+    neuron.clear_(y, call.levels() < call.j, call.sleep.grain)
+    return y if call.scale == 1 else y.mul_(call.scale)
+
+
+def _rows(call: Call, out: Tensor) -> None:
+    layer = call.layer
+    pixels = call.pixels()
+    windows = tables.windows(layer, pixels.shape[1], pixels.shape[2])
+    for part, awake in zip(columns(layer, call.sleep), call.awake_rows(), strict=True):
+        weight, bias = call.parameters(part)
+        # [OC, KH, KW, IC], as a window lies in the gathered matrix: a view where channels_last.
+        matrix = weight.permute(0, 2, 3, 1).flatten(1)
+        for rows in awake.split(layer.chunk):
+            y = linear(windows.gather(pixels, rows), matrix, bias)
+            y = neuron.activate(y, layer.spec.activation)
+            copy_rows(out[:, part], 0, rows, y, call.scale)
+
+
+def _sublattices(call: Call, out: Tensor) -> None:
+    layer, sleep = call.layer, call.sleep
+    spacings = grids(sleep.k, call.j)
+    phases = call.phases()
+    pixels = call.pixels(tables.grid_reach(layer, max(spacings)))
+    for spacing in spacings:
+        spec = replace(
+            layer.spec,
+            stride=(spacing * layer.spec.stride[0], spacing * layer.spec.stride[1]),
+            padding=(0, 0, 0, 0),
+            padding_mode="zeros",
+        )
+        for cell, part in enumerate(columns(layer, sleep)):
+            grid = tables.grid(layer, sleep.k, call.j, spacing, cell, pixels.shape[2])
+            crops = grid.gather(pixels, phases)
+            y = neuron.awake_conv2d(crops, *call.parameters(part), spec)
+            grid.scatter(y, out[:, part], phases, call.scale)
+
+
+def _channels(call: Call, out: Tensor) -> None:
+    layer = call.layer
+    n, channels, _, _ = layer.output
+    awake = call.levels()[:, 0] >= call.j
+    _, unit = call.sleep.grain.cell(channels, layer.positions)
+    if channels % unit:
+        awake, unit = awake.repeat_interleave(unit, dim=1)[:, :channels], 1
+    alike: dict[bytes, list[int]] = {}
+    for image in awake.any(dim=1).nonzero().flatten().tolist():
+        alike.setdefault(awake[image].numpy().tobytes(), []).append(image)
+    cells_of = out.view(n, layer.positions, channels // unit, unit)
+    for images in alike.values():
+        cells = awake[images[0]].nonzero().flatten()
+        kept = (cells[:, None] * unit + torch.arange(unit)).flatten()
+        y = neuron.awake_conv2d(call.x[images], *call.parameters(kept), layer.spec)
+        y = y.permute(0, 2, 3, 1).reshape(len(images), layer.positions, len(cells), unit)
+        for image, values in zip(images, y, strict=True):
+            copy_rows(cells_of[image], 1, cells, values, call.scale)
+
+
+_SKIPPING: dict[str, Callable[[Call, Tensor], None]] = {
+    "rows": _rows,
+    "sublattices": _sublattices,
+    "channels": _channels,
+}
+
+
+def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> Tensor:
+    """``neuron.sleep`` with a fill that reads awake neighbours; ``y`` may be overwritten.
+
+    Where a lattice sleeps in all channels at once, who reads whom, and with which weight, is known
+    beforehand.
+    """
+    layer, sleep = call.layer, call.sleep
+    n, channels, height, width = layer.output
+    periodic = isinstance(sleep.source, Lattice) and len(columns(layer, sleep)) == 1 and n > 0
+    known = periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)
+    if fill == "stencil" or not known:
+        return neuron.sleep(y, call.levels(), call.j, 1.0, sleep.grain, fill, table)
+    images = [
+        tables.readings(sleep.k, call.j, phase, height, width, fill)
+        for phase in call.phases().tolist()
+    ]
+    rows = y.permute(0, 2, 3, 1).view(-1, channels)
+    tables.Readings.of_batch(images, layer.positions).fill(rows)
+    return y

@@ -1,0 +1,103 @@
+"""The operator behind a drowsy layer, and the choice of its backend.
+
+``torch.ops.drowsy.conv2d`` is one opaque node to ``torch.compile``, ``torch.export`` and fx. Its
+run-time arguments (rates, seed) are tensors, so a captured or compiled network follows the knob.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drowsy.backends import cpu, eager
+from drowsy.neuron import ConvSpec
+from drowsy.sleep import SleepSpec
+
+BACKENDS = ("auto", "torch", "triton")
+
+_library = torch.library.Library("drowsy", "DEF")
+_library.define(
+    "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor thresholds, Tensor scales, Tensor clock,"
+    f" Tensor? table, int index, {ConvSpec.SCHEMA}, str sleep, str fill, str backend) -> Tensor"
+)
+
+
+def choose_backend(requested: str, device: torch.device) -> str:
+    """``triton`` or ``torch`` for tensors on this device.
+
+    ``auto`` means Triton on CUDA and torch elsewhere. Triton on the CPU needs its interpreter.
+    """
+    if requested not in BACKENDS:
+        raise ValueError(f"backend: got {requested!r}, allowed: {', '.join(BACKENDS)}")
+    if requested == "auto":
+        return "triton" if device.type == "cuda" else "torch"
+    return requested
+
+
+class _Call(NamedTuple):
+    """The operator's arguments, those of the specification as one."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    thresholds: Tensor
+    scales: Tensor
+    clock: Tensor
+    table: Tensor | None
+    layer: int
+    spec: ConvSpec
+    sleep: str
+    fill: str
+    backend: str
+
+    @classmethod
+    def of(cls, *arguments: Any) -> _Call:
+        """Arguments in the order of the operator's schema."""
+        spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER])
+        return cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
+
+
+# How many arguments come before and after those of the specification.
+_BEFORE = _Call._fields.index("spec")
+_AFTER = len(_Call._fields) - _BEFORE - 1
+
+
+def _conv2d(*arguments: Any) -> Tensor:
+    call = _Call.of(*arguments)
+    x, layer = call.x, call.layer
+    sleep = SleepSpec.parse(call.sleep)
+    threshold, scale = call.thresholds[layer], call.scales[layer]
+    if x.dtype == torch.float64:
+        scale = _in_float64(scale, threshold, sleep.k)
+    knob = (threshold, scale, call.clock)
+    given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
+    if choose_backend(call.backend, x.device) == "torch":
+        return (cpu if x.device.type == "cpu" else eager).conv2d(*given)
+    # Imported here: ``import drowsy`` must work where Triton finds no driver.
+    from drowsy.backends import triton
+
+    return triton.conv2d(*given)
+
+
+def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:
+    """The factor that the knob holds in float32, as exact as the rate that it stands for."""
+    rescale = k / (k - threshold.double())
+    return torch.where(rescale.float() == scale, rescale, scale.double())
+
+
+def _conv2d_shape(*arguments: Any) -> Tensor:
+    """What the operator returns, for tracing: shape, dtype and strides without values."""
+    call = _Call.of(*arguments)
+    x, spec = F.pad(call.x, call.spec.padding), call.spec
+    y = F.conv2d(x, call.weight, call.bias, spec.stride, 0, spec.dilation, spec.groups)
+    if choose_backend(call.backend, x.device) == "triton":
+        y = y.contiguous(memory_format=torch.channels_last)
+    return y
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("conv2d", _conv2d, _key)
+torch.library.register_fake("drowsy::conv2d", _conv2d_shape, lib=_library)

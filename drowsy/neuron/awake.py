@@ -1,0 +1,160 @@
+"""A neuron awake: convolution, bias, activation."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": F.relu_,
+    "relu6": lambda y: y.clamp_(0, 6),
+    "silu": lambda y: F.silu(y, inplace=True),
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "hardswish": lambda y: F.hardswish(y, inplace=True),
+    "sigmoid": Tensor.sigmoid_,
+    "tanh": Tensor.tanh_,
+}
+ACTIVATIONS = (*_ACTIVATIONS, "leaky_relu:SLOPE")
+
+
+def check_activation(name: str) -> str:
+    """Return the name of an activation, or raise ValueError if it is not one of ``ACTIVATIONS``.
+
+    A slope is a finite number; it is returned in the form that every backend reads: ``1e16`` for
+    ``1e+16``.
+    """
+    _activation(name)
+    return name.replace("e+", "e")
+
+
+@functools.lru_cache(maxsize=64)
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    kind, _, slope = name.partition(":")
+    number = re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", slope)
+    if kind == "leaky_relu" and number and math.isfinite(float(slope)):
+        return functools.partial(F.leaky_relu_, negative_slope=float(slope))
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def activate(y: Tensor, name: str) -> Tensor:
+    """Apply one of ``ACTIVATIONS``, in place where it can be."""
+    return _activation(name)(y)
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """What a layer computes, its parameters and its sleep aside.
+
+    Args:
+        stride, dilation: ``(vertical, horizontal)``.
+        padding: cells added ``(left, right, top, bottom)``, as in ``F.pad``.
+        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+        groups: number of groups.
+        activation: one of ``ACTIVATIONS``.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    padding_mode: str = "zeros"
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    activation: str = "none"
+
+    # The fields as arguments of an operator: what ``arguments`` gives and ``of`` takes.
+    SCHEMA: ClassVar[str] = (
+        "int[2] stride, int[4] padding, str padding_mode, int[2] dilation, int groups,"
+        " str activation"
+    )
+
+    def arguments(self) -> tuple[Sequence[int] | int | str, ...]:
+        """The fields in the order of ``SCHEMA``."""
+        return (
+            self.stride,
+            self.padding,
+            self.padding_mode,
+            self.dilation,
+            self.groups,
+            self.activation,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        padding_mode: str,
+        dilation: Sequence[int],
+        groups: int,
+        activation: str,
+    ) -> ConvSpec:
+        """The specification that gave these ``arguments``; lists for its tuples."""
+        return cls(
+            tuple(stride),  # type: ignore[arg-type]
+            tuple(padding),  # type: ignore[arg-type]
+            padding_mode,
+            tuple(dilation),  # type: ignore[arg-type]
+            groups,
+            activation,
+        )
+
+    @classmethod
+    def of_conv(cls, conv: nn.Conv2d, activation: str = "none") -> ConvSpec:
+        """The geometry of an ``nn.Conv2d``, and what follows it inside the neuron."""
+        return cls.of(
+            conv.stride,
+            # As ``F.pad`` takes it, with the uneven padding of ``padding="same"`` worked out.
+            conv._reversed_padding_repeated_twice,
+            conv.padding_mode,
+            conv.dilation,
+            conv.groups,
+            activation,
+        )
+
+    def output_size(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+        """``(OH, OW)`` over an input of ``size`` ``(H, W)`` before padding."""
+        left, right, top, bottom = self.padding
+        height, width = (
+            (padded - dilation * (taps - 1) - 1) // stride + 1
+            for padded, taps, stride, dilation in zip(
+                (size[0] + top + bottom, size[1] + left + right),
+                kernel,
+                self.stride,
+                self.dilation,
+                strict=True,
+            )
+        )
+        return height, width
+
+
+def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
+    """What the neurons would output if none slept: ``act(conv2d(x) + bias)``.
+
+    Args:
+        x: ``[N, C, H, W]`` or ``[C, H, W]``, any floating dtype and memory format.
+        weight: ``[OC, C / groups, KH, KW]`` of the same dtype.
+        bias: ``[OC]`` or None.
+        spec: geometry and activation.
+    """
+    left, right, top, bottom = spec.padding
+    if spec.padding_mode != "zeros" or (left, top) != (right, bottom):
+        x = padded_input(x, spec)
+        top = left = 0
+    y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
+    return activate(y, spec.activation)
+
+
+def padded_input(x: Tensor, spec: ConvSpec) -> Tensor:
+    """``x`` ``[N, C, H, W]`` with its padding written out, whatever the mode."""
+    mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
+    return F.pad(x, spec.padding, mode=mode)
