@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.10",
     # "kernels" is another project's name on PyPI, so the folder is mapped to one of our own.
     package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels"},
-    packages=["drowsy", "drowsy.backends", "drowsy.models", "drowsy_kernels"],
+    packages=["drowsy", "drowsy.backends", "drowsy.models", "drowsy.sleep", "drowsy_kernels"],
     package_data={
         "drowsy": ["py.typed", "crossover.json"],
         "drowsy.models": ["weights/*"],

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from drowsy.bluenoise import rank_map
 from drowsy.layer import DrowsyConv2d
 from drowsy.sleep import (
     MAX_K,
@@ -37,6 +36,7 @@ from drowsy.sleep import (
     threshold,
     unpack_bitmap,
 )
+from drowsy.sleep.bluenoise import rank_map
 
 SOURCES = (
     "bernoulli",
