@@ -22,18 +22,12 @@ from drowsy_kernels.conv2d import Awake
 from drowsy_kernels.tuning import Choice
 from torch import Tensor, fx, nn
 
-from drowsy.backends.triton import choose, convolve, exact_run, map_options, padded, precision
+from drowsy.backends.triton import choose, convolve, exact_run, kernel_options, padded, precision
 from drowsy.convert import activation_name
 from drowsy.evaluate import asked_in_place
 from drowsy.layer import DrowsyConv2d
 from drowsy.net import DrowsyNet
-from drowsy.sleep import (
-    NEIGHBOUR_FILLS,
-    Grain,
-    Lfsr,
-    SleepSpec,
-    lfsr_phases,
-)
+from drowsy.sleep import NEIGHBOUR_FILLS, Grain, SleepSpec
 from drowsy.stages import pointwise, shapes
 
 
@@ -684,11 +678,10 @@ class Builder:
         _, channels, height, width = shape
         cell, source, k = sleep.grain.cell(channels, height * width), sleep.source, sleep.k
         threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
-        given = map_options(sleep, shape, clock)
-        if isinstance(source, Lfsr) and not source.seeding:
-            self._prologue.add(
-                functools.partial(_draw_phases, given["lfsr"][1], source, sleep.stream, clock)
-            )
+        layer_map = sleep.layer_map(shape)
+        given = source.tables(layer_map, clock[0])
+        if source.follows_seed:
+            self._prologue.add(functools.partial(source.reseed, given, layer_map, clock[0]))
         bitmap, launch = kernels.plan_sleep_map(
             source.name,
             shape,
@@ -697,7 +690,7 @@ class Builder:
             stream=sleep.stream,
             threshold=threshold,
             clock=clock,
-            **given,
+            **kernel_options(source, layer_map, given),
         )
         self._prologue.add(launch)
         run = exact_run(sleep, shape)
@@ -734,11 +727,6 @@ def _operands(node: fx.Node) -> list[fx.Node]:
     joined = node.args[0] if node.args else node.kwargs["tensors"]
     assert isinstance(joined, Sequence)
     return [operand for operand in joined if isinstance(operand, fx.Node)]
-
-
-def _draw_phases(phases: Tensor, source: Lfsr, stream: int, clock: Tensor) -> None:
-    """Where the engines start depends on the seed."""
-    phases.copy_(lfsr_phases(source, stream, clock[0]))
 
 
 def _sums(graph: fx.Graph, modules: dict[str, Any], sizes: dict[fx.Node, torch.Size]) -> list[_Sum]:

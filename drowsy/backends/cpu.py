@@ -31,8 +31,8 @@ from drowsy import neuron
 from drowsy.crossover import Layer, columns, fastest, grids
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import (
+    MASK32,
     NEIGHBOUR_FILLS,
-    Lattice,
     SleepSpec,
     lattice_levels,
     lattice_phases,
@@ -40,6 +40,7 @@ from drowsy.sleep import (
     levels,
     simplest,
 )
+from drowsy.sleep.memory import remembered
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
 _PHASE_BLOCK = 256
@@ -191,7 +192,7 @@ def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> 
     """
     layer, sleep = call.layer, call.sleep
     n, channels, height, width = layer.output
-    periodic = isinstance(sleep.source, Lattice) and len(columns(layer, sleep)) == 1 and n > 0
+    periodic = sleep.source.is_lattice and len(columns(layer, sleep)) == 1 and n > 0
     known = periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)
     if fill == "stencil" or not known:
         return neuron.sleep(y, _levels(call), call.j, 1.0, sleep.grain, fill, table)
@@ -290,7 +291,7 @@ def _levels(call: Call) -> Tensor:
     cell_p, cell_c = sleep.grain.cell(channels, layer.positions)
     cells = -(-layer.positions // cell_p) * -(-channels // cell_c)
     small = sleep.k * cells <= _TABLE_LEVELS
-    if not (small and n > 0 and isinstance(sleep.source, Lattice)):
+    if not (small and n > 0 and sleep.source.is_lattice):
         return levels(sleep, layer.output, call.clock)
     row = width if cell_p == 1 else None
     map_size = (-(-layer.positions // cell_p), len(columns(layer, sleep)))
@@ -300,7 +301,7 @@ def _levels(call: Call) -> Tensor:
 def _phases(call: Call) -> Tensor:
     """Lattice phases of the batch's images, int64 ``[N]``, ``N > 0``."""
     seed, first = call.clock.tolist()
-    block, skipped = divmod(first, _PHASE_BLOCK)
+    block, skipped = divmod(first & MASK32, _PHASE_BLOCK)
     drawn = _phase_block(call.sleep, seed, block)
     while len(drawn) < skipped + call.layer.output[0]:
         block += 1
@@ -311,13 +312,13 @@ def _phases(call: Call) -> Tensor:
 @functools.lru_cache(maxsize=1024)
 def _phase_block(sleep: SleepSpec, seed: int, block: int) -> Tensor:
     images = torch.arange(block * _PHASE_BLOCK, (block + 1) * _PHASE_BLOCK)
-    return lattice_phases(sleep, images & 0xFFFFFFFF, torch.tensor(seed))
+    return lattice_phases(sleep.k, sleep.stream, sleep.phase, images & MASK32, torch.tensor(seed))
 
 
 # --- tables, made once for a layer -------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(64 << 20)
 def _window_tables(layer: Layer, height: int, width: int) -> tuple[Tensor, Tensor, int]:
     """Where windows lie among the pixels of a padded ``[N, height, width]``.
 
@@ -335,13 +336,13 @@ def _window_tables(layer: Layer, height: int, width: int) -> tuple[Tensor, Tenso
     return (image + y * width + x).flatten(), (taps_y * width + taps_x).flatten(), run
 
 
-@functools.lru_cache(maxsize=256)
+@remembered(64 << 20)
 def _lattice_levels(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
     """A lattice's level maps, one for each phase: uint8 ``[k, PC, CC]``."""
     return lattice_levels(k, cells, row, torch.arange(k))
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(128 << 20)
 def _fill_tables(
     k: int, j: int, phase: int, height: int, width: int, fill: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -393,7 +394,7 @@ def _crop_size(layer: Layer, spacing: int) -> tuple[int, int]:
     return height, width
 
 
-@functools.lru_cache(maxsize=128)
+@remembered(64 << 20)
 def _grid_tables(
     layer: Layer, k: int, j: int, spacing: int, cell: int, pitch: int
 ) -> tuple[Tensor, Tensor, bool]:
