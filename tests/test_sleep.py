@@ -296,6 +296,24 @@ def test_image_index_wraps_at_32_bits(source: str) -> None:
     assert not torch.equal(across[:2], across[2:])
 
 
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("rate", [0.25, 0.5])
+def test_last_images_of_a_clock_sleep_as_any(source: str, rate: float) -> None:
+    layer = DrowsyConv2d(16, 16, 1, sleep=SleepSpec(source, "position"), rate=rate)
+    layer = layer.to(memory_format=torch.channels_last)
+    x = torch.randn(5, 16, 8, 8).to(memory_format=torch.channels_last)
+    for image in (2**63 - 3, 2**63 - 1, 2**32 - 3):
+        layer.control.reseed(1, image)
+        drawn = draw(source, "position", shape=(5, 16, 8, 8), seed=1, image=image)
+        with torch.inference_mode():
+            y, awake = layer(x), layer.awake(x)
+        asleep = (drawn < rate * 8).view(5, 1, 8, 8)
+        torch.testing.assert_close(y, awake.masked_fill(asleep, 0))
+        assert torch.equal(
+            drawn, draw(source, "position", shape=(5, 16, 8, 8), seed=1, image=image % 2**32)
+        )
+
+
 @pytest.mark.parametrize("source", ["bernoulli", "stratified", "bluenoise"])
 def test_image_seed_and_stream_all_change_the_map(source: str) -> None:
     shape = (1, 8, 8, 8)
@@ -595,6 +613,60 @@ def test_lattice_phases_meet_every_level_at_every_position(k: int) -> None:
     assert (counts * k == period**2).all()
     met = torch.stack([tile.roll((-down, -across), (0, 1)) for down, across in shifts.tolist()])
     assert torch.equal(met.sort(dim=0).values, torch.arange(k)[:, None, None].expand_as(met))
+
+
+def spread_in_python(k: int) -> list[int]:
+    """Phases in the order of their levels: each the farthest from those before it."""
+    chosen = [0]
+    while len(chosen) < k:
+
+        def crowding(phase: int) -> tuple[int, float, int]:
+            gaps = [min((phase - other) % k, (other - phase) % k) for other in chosen]
+            near = 0.0
+            for gap in gaps:
+                near += 1 / gap**2
+            return -min(gaps), near, phase
+
+        chosen.append(min(set(range(k)).difference(chosen), key=crowding))
+    return chosen
+
+
+def slope_in_python(k: int) -> int:
+    """Of ``x + slope * y``, with the points of a level as far apart as can be; the least such."""
+
+    def spacing(slope: int) -> int:
+        return min(
+            x * x + y * y
+            for y, x in itertools.product(range(k), range(-k, k + 1))
+            if (x + slope * y) % k == 0 and (x, y) != (0, 0)
+        )
+
+    coprime = [slope for slope in range(1, k) if math.gcd(slope, k) == 1]
+    return max(coprime, key=lambda slope: (spacing(slope), -slope))
+
+
+@pytest.mark.parametrize("k", [*range(2, 25), 36, 49])
+def test_lattice_tables_follow_their_definition(k: int) -> None:
+    tile, shifts = lattice_tables(k)
+    order = spread_in_python(k)
+    # The phases meet, at the first position, the levels in this order.
+    assert [int(tile[y, x]) for y, x in shifts.tolist()] == [order.index(p) for p in range(k)]
+    for level, place in zip(tile[shifts[:, 0].long(), shifts[:, 1].long()], shifts, strict=True):
+        first = (tile == level).nonzero()[0]
+        assert torch.equal(place.long(), first)
+    if k & (k - 1):
+        slope = slope_in_python(k)
+        for y, x in itertools.product(range(k), range(k)):
+            assert int(tile[y, x]) == order.index((x + slope * y) % k)
+
+
+def test_lattice_tables_of_every_k_stay_as_they_are() -> None:
+    digest = hashlib.sha256()
+    for k in range(2, MAX_K + 1):
+        for table in lattice_tables(k):
+            digest.update(table.numpy().tobytes())
+    expected = "47943ee4a9a1453a12728d9828ec73a88b3674b657d59ba1a7aafdd064c920ce"
+    assert digest.hexdigest() == expected
 
 
 # --- fovea ---------------------------------------------------------------------------------------
