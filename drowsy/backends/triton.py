@@ -15,19 +15,7 @@ from drowsy_kernels.conv2d import Awake
 from torch import Tensor
 
 from drowsy.neuron import ConvSize, ConvSpec
-from drowsy.sleep import (
-    NEIGHBOUR_FILLS,
-    BlueNoise,
-    Fovea,
-    Lattice,
-    Lfsr,
-    SleepSpec,
-    Stratified,
-    bluenoise_table,
-    fovea_table,
-    lattice_tables,
-    lfsr_tables,
-)
+from drowsy.sleep import NEIGHBOUR_FILLS, LayerMap, SleepSpec, Source
 
 # The rate is on the device and may change under a captured graph: a layer is run as suits this one.
 _EXPECTED_RATE = 0.5
@@ -212,14 +200,9 @@ def exact_run(spec: SleepSpec, shape: tuple[int, int, int, int]) -> int | None:
     _, _, height, width = shape
     if not spec.grain.of_single_positions or height * width <= 1 or spec.k & (spec.k - 1):
         return None
-    if isinstance(spec.source, Stratified):
-        return spec.k if height * width % spec.k == 0 else None
-    if isinstance(spec.source, Lattice):
-        # Bands of whole periods: as many awake in each, and no band straddles two blocks.
-        period = len(lattice_tables(spec.k)[0])
-        whole = height % period == 0 and width % period == 0
-        return spec.k if whole and kernels.LIST_BLOCK % (period * width) == 0 else None
-    return None
+    run = spec.source.exact_run(spec.layer_map(shape))
+    # As many are awake in every run, and no run straddles two blocks.
+    return spec.k if run is not None and kernels.LIST_BLOCK % run == 0 else None
 
 
 def draw_bitmap(
@@ -243,19 +226,13 @@ def draw_bitmap(
 
 
 def map_options(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> dict[str, Any]:
-    """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device.
+    """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device."""
+    layer = spec.layer_map(shape)
+    return kernel_options(spec.source, layer, spec.source.tables(layer, clock[0]))
 
-    Made once for a device, ``k``, phase and size of the map; only where the engines of ``lfsr``
-    start follows the seed.
-    """
-    if isinstance(spec.source, Lattice):
-        return {"lattice": lattice_tables(spec.k, clock.device, spec.phase % spec.k)}
-    if isinstance(spec.source, Fovea):
-        _, _, height, width = shape
-        return {"fovea": fovea_table(spec.k, height, width, clock.device, spec.phase % spec.k)}
-    if isinstance(spec.source, BlueNoise):
-        return {"bluenoise": bluenoise_table(spec.k, spec.upside_down, clock.device)}
-    if isinstance(spec.source, Lfsr):
-        tables = lfsr_tables(spec.source, spec.k, spec.stream, clock[0], spec.upside_down)
-        return {"lfsr": tables}
-    return {"upside_down": spec.upside_down}
+
+def kernel_options(source: Source, layer: LayerMap, tables: tuple[Tensor, ...]) -> dict[str, Any]:
+    """A source's tables as ``kernels.sleep_map`` takes them: under the source's name."""
+    if not tables:
+        return {"upside_down": layer.upside_down}
+    return {source.name: tables if len(tables) > 1 else tables[0]}

@@ -18,7 +18,7 @@ from drowsy_kernels import lists, tables
 from drowsy_kernels.tuning import Choice
 from torch import Tensor, fx, nn
 
-from drowsy.backends.triton import choose, exact_run, map_options, padded
+from drowsy.backends.triton import choose, exact_run, kernel_options, padded
 from drowsy.deployment.maps import Draw, Map, Prologue
 from drowsy.deployment.steps import Expand, FullConv, Join, RowsConv, Step, fill
 from drowsy.graph.nodes import activation_name, pointwise
@@ -26,7 +26,7 @@ from drowsy.graph.overwriting import without_overwriting
 from drowsy.graph.running import shapes
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
-from drowsy.sleep import Grain, Lfsr, SleepSpec, lfsr_phases
+from drowsy.sleep import Grain, SleepSpec
 
 
 def structure(net: DrowsyNet, compact: bool) -> tuple[object, ...]:
@@ -336,11 +336,10 @@ class Builder:
         _, channels, height, width = shape
         cell, source, k = sleep.grain.cell(channels, height * width), sleep.source, sleep.k
         threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
-        given = map_options(sleep, shape, clock)
-        if isinstance(source, Lfsr) and not source.seeding:
-            self._prologue.add(
-                functools.partial(_draw_phases, given["lfsr"][1], source, sleep.stream, clock)
-            )
+        layer_map = sleep.layer_map(shape)
+        given = source.tables(layer_map, clock[0])
+        if source.follows_seed:
+            self._prologue.add(functools.partial(source.reseed, given, layer_map, clock[0]))
         bitmap, launch = kernels.plan_sleep_map(
             source.name,
             shape,
@@ -349,7 +348,7 @@ class Builder:
             stream=sleep.stream,
             threshold=threshold,
             clock=clock,
-            **given,
+            **kernel_options(source, layer_map, given),
         )
         self._prologue.add(launch)
         run = exact_run(sleep, shape)
@@ -386,11 +385,6 @@ def _operands(node: fx.Node) -> list[fx.Node]:
     joined = node.args[0] if node.args else node.kwargs["tensors"]
     assert isinstance(joined, Sequence)
     return [operand for operand in joined if isinstance(operand, fx.Node)]
-
-
-def _draw_phases(phases: Tensor, source: Lfsr, stream: int, clock: Tensor) -> None:
-    """Where the engines start depends on the seed."""
-    phases.copy_(lfsr_phases(source, stream, clock[0]))
 
 
 def _sums(graph: fx.Graph, modules: dict[str, Any], sizes: dict[fx.Node, torch.Size]) -> list[_Sum]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from drowsy.graph.nodes import readers
-from drowsy.sleep import BlueNoise, Fovea, Lattice, SleepSpec, Stratified
+from drowsy.sleep import SleepSpec
 
 _MAX_POOLS = (
     nn.MaxPool1d,
@@ -63,8 +63,6 @@ _SUM_CALLS = {
     torch.matmul,
     operator.matmul,
 }
-# Sources that spread sleepers over the map.
-_SPREAD = (Stratified, Lattice, Fovea, BlueNoise)
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Choice:
 
 def choose_fill(node: fx.Node, modules: Mapping[str, nn.Module], sleep: SleepSpec) -> Choice:
     """The fill for the neurons that ``node`` computes and that sleep so."""
-    if sleep.grain.of_single_positions and isinstance(sleep.source, _SPREAD):
+    if sleep.grain.of_single_positions and sleep.source.spreads:
         return Choice("interpolate", f"{sleep.source.name} leaves awake neighbours everywhere")
     found = readers(node, lambda user: _kind(user, modules) == "through")
     sums = [_label(user) for user in found if _kind(user, modules) == "sum"]

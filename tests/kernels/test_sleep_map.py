@@ -108,6 +108,14 @@ def test_batches_split_anywhere(source: str, triton_device: torch.device) -> Non
     assert torch.equal(whole, torch.cat(parts))
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_last_images_of_a_clock(source: str, triton_device: torch.device) -> None:
+    spec = SleepSpec(source)
+    # The image counter passes 2**63 inside the batch.
+    last = draw(spec, (5, 11, 3, 4), 4, clock(triton_device, image=2**63 - 3))
+    assert torch.equal(last, draw(spec, (5, 11, 3, 4), 4, clock(triton_device, image=2**32 - 3)))
+
+
 def test_seed_and_stream_matter(triton_device: torch.device) -> None:
     spec, shape = SleepSpec(), (1, 16, 4, 4)
     first = draw(spec, shape, 4, clock(triton_device))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from drowsy.neuron import ConvSize, ConvSpec
-from drowsy.sleep import Lattice, SleepSpec, lattice_levels, lattice_tables, source_text
+from drowsy.sleep import SleepSpec, lattice_levels, lattice_tables, source_text
 
 TABLE = Path(__file__).with_name("crossover.json")
 VERSION = 1
@@ -128,7 +128,7 @@ def candidates(layer: Layer, sleep: SleepSpec) -> tuple[str, ...]:
         return ("mask", "channels")
     if cell_c == 1:
         return ("mask",)
-    if cell_p == 1 and isinstance(sleep.source, Lattice):
+    if cell_p == 1 and sleep.source.is_lattice:
         return ("mask", "rows", "sublattices")
     return ("mask", "rows")
 
@@ -176,7 +176,7 @@ def estimate(way: str, layer: Layer, sleep: SleepSpec, j: int) -> float:
         return computed * weights + _MOVE * moved + calls * _CALL
     # channels: images with the same awake channels are run together.
     patterns = n
-    if isinstance(sleep.source, Lattice):
+    if sleep.source.is_lattice:
         patterns = min(n, _channel_patterns(sleep.k, j))
     moved = inputs + 3 * outputs + patterns * weights
     return awake * outputs * layer.window + _MOVE * moved + patterns * _CALL

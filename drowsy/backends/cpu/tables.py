@@ -16,7 +16,8 @@ from drowsy.backends.cpu.crossover import grids
 from drowsy.backends.cpu.rows import copy_rows, runs
 from drowsy.neuron import ConvSize
 from drowsy.neuron.window import NEAR, REACH, WINDOW
-from drowsy.sleep import SleepSpec, lattice_levels, lattice_phases, lattice_tables
+from drowsy.sleep import MASK32, SleepSpec, lattice_levels, lattice_phases, lattice_tables
+from drowsy.sleep.memory import remembered
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
 _PHASE_BLOCK = 256
@@ -25,7 +26,7 @@ _PHASE_BLOCK = 256
 # --- maps of a lattice -------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=256)
+@remembered(64 << 20)
 def levels_by_phase(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
     """A lattice's level maps, one for each phase: uint8 ``[k, PC, CC]``."""
     return lattice_levels(k, cells, row, torch.arange(k))
@@ -34,7 +35,7 @@ def levels_by_phase(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
 def phases(sleep: SleepSpec, images: int, clock: Tensor) -> Tensor:
     """Lattice phases of so many images from ``clock`` on, int64 ``[images]``; at least one."""
     seed, first = clock.tolist()
-    block, skipped = divmod(first, _PHASE_BLOCK)
+    block, skipped = divmod(first & MASK32, _PHASE_BLOCK)
     drawn = _phase_block(sleep, seed, block)
     while len(drawn) < skipped + images:
         block += 1
@@ -45,7 +46,7 @@ def phases(sleep: SleepSpec, images: int, clock: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=1024)
 def _phase_block(sleep: SleepSpec, seed: int, block: int) -> Tensor:
     images = torch.arange(block * _PHASE_BLOCK, (block + 1) * _PHASE_BLOCK)
-    return lattice_phases(sleep, images & 0xFFFFFFFF, torch.tensor(seed))
+    return lattice_phases(sleep.k, sleep.stream, sleep.phase, images & MASK32, torch.tensor(seed))
 
 
 # --- where things lie --------------------------------------------------------------------------
@@ -73,7 +74,7 @@ class Windows:
         return runs(pixels, self.run).index_select(0, index).view(len(rows), -1)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered(64 << 20)
 def windows(size: ConvSize, height: int, width: int) -> Windows:
     """The windows of a layer whose padded input is ``[N, height, width, IC]``."""
     n, _, oh, ow = size.output
@@ -135,7 +136,7 @@ class Grid:
         copy_rows(out, 0, rows, y, scale)
 
 
-@functools.lru_cache(maxsize=128)
+@remembered(64 << 20)
 def grid(size: ConvSize, k: int, j: int, spacing: int, cell: int, pitch: int) -> Grid:
     """The grids of this spacing of a lattice at rate ``j/k``.
 
@@ -216,7 +217,7 @@ class Readings:
         copy_rows(rows, 0, self.sleepers, filled)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(128 << 20)
 def readings(k: int, j: int, phase: int, height: int, width: int, fill: str) -> Readings:
     """What the sleepers of one image of a lattice read; the rules are ``drowsy.neuron``'s."""
     awake = levels_by_phase(k, (height * width, 1), width)[phase] >= j

@@ -14,7 +14,7 @@ from drowsy.backends.cpu import tables
 from drowsy.backends.cpu.crossover import Layer, columns, fastest, grids
 from drowsy.backends.cpu.rows import copy_rows, linear
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import NEIGHBOUR_FILLS, Lattice, SleepSpec, levels, simplest
+from drowsy.sleep import NEIGHBOUR_FILLS, SleepSpec, levels, simplest
 
 # A lattice's maps of all phases are kept where they have at most so many levels.
 _TABLE_LEVELS = 1 << 18
@@ -81,7 +81,7 @@ class Call:
         cell_p, cell_c = sleep.grain.cell(channels, layer.positions)
         cells = -(-layer.positions // cell_p), -(-channels // cell_c)
         small = sleep.k * cells[0] * cells[1] <= _TABLE_LEVELS
-        if not (small and n > 0 and isinstance(sleep.source, Lattice)):
+        if not (small and n > 0 and sleep.source.is_lattice):
             return levels(sleep, layer.output, self.clock)
         row = width if cell_p == 1 else None
         return tables.levels_by_phase(sleep.k, cells, row)[self.phases()]
@@ -188,7 +188,7 @@ def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> 
     """
     layer, sleep = call.layer, call.sleep
     n, channels, height, width = layer.output
-    periodic = isinstance(sleep.source, Lattice) and len(columns(layer, sleep)) == 1 and n > 0
+    periodic = sleep.source.is_lattice and len(columns(layer, sleep)) == 1 and n > 0
     known = periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)
     if fill == "stencil" or not known:
         return neuron.sleep(y, call.levels(), call.j, 1.0, sleep.grain, fill, table)

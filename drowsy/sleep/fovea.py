@@ -1,0 +1,92 @@
+"""The source ``fovea``: a lattice that falls asleep from the border inwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from drowsy.sleep.lattice import Lattice, lattice_levels, lattice_phases
+from drowsy.sleep.memory import remembered
+from drowsy.sleep.source import LayerMap, Source
+
+_CPU = torch.device("cpu")
+# Levels of a table made at a time: indices take eight times as many bytes.
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Fovea(Source):
+    """A lattice that falls asleep from the border inwards: images are looked at in the middle.
+
+    Levels of ``lattice`` are taken by halves: those below ``k/2``, the next quarter, the next
+    eighth and so on. The positions of each are put in order by their distance from the centre, as a
+    fraction of the map's height and width, and shared out among its levels, the farthest first. So
+    at rates 1/2, 3/4, 7/8 ... the map is that of ``lattice``, with its phase; between two of these,
+    cells pass from the sparser lattice to the denser one from the border inwards, and sleepers have
+    as many awake neighbours as in the denser one.
+
+    What a channel cell's map holds at ``j/k`` is exact to within one position of what its halves
+    hold, and the same for any two images of one phase. Grains of single positions only.
+    """
+
+    name: ClassVar[str] = "fovea"
+    spreads: ClassVar[bool] = True
+    single_positions: ClassVar[bool] = True
+
+    def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+        assert layer.size is not None
+        table = fovea_table(layer.k, *layer.size, images.device)
+        channel = torch.arange(layer.cells[1], device=images.device)
+        phases = lattice_phases(layer.k, layer.stream, layer.phase, images, seed)
+        return table[(phases[:, None] + channel) % layer.k].transpose(1, 2)
+
+    def tables(self, layer: LayerMap, seed: Tensor) -> tuple[Tensor, ...]:
+        assert layer.size is not None
+        return (fovea_table(layer.k, *layer.size, seed.device, layer.phase % layer.k),)
+
+    def simplest(self, k: int, j: int) -> Source:
+        """``lattice``, where half of what was left sleeps."""
+        return Lattice() if any(j == last for _, last in _halves_of(k)) else self
+
+
+@remembered(256 << 20)
+def fovea_table(
+    k: int, height: int, width: int, device: torch.device = _CPU, phase: int = 0
+) -> Tensor:
+    """Levels of a whole map at each of the lattice's phases, from ``phase`` on.
+
+    (Made on ``device`` once: a captured graph cannot hold a copy from the host.)
+
+    Returns:
+        uint8 ``[k, height * width]``.
+    """
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    # Twice the distances from the centre as fractions of the sides, all of it times both sides.
+    distance = ((2 * y + 1 - height) * width) ** 2 + ((2 * x + 1 - width) * height) ** 2
+    inwards = distance.flatten().argsort(descending=True, stable=True)
+    table = torch.empty((k, height * width), dtype=torch.uint8)
+    phases = (torch.arange(k) + phase) % k
+    for rows in torch.arange(k).split(max(1, _CHUNK // max(1, height * width))):
+        pattern = lattice_levels(k, (height * width, 1), width, phases[rows])[:, inwards, 0]
+        for first, last in _halves_of(k):
+            # (256 is no uint8 to compare with.)
+            members = (first <= pattern) & (pattern <= last - 1)
+            row, place = members.nonzero(as_tuple=True)
+            count = members.sum(1)
+            rank = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+            pattern[row, place] = (first + rank * (last - first) // count[row]).byte()
+        table[rows[:, None], inwards] = pattern
+    return table.to(device)
+
+
+def _halves_of(k: int) -> list[tuple[int, int]]:
+    """Levels ``0 .. k-1`` as ranges, each the lower half of what is left."""
+    halves, first = [], 0
+    while first < k:
+        last = k - (k - first) // 2
+        halves.append((first, last))
+        first = last
+    return halves

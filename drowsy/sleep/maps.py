@@ -1,0 +1,86 @@
+"""Maps of a layer: levels drawn for a batch, bits packed and unpacked, cells spread to neurons."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drowsy.sleep.counters import MASK32
+from drowsy.sleep.grain import Grain
+from drowsy.sleep.spec import SleepSpec
+
+# Elements of one Philox call on the CPU: its dozen int64 temporaries then stay in the L2 cache.
+_CPU_CHUNK = 1 << 14
+
+
+def levels(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> Tensor:
+    """Draw the level map of a layer.
+
+    Args:
+        spec: how to draw.
+        shape: ``(N, C, OH, OW)`` of the layer's output.
+        clock: int64 tensor ``(seed, image)``: the seed, and the running index of the batch's
+            first image. Its device is where the map is drawn.
+
+    Returns:
+        uint8 tensor ``[N, PC, CC]`` with values in ``0 .. k-1``; a cell sleeps at rate ``j/k``
+        when its level is below ``j``.
+    """
+    n, layer = shape[0], spec.layer_map(shape)
+    out = torch.empty((n, *layer.cells), dtype=torch.uint8, device=clock.device)
+    if out.numel() == 0:
+        return out
+    images = (clock[1] + torch.arange(n, device=clock.device)) & MASK32
+    for part in _image_chunks(n, layer.cells, clock.device):
+        out[part] = spec.source.draw(layer, images[part], clock[0])
+    return out
+
+
+def _image_chunks(n: int, cells: tuple[int, int], device: torch.device) -> list[slice]:
+    step = n if device.type != "cpu" else max(1, _CPU_CHUNK * 8 // (cells[0] * cells[1]))
+    return [slice(start, start + step) for start in range(0, n, max(step, 1))]
+
+
+def pack_bitmap(asleep: Tensor) -> Tensor:
+    """Pack a boolean map ``[N, PC, CC]`` to int32 words ``[N, PC, ceil(CC / 32)]``.
+
+    Bit ``b`` of word ``w`` is cell ``32 * w + b``; 1 sleeps; unused bits are 0.
+    """
+    n, positions, channels = asleep.shape
+    words = -(-channels // 32)
+    padded = torch.zeros((n, positions, words * 32), dtype=torch.int64, device=asleep.device)
+    padded[:, :, :channels] = asleep
+    weights = torch.ones((), dtype=torch.int64, device=asleep.device) << torch.arange(
+        32, device=asleep.device
+    )
+    packed = (padded.view(n, positions, words, 32) * weights).sum(dim=-1)
+    return torch.where(packed >= 2**31, packed - 2**32, packed).to(torch.int32)
+
+
+def unpack_bitmap(bitmap: Tensor, channels: int) -> Tensor:
+    """Inverse of ``pack_bitmap``: boolean ``[N, PC, channels]`` with ``channels`` cells a row."""
+    if bitmap.dtype != torch.int32 or bitmap.dim() != 3 or channels > bitmap.shape[2] * 32:
+        raise ValueError(
+            f"bitmap: got {bitmap.dtype} {tuple(bitmap.shape)} for {channels} cells, "
+            f"allowed: int32 [N, PC, ceil({channels} / 32)]"
+        )
+    bits = bitmap[..., None] >> torch.arange(32, device=bitmap.device, dtype=torch.int32) & 1
+    return bits.flatten(2)[:, :, :channels].bool()
+
+
+def expand_cells(cells: Tensor, shape: tuple[int, int, int, int], grain: Grain) -> Tensor:
+    """Spread a map over cells ``[N, PC, CC]`` to its neurons ``[N, C, OH, OW]``, channels last.
+
+    One cell for all positions or channels is expanded, not copied.
+    """
+    n, channels, height, width = shape
+    cell_p, cell_c = grain.cell(max(channels, 1), max(height * width, 1))
+    if cells.shape[1] == 1:
+        cells = cells.expand(-1, height * width, -1)
+    elif cell_p > 1:
+        cells = cells.repeat_interleave(cell_p, dim=1)[:, : height * width]
+    if cells.shape[2] == 1:
+        cells = cells.expand(-1, -1, channels)
+    elif cell_c > 1:
+        cells = cells.repeat_interleave(cell_c, dim=2)[:, :, :channels]
+    return cells.reshape(n, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,24 @@
+"""Rates: multiples of ``1/k``."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+MAX_K = 256
+DEFAULT_K = 8
+
+
+def threshold(rate: float | Fraction, k: int = DEFAULT_K) -> int:
+    """The integer ``j`` with ``rate == j / k``.
+
+    Raises:
+        TypeError: no number.
+        ValueError: rate outside [0, 1), or not a multiple of ``1/k`` (within 1e-9).
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, Fraction)):
+        raise TypeError(f"rate: got {rate!r}, allowed: a number in [0, 1)")
+    j = round(rate * k) if math.isfinite(rate) else -1
+    if not 0 <= rate < 1 or j >= k or abs(float(rate) - j / k) > 1e-9:
+        raise ValueError(f"rate: got {rate}, allowed: multiples of 1/{k} from 0 to {k - 1}/{k}")
+    return j

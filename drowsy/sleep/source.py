@@ -1,0 +1,157 @@
+"""What a source of sleep is, and the text forms by which sources are known."""
+
+from __future__ import annotations
+
+import abc
+import re
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """What a layer's level maps have in common, whatever the image.
+
+    Args:
+        k, stream, phase: as for ``SleepSpec``.
+        cells: ``(PC, CC)``, position cells and channel cells.
+        size: ``(height, width)`` of the map where cells are single positions, so that
+            ``PC = height * width``; None where they are larger.
+    """
+
+    k: int
+    stream: int
+    phase: int
+    cells: tuple[int, int]
+    size: tuple[int, int] | None
+
+    @property
+    def upside_down(self) -> bool:
+        """Whether level ``l`` becomes ``k - 1 - l``, for sources that know no other phases."""
+        return self.phase % 2 == 1
+
+
+SOURCES: dict[str, type[Source]] = {}
+"""Sources by name, in the order in which they were defined."""
+
+
+@dataclass(frozen=True)
+class Source(abc.ABC):
+    """How level maps are drawn.
+
+    A new source is one subclass: a frozen dataclass with a ``name``, ``draw``, and what of the rest
+    differs from the defaults here. Its options are fields with defaults, integers or tuples of
+    integers. From its definition on it is known by its name: in text forms, to ``drowsy.convert``
+    and on the command line. The torch backend then runs it; a Triton kernel for it stands in
+    ``drowsy_kernels.sleep_map`` under the same name.
+
+    Attributes:
+        name: lower-case letters, digits and ``_``.
+        revision: of the maps: stored results of other ones are not taken for results of these.
+        spreads: whether sleepers are spread over the map, so that they have awake neighbours.
+        single_positions: whether cells must be single positions.
+        is_lattice: whether maps are ``lattice_levels`` at phases of ``lattice_phases``: backends
+            then skip whole regular grids.
+        follows_seed: whether some of ``tables`` depend on the seed.
+    """
+
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    spreads: ClassVar[bool] = False
+    single_positions: ClassVar[bool] = False
+    is_lattice: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in cls.__dict__:  # a base of sources
+            return
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", cls.name):
+            raise ValueError(
+                f"source: got the name {cls.name!r}, allowed: lower-case letters, digits and _"
+            )
+        if cls.name in SOURCES:
+            raise ValueError(f"source: {cls.name!r} is the name of {SOURCES[cls.name]!r}")
+        SOURCES[cls.name] = cls
+
+    @abc.abstractmethod
+    def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+        """The level maps of these images.
+
+        Args:
+            layer: with at least one cell.
+            images: int64 ``[N]``, values in [0, 2**32): the images' indices modulo ``2**32``.
+            seed: int64 tensor of one element, on the same device.
+
+        Returns:
+            integers ``[N, PC, CC]`` in ``0 .. k-1``; a function of an image's index, whatever
+            other images are asked for.
+        """
+
+    def tables(self, layer: LayerMap, seed: Tensor) -> tuple[Tensor, ...]:
+        """What the source's kernel reads, on the device of ``seed``; none by default.
+
+        Without a copy from the host where it was called before: a captured graph can hold no such
+        copy.
+        """
+        return ()
+
+    @property
+    def follows_seed(self) -> bool:
+        return False
+
+    def reseed(self, tables: tuple[Tensor, ...], layer: LayerMap, seed: Tensor) -> None:
+        """Write what of ``tables`` follows the seed, without a copy from the host."""
+        assert not self.follows_seed, f"source {self.name} does not say how to reseed its tables"
+
+    def exact_run(self, layer: LayerMap) -> int | None:
+        """How long runs of position cells are of which exactly ``j/k`` sleep, in any channel cell.
+
+        Runs follow each other from the first cell on, and from one image to the next. None where no
+        such run is known, or where it does not divide the position cells.
+        """
+        return None
+
+    def simplest(self, k: int, j: int) -> Source:
+        """The simplest source with the same maps at rate ``j/k``."""
+        return self
+
+
+def parse_source(text: str | Source) -> Source:
+    """Read a source's text form, such as ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``."""
+    if isinstance(text, Source):
+        return text
+    name, _, options = str(text).partition(":")
+    if name not in SOURCES:
+        raise ValueError(f"source: got {text!r}, allowed: {', '.join(SOURCES)}")
+    kind = SOURCES[name]
+    defaults = {field.name: field.default for field in fields(kind)}
+    values: dict[str, int | tuple[int, ...]] = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in defaults or not re.fullmatch(r"\d+(\.\d+)*", value):
+            raise ValueError(
+                f"source {name}: got option {option!r}, allowed: "
+                f"{', '.join(defaults) or 'none'}, each with dot-separated integers"
+            )
+        numbers = tuple(int(number) for number in value.split("."))
+        values[key] = numbers if isinstance(defaults[key], tuple) else numbers[0]
+    return kind(**values)
+
+
+def source_text(source: Source) -> str:
+    """The text form of a source; ``parse_source`` reads it back."""
+    options = []
+    for field in fields(source):
+        value = getattr(source, field.name)
+        if value != field.default:
+            text = ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            options.append(f"{field.name}={text}")
+    return source.name + (":" + ",".join(options) if options else "")
+
+
+def stored_text(source: Source) -> str:
+    """The text form that stores know a source by: with its revision, where it had earlier maps."""
+    revision = f", revision {source.revision}" if source.revision > 1 else ""
+    return source_text(source) + revision
