@@ -146,12 +146,6 @@ def run_at(layer: DrowsyConv2d, x: Tensor, c: Configuration, backend: str) -> Te
 
 
 @pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, float32 means float32 on both backends, not TF32."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
-@pytest.fixture(autouse=True)
 def small_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that take one tile after the other do so, and few are interpreted."""
     if kernels.interpreted():

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import drowsy
@@ -29,6 +28,9 @@ from drowsy.neuron import sleep
 from drowsy.search import Measurer
 from drowsy.sleep import expand_cells, levels, scale
 from drowsy.store import Store
+
+safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
+load_file, save_file = safetensors.load_file, safetensors.save_file
 
 # ``drowsy.calibrate`` is the function.
 calibration = sys.modules["drowsy.calibrate"]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from recording import Counting, Deadly, images_and_labels, inferences, recording_net
 
 import drowsy
@@ -24,6 +23,8 @@ from drowsy.engine import InProcess
 from drowsy.evaluate import Setting
 from drowsy.ray_engine import RayEngine, _pack, _Todo, _unpack
 from drowsy.search import Measurer, all_settings
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
 
 @pytest.fixture(autouse=True)

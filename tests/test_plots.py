@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 
 from drowsy import plots
 from drowsy.sleep import FILLS
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+Figure = pytest.importorskip("matplotlib.figure", reason="needs matplotlib").Figure
 
 LAYERS = ("conv1", "conv2", "conv3")
 
