@@ -61,7 +61,7 @@ def test_the_gpu_stage_runs_what_touches_the_device_and_nothing_else() -> None:
     assert all(devices.intersection(fixtures) for fixtures in chosen.values())
     files = {name.partition("::")[0].removeprefix("tests/") for name in chosen}
     assert {"kernels/test_conv2d.py", "test_agreement.py", "test_deploy.py"} < files
-    assert len(chosen) > 1000
+    assert len(chosen) > 500
 
 
 def test_float32_is_not_tf32() -> None:
