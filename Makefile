@@ -8,8 +8,9 @@ BIN := .venv/bin
 demo: .venv/demo
 	$(BIN)/drowsy demo
 
+# A process a core; each starts with a stretch of its own and takes from the others when it is done.
 test: .venv/test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

@@ -44,6 +44,7 @@ setup(
             *RAY,
             "pytest>=8",
             "pytest-benchmark>=5",
+            "pytest-xdist>=3.5",
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

@@ -48,14 +48,9 @@ bench() { # FILE RECORD OPTION...
     python3 -m pytest "bench/$file" --benchmark-enable -p no:xdist "$@" --record "$out/$record.json"
 }
 
-check() {
-    local tests=(tests/kernels)
-    for file in agreement deploy layer neuron sleep stages; do
-        [[ -e tests/test_$file.py ]] && tests+=("tests/test_$file.py")
-    done
+check() { # every test that touches the device, and no other
     # shellcheck disable=SC2086 # no option where there is no xdist
-    timeout -k 10 480 env OMP_NUM_THREADS=2 python3 -m pytest "${tests[@]}" \
-        --ignore tests/kernels/test_offline.py $workers --durations 10
+    timeout -k 10 480 env OMP_NUM_THREADS=2 python3 -m pytest tests -m gpu $workers --durations 10
 }
 
 sanitize() {

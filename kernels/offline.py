@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ import triton
 from drowsy_kernels.launch import Launch, interpreted
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, CompiledKernel
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ARCHITECTURES = (80, 90, 100)
@@ -87,26 +86,17 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
     Raises:
         RuntimeError: under TRITON_INTERPRET=1, where there is nothing to compile.
     """
-    if interpreted():
-        raise RuntimeError(
-            "offline compilation needs compiled kernels: unset TRITON_INTERPRET before "
-            "drowsy_kernels is imported"
-        )
-    compiled = triton.compile(
-        _source(launch),
-        target=GPUTarget("cuda", arch, 32),
-        options=launch.options(arch),
-    )
-    ptx = compiled.asm["ptx"]
-    usage, sass = _dump(compiled.asm["cubin"], arch)
+    compiled = _compile(launch, arch)
+    ptx, cubin = compiled.asm["ptx"], compiled.asm["cubin"]
+    sass = _disassembled(cubin)
     loop = _main_loop(sass)
     loads = sum(line.operation in _GLOBAL_LOADS for line in loop)
     steps = _steps(loop, launch.arguments, 32 * launch.num_warps)
     return CompileReport(
         kernel=launch.kernel.__name__,
         arch=arch,
-        registers=int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
-        spill_bytes=sum(map(_spilled, sass)),
+        registers=_usage(cubin)["REG"],
+        spill_bytes=_spilled(sass),
         shared_bytes=compiled.metadata.shared,
         wgmma=ptx.count("wgmma.mma_async"),
         mma=len(re.findall(r"\bmma\.sync", ptx)),
@@ -117,6 +107,23 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
         loop_steps=steps,
         step_instructions=len(loop) / max(steps, 1),
         step_loads=loads / max(steps, 1),
+    )
+
+
+def spill_bytes(launch: Launch, arch: int) -> int:
+    """That figure of ``compile_launch`` alone, sooner: what has no stack is not disassembled."""
+    cubin = _compile(launch, arch).asm["cubin"]
+    return _spilled(_disassembled(cubin)) if _usage(cubin)["STACK"] else 0
+
+
+def _compile(launch: Launch, arch: int) -> CompiledKernel:
+    if interpreted():
+        raise RuntimeError(
+            "offline compilation needs compiled kernels: unset TRITON_INTERPRET before "
+            "drowsy_kernels is imported"
+        )
+    return triton.compile(
+        _source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options(arch)
     )
 
 
@@ -159,17 +166,24 @@ class _Line:
     guarded: bool
 
 
-def _dump(cubin: bytes, arch: int) -> tuple[str, list[_Line]]:
-    """Resource usage and disassembly of a cubin."""
+def _dump(cubin: bytes, what: str) -> str:
+    """What cuobjdump says of a cubin."""
     tool = triton.knobs.nvidia.cuobjdump.path
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"sm_{arch}.cubin"
-        path.write_bytes(cubin)
-        usage, text = (
-            subprocess.run([tool, flag, path], check=True, capture_output=True, text=True).stdout
-            for flag in ("--dump-resource-usage", "--dump-sass")
-        )
-    lines = [
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [tool, f"--dump-{what}", file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _usage(cubin: bytes) -> dict[str, int]:
+    """Registers (REG) and stack bytes (STACK) of a thread, and what else a kernel takes."""
+    found = re.findall(r"\b([A-Z]+):(\d+)", _dump(cubin, "resource-usage"))
+    return {name: int(amount) for name, amount in found}
+
+
+def _disassembled(cubin: bytes) -> list[_Line]:
+    return [
         _Line(
             address=int(address, 16),
             operation=name.split(".")[0],
@@ -177,17 +191,16 @@ def _dump(cubin: bytes, arch: int) -> tuple[str, list[_Line]]:
             operands=operands,
             guarded=bool(guard) or name.startswith("BRA.U"),
         )
-        for address, guard, name, operands in _INSTRUCTION.findall(text)
+        for address, guard, name, operands in _INSTRUCTION.findall(_dump(cubin, "sass"))
     ]
-    return usage, lines
 
 
-def _spilled(line: _Line) -> int:
-    """Bytes that a load from or a store to local memory moves."""
-    if line.operation not in ("LDL", "STL"):
-        return 0
-    width = re.search(r"\.(64|128)\b", line.name)
-    return int(width[1]) // 8 if width else 4
+def _spilled(sass: list[_Line]) -> int:
+    """Bytes that loads from and stores to local memory move."""
+    widths = [
+        re.search(r"\.(64|128)\b", line.name) for line in sass if line.operation in ("LDL", "STL")
+    ]
+    return sum(int(width[1]) // 8 if width else 4 for width in widths)
 
 
 def _main_loop(sass: list[_Line]) -> list[_Line]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker a core: its torch, and that of the interpreters it starts, must not take them all.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 if not torch.cuda.is_available():
     # Must be set before Triton is first imported, which ``import torch`` leaves to later.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+GPU_FIXTURES = {"triton_device", "cuda_device"}
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +31,28 @@ def data_root() -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests whose tensors lie on a GPU where there is one; ``-m gpu`` selects them."""
+    for item in items:
+        if GPU_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.gpu)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Global random numbers (weights of fresh layers, ``torch.randn``) repeat in every test."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    """float32 means float32, where cuDNN would take TF32. A test about TF32 asks for it itself."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    yield
+    cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @pytest.fixture
@@ -43,3 +69,11 @@ def triton_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     pytest.skip("Triton kernels need CUDA or TRITON_INTERPRET=1")
+
+
+@pytest.fixture(scope="session")
+def cuda_device() -> torch.device:
+    """For what an interpreter has not: CUDA graphs, much memory, speed."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    return torch.device("cuda")

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import drowsy
@@ -32,6 +31,9 @@ from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.net import DrowsyNet
 from drowsy.neuron import sleep
 from drowsy.sleep import expand_cells, levels, scale
+
+safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
+load_file, save_file = safetensors.load_file, safetensors.save_file
 
 
 def chain() -> nn.Module:

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import drowsy
 from drowsy import models
 from drowsy.cli import main
 from drowsy.images.folders import load_images
 from drowsy.study.demo import _read_arrays
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
 STUDY = ["study", "--model", "caffenet_cifar", "--k", "3"]
 

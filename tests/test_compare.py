@@ -71,9 +71,8 @@ def multiplies(side: int) -> list[int]:
     return [side**2 * 8 * 3 * 9, side**2 * 10 * 8 * 9, (side // 2) ** 2 * 12 * 10 * 9]
 
 
-@pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every (network, images, seed, setting) that is evaluated."""
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every (network, images, seed, setting) that is evaluated from here on."""
     found: list[Any] = []
     walk = Evaluator.walk
 
@@ -89,11 +88,26 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    return recorded(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def straight() -> tuple[list[dict[str, Any]], int]:
+    """The rows of a comparison of all recipes, and how many evaluations it took."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = recorded(patch)
+        return compare(), len(found)
+
+
 # --- rows ----------------------------------------------------------------------------------------
 
 
-def test_every_recipe_has_a_row_and_reaches_the_saving_it_says() -> None:
-    rows = compare()
+def test_every_recipe_has_a_row_and_reaches_the_saving_it_says(
+    straight: tuple[list[dict[str, Any]], int],
+) -> None:
+    rows, _ = straight
     assert [(r["saving"], r["method"]) for r in rows] == [(s, m) for s in SAVINGS for m in METHODS]
     whole = sum(multiplies(16))
     for row in rows:
@@ -375,11 +389,12 @@ def test_settings_about_as_close_are_told_apart_by_their_accuracy(
 
 
 def test_a_stopped_comparison_resumes_and_a_finished_one_evaluates_nothing(
-    evaluated: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    straight: tuple[list[dict[str, Any]], int],
+    evaluated: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    straight = compare()
-    count = len(evaluated)
-    evaluated.clear()
+    rows, count = straight
     put, stop = drowsy.Store.put, 100
 
     def failing(self: drowsy.Store, *args: Any) -> None:
@@ -392,11 +407,11 @@ def test_a_stopped_comparison_resumes_and_a_finished_one_evaluates_nothing(
         compare(store=store)
     stop = -1
     with drowsy.Store(tmp_path / "points.sqlite") as store:
-        assert compare(store=store) == straight
+        assert compare(store=store) == rows
         # One was evaluated and not kept.
         assert len(evaluated) == count + 1
         monkeypatch.setattr(Evaluator, "_run", None)
-        assert compare(store=store) == straight
+        assert compare(store=store) == rows
 
 
 # --- smaller images ------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from drowsy.images.checks import check_images
 from drowsy.images.folders import ImageSet, load_images, normalise
 from drowsy.images.preprocess import Preprocess
 from drowsy.models import MODELS
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
 PLAIN = Preprocess(None, 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Images of 4 x 4 pixels as they are, on the scale 0 to 1."""

@@ -22,7 +22,6 @@ import drowsy
 from drowsy.deployment.deploy import Deployed
 from drowsy.network.net import DrowsyNet
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 SOURCES = ("stratified", "lattice", "fovea", "bluenoise", "lfsr:width=8,taps=8.6.5.4")
 
 
@@ -440,11 +439,12 @@ def test_a_batch_unlike_the_example_is_refused(triton_device: torch.device) -> N
 # --- CUDA graphs ---------------------------------------------------------------------------------
 
 
-@needs_cuda
 @pytest.mark.parametrize("fill", ["rescale", "nearest"])
 @pytest.mark.parametrize("name", NETS)
-def test_captured_graph_follows_knob_and_seed(name: str, fill: str) -> None:
-    net, x = make(name, torch.device("cuda"))
+def test_captured_graph_follows_knob_and_seed(
+    name: str, fill: str, cuda_device: torch.device
+) -> None:
+    net, x = make(name, cuda_device)
     net.set(0.5, fill=fill)
     net.reseed(1)
     fast = drowsy.deploy(net, x)
@@ -457,29 +457,26 @@ def test_captured_graph_follows_knob_and_seed(name: str, fill: str) -> None:
         check(net, fast, torch.randn_like(x))
 
 
-@needs_cuda
 @pytest.mark.parametrize("source", SOURCES)
-def test_every_source_is_captured(source: str) -> None:
-    net, x = make("basic", torch.device("cuda"), source=source)
+def test_every_source_is_captured(source: str, cuda_device: torch.device) -> None:
+    net, x = make("basic", cuda_device, source=source)
     net.set(0.5, fill="nearest")
     fast = drowsy.deploy(net, x)
     net.reseed(5)
     check(net, fast, x)
 
 
-@needs_cuda
 @pytest.mark.parametrize("grain", ["neuron", "position:2", "channel", "tile:5x4"])
-def test_every_grain_is_captured(grain: str) -> None:
-    net, x = make("basic", torch.device("cuda"), aligned=False, grain=grain)
+def test_every_grain_is_captured(grain: str, cuda_device: torch.device) -> None:
+    net, x = make("basic", cuda_device, aligned=False, grain=grain)
     net.set(0.5)
     fast = drowsy.deploy(net, x)
     net.set(0.25)
     check(net, fast, x)
 
 
-@needs_cuda
-def test_turning_the_knob_never_waits_for_the_gpu() -> None:
-    net, x = make("bottleneck", torch.device("cuda"))
+def test_turning_the_knob_never_waits_for_the_gpu(cuda_device: torch.device) -> None:
+    net, x = make("bottleneck", cuda_device)
     net.set(0.5, fill="nearest")
     fast = drowsy.deploy(net, x)
     fast(x)
@@ -498,9 +495,8 @@ def test_turning_the_knob_never_waits_for_the_gpu() -> None:
     check(net, fast, x)
 
 
-@needs_cuda
-def test_outputs_of_earlier_replays_stay() -> None:
-    net, x = make("basic", torch.device("cuda"))
+def test_outputs_of_earlier_replays_stay(cuda_device: torch.device) -> None:
+    net, x = make("basic", cuda_device)
     fast = drowsy.deploy(net, x)
     first = fast(x)
     kept = first.clone()

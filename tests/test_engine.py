@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from recording import Counting, Deadly, images_and_labels, inferences, recording_net
 
 import drowsy
@@ -25,6 +24,8 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.ray_engine import RayEngine, _pack, _Todo, _unpack
 from drowsy.knob.schedule import Setting
 from drowsy.searches.settings import all_settings
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
 
 @pytest.fixture(autouse=True)

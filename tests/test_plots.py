@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
 
 from drowsy.comparison.plot import plot_comparison
 from drowsy.sleep import FILLS
 from drowsy.study.plots import plot_nonuniform, plot_savings, plot_sensitivity, plot_uniform
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+Figure = pytest.importorskip("matplotlib.figure", reason="needs matplotlib").Figure
 
 LAYERS = ("conv1", "conv2", "conv3")
 

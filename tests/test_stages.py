@@ -67,7 +67,19 @@ class _Net(nn.Module):
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), False),
         (lambda x: torch.cat([x, x], 2)[:, :, :9], False),
     ],
-    ids=str,
+    ids=[
+        "relu",
+        "relu-dropout",
+        "dropout",
+        "sum",
+        "channels",
+        "pool",
+        "sigmoid",
+        "constant",
+        "norm",
+        "relu-norm",
+        "rows",
+    ],
 )
 def test_what_may_lie_between_the_layers_of_a_stage(between: Any, together: bool) -> None:
     net = drowsy.convert(_Net(between).eval())

@@ -308,7 +308,8 @@ def test_a_fingerprint_of_data_covers_images_and_labels_in_order():
     assert len({fingerprint, *others}) == 6
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_a_fingerprint_does_not_depend_on_the_device(state: dict[str, torch.Tensor]):
-    moved = {name: tensor.cuda() for name, tensor in state.items()}
+def test_a_fingerprint_does_not_depend_on_the_device(
+    state: dict[str, torch.Tensor], cuda_device: torch.device
+):
+    moved = {name: tensor.to(cuda_device) for name, tensor in state.items()}
     assert fingerprint_state(moved) == fingerprint_state(state)
