@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from drowsy import _distribution
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional module.
@@ -16,5 +18,6 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f'{module} cannot be imported ({error}); install it with: pip install "drowsy[{extra}]"'
+            f"{module} cannot be imported ({error}); install it with: "
+            f'pip install "{_distribution.NAME}[{extra}]"'
         ) from error

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drowsy import models
+from drowsy import _distribution, models
 from drowsy.atomic import write_json
 from drowsy.calibrate import Calibration, Corrected, calibrate
 from drowsy.compare import SAVINGS, SEEDS, check_splits, compare, table
@@ -415,6 +415,7 @@ def _range(text: str) -> range:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drowsy", description=(__doc__ or "").strip())
+    parser.add_argument("--version", action="version", version=f"drowsy {_distribution.VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:

@@ -553,7 +553,7 @@ def test_without_pynvml_the_pip_line_is_told(
 ) -> None:
     FakeNvml(FakeGpu(clock, "steady")).install(monkeypatch)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(NoMeter, match=r'pip install "drowsy\[energy\]"'):
+    with pytest.raises(NoMeter, match=r'pip install "drowsynet\[energy\]"'):
         Meter("auto")
 
 
