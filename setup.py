@@ -1,4 +1,4 @@
-"""Packaging: the distribution ``drowsynet`` holds the packages ``drowsy`` and ``drowsy_kernels``."""
+"""Packaging: one distribution, the packages ``drowsy`` and ``drowsy_kernels``."""
 
 from pathlib import Path
 from runpy import run_path

@@ -6,7 +6,7 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 """
 
 from drowsy import energy
-from drowsy._distribution import VERSION as __version__
+from drowsy._distribution import VERSION
 from drowsy.calibrate import Calibration, Correction, calibrate
 from drowsy.channels import channel_sensitivity, split_channels, splittable
 from drowsy.compare import compare
@@ -24,6 +24,8 @@ from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, Slee
 from drowsy.stages import Stage, align, find_stages, find_ties
 from drowsy.stencil import calibrate_stencils, load_stencils, save_stencils
 from drowsy.store import Store
+
+__version__ = VERSION
 
 __all__ = [
     "Bernoulli",

@@ -1,6 +1,6 @@
-"""What pip calls this package, and its version; ``setup.py`` reads this file, which imports nothing.
+"""What pip calls this package, and its version: on PyPI ``drowsy`` is another project.
 
-On PyPI ``drowsy`` is another project.
+``setup.py`` runs this file alone, so it imports nothing.
 """
 
 NAME = "drowsynet"
