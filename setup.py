@@ -14,7 +14,7 @@ PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66", "optuna>=4"]
 RAY = ["ray>=2.40"]
 ENERGY = ["nvidia-ml-py>=12.535"]
-DOCS = ["mkdocs-material>=9.6", "mkdocstrings-python>=2"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
 # From 70.1 on it makes wheels by itself.
 BUILD = ["setuptools>=70.1"]
 STUDY = [*MODELS, *DATA, *PLOT, *SEARCH]
