@@ -27,9 +27,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    # "kernels" is another project's name on PyPI, so the folder is mapped to one of our own.
-    package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels"},
-    packages=[*find_packages(include=["drowsy", "drowsy.*"]), "drowsy_kernels"],
+    # "kernels" is another project's package: our folder of that name only holds one, and is none.
+    package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels/drowsy_kernels"},
+    packages=[*find_packages(include=["drowsy", "drowsy.*"]), *find_packages("kernels")],
     package_data={"": ["py.typed", "*.json", "weights/*", "tuned/*"]},
     install_requires=["torch>=2.9", "triton>=3.6; platform_system=='Linux'", "numpy>=1.26"],
     extras_require={

@@ -77,7 +77,7 @@ def _example(path: Path) -> str:
 
 def _reference(name: str) -> str:
     """What a package exports: a table of all names, and each with its docstring."""
-    package = griffe.load(name, search_paths=[str(ROOT), *sys.path])
+    package = griffe.load(name, search_paths=[str(ROOT), str(ROOT / "kernels"), *sys.path])
     assert isinstance(package, griffe.Module)
     # A name that is also a submodule's means what is imported into the package.
     paths = {

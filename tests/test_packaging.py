@@ -21,7 +21,7 @@ from drowsy import _distribution, record
 
 ROOT = Path(__file__).resolve().parents[1]
 # Packages, and the folders of the checkout that they are made from.
-SOURCES = {"drowsy": ROOT / "drowsy", "drowsy_kernels": ROOT / "kernels"}
+SOURCES = {"drowsy": ROOT / "drowsy", "drowsy_kernels": ROOT / "kernels" / "drowsy_kernels"}
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
@@ -153,3 +153,39 @@ def test_a_record_tells_the_commit_of_both_packages(
     assert record.provenance()["commit"] is None
     monkeypatch.setenv("DROWSY_COMMIT", "told")
     assert record.provenance()["commit"] == "told"
+
+
+# What a library does that would use ``kernels``, another project's package, where there is one.
+LOOK = """
+import importlib, importlib.metadata, importlib.util, sys
+sys.path.insert(0, sys.argv[1])
+spec = importlib.util.find_spec("kernels")
+try:
+    importlib.metadata.version("kernels")
+except importlib.metadata.PackageNotFoundError:
+    # Found but not installed: a package is asked itself, a mere folder is none.
+    module = importlib.import_module("kernels") if spec else None
+else:
+    raise AssertionError("a distribution poses as kernels")
+print(getattr(module, "__file__", None), getattr(module, "__version__", None))
+try:
+    from kernels import get_kernel
+except ImportError:
+    print("absent")
+else:
+    print(get_kernel())
+"""
+
+
+def test_the_checkout_does_not_pose_as_another_package(tmp_path: Path) -> None:
+    """The checkout comes first on the path; the other package, where there is one, last."""
+
+    def look(*path: Path) -> list[str]:
+        paths = os.pathsep.join(map(str, path))
+        return run(sys.executable, "-S", "-c", LOOK, ROOT, cwd=tmp_path, PYTHONPATH=paths).split()
+
+    assert look() == ["None", "None", "absent"]
+    theirs = tmp_path / "site" / "kernels" / "__init__.py"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("__version__ = '1.2'\ndef get_kernel(): return 'theirs'\n")
+    assert look(theirs.parents[1]) == [str(theirs), "1.2", "theirs"]
