@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test lint gpu clean
+.PHONY: demo test lint docs gpu clean
 
 demo: .venv/demo
 	$(BIN)/drowsy demo
@@ -16,6 +16,10 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A site with the reference of all public names: open site/index.html, or serve the folder to search.
+docs: .venv/test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # On a machine with a GPU, with the Python that has its torch: see bench/gpu_session.sh.
 gpu:
@@ -39,4 +43,4 @@ gpu:
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache

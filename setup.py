@@ -1,8 +1,12 @@
-"""Packaging: two packages from two folders, ``drowsy`` and ``kernels`` (as ``drowsy_kernels``)."""
+"""Packaging: one distribution, the packages ``drowsy`` and ``drowsy_kernels``."""
 
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+DISTRIBUTION = run_path(str(HERE / "drowsy" / "_distribution.py"))
 
 MODELS = ["safetensors>=0.4"]
 DATA = ["pillow>=10"]
@@ -10,25 +14,23 @@ PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66", "optuna>=4"]
 RAY = ["ray>=2.40"]
 ENERGY = ["nvidia-ml-py>=12.535"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
+# From 70.1 on it makes wheels by itself.
+BUILD = ["setuptools>=70.1"]
 STUDY = [*MODELS, *DATA, *PLOT, *SEARCH]
 
 setup(
-    name="drowsy",
-    version="0.1.0",
+    name=DISTRIBUTION["NAME"],
+    version=DISTRIBUTION["VERSION"],
     description="A power-accuracy knob for pretrained CNNs that turns while they run",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    # "kernels" is another project's name on PyPI, so the folder is mapped to one of our own.
-    package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels"},
-    packages=[*find_packages(include=["drowsy", "drowsy.*"]), "drowsy_kernels"],
-    package_data={
-        "drowsy": ["py.typed"],
-        "drowsy.backends.cpu": ["crossover.json"],
-        "drowsy.models": ["weights/*"],
-        "drowsy_kernels": ["tuned/*"],
-    },
+    # "kernels" is another project's package: our folder of that name only holds one, and is none.
+    package_dir={"drowsy": "drowsy", "drowsy_kernels": "kernels/drowsy_kernels"},
+    packages=[*find_packages(include=["drowsy", "drowsy.*"]), *find_packages("kernels")],
+    package_data={"": ["py.typed", "*.json", "weights/*", "tuned/*"]},
     install_requires=["torch>=2.9", "triton>=3.6; platform_system=='Linux'", "numpy>=1.26"],
     extras_require={
         "models": MODELS,
@@ -38,10 +40,13 @@ setup(
         "ray": RAY,
         "energy": ENERGY,
         "study": STUDY,
+        "docs": DOCS,
         "test": [
             *STUDY,
             *ENERGY,
             *RAY,
+            *DOCS,
+            *BUILD,
             "pytest>=8",
             "pytest-benchmark>=5",
             "pytest-xdist>=3.5",

@@ -34,9 +34,7 @@ name=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
 gpu=$(tr '[:upper:]' '[:lower:]' <<<"$name" | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-//; s/-$//')
 out=${OUT:-bench/results/$gpu}
 mkdir -p "$out"
-links=$(mktemp -d) && ln -s "$PWD/kernels" "$links/drowsy_kernels"
-trap 'rm -rf "$links"' EXIT
-export PYTHONPATH="$PWD:$links${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 unset TRITON_INTERPRET
 
 # Tests compile a kernel each: many processes where pytest-xdist is there.
@@ -61,7 +59,7 @@ sanitize() {
 }
 
 tune() {
-    local table=kernels/tuned/$gpu.json
+    local table=kernels/drowsy_kernels/tuned/$gpu.json
     [[ -e $table ]] && cp "$table" "$out/$gpu.json"
     python3 -m bench.tune --missing --seconds 430 --out "$out/$gpu.json"
     local status=$?

@@ -110,7 +110,10 @@ def main() -> None:
     }
     longest = sorted(lines, key=lines.__getitem__, reverse=True)
     print(f"{len(graph)} modules in {len({room(module) for module in graph})} rooms")
-    print(f"{max(height.values())} floors of modules")
+    rooms = {room(module): set[str]() for module in graph}
+    for one, other in between:
+        rooms[one].add(other)
+    print(f"{max(floors(rooms).values())} floors of rooms, {max(height.values())} of modules")
     print(f"{sum(map(len, graph.values()))} arrows, {len(between)} between rooms")
     print(f"{len(circles(graph))} circles")
     for circle in circles(graph):

@@ -6,6 +6,7 @@ net.set(frontier.at(saving=0.25))                # in place, per batch if you li
 """
 
 from drowsy import energy
+from drowsy._distribution import VERSION
 from drowsy.comparison.compare import compare
 from drowsy.correction.calibrate import calibrate
 from drowsy.correction.stencils import calibrate_stencils, load_stencils, save_stencils
@@ -25,7 +26,7 @@ from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
 from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Bernoulli",

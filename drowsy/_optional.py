@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from drowsy import _distribution
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional module.
@@ -16,5 +18,10 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f'{module} cannot be imported ({error}); install it with: pip install "drowsy[{extra}]"'
+            f"{module} cannot be imported ({error}); install it with: {pip_line(extra)}"
         ) from error
+
+
+def pip_line(extra: str) -> str:
+    """What installs the packages of an extra."""
+    return f'pip install "{_distribution.NAME}[{extra}]"'

@@ -19,7 +19,7 @@ from drowsy_kernels import tuning
 from torch import Tensor, nn
 
 from drowsy import models
-from drowsy.cli import main
+from drowsy.cli.main import main
 from drowsy.comparison.compare import compare as run_compare
 from drowsy.comparison.recipes import RECIPES, SETS, Sleep
 from drowsy.correction.calibrate import calibrate

@@ -15,7 +15,7 @@ import torch
 
 import drowsy
 from drowsy import models
-from drowsy.cli import main
+from drowsy.cli.main import main
 from drowsy.images.folders import load_images
 from drowsy.study.demo import _read_arrays
 

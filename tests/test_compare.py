@@ -531,7 +531,7 @@ def test_the_command_writes_a_table_its_record_and_a_picture(
 ) -> None:
     from PIL import Image
 
-    from drowsy.cli import main
+    from drowsy.cli.main import main
 
     (tmp_path / "data").mkdir()
     pixels = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8)

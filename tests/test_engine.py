@@ -17,7 +17,7 @@ import torch
 from recording import Counting, Deadly, images_and_labels, inferences, recording_net
 
 import drowsy
-from drowsy.cli import main
+from drowsy.cli.main import main
 from drowsy.evaluation import ray_engine
 from drowsy.evaluation.engine import InProcess
 from drowsy.evaluation.measurer import Measurer
@@ -130,7 +130,7 @@ class TwoNodes:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[TwoNodes]:
-    ray = pytest.importorskip("ray", reason='needs Ray: pip install "drowsy[ray]"')
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install "drowsynet[ray]"')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -188,11 +188,11 @@ def test_the_command_line_finds_the_cluster(nodes: TwoNodes, tmp_path: Path) -> 
 def test_without_a_cluster_or_without_ray_the_error_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("ray", reason='needs Ray: pip install "drowsy[ray]"')
+    pytest.importorskip("ray", reason='needs Ray: pip install "drowsynet[ray]"')
     with pytest.raises(ConnectionError, match=r"^address: no cluster at 127.0.0.1:1 "):
         RayEngine("127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r'pip install "drowsy\[ray\]"'):
+    with pytest.raises(ImportError, match=r'pip install "drowsynet\[ray\]"'):
         RayEngine()
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import drowsy
-from drowsy.cli import main
+from drowsy.cli.main import main
 from drowsy.correction import stencils
 from drowsy.correction.stencils import stencil_table, window_moments
 from drowsy.evaluation.measurer import Measurer

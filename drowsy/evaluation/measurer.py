@@ -26,8 +26,8 @@ from drowsy.images.checks import check_images, check_labels
 from drowsy.knob.costs import add_gains, layer_costs, layer_shares, multiplication_gains, saving
 from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.knob.schedule import Setting
+from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet, check_network
-from drowsy.searches.tradeoff import undominated
 from drowsy.sleep import stored_text
 
 if TYPE_CHECKING:

@@ -7,10 +7,13 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from drowsy import _distribution
 
 
 def provenance() -> dict[str, Any]:
@@ -27,7 +30,8 @@ def provenance() -> dict[str, Any]:
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("drowsy", "torch", "triton", "numpy")},
+            "drowsy": _distribution.VERSION,
+            **{name: _version(name) for name in ("torch", "triton", "numpy")},
         },
     }
 
@@ -53,22 +57,23 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The repository's commit, with ``-dirty`` where the package differs from it.
+    """The repository's commit, with ``-dirty`` where one of the two packages differs from it.
 
-    Where there is no repository, ``DROWSY_COMMIT`` may tell.
+    Where they belong to no repository, ``DROWSY_COMMIT`` may tell. Installed in a folder of
+    somebody's checkout they are not tracked there: its commit says nothing about them.
     """
-    # The whole package, not this room of it.
-    git = ["git", "-C", str(Path(__file__).parents[1])]
+    specs = [find_spec(name) for name in ("drowsy", "drowsy_kernels")]
+    sources = [Path(spec.origin).resolve() for spec in specs if spec and spec.origin]
+
+    def git(*command: str) -> str:
+        line = ["git", "-C", str(sources[0].parent), *command]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "."],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        git("ls-files", "--error-unmatch", *map(str, sources))
+        commit = git("rev-parse", "HEAD")
+        folders = [str(source.parent) for source in sources]
+        changed = git("status", "--porcelain", "--untracked-files=no", *folders)
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("DROWSY_COMMIT")
     return commit + ("-dirty" if changed else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from drowsy.knob.schedule import Setting
+from drowsy.knob.tradeoffs import undominated
 
 
 def additive_settings(
@@ -41,13 +42,6 @@ def additive_settings(
         nearest = np.abs(saved[:, None] - goals).argmin(axis=0)
         chosen = chosen[np.unique(nearest)]
     return [tuple(map(int, setting)) for setting in chosen]
-
-
-def undominated(saved: np.ndarray, harm: np.ndarray) -> np.ndarray:
-    """Indices of what nothing matches in saving and harm and beats in one, by saving."""
-    order = np.lexsort((harm, -saved))
-    least = np.minimum.accumulate(np.concatenate([[np.inf], harm[order]]))
-    return order[harm[order] < least[:-1]][::-1]
 
 
 def gain(

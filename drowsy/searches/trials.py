@@ -10,9 +10,9 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.knob.costs import add_gains
 from drowsy.knob.frontier import OperatingPoint
 from drowsy.knob.schedule import Setting
+from drowsy.knob.tradeoffs import undominated
 from drowsy.searches.race import Race
 from drowsy.searches.settings import single_settings
-from drowsy.searches.tradeoff import undominated
 
 # Without a budget, a search measures as many settings beyond the single layers and uniform rates.
 REFINEMENTS = 256

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from drowsy._optional import require
+from drowsy._optional import pip_line, require
 from drowsy.sensors.counter import Counter
 from drowsy.sensors.sensor import MOST_WATTS, Count, NoMeter, Sample, Unread, clock
 
@@ -176,7 +176,7 @@ def _nvml() -> ModuleType:
     if not hasattr(nvml, "NVML_FI_DEV_POWER_INSTANT"):
         raise NoMeter(
             f"GPU energy is read by NVML, and the pynvml in {nvml.__file__} does not know a GPU's "
-            'power at one moment; it is another package or too old: pip install "drowsy[energy]"'
+            f"power at one moment; it is another package or too old: {pip_line('energy')}"
         )
     try:
         nvml.nvmlInit()

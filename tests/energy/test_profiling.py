@@ -15,7 +15,7 @@ from torch import nn
 
 import drowsy
 from drowsy import energy
-from drowsy.cli import main
+from drowsy.cli.main import main
 from drowsy.energy import Meter, Profile, profile
 from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule

@@ -29,6 +29,7 @@ from drowsy_kernels.launch import (
 from torch import Tensor
 
 SOURCES = ("bernoulli", "stratified", "lattice", "fovea", "bluenoise", "lfsr")
+"""How ``sleep_map`` can draw."""
 MAX_K = 256
 # Positions along the side of a blue-noise tile.
 SIDE = 64

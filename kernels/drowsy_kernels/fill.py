@@ -30,6 +30,7 @@ _ZERO_FILLS = ("zero", "rescale")
 _NEIGHBOUR_FILLS = ("nearest", "interpolate", "stencil")
 _TABLE_SHAPE = (256, 9)
 FILLS = (*_ZERO_FILLS, *_NEIGHBOUR_FILLS)
+"""What a sleeper can output, for ``fill_sleepers``."""
 
 # Elements of a program. Zeros are stores and little else: 32 a thread. A search for neighbours
 # holds positions, weights and bits of every neuron in registers: 8 a thread do not spill.

@@ -1,14 +1,17 @@
 """Triton kernels of drowsy: sleep maps and convolutions that skip what sleeps.
 
-Imported as ``drowsy_kernels`` (setup.py maps this directory to that name). It knows tensors, not
-networks, and never imports ``drowsy``. Importing it needs neither a GPU nor a driver. Launchers
-take CUDA tensors, or CPU tensors where ``TRITON_INTERPRET=1`` was set before the import.
+It knows tensors, not networks, and never imports ``drowsy``. Importing it needs neither a GPU nor a
+driver. Launchers take CUDA tensors, or CPU tensors where ``TRITON_INTERPRET=1`` was set before the
+import.
+
+``kernels``, the folder around it, is no package (it has no ``__init__.py``): another project's
+package of that name is found past it.
 """
 
 if __name__ != "drowsy_kernels":
     raise ImportError(
-        f"this package is drowsy_kernels and was imported as {__name__!r}, a name that another "
-        "project owns: install drowsy (pip install -e .) and import drowsy_kernels"
+        f"this package is drowsy_kernels and was imported as {__name__!r}: install it "
+        "(pip install -e .) and import drowsy_kernels"
     )
 
 from drowsy_kernels.conv2d import PRECISIONS, conv2d, output_size, plan_conv2d

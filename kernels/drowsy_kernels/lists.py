@@ -28,10 +28,13 @@ from torch import Tensor
 Shape = tuple[int, int, int, int]
 Launches = tuple[Launch, ...]
 COMBINATIONS = ("either", "both")
+"""How ``combine`` makes one map of two: asleep where either is, or where both are."""
 
 # Items of a block, 8 or 16 a thread. Long lists take the larger one, which keeps the counts that a
 # block has to sum few: a thousand for 4 million items.
-LIST_BLOCK, _LONG_BLOCK = 1024, 4096
+LIST_BLOCK = 1024
+"""Items of a list that one program compacts, unless the list is long."""
+_LONG_BLOCK = 4096
 _LONG = LIST_BLOCK * 1024
 # Counts summed at a time.
 _COUNTS = 1024

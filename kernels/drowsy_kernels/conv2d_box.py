@@ -350,6 +350,7 @@ BOX_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     ),
     "ieee": (ConvConfig(64, 64, 16, 4, 3),),
 }
+"""Tile shapes of ``conv2d_box`` by number format: ``half``, ``tf32`` or ``ieee``."""
 
 # What an H100 or H200 does in a clock, per multiprocessor: multiplications of a tensor core unit
 # and bytes from L2 (5120 for all of them). The time between the last K step of a tile and the first

@@ -29,6 +29,7 @@ ACTIVATIONS = (
     "tanh",
     "leaky_relu:SLOPE",
 )
+"""Activations that a convolution applies before it writes; ``SLOPE`` is a number."""
 
 
 @triton.jit

@@ -38,6 +38,7 @@ from drowsy_kernels.weight import DTYPES, PackedWeight
 from torch import Tensor
 
 PRECISIONS = ("ieee", "tf32")
+"""How float32 is multiplied: in full, or rounded to TF32 for tensor cores."""
 Awake = AwakeCells | AwakeRows | AwakeChannels
 
 # Rows are numbered in 32 bits, up to a tile beyond the last.

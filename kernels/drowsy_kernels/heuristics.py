@@ -117,6 +117,7 @@ SHIPPED_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
     "tf32": _TF32,
     "depthwise": _DEPTHWISE,
 }
+"""Tile shapes of ``conv2d`` and ``conv2d_rows`` by family: number format, or ``depthwise``."""
 
 
 def serves(config: ConvConfig, kind: str, awake: str) -> bool:

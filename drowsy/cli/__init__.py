@@ -1,0 +1,5 @@
+"""The ``drowsy`` command."""
+
+from drowsy.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,260 @@
+"""What the command line takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from drowsy import _distribution
+from drowsy.cli.commands import (
+    run_calibrate,
+    run_compare,
+    run_cost,
+    run_demo,
+    run_energy,
+    run_inspect,
+    run_search,
+    run_sensitivity,
+    run_stencils,
+    run_study,
+    run_uniform,
+)
+from drowsy.comparison.compare import SAVINGS, SEEDS
+from drowsy.comparison.recipes import RECIPES, SETS
+from drowsy.images.scaling import INTERPOLATIONS
+from drowsy.knob.frontier import COSTS
+from drowsy.models import MODELS
+from drowsy.searches.methods import METHODS
+from drowsy.sleep import FILLS
+
+
+def read_range(text: str) -> range:
+    first, _, last = text.partition(":")
+    try:
+        return range(int(first or 0), int(last))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: FIRST:LAST, as 0:2500") from error
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="drowsy", description=(__doc__ or "").strip())
+    parser.add_argument("--version", action="version", version=f"drowsy {_distribution.VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    demo = command("demo", run_demo, "the main job on a network and images that pip delivers")
+    demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
+    sub = command("inspect", run_inspect, "what conversion does with a network, and why")
+    _add_network(sub)
+    _add_sleep(sub)
+    sub.add_argument(
+        "--stages", action="store_true", help="layers that could share a position map (align)"
+    )
+    _add_kernels(sub)
+    _add_network(command("cost", run_cost, "neurons and multiplications by layer (Table I)"))
+    for name, run, text in (
+        ("sensitivity", run_sensitivity, "each layer alone (Figs. 4 and 5)"),
+        ("uniform", run_uniform, "one rate for all layers (Fig. 6)"),
+        ("search", run_search, "non-uniform rates (Fig. 7) and their frontier"),
+        ("study", run_study, "the paper's whole study (Figs. 4 to 7)"),
+    ):
+        sub = command(name, run, text)
+        _add_network(sub)
+        _add_sleep(sub)
+        _add_images(sub)
+        _add_run(sub)
+        _add_study(sub)
+        if name in ("search", "study"):
+            sub.add_argument(
+                "--method", choices=METHODS, default="auto", help="how to search (default: auto)"
+            )
+            sub.add_argument("--budget", type=int, help="settings to measure at most")
+            sub.add_argument(
+                "--cost",
+                choices=COSTS,
+                default="macs",
+                help="what accuracy is traded for: multiplications (default), or latency or joules "
+                "of a batch, measured here",
+            )
+            sub.add_argument(
+                "--race",
+                action="store_true",
+                help="measure on few images first (in a shuffled order), on all only what may be "
+                "optimal",
+            )
+    sub = command("stencils", run_stencils, "weights of fill stencil, from images without labels")
+    _add_network(sub)
+    _add_sleep(sub)
+    _add_images(sub)
+    _add_run(sub)
+    sub.add_argument("--out", required=True, help="safetensors file to write")
+    sub = command("calibrate", run_calibrate, "corrections of a frontier's points, without labels")
+    _add_network(sub)
+    _add_sleep(sub)
+    _add_images(sub)
+    _add_run(sub)
+    calibration = sub.add_argument_group("calibration")
+    calibration.add_argument("--frontier", required=True, help="frontier file of search or study")
+    calibration.add_argument("--out", required=True, help="safetensors file to write")
+    calibration.add_argument(
+        "--reconstruct", action="store_true", help="also change weights, by least squares"
+    )
+    calibration.add_argument(
+        "--measure",
+        type=read_range,
+        help="FIRST:LAST of other images: measure the corrected points on them, into a frontier "
+        "file beside --out (.json)",
+    )
+    calibration.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="of the sleep maps that are measured"
+    )
+    sub = command("compare", run_compare, "ways to save multiplications, side by side")
+    _add_network(sub)
+    _add_data(sub)
+    _add_run(sub)
+    _add_comparison(sub)
+    sub = command("energy", run_energy, "latency and joules of a frontier's points, measured here")
+    _add_network(sub)
+    _add_sleep(sub)
+    _add_images(sub)
+    _add_run(sub)
+    energy = sub.add_argument_group("energy")
+    energy.add_argument("--frontier", required=True, help="frontier file of search or study")
+    energy.add_argument("--seconds", type=float, default=5.0, help="for each point (default: 5)")
+    energy.add_argument("--calibration", help="corrections of its points (safetensors file)")
+    energy.add_argument("--out", required=True, help="frontier file to write")
+    return parser
+
+
+def _add_network(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("network")
+    group.add_argument(
+        "--model", required=True, help=f"{', '.join(MODELS)}, or MODULE:FUNCTION that makes yours"
+    )
+    group.add_argument("--weights", help="safetensors file (names as in state_dict)")
+    group.add_argument("--classes", type=int, help="number of classes (yours only)")
+    group.add_argument("--resize", type=int, help="shortest side to scale larger images to")
+    group.add_argument("--crop", type=int, help="side of the centre crop")
+    group.add_argument("--mean", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
+    group.add_argument("--std", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
+
+
+def _add_sleep(sub: argparse.ArgumentParser) -> None:
+    sleep = sub.add_argument_group("sleep")
+    sleep.add_argument("--source", default="bernoulli", help="how maps are drawn")
+    sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
+    sleep.add_argument(
+        "--streams",
+        choices=("layer", "stage", "shifted"),
+        default="layer",
+        help="maps of each layer's own, shared by the layers of a stage, or complementary from "
+        "a layer of a stage to the next (default: layer)",
+    )
+    sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
+    sleep.add_argument(
+        "--fill", default="auto", help=f"auto (by source and grain), {', '.join(FILLS)}"
+    )
+    sleep.add_argument("--stencils", help="weights of fill stencil (safetensors file)")
+    sleep.add_argument(
+        "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
+    )
+
+
+def _add_kernels(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("kernels (the others go with --kernels)")
+    group.add_argument(
+        "--kernels", action="store_true", help="what would run each layer at each grain, and why"
+    )
+    group.add_argument("--gpu", help="one with a tuning table, or sm_90 (default: this machine's)")
+    group.add_argument("--batch", type=int, default=32, help="images per inference")
+    group.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+
+
+def _add_data(sub: argparse.ArgumentParser) -> Any:
+    group = sub.add_argument_group("images")
+    group.add_argument("--data", required=True, help="folder: class subfolders, or a labels CSV")
+    group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
+    return group
+
+
+def _add_images(sub: argparse.ArgumentParser) -> None:
+    group = _add_data(sub)
+    group.add_argument("--images", type=read_range, help="FIRST:LAST by sorted name (default: all)")
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
+    run = sub.add_argument_group("run")
+    run.add_argument("--batch", type=int, default=50, help="images per forward pass")
+    run.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    run.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _add_study(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("study")
+    group.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the sleep maps")
+    _add_results(group, "drowsy-study")
+    group.add_argument(
+        "--correct",
+        type=read_range,
+        help="FIRST:LAST of other images (a few dozen): correct the network with them at every "
+        "setting, so that a search goes by what is left after `drowsy calibrate`",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("inprocess", "ray"),
+        default="inprocess",
+        help="where settings are evaluated: here (default), or by the workers of a Ray cluster",
+    )
+    group.add_argument(
+        "--address", default="auto", help="of the Ray cluster: auto (default), local or HOST:PORT"
+    )
+
+
+def _add_comparison(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("comparison (images by sorted name, disjoint)")
+    group.add_argument(
+        "--search", type=read_range, required=True, help="FIRST:LAST that operations are chosen on"
+    )
+    group.add_argument(
+        "--report", type=read_range, required=True, help="FIRST:LAST that they are reported on"
+    )
+    group.add_argument(
+        "--calibration", type=read_range, help="FIRST:LAST for recipes that calibrate"
+    )
+    group.add_argument(
+        "--savings",
+        type=float,
+        nargs="+",
+        default=SAVINGS,
+        help="of the network's multiplications (default: 0.25 0.5 0.75)",
+    )
+    group.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, help="of the sleep maps (default: 0 1 2)"
+    )
+    group.add_argument(
+        "--recipes",
+        nargs="+",
+        choices=[*SETS, *RECIPES],
+        default=["methods"],
+        metavar="RECIPE",
+        help=f"a set of recipes ({', '.join(SETS)}; default: methods) or any of "
+        f"{', '.join(RECIPES)}",
+    )
+    group.add_argument("--budget", type=int, help="settings that each search measures at most")
+    group.add_argument(
+        "--interpolation",
+        choices=INTERPOLATIONS,
+        default=INTERPOLATIONS[0],
+        help=f"how images are scaled (default: {INTERPOLATIONS[0]})",
+    )
+    _add_results(group, "drowsy-compare")
+
+
+def _add_results(group: Any, out: str) -> None:
+    group.add_argument("--out", default=out, help=f"folder for the results (default: {out})")
+    group.add_argument("--store", help="SQLite file of evaluated points (default: in --out)")

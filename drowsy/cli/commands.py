@@ -1,0 +1,226 @@
+"""What each subcommand does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from drowsy.cli.inputs import (
+    check_apart,
+    find_device,
+    image_shape,
+    load_data,
+    load_model,
+    load_network,
+    model_info,
+    open_study,
+    place,
+)
+from drowsy.comparison.compare import compare, table
+from drowsy.comparison.recipes import RECIPES, SETS
+from drowsy.comparison.workbench import check_splits
+from drowsy.correction.calibrate import calibrate
+from drowsy.correction.stencils import calibrate_stencils, save_stencils
+from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
+from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.store import Store
+from drowsy.files.atomic import write_json
+from drowsy.files.provenance import provenance
+from drowsy.graph.inspection import inspect, inspect_kernels
+from drowsy.graph.stages import explain, find_stages
+from drowsy.knob.costs import cost_table, layer_costs, layer_shares
+from drowsy.knob.frontier import OBJECTIVES, Frontier
+from drowsy.network.calibration import Calibration
+from drowsy.searches.methods import check_method
+from drowsy.study.figures import Study
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    net, info = load_network(args, trained=False)
+    image = image_shape(info)
+    if args.kernels:
+        dtype = getattr(torch, args.dtype)
+        print(inspect_kernels(net, image, batch=args.batch, dtype=dtype, gpu=args.gpu))
+    elif args.stages:
+        print(explain(find_stages(net, torch.zeros(1, *image))))
+    else:
+        print(inspect(net, layer_shares(layer_costs(net, image))))
+
+
+def run_cost(args: argparse.Namespace) -> None:
+    info = model_info(args)
+    with torch.device("meta"):
+        model = info.build(num_classes=info.num_classes).eval()
+    print(cost_table(layer_costs(model, image_shape(info))))
+
+
+def run_sensitivity(args: argparse.Namespace) -> None:
+    with open_study(args) as study:
+        study.savings()
+        study.sensitivity()
+        print(f"wrote {study.out}")
+
+
+def run_uniform(args: argparse.Namespace) -> None:
+    with open_study(args) as study:
+        study.uniform()
+        print(f"wrote {study.out}")
+
+
+def run_search(args: argparse.Namespace) -> None:
+    check_method(args.method, args.budget)
+    with open_study(args) as study:
+        _show(study.nonuniform(study.uniform(), args.method, args.budget, args.race), study)
+
+
+def run_study(args: argparse.Namespace) -> None:
+    check_method(args.method, args.budget)
+    with open_study(args) as study:
+        _show(study.run(args.method, args.budget, args.race), study)
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    model, info = load_model(args)
+    dtype = getattr(torch, args.dtype)
+    names = ("search", "report", "calibration")
+    splits = {name: span for name in names if (span := getattr(args, name)) is not None}
+    args.images = range(max(span.stop for span in splits.values()))
+    check_splits(splits, len(args.images))
+    data = load_data(args, info)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with Store(args.store or out / "points.sqlite") as store:
+        rows = compare(
+            model,
+            data.images,
+            data.labels,
+            **splits,
+            savings=args.savings,
+            seeds=args.seeds,
+            recipes=[
+                recipe for name in args.recipes for recipe in SETS.get(name) or (RECIPES[name],)
+            ],
+            budget=args.budget,
+            interpolation=args.interpolation,
+            store=store,
+            batch=args.batch,
+            dtype=dtype,
+            device=find_device(args),
+            progress=sys.stderr.isatty(),
+            each=lambda row: print(f"{row['saving']:.0%} {row['method']}", file=sys.stderr),
+            out=out,
+            title=f"{info.name}, {len(args.report):,} images",
+            about={"model": args.model, "dtype": args.dtype},
+        )
+    print(table(rows))
+    print(f"\nwrote {out}: compare.csv (the table), compare.json (its record), compare.png")
+
+
+def run_energy(args: argparse.Namespace) -> None:
+    frontier = Frontier.load(args.frontier)
+    net, info = load_network(args)
+    if args.batch < 1:
+        raise ValueError(f"batch: got {args.batch}, allowed: 1 or more")
+    images = place(net, args, load_data(args, info).images[: args.batch])
+    images = images.contiguous(memory_format=torch.channels_last)
+    if args.calibration:
+        net.calibration = Calibration.load(args.calibration)
+    meter, told = None, []
+    try:
+        meter = Meter(args.device)
+        meter.measure_idle(args.seconds)
+    except NoMeter as error:
+        told.append(f"no joules, latency only: {error}")
+    done: list[Profile] = []
+    found = profile(net, images, frontier, meter=meter, seconds=args.seconds, each=done.append)
+    found.save(args.out)
+    samples = Path(args.out).with_suffix(".samples.json")
+    write_json(
+        samples,
+        {
+            **provenance(),
+            "model": args.model,
+            "images": list(images.shape),
+            "dtype": args.dtype,
+            "profiles": [one.to_dict() for one in done],
+        },
+    )
+    print(profile_table(done, len(images)))
+    for one in done:
+        told += one.measurement.warnings if one.measurement is not None else ()
+    for line in dict.fromkeys(told):
+        print(line)
+    print(f"wrote {args.out} (the frontier) and {samples} (what was read, raw)")
+
+
+def run_calibrate(args: argparse.Namespace) -> None:
+    frontier, out = Frontier.load(args.frontier), Path(args.out)
+    if args.measure is not None:
+        check_apart(args, "measure", "those to measure")
+        if out.with_suffix(".json") in (out, Path(args.frontier)):
+            raise ValueError(
+                f"out: got {out}, allowed: another name, as the frontier that is measured goes to "
+                f"{out.with_suffix('.json')}"
+            )
+    net, info = load_network(args)
+    images = place(net, args, load_data(args, info).images)
+    calibration = calibrate(
+        net,
+        images,
+        frontier,
+        reconstruct=args.reconstruct,
+        batch=args.batch,
+        progress=sys.stderr.isatty(),
+    )
+    calibration.save(out)
+    print(f"wrote {out}: corrections of {len(calibration.points)} points, {len(images)} images")
+    if args.measure is not None:
+        data = load_data(args, info, args.measure)
+        measurer = Measurer(
+            net, place(net, args, data.images), data.labels, seeds=args.seeds, batch=args.batch
+        )
+        corrected = _corrected(frontier, measurer)
+        corrected.save(out.with_suffix(".json"))
+        print(f"wrote {out.with_suffix('.json')}: the frontier, measured on {len(data)} images")
+        print(corrected.table())
+
+
+def _corrected(frontier: Frontier, measurer: Measurer) -> Frontier:
+    """A frontier with the accuracies that its points have with their corrections in force."""
+    net, points = measurer.net, []
+    # Once for all points.
+    measurer.work = replace(measurer.work, baseline=measurer.work.evaluator(0).logits())
+    given = frontier.points
+    if frontier.reference is not None and frontier.reference not in given:
+        given = [frontier.reference, *given]
+    for point in given:
+        net.set(point)
+        setting = tuple(net.control.settings)
+        found = measurer.measure([setting], "corrected")[setting]
+        names = (*OBJECTIVES, "divergence", "spread", "images", "seeds")
+        points.append(replace(point, **{name: getattr(found, name) for name in names}))
+    return Frontier(points, frontier.objective, frontier.cost)
+
+
+def run_stencils(args: argparse.Namespace) -> None:
+    net, info = load_network(args)
+    images = place(net, args, load_data(args, info).images)
+    calibrate_stencils(net, images, batch=args.batch)
+    save_stencils(net, args.out)
+    print(f"wrote {args.out}: weights of {len(net.layers)} layers from {len(images)} images")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    from drowsy.study.demo import demo
+
+    demo(Path(args.out))
+
+
+def _show(frontiers: dict[str, Frontier], study: Study) -> None:
+    for name, frontier in frontiers.items():
+        print(f"\nPareto-optimal settings by {name}\n{frontier.table()}")
+    print(f"\nwrote {study.out}: tables (csv), records (json), pictures (png), frontiers (json)")

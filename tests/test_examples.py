@@ -1,0 +1,59 @@
+"""The examples of the documentation run, in short time and without a download."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+import torch
+from fake_nvml import FakeClock, FakeRapl
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
+# What each script tells, beside that it ends without an error: its checks are its own.
+TELLS = {
+    "turn_the_knob": r"0\.0% +100\.0%\n[\s\S]*\nconv5 +\d",
+    "search_and_calibrate": r"agreement[\s\S]*chosen: 5\d\.\d% of .*\nerror of the logits: 0\.",
+    "deploy": r"reads compact, writes compact\n[\s\S]*50\.0% \d\.\de-\d+ (\d|needs a GPU)",
+    "measure_energy": r"cpu: (not )?metered[\s\S]*\n75\.0% +\d+\.\d",
+    "layer_and_kernels": r"\n[.#]{8}\n[\s\S]*differ by \d\.\de-\d+ at most",
+}
+
+
+@pytest.mark.parametrize("name", TELLS)
+def test_example(
+    name: str, triton_device: torch.device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    told = capsys.readouterr().out
+    assert re.search(TELLS[name], told), told
+
+
+def test_energy_is_told_where_there_is_a_meter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Passing(FakeClock):
+        """The time that passes, for a meter that is not there."""
+
+        time = property(lambda _: perf_counter(), lambda *_: None)  # type: ignore[assignment]
+
+    FakeRapl(tmp_path, Passing()).install(monkeypatch).add("intel-rapl:0", "package-0", 40.0)
+    runpy.run_path(str(EXAMPLES / "measure_energy.py"))
+    told = capsys.readouterr().out
+    assert re.search(r"cpu: metered: .*package-0[\s\S]*idle: \d+\.\d W\nhalf asleep: \S+ J", told)
+    row = re.search(r"^75\.0% +\S+ +\S+ - \S+ +(\S+)", told, re.M)
+    assert row is not None
+    assert float(row[1]) > 0
+
+
+def test_examples_are_short_listed_and_public() -> None:
+    scripts = {path.stem: path.read_text() for path in EXAMPLES.glob("*.py")}
+    assert scripts.keys() == TELLS.keys()
+    listed = re.findall(r"^\| \[(\w+)\.py\]\(\1\.py\)", (EXAMPLES / "README.md").read_text(), re.M)
+    assert listed == list(TELLS)
+    for name, source in scripts.items():
+        assert source.count("\n") < 60, name
+        # Modules move; what a newcomer copies must not.
+        assert not re.search(r"(from|import) drowsy(_kernels)?\.", source), name
