@@ -10,7 +10,7 @@ import copy
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,26 +56,19 @@ class Step:
     fused: str
 
 
-def structure(net: DrowsyNet, compact: bool) -> tuple[object, ...]:
-    """What a built graph depends on, beside the shapes; read without a synchronisation."""
+def structure(net: DrowsyNet, compact: bool, copied: Set[int]) -> tuple[object, ...]:
+    """What a built graph depends on, beside the shapes; read without a synchronisation.
+
+    It cannot change unless ``net.control.version`` does. ``copied`` are the indices of the layers
+    whose weight the graph has a copy of: the others' it reads where corrections are written.
+    """
     layers = net.layers.values()
     return (
         [layer.sleep for layer in layers],
         [(_fill(layer), id(layer.table)) for layer in layers],
         _equal_rates(net) if compact else [],
-        [None if (w := layer.corrected_weight) is None else w.data_ptr() for layer in layers],
-        None if all(map(_follows, layers)) else net.corrected,
+        [(layer.laid, layer.written if layer.index in copied else 0) for layer in layers],
     )
-
-
-def _follows(layer: DrowsyConv2d) -> bool:
-    """Whether a packed weight is the layer's own memory, so that it takes on its corrections."""
-    weight = layer.corrected_weight
-    if weight is None:
-        return True
-    whole = weight.shape[1] >= 16 and weight.shape[1] * weight.element_size() % 16 == 0
-    packed = weight.is_contiguous(memory_format=torch.channels_last)
-    return layer.groups == 1 and whole and packed
 
 
 def _fill(layer: DrowsyConv2d) -> str:
@@ -267,15 +260,16 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d
 class _Conv(nn.Module):
     """What both forms of a layer hold."""
 
-    def __init__(self, layer: DrowsyConv2d, index: int, post_activation: str) -> None:
+    def __init__(self, layer: DrowsyConv2d, post_activation: str) -> None:
         super().__init__()
         weight, bias = layer.parameters_in_effect()
         self._weight = kernels.pack_weight(weight.detach(), layer.groups)
+        self.index, self.copied = layer.index, not self._weight.shares_memory(weight)
         self._bias = None if bias is None else bias.detach()
         self._spec = layer.spec
         self._shared: dict[str, Any] = {
             "post_activation": post_activation,
-            "scale": layer.control.scales[index],
+            "scale": layer.control.scales[layer.index],
         }
 
 
@@ -293,7 +287,7 @@ class _FullConv(_Conv):
         ready: torch.cuda.Event | None,
         post_activation: str,
     ) -> None:
-        super().__init__(layer, layer.index, post_activation)
+        super().__init__(layer, post_activation)
         self._choice, self._drawn, self._awake, self._ready = choice, drawn, awake, ready
         self._blocks, self._zeros = blocks, zeros
         self._fill, self._table = _fill(layer), layer.table
@@ -351,7 +345,7 @@ class _RowsConv(_Conv):
         ready: torch.cuda.Event | None,
         post_activation: str,
     ) -> None:
-        super().__init__(layer, layer.index, post_activation)
+        super().__init__(layer, post_activation)
         self._count, self._table, self._ready = rows.counts, table, ready
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -463,6 +457,12 @@ class Builder:
         self._values: dict[fx.Node, _Value] = {}
         self._maps: dict[object, _Map] = {}
         self.steps: list[Step] = []
+
+    @property
+    def copied(self) -> set[int]:
+        """Indices of the layers whose weight the graph has a copy of."""
+        steps = self._modules.values()
+        return {step.index for step in steps if isinstance(step, _Conv) and step.copied}
 
     def build(self) -> fx.GraphModule:
         """The deployed graph as a module."""
