@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy.deployment.deploy import Deployed
+from drowsy.network.calibration import Calibration, Correction
+from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 
 SOURCES = ("stratified", "lattice", "fovea", "bluenoise", "lfsr:width=8,taps=8.6.5.4")
@@ -434,6 +438,229 @@ def test_a_batch_unlike_the_example_is_refused(triton_device: torch.device) -> N
     net.train()
     with pytest.raises(ValueError, match="training mode"):
         drowsy.deploy(net, x)
+
+
+# --- what a deployed network notices --------------------------------------------------------------
+
+
+def _correction(layer: DrowsyConv2d, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    channels = layer.out_channels
+    given = {"scale": torch.rand(channels) + 0.5, "bias": torch.randn(channels)}
+    return {name: value.to(layer.weight.device) for name, value in given.items()}
+
+
+def _calibration(net: DrowsyNet, seed: int) -> Calibration:
+    """Random corrections of every layer at 1/2."""
+    names = tuple(net.layers)
+    norms = tuple(float(layer.weight.detach().norm()) for layer in net.layers.values())
+    made = Calibration(net.k, names, (1 / len(names),) * len(names), norms)
+    made.points[(net.k // 2,) * len(net.layers)] = {
+        name: Correction(**_correction(layer, seed)) for name, layer in net.layers.items()
+    }
+    return made
+
+
+def _first(net: DrowsyNet) -> DrowsyConv2d:
+    return next(iter(net.layers.values()))
+
+
+def _last(net: DrowsyNet) -> DrowsyConv2d:
+    return list(net.layers.values())[-1]
+
+
+def _change_parameters(net: DrowsyNet) -> None:
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(-0.75)
+    net.refresh()
+
+
+def _load(net: DrowsyNet, **options: Any) -> None:
+    net.load_state_dict({k: v * 0.75 for k, v in net.state_dict().items()}, **options)
+
+
+def _move_away_and_back(net: DrowsyNet) -> None:
+    """Weights in other memory; only later writes tell."""
+    net.double().float()
+    _last(net).correct(**_correction(_last(net), 6))
+
+
+def _load_stencils(net: DrowsyNet, path: Path) -> None:
+    other = copy.deepcopy(net)
+    _install_random_tables(other, 4)
+    drowsy.save_stencils(other, path)
+    drowsy.load_stencils(net, path)
+
+
+def _install_random_tables(net: DrowsyNet, seed: int) -> None:
+    torch.manual_seed(seed)
+    for layer in net.layers.values():
+        layer.set_stencil(torch.randn(256, 9, layer.out_channels) / 3)
+
+
+def _uncorrected(net: DrowsyNet) -> None:
+    _last(net).uncorrect()
+    _first(net).correct(None)
+
+
+def _assign_table(net: DrowsyNet) -> None:
+    _last(net).stencil = torch.rand_like(_last(net).stencil)
+
+
+# By what changes: how the network is before, and the change, given a path to write to.
+CHANGES: dict[str, tuple[str, Callable[[DrowsyNet, Path], object]]] = {
+    "net.set, rates": ("plain", lambda net, _: net.set({"2": 0.25})),
+    "net.set, fill": ("plain", lambda net, _: net.set(0.5, fill="interpolate")),
+    "net.set, schedule with streams": ("plain", lambda net, _: net.set(_shifted(net))),
+    "net.set_grain": ("plain", lambda net, _: net.set_grain("position:2")),
+    "net.refresh": ("plain", lambda net, _: _change_parameters(net)),
+    "net.refresh, corrected": ("corrected", lambda net, _: _change_parameters(net)),
+    "load_state_dict": ("plain", lambda net, _: _load(net)),
+    "load_state_dict, assigned": ("plain", lambda net, _: _load(net, assign=True)),
+    "load_state_dict, corrected": ("corrected", lambda net, _: _load(net)),
+    "calibration given": (
+        "plain",
+        lambda net, _: setattr(net, "calibration", _calibration(net, 2)),
+    ),
+    "another calibration": (
+        "corrected",
+        lambda net, _: setattr(net, "calibration", _calibration(net, 2)),
+    ),
+    "no calibration": ("corrected", lambda net, _: setattr(net, "calibration", None)),
+    "another calibrated point": ("corrected", lambda net, _: net.set(0)),
+    "other memory": ("corrected", lambda net, _: _move_away_and_back(net)),
+    "layer.set, rate": ("plain", lambda net, _: _last(net).set(rate=0.25)),
+    "layer.set, grain": ("plain", lambda net, _: _last(net).set(grain="position:2")),
+    "layer.stage, fill": ("plain", lambda net, _: _last(net).stage(fill="interpolate")),
+    "layer.stage, stream": ("plain", lambda net, _: _last(net).stage(stream=77)),
+    "layer.stage, phase": ("plain", lambda net, _: _last(net).stage(phase=1)),
+    "layer.correct": ("plain", lambda net, _: _last(net).correct(**_correction(_last(net), 3))),
+    "layer.correct, copied": (
+        "plain",
+        lambda net, _: _first(net).correct(**_correction(_first(net), 3)),
+    ),
+    "layer.correct, again": (
+        "corrected",
+        lambda net, _: _first(net).correct(**_correction(_first(net), 3)),
+    ),
+    "layer.uncorrect": ("corrected", lambda net, _: _uncorrected(net)),
+    "align": (
+        "plain",
+        lambda net, _: drowsy.align(
+            net, torch.zeros(2, 3, 5, 4, device=_first(net).weight.device), step=1
+        ),
+    ),
+    "layer.set_stencil": ("stencil", lambda net, _: _install_random_tables(net, 4)),
+    "load_stencils": ("stencil", _load_stencils),
+    "layer.stencil": ("stencil", lambda net, _: _assign_table(net)),
+}
+
+
+def _shifted(net: DrowsyNet) -> drowsy.Schedule:
+    other = copy.deepcopy(net)
+    for i, layer in enumerate(other.layers.values()):
+        layer.stage(stream=9 + i)
+    return other.schedule
+
+
+def noticing(state: str, device: torch.device) -> tuple[DrowsyNet, Tensor]:
+    """Weights that the graph reads where they lie (16 channels), and such as it copies."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        conv(3, 16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), conv(16, 5)
+    )
+    model = lively(model).to(device, memory_format=torch.channels_last)
+    net = drowsy.convert(model, source="lattice", grain="position")
+    x = torch.randn(2, 3, 5, 4, device=device)
+    drowsy.align(net, x)
+    net.set(0.5, fill="nearest")
+    if state == "corrected":
+        net.calibration = _calibration(net, 1)
+    if state == "stencil":
+        _install_random_tables(net, 1)
+        net.set(0.5, fill="stencil")
+    return net, x
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_deployed_network_notices(
+    change: str, tmp_path: Path, triton_device: torch.device
+) -> None:
+    state, turn = CHANGES[change]
+    net, x = noticing(state, triton_device)
+    fast = [drowsy.deploy(net, x, compact=compact, graph=False) for compact in (True, False)]
+    before = _outputs(net, net, x)
+    turn(net, tmp_path / "file.safetensors")
+    after = _outputs(net, net, x)
+    assert not torch.allclose(before, after)
+    for each in fast:
+        torch.testing.assert_close(_outputs(net, each, x), after, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
+@pytest.mark.parametrize("change", ["net.set, fill", "another calibration", "layer.set_stencil"])
+@pytest.mark.parametrize("way", ["copied", "pickled"])
+def test_a_deployed_copy_notices_its_own_changes(
+    change: str, way: str, tmp_path: Path, triton_device: torch.device
+) -> None:
+    state, turn = CHANGES[change]
+    first, x = noticing(state, triton_device)
+    net = copy.deepcopy(first) if way == "copied" else pickle.loads(pickle.dumps(first))
+    kept, fast = (drowsy.deploy(each, x, graph=False) for each in (first, net))
+    before = _outputs(first, first, x)
+    turn(net, tmp_path / "file.safetensors")
+    after = _outputs(net, net, x)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(_outputs(net, fast, x), after, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(_outputs(first, kept, x), before, rtol=1e-4, atol=1e-4)
+
+
+def _outputs(net: DrowsyNet, way: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """What the network, or a deployed one that follows it, gives for the same maps every time."""
+    net.reseed(3)
+    return run(way, x)
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
+@pytest.mark.parametrize("state", ["plain", "corrected", "stencil"])
+def test_a_call_without_changes_reads_no_structure(
+    state: str, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = noticing(state, triton_device)
+    fast = drowsy.deploy(net, x, graph=False)
+    net.set(0.25, fill="stencil" if state == "stencil" else None)
+    fast(x)
+    monkeypatch.setattr("drowsy.deployment.builder.structure", lambda *_: pytest.fail("structure read"))
+    for seed in (5, 6):
+        net.reseed(seed)
+        fast(x)
+        copy.deepcopy(net).set(0)
+        fast(x)
+
+
+def test_reverting_leaves_a_deployed_network_as_it_was(triton_device: torch.device) -> None:
+    net, x = noticing("plain", triton_device)
+    fast = drowsy.deploy(net, x, graph=False)
+    drowsy.revert(net)
+    net.set(0.25)
+    expected = _outputs(net, net, x)
+    torch.testing.assert_close(_outputs(net, fast, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_build_that_fails_is_tried_again(
+    triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = noticing("plain", triton_device)
+    fast = drowsy.deploy(net, x, graph=False)
+    net.set_grain("position:2")
+    with monkeypatch.context() as patched:
+        patched.setattr("drowsy.deployment.builder.Builder.build", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fast(x)
+    expected = _outputs(net, net, x)
+    torch.testing.assert_close(_outputs(net, fast, x), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- CUDA graphs ---------------------------------------------------------------------------------

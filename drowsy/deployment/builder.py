@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.backends.triton import choose, exact_run, kernel_options, padded
 from drowsy.deployment.maps import Draw, Map, Prologue
-from drowsy.deployment.steps import Expand, FullConv, Join, RowsConv, Step, fill
+from drowsy.deployment.steps import Conv, Expand, FullConv, Join, RowsConv, Step, fill
 from drowsy.graph.nodes import activation_name, pointwise
 from drowsy.graph.overwriting import without_overwriting
 from drowsy.graph.running import shapes
@@ -29,26 +29,19 @@ from drowsy.network.net import DrowsyNet
 from drowsy.sleep import Grain, SleepSpec
 
 
-def structure(net: DrowsyNet, compact: bool) -> tuple[object, ...]:
-    """What a built graph depends on, beside the shapes; read without a synchronisation."""
+def structure(net: DrowsyNet, compact: bool, copied: Set[int]) -> tuple[object, ...]:
+    """What a built graph depends on, beside the shapes; read without a synchronisation.
+
+    It cannot change unless ``net.control.version`` does. ``copied`` are the indices of the layers
+    whose weight the graph has a copy of: the others' it reads where corrections are written.
+    """
     layers = net.layers.values()
     return (
         [layer.sleep for layer in layers],
         [(fill(layer), id(layer.table)) for layer in layers],
         _equal_rates(net) if compact else [],
-        [None if (w := layer.corrected_weight) is None else w.data_ptr() for layer in layers],
-        None if all(map(_follows, layers)) else net.corrected,
+        [(layer.laid, layer.written if layer.index in copied else 0) for layer in layers],
     )
-
-
-def _follows(layer: DrowsyConv2d) -> bool:
-    """Whether a packed weight is the layer's own memory, so that it takes on its corrections."""
-    weight = layer.corrected_weight
-    if weight is None:
-        return True
-    whole = weight.shape[1] >= 16 and weight.shape[1] * weight.element_size() % 16 == 0
-    packed = weight.is_contiguous(memory_format=torch.channels_last)
-    return layer.groups == 1 and whole and packed
 
 
 def _equal_rates(net: DrowsyNet) -> list[int]:
@@ -117,6 +110,12 @@ class Builder:
         self._values: dict[fx.Node, _Value] = {}
         self._maps: dict[object, Map] = {}
         self.steps: list[Step] = []
+
+    @property
+    def copied(self) -> set[int]:
+        """Indices of the layers whose weight the graph has a copy of."""
+        steps = self._modules.values()
+        return {step.index for step in steps if isinstance(step, Conv) and step.copied}
 
     def build(self) -> fx.GraphModule:
         """The deployed graph as a module."""

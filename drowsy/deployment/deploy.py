@@ -14,9 +14,10 @@
   are data, so that ``net.set`` and ``net.reseed`` take effect in the captured graph.
 
 What is fixed when a graph is built: the layers' grains, sources, streams and fills (``zero`` and
-``rescale`` are one here), tables of ``stencil``, and which layers of a shared map have equal rates.
-A call that finds these changed builds and captures anew, which takes about as long as ``deploy``
-did.
+``rescale`` are one here), tables of ``stencil``, which layers of a shared map have equal rates, and
+where weights lie: a correction that comes or goes, ``net.refresh()``, a loaded ``state_dict``. A
+call that finds these changed builds and captures anew, which takes about as long as ``deploy`` did.
+Whether anything changed at all is one comparison of ``net.control.version``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def deploy(
 
     Args:
         net: a converted network; its knob (``net.set``, ``net.reseed``) and its clock are also the
-            copy's. Weights are taken as they are now: deploy again after changing them.
+            copy's. Weights are taken as they are now: after changing them by hand call
+            ``net.refresh()``.
         example: a batch ``[N, C, H, W]``; float32, float16 or bfloat16, on the network's device.
         compact: keep activations compact between layers that share a position map.
         graph: capture a CUDA graph; by default on CUDA.
@@ -92,8 +94,9 @@ class Deployed:
         self.net = net
         self._example = torch.empty_like(example, memory_format=torch.channels_last)
         self._compact, self._graph = compact, graph
-        self._structure: object = None
+        self._structure: object
         self._run: Callable[[Tensor], Any]
+        self._version = net.control.version
         self._build()
 
     @property
@@ -113,8 +116,11 @@ class Deployed:
                 f"batch: got {batch.dtype} {tuple(batch.shape)} on {batch.device}, allowed: "
                 f"{like.dtype} {tuple(like.shape)} on {like.device}, as deployed"
             )
-        if self._structure != self._read_structure():
-            self._build()
+        version = self.net.control.version
+        if version != self._version:
+            if self._structure != self._read_structure():
+                self._build()
+            self._version = version
         with torch.no_grad():
             return self._run(batch)
 
@@ -130,15 +136,16 @@ class Deployed:
         with torch.no_grad():
             builder = Builder(self.net, self._example, self._compact)
             module = builder.build()
-            self._structure, self._steps = self._read_structure(), builder.steps
             self._run = self._captured(module) if self._graph else module
             # A captured graph knows addresses alone: weights, maps and tables must outlive it.
             self._module = module
+            self._steps, self._copied = builder.steps, builder.copied
+            self._structure = self._read_structure()
 
     def _read_structure(self) -> object:
         from drowsy.deployment.builder import structure
 
-        return structure(self.net, self._compact)
+        return structure(self.net, self._compact, self._copied)
 
     def _captured(self, module: nn.Module) -> Callable[[Tensor], Any]:
         """The module as a CUDA graph over fixed buffers."""

@@ -42,22 +42,23 @@ def fill(layer: DrowsyConv2d) -> str:
     return layer.fill if layer.fill in NEIGHBOUR_FILLS else "zero"
 
 
-class _Conv(nn.Module):
+class Conv(nn.Module):
     """What both forms of a layer hold."""
 
-    def __init__(self, layer: DrowsyConv2d, index: int, post_activation: str) -> None:
+    def __init__(self, layer: DrowsyConv2d, post_activation: str) -> None:
         super().__init__()
         weight, bias = layer.parameters_in_effect()
         self._weight = kernels.pack_weight(weight.detach(), layer.groups)
+        self.index, self.copied = layer.index, not self._weight.shares_memory(weight)
         self._bias = None if bias is None else bias.detach()
         self._spec = layer.spec
         self._shared: dict[str, Any] = {
             "post_activation": post_activation,
-            "scale": layer.control.scales[index],
+            "scale": layer.control.scales[layer.index],
         }
 
 
-class FullConv(_Conv):
+class FullConv(Conv):
     """A layer that writes the full map."""
 
     def __init__(
@@ -71,7 +72,7 @@ class FullConv(_Conv):
         ready: torch.cuda.Event | None,
         post_activation: str,
     ) -> None:
-        super().__init__(layer, layer.index, post_activation)
+        super().__init__(layer, post_activation)
         self._choice, self._drawn, self._awake, self._ready = choice, drawn, awake, ready
         self._blocks, self._zeros = blocks, zeros
         self._fill, self._table = fill(layer), layer.table
@@ -118,7 +119,7 @@ class FullConv(_Conv):
         return y
 
 
-class RowsConv(_Conv):
+class RowsConv(Conv):
     """A layer that writes the awake rows of a shared map."""
 
     def __init__(
@@ -129,7 +130,7 @@ class RowsConv(_Conv):
         ready: torch.cuda.Event | None,
         post_activation: str,
     ) -> None:
-        super().__init__(layer, layer.index, post_activation)
+        super().__init__(layer, post_activation)
         self._count, self._table, self._ready = rows.counts, table, ready
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

@@ -25,7 +25,11 @@ class Control(nn.Module):
 
     Attributes:
         settings: the thresholds as last set, on the host: reading the knob never synchronises.
+        version: grows with every change of ``settings``, and of what graphs built from the layers
+            take as fixed (``drowsy.deployment.builder.structure``).
     """
+
+    version = 0
 
     # Graph passes must not drop the call that advances the clock: its result has no user.
     _is_impure = True
@@ -49,6 +53,7 @@ class Control(nn.Module):
     def set(self, thresholds: Sequence[int], scales: Sequence[float]) -> None:
         """Write every layer's threshold and scale."""
         self.settings = list(thresholds)
+        self.version += 1
         # Without waiting for the device: it takes its copy of such small tensors at once.
         self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32), non_blocking=True)
         self.scales.copy_(torch.tensor(scales, dtype=torch.float32), non_blocking=True)
@@ -56,6 +61,7 @@ class Control(nn.Module):
     def set_layer(self, index: int, threshold: int, scale: float) -> None:
         """Write one layer's threshold and scale."""
         self.settings[index] = threshold
+        self.version += 1
         self.thresholds[index] = threshold
         self.scales[index] = scale
 

@@ -22,6 +22,8 @@ from drowsy.sleep import (
 )
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+# Attributes that a graph built from a layer depends on.
+_BUILT_IN = frozenset({"sleep", "_fill", "stencil", "laid", "written"})
 
 
 class DrowsyConv2d(nn.Conv2d):
@@ -46,9 +48,12 @@ class DrowsyConv2d(nn.Conv2d):
     Attributes:
         stencil: the table ``[256, 9, OC]`` of fill ``stencil``, as ``drowsy.neuron.sleep`` takes
             it, or None; a buffer that is not part of ``state_dict``.
+        laid, written: how often the weight in effect has moved to other memory, or may have, and
+            how often a correction was written into it.
     """
 
     stencil: Tensor | None
+    laid = written = 0
 
     def __init__(
         self,
@@ -139,6 +144,17 @@ class DrowsyConv2d(nn.Conv2d):
     _cache_folded = True
     corrected_weight: Tensor | None
     corrected_bias: Tensor | None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what graphs are built from counts in ``control.version``."""
+        super().__setattr__(name, value)
+        if name in _BUILT_IN and "control" in self._modules:
+            self.control.version += 1
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DrowsyConv2d:
+        super()._apply(fn, recurse)
+        self.laid += 1
+        return self
 
     # --- the knob -----------------------------------------------------------------------------
 
@@ -251,6 +267,7 @@ class DrowsyConv2d(nn.Conv2d):
         if self._norm and self._cache_folded:
             with torch.no_grad():
                 self.folded_weight, self.folded_bias = self._fold()
+        self.laid += 1
 
     def correct(
         self, scale: Tensor | None, bias: Tensor | None = None, delta: Tensor | None = None
@@ -275,6 +292,8 @@ class DrowsyConv2d(nn.Conv2d):
                 with torch.inference_mode(False):
                     self.corrected_weight = torch.empty_like(weight)
                     self.corrected_bias = weight.new_empty(weight.shape[0])
+                self.laid += 1
+            self.written += 1
             if scale is None:
                 self.corrected_weight.copy_(weight)
                 if own is None:
@@ -293,7 +312,9 @@ class DrowsyConv2d(nn.Conv2d):
 
     def uncorrect(self) -> None:
         """Take a correction back, and its buffers."""
-        self.corrected_weight = self.corrected_bias = None
+        if self.corrected_weight is not None:
+            self.corrected_weight = self.corrected_bias = None
+            self.laid += 1
 
     def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
         """``(weight, bias)`` that the convolution uses: batch norm and correction included."""

@@ -57,6 +57,10 @@ class PackedWeight:
         """Whether a pixel has more channels in a row of the weight than in the input."""
         return self.pitch > self.channels_per_group * self.merged
 
+    def shares_memory(self, weight: Tensor) -> bool:
+        """Whether this is a view of ``weight``, which follows in-place updates."""
+        return self.data.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
 
 def _is_depthwise(channels_per_group: int, groups: int) -> bool:
     return groups > 1 and channels_per_group == 1
