@@ -49,7 +49,7 @@ from drowsy_kernels.epilogue import (
     tile_words,
 )
 from drowsy_kernels.heuristics import ConvConfig, multiprocessors
-from drowsy_kernels.launch import Launch, check_device, check_operand, interpreted
+from drowsy_kernels.launch import VIEWS, Launch, check_device, check_operand, interpreted
 from drowsy_kernels.weight import PackedWeight
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -96,7 +96,7 @@ def _columns(acc, PART: tl.constexpr, WIDTH: tl.constexpr):
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _conv2d_box_kernel(
     x,
     w,

@@ -23,6 +23,7 @@ from drowsy_kernels.epilogue import dot, finish, offsets, parse_activation
 from drowsy_kernels.heuristics import ConvConfig, choose_config, multiprocessors
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
+    VIEWS,
     Launch,
     check_device,
     check_operand,
@@ -32,7 +33,7 @@ from drowsy_kernels.weight import DTYPES, PackedWeight
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def conv2d_rows_kernel(
     x,
     w,

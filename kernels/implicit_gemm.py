@@ -24,6 +24,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from drowsy_kernels.epilogue import all_asleep, dot, finish, offsets, store_rest
+from drowsy_kernels.launch import VIEWS
 
 
 @triton.jit
@@ -184,7 +185,7 @@ def tile_of(tile, tiles_m, TILES_N: tl.constexpr, GROUP_M: tl.constexpr):
     return band * GROUP_M + inside % rows, inside // rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def conv2d_kernel(
     x,
     w,
@@ -424,7 +425,7 @@ def _store_sleepers(
     store_rest(y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, UNIT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def awake_conv2d_kernel(
     x,
     w,

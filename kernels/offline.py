@@ -82,7 +82,8 @@ class CompileReport:
 def compile_launch(launch: Launch, arch: int) -> CompileReport:
     """Compile what ``launch`` would run for compute capability ``arch`` and describe the result.
 
-    The plan may hold meta tensors. Pointers count as aligned to 16 bytes.
+    The plan may hold meta tensors. Pointers count as aligned to 16 bytes, but for those of which a
+    launch does not ask it (``launch.VIEWS``).
 
     Raises:
         RuntimeError: under TRITON_INTERPRET=1, where there is nothing to compile.
@@ -131,7 +132,8 @@ def _source(launch: Launch) -> ASTSource:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[name] = _POINTERS[value.dtype]
-            attributes[(index,)] = _DIVISIBLE_BY_16
+            if not parameter.do_not_specialize_on_alignment:
+                attributes[(index,)] = _DIVISIBLE_BY_16
         elif isinstance(value, TensorDescriptor):
             signature[name] = f"tensordesc<{_POINTERS[value.base.dtype][1:]}{value.block_shape}>"
         elif parameter.do_not_specialize:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from drowsy_kernels.epilogue import finish, offsets
+from drowsy_kernels.launch import VIEWS
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def add_parts_kernel(
     partial,
     bias,
