@@ -70,15 +70,15 @@ class Launch:
         """Compile options for a compute capability, 90 for sm_90.
 
         A multiply and an add may fuse, which Triton wants said. Before Hopper the operands of a
-        matrix product lie in registers too, so none are withheld.
+        matrix product lie in registers too, so a kernel may have all there are.
         """
         options = {
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
             "enable_fp_fusion": True,
         }
-        if self.max_registers == ALL_REGISTERS or (self.max_registers is not None and arch >= 90):
-            options["maxnreg"] = self.max_registers
+        if self.max_registers is not None:
+            options["maxnreg"] = self.max_registers if arch >= 90 else ALL_REGISTERS
         return options
 
     def run(self, device: torch.device) -> None:

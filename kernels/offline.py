@@ -25,6 +25,9 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ARCHITECTURES = (80, 90, 100)
+# Shared memory of a multiprocessor, and what of it the system takes for each program.
+_SHARED_BYTES = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+_RESERVED = 1024
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -53,6 +56,8 @@ class CompileReport:
         registers: per thread.
         spill_bytes: bytes per thread that spill loads and stores move, counted in the code.
         shared_bytes: shared memory of a program.
+        programs: in the grid.
+        resident: programs that share a multiprocessor, by shared memory and registers.
         wgmma, mma, tcgen05: matrix instructions in the PTX, by generation.
         loop_instructions: machine instructions of a turn of the main loop that skips what can be
             skipped, such as the epilogue of a tile that goes on (0 where there is no loop: few K
@@ -68,6 +73,8 @@ class CompileReport:
     registers: int
     spill_bytes: int
     shared_bytes: int
+    programs: int
+    resident: int
     wgmma: int
     mma: int
     tcgen05: int
@@ -103,12 +110,16 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
     loop = _main_loop(sass)
     loads = sum(line.operation in _GLOBAL_LOADS for line in loop)
     steps = _steps(loop, launch.arguments, 32 * launch.num_warps)
+    registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
+    shared = compiled.metadata.shared
     return CompileReport(
         kernel=launch.kernel.__name__,
         arch=arch,
-        registers=int(re.search(r"REG:(\d+)", usage)[1]),  # type: ignore[index]
+        registers=registers,
         spill_bytes=sum(map(_spilled, sass)),
-        shared_bytes=compiled.metadata.shared,
+        shared_bytes=shared,
+        programs=launch.grid[0],
+        resident=_resident(arch, registers, launch.num_warps, shared),
         wgmma=ptx.count("wgmma.mma_async"),
         mma=len(re.findall(r"\bmma\.sync", ptx)),
         tcgen05=len(re.findall(r"\btcgen05\.mma", ptx)),
@@ -159,6 +170,13 @@ class _Line:
     name: str
     operands: str
     guarded: bool
+
+
+def _resident(arch: int, registers: int, warps: int, shared: int) -> int:
+    """Programs that fit a multiprocessor: 64 Ki registers, dealt out to warps in units of 256."""
+    by_registers = 65536 // (triton.cdiv(32 * registers, 256) * 256 * warps)
+    by_shared = _SHARED_BYTES[arch] // (shared + _RESERVED)
+    return min(by_registers, by_shared, 64 // warps)
 
 
 def _dump(cubin: bytes, arch: int) -> tuple[str, list[_Line]]:

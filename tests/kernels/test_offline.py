@@ -89,6 +89,23 @@ def test_boxes_load_by_descriptor_alone(rows: list[dict[str, Any]], way: str) ->
     assert row["step_instructions"] <= 130
 
 
+def test_persistent_grids_are_resident(rows: list[dict[str, Any]]) -> None:
+    """Of programs that share the tiles, none waits for another to end before it begins."""
+    multiprocessors = 132
+    persistent = [
+        row
+        for row in rows
+        if row["arch"] == 90
+        and row["kernel"] in ("awake_conv2d_kernel", "conv2d_rows_kernel", "_conv2d_box_kernel")
+    ]
+    assert len(persistent) > 10
+    assert not [
+        (row["case"], row["programs"] / multiprocessors, row["resident"])
+        for row in persistent
+        if row["programs"] > multiprocessors * row["resident"]
+    ]
+
+
 def test_every_branch_compiles() -> None:
     run_python(str(Path(__file__).with_name("compile_variants.py")))
 
