@@ -114,6 +114,7 @@ def conv_launches(
     precision: str = "ieee",
     way: str = "",
     kernel: int = 3,
+    residual: bool = True,
 ) -> tuple[kernels.Launch, ...]:
     """A layer with everything fused and, unless a list says else, a bit per neuron.
 
@@ -141,6 +142,8 @@ def conv_launches(
         "precision": precision,
         "config": config,
     }
+    if not residual:
+        options |= {"residual": None, "post_activation": "none"}
     if way == "table" or way.startswith("compact"):
         rows = n * positions // 2
         options["residual"] = meta((rows, width), dtype=dtype)
@@ -302,7 +305,7 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
             yield name, layer
             for way in _ways(config, group):
                 yield f"{name} {way}", partial(layer, way=way)
-    photograph = partial(conv_launch, None, torch.float16, channels=3, kernel=7)
+    photograph = partial(conv_launch, None, torch.float16, channels=3, kernel=7, residual=False)
     yield "first layer fp16", partial(photograph, part=1)
     yield "packing fp16", photograph
     yield (
