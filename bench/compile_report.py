@@ -44,8 +44,15 @@ _CORE_CASES = (
     "conv2d fp16 128x128x64-w8-s3 cells",
     "conv2d fp16 128x128x64-w8-s3 rows",
     "conv2d fp16 128x128x64-w8-s3 table",
-    "conv2d fp16 128x64x64-w4-s4 channels",
-    "conv2d fp16 128x64x64-w4-s4 channels blocks",
+    "conv2d fp16 256x128x64-w8-s3",
+    "conv2d fp16 256x128x64-w8-s3 cells",
+    "conv2d fp16 256x128x64-w8-s3 rows",
+    "conv2d fp16 256x128x64-w8-s3 table",
+    "conv2d fp16 256x64x64-w8-s3 rows",
+    "conv2d fp16 128x128x64-w8-s3 compact",
+    "conv2d fp16 128x128x64-w8-s3 compact 1 step",
+    "conv2d fp16 64x64x64-w4-s4 channels",
+    "conv2d fp16 64x64x64-w4-s4 channels blocks",
     "conv2d fp16 64x64x64-w4-s4 split",
     "conv2d bf16 64x64x64-w4-s4",
     "conv2d fp16 128x64x16-w4-s4",
@@ -55,6 +62,7 @@ _CORE_CASES = (
     "conv2d_box bf16 256x128x64-w8-s4 dense",
     "conv2d_box bf16 256x128x64-w8-s4 1x1",
     "conv2d_box bf16 256x128x64-w8-s4 tiles",
+    "conv2d_box bf16 256x64x64-w4-s2",
     "first layer fp16",
     "depthwise fp16 128x32x0-w4-s1",
     "sleep_map bernoulli k=8",
@@ -84,7 +92,17 @@ _COLUMNS = (
     ("step_loads", "loads"),
 )
 # Ways through a convolution that every configuration may be asked for.
-_WAYS = ("1x1", "cells", "rows", "table", "channels", "channels blocks", "split")
+_WAYS = (
+    "1x1",
+    "cells",
+    "rows",
+    "table",
+    "compact",
+    "compact 1 step",
+    "channels",
+    "channels blocks",
+    "split",
+)
 
 
 def conv_launches(
@@ -96,34 +114,44 @@ def conv_launches(
     precision: str = "ieee",
     way: str = "",
     kernel: int = 3,
+    residual: bool = True,
 ) -> tuple[kernels.Launch, ...]:
     """A layer with everything fused and, unless a list says else, a bit per neuron.
 
-    ``way``: one of ``_WAYS``; without one, every tile is computed and masked.
+    ``way``: one of ``_WAYS``; without one, every tile is computed and masked. ``table`` and
+    ``compact`` are 3x3 and 1x1 over compact rows.
     """
     meta = partial(torch.empty, device="meta")
     ints = partial(meta, dtype=torch.int32)
-    n, size = 8, 56
+    n, size = 32, 56
     positions = size * size
     width = channels if groups > 1 else 256
-    kernel = 1 if way == "1x1" else kernel
+    kernel = 1 if way.startswith(("1x1", "compact")) else kernel
+    if config is not None and way == "compact 1 step":
+        channels = config.block_k
     shape = (width, channels // groups, kernel, kernel)
     weight = meta(shape, dtype=dtype, memory_format=torch.channels_last)
     packed = kernels.pack_weight(weight, groups)
     bias, scale = meta(width, dtype=dtype), meta(1)
+    last = torch.channels_last
     options: dict[str, Any] = {
         "activation": "silu",
         "scale": scale,
+        "residual": meta((n, width, size, size), dtype=dtype, memory_format=last),
+        "post_activation": "relu",
         "precision": precision,
         "config": config,
     }
-    if way == "table":
+    if not residual:
+        options |= {"residual": None, "post_activation": "none"}
+    if way == "table" or way.startswith("compact"):
         rows = n * positions // 2
+        options["residual"] = meta((rows, width), dtype=dtype)
         _, launches = kernels.plan_conv2d_rows(
             meta((rows, channels), dtype=dtype),
             packed,
             bias,
-            table=ints((kernel * kernel, rows)),
+            table=ints((kernel * kernel, rows)) if kernel > 1 else None,
             count=ints(1),
             **options,
         )
@@ -277,7 +305,7 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
             yield name, layer
             for way in _ways(config, group):
                 yield f"{name} {way}", partial(layer, way=way)
-    photograph = partial(conv_launch, None, torch.float16, channels=3, kernel=7)
+    photograph = partial(conv_launch, None, torch.float16, channels=3, kernel=7, residual=False)
     yield "first layer fp16", partial(photograph, part=1)
     yield "packing fp16", photograph
     yield (

@@ -71,12 +71,24 @@ def _compile(launch: Launch) -> None:
 
 
 @dataclass(frozen=True)
+class _Hollow:
+    """Stands for a tensor: all that Triton asks of one before it chooses a kernel."""
+
+    dtype: torch.dtype
+    aligned: bool
+
+    def data_ptr(self) -> int:
+        """An address that is a multiple of 16, or none."""
+        return 0 if self.aligned else 1
+
+
+@dataclass(frozen=True)
 class Specialisation:
     """What a launch is compiled for, in a form that other processes understand.
 
     Args:
         module, kernel: where the kernel is found.
-        launch: without its kernel; tensors are of one element, on the meta device.
+        launch: without its kernel; of the tensors there is type and alignment.
         key: equal where the compiled code is.
     """
 
@@ -104,21 +116,33 @@ def _specialised(launch: Launch) -> Specialisation:
     arguments: dict[str, Any] = {}
     function = launch.kernel.fn
     key: list[Any] = [function.__name__, launch.num_warps, launch.num_stages, launch.max_registers]
-    constants = {parameter.name for parameter in launch.kernel.params if parameter.is_constexpr}
-    for name, value in launch.arguments.items():
+    for parameter in launch.kernel.params:
+        value = launch.arguments[parameter.name]
         if isinstance(value, Tensor):
-            arguments[name] = torch.empty(1, dtype=value.dtype, device="meta")
-            key.append(value.dtype)
+            loose = parameter.do_not_specialize_on_alignment
+            value = _Hollow(value.dtype, not loose and value.data_ptr() % 16 == 0)
         elif isinstance(value, TensorDescriptor):
             base = torch.empty(1, dtype=value.base.dtype, device="meta")
-            arguments[name] = TensorDescriptor(base, value.shape, value.strides, value.block_shape)
-            key += [value.base.dtype, tuple(value.block_shape)]
-        else:
-            arguments[name] = value
-            plain = name in constants or type(value) is not int
-            key.append(value if plain else (value == 1, value % 16 == 0, abs(value) < 2**31))
+            value = TensorDescriptor(base, value.shape, value.strides, value.block_shape)
+        elif type(value) is int and not parameter.is_constexpr:
+            value = _alike(value, parameter)
+        arguments[parameter.name] = value
+        described = isinstance(value, TensorDescriptor)
+        key.append((value.base.dtype, *value.block_shape) if described else value)
     hollow = replace(launch, kernel=None, arguments=arguments)
     return Specialisation(function.__module__, function.__name__, hollow, tuple(key))
+
+
+def _alike(value: int, parameter: Any) -> int:
+    """The one number that stands for all those which the same code serves.
+
+    Triton makes a constant of 1, knows of multiples of 16 that they are, and takes 64 bits for
+    what 32 do not hold.
+    """
+    wide = 0 if -(2**31) <= value < 2**31 else 2**32
+    if parameter.do_not_specialize:
+        return wide
+    return 1 if value == 1 else wide + (16 if value % 16 == 0 else 2)
 
 
 def compile_specialisation(made: Specialisation) -> None:

@@ -9,32 +9,12 @@ from __future__ import annotations
 import torch
 from drowsy_kernels import launch
 from drowsy_kernels.tuning import ConvShape
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 import drowsy
 from bench import networks
 from bench.compiling import Job, compile_job, compile_specialisation, recorded
-
-
-class Driver:
-    """As much of a driver as compilation asks for."""
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def get_device_interface(self) -> None:
-        return None
-
+from tests.kernels.launch_variants import Driver
 
 driver.set_active(Driver())  # type: ignore[arg-type]
 

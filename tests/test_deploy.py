@@ -632,7 +632,9 @@ def test_a_call_without_changes_reads_no_structure(
     fast = drowsy.deploy(net, x, graph=False)
     net.set(0.25, fill="stencil" if state == "stencil" else None)
     fast(x)
-    monkeypatch.setattr("drowsy.deployment.builder.structure", lambda *_: pytest.fail("structure read"))
+    monkeypatch.setattr(
+        "drowsy.deployment.builder.structure", lambda *_: pytest.fail("structure read")
+    )
     for seed in (5, 6):
         net.reseed(seed)
         fast(x)

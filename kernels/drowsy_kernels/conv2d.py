@@ -392,13 +392,10 @@ def _listed(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep, awake:
         segments = triton.cdiv(positions, segment)
     else:
         lists = images if isinstance(awake, AwakeChannels) else cells
-    itemsize = arguments["y"].element_size()
-    # Scattered stores want more than their share; so do a list and 64 accumulators on four warps.
-    heavy = config.num_warps == 4 and config.block_m * config.block_n >= 128 * 64
-    needs_all = heavy or isinstance(awake, AwakeChannels)
+    itemsize, kind = arguments["y"].element_size(), _KINDS[type(awake)]
     return Launch.pick(
         awake_conv2d_kernel,
-        multiprocessors(arguments["y"].device) * config.resident(itemsize),
+        multiprocessors(arguments["y"].device) * config.resident(itemsize, kind),
         arguments
         | {
             "awake": awake.indices,
@@ -407,14 +404,14 @@ def _listed(arguments: dict[str, Any], config: ConvConfig, sleep: _Sleep, awake:
             "segments": segments,
             "segment_tiles": triton.cdiv(segment, config.block_m),
             "cells": cells,
-            "AWAKE": _KINDS[type(awake)],
+            "AWAKE": kind,
             "LISTS": triton.next_power_of_2(lists),
             "UNIT": unit,
             "CELL_UNITS": triton.cdiv(min(sleep.cell_c, sleep.out_channels), unit),
         },
         config.num_warps,
         config.num_stages,
-        ALL_REGISTERS if needs_all else config.max_registers(itemsize),
+        config.max_registers(itemsize, kind),
     )
 
 

@@ -44,12 +44,13 @@ from drowsy_kernels.epilogue import (
     activate,
     all_asleep,
     asleep,
+    columns,
     dot,
     parse_activation,
     tile_words,
 )
 from drowsy_kernels.heuristics import ConvConfig, multiprocessors
-from drowsy_kernels.launch import Launch, check_device, check_operand, interpreted
+from drowsy_kernels.launch import VIEWS, Launch, check_device, check_operand, interpreted
 from drowsy_kernels.weight import PackedWeight
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -82,21 +83,7 @@ def _map_rows(
     return n * cell_rows + (y * out_width + x) // cell_p
 
 
-@triton.jit
-def _columns(acc, PART: tl.constexpr, WIDTH: tl.constexpr):
-    """The columns of ``acc`` from ``PART * WIDTH`` on, ``WIDTH`` being all, half or a quarter."""
-    COLUMNS: tl.constexpr = acc.shape[1]
-    if COLUMNS > WIDTH:
-        low, high = acc.reshape(acc.shape[0], 2, COLUMNS // 2).permute(0, 2, 1).split()
-        HALF: tl.constexpr = COLUMNS // 2 // WIDTH
-        acc = low if PART < HALF else high
-        if HALF == 2:
-            low, high = acc.reshape(acc.shape[0], 2, WIDTH).permute(0, 2, 1).split()
-            acc = low if PART % 2 == 0 else high
-    return acc
-
-
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _conv2d_box_kernel(
     x,
     w,
@@ -203,7 +190,7 @@ def _conv2d_box_kernel(
             at_n = first_n + part * PART_M // (BOX_H * BOX_W)
             at_y = first_y + part * PART_M // BOX_W % BOX_H
             at_x = first_x + part * PART_M % BOX_W
-            v = _columns(acc, part, PART_M).T
+            v = columns(acc, part, PART_M).T
             if bias is not None:
                 c = first_c + tl.arange(0, BLOCK_N)
                 v += tl.load(bias + c, mask=c < OC, other=0).to(tl.float32)[None, :]
@@ -340,6 +327,7 @@ BOX_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
         ConvConfig(128, 64, 64, 4, 3),
         ConvConfig(128, 128, 32, 8, 4),
         ConvConfig(128, 128, 64, 8, 3),
+        ConvConfig(256, 64, 64, 4, 2),
         ConvConfig(256, 64, 64, 4, 4),
         ConvConfig(256, 128, 64, 8, 4),
     ),
@@ -377,7 +365,8 @@ def choose_box_config(
     """The configuration of ``BOX_CONFIGS`` with the shortest predicted time on an H100 or H200.
 
     Rounds of tiles on all multiprocessors, times the clocks that a tile's K steps take, by tensor
-    cores or by reading from L2, whichever is slower.
+    cores or by reading from L2, whichever is slower. Programs that share a multiprocessor overlap
+    what is between tiles.
 
     Args:
         images: batch size.
@@ -391,12 +380,14 @@ def choose_box_config(
     def clocks(config: ConvConfig) -> float:
         box = choose_box(images, *size, config.block_m, kernel_size, *_cells(cell, config.block_n))
         tiles = expected_tiles(images, *size, box, *_cells(cell, config.block_n))
-        rounds = math.ceil(tiles * triton.cdiv(out_channels, config.block_n) / _MULTIPROCESSORS)
+        sharing = _resident(config, dtype.itemsize, False)
+        tiles *= triton.cdiv(out_channels, config.block_n)
+        rounds = math.ceil(tiles / (_MULTIPROCESSORS * sharing))
         steps = math.prod(kernel_size) * triton.cdiv(in_channels, config.block_k)
         products = config.block_m * config.block_n * config.block_k
         read = (config.block_m + config.block_n) * config.block_k * dtype.itemsize
         step = max(products / _PRODUCTS[kind], read / _L2_BYTES)
-        return rounds * (steps * step + _BETWEEN_TILES)
+        return rounds * (sharing * steps * step + _BETWEEN_TILES)
 
     return min(BOX_CONFIGS[kind], key=clocks)
 
@@ -658,9 +649,11 @@ def plan_conv2d_box(
         "BLOCK_K": block_k,
         "SKIP": skip,
     }
+    sharing = _resident(config, x.element_size(), residual is not None)
+    programs = multiprocessors(x.device) * sharing
     launch = Launch(
         _conv2d_box_kernel,
-        (min(count, _programs(x, config, residual is not None)),),
+        (min(count, programs),),
         arguments,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
@@ -668,12 +661,12 @@ def plan_conv2d_box(
     return out, (launch,)
 
 
-def _programs(x: Tensor, config: ConvConfig, residual: bool) -> int:
-    """Programs that are resident at once: one or two for every multiprocessor."""
+def _resident(config: ConvConfig, itemsize: int, residual: bool) -> int:
+    """Programs that share a multiprocessor: one or two."""
     loaded = config.num_stages * (config.block_m + config.block_n) * config.block_k
     stored = _PART * config.block_n * (2 if residual else 1)
-    shared = (loaded + stored) * x.element_size() + 2048
-    return multiprocessors(x.device) * (2 if 2 * shared <= _SHARED_BYTES else 1)
+    shared = (loaded + stored) * itemsize + 2048
+    return 2 if 2 * shared <= _SHARED_BYTES else 1
 
 
 def _map_mode(

@@ -13,6 +13,7 @@ The number of rows is known on the device only: as many programs as stay residen
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from drowsy_kernels.epilogue import dot, finish, offsets, parse_activation
 from drowsy_kernels.heuristics import ConvConfig, choose_config, multiprocessors
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
+    VIEWS,
     Launch,
     check_device,
     check_operand,
@@ -32,7 +34,7 @@ from drowsy_kernels.weight import DTYPES, PackedWeight
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def conv2d_rows_kernel(
     x,
     w,
@@ -74,7 +76,6 @@ def conv2d_rows_kernel(
         m_all = tile // TILES_N * BLOCK_M + tl.arange(0, BLOCK_M)
         m_m = m_all < rows
         c_all = first_c + tl.arange(0, BLOCK_N)
-        m_c = c_all < OC
         c = c_all
         if OC % BLOCK_N != 0:
             c = tl.minimum(c_all, OC - 1)
@@ -121,9 +122,8 @@ def conv2d_rows_kernel(
             m,
             m_all,
             m_m,
-            c_all,
-            m_c,
             first_c,
+            OC,
             1,
             1,
             OC,
@@ -254,6 +254,10 @@ def plan_conv2d_rows(
             cell=(1, out_channels),
             awake="rows",
         )
+    steps = taps * triton.cdiv(channels, config.block_k)
+    if steps == 1:
+        # Stages are then tiles in flight; with two of them two programs share a multiprocessor.
+        config = replace(config, num_stages=2)
     arguments: dict[str, Any] = {
         "x": x,
         "w": weight.data,
@@ -281,7 +285,7 @@ def plan_conv2d_rows(
         "BLOCK_K": config.block_k,
     }
     tiles = triton.cdiv(length, config.block_m) * triton.cdiv(out_channels, config.block_n)
-    programs = multiprocessors(x.device) * config.resident(x.element_size())
+    programs = multiprocessors(x.device) * config.resident(x.element_size(), "rows")
     launch = Launch(
         conv2d_rows_kernel,
         (min(programs, tiles),),
@@ -289,6 +293,6 @@ def plan_conv2d_rows(
         config.num_warps,
         # Half of the stages are spent between a table's entries and the rows that they name.
         config.num_stages if table is None else 2 * config.num_stages - 1,
-        None if table is not None else config.max_registers(x.element_size()),
+        config.max_registers(x.element_size(), "rows"),
     )
     return out, (launch,)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from drowsy_kernels.epilogue import all_asleep, finish, store_rest
+from drowsy_kernels.launch import VIEWS
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def depthwise_kernel(
     x,
     w,
@@ -116,9 +117,8 @@ def depthwise_kernel(
         row,
         m_all,
         m_m,
-        c,
-        m_c,
         first_c,
+        last_c,
         cell_c,
         words,
         OC,

@@ -30,6 +30,9 @@ ACTIVATIONS = (
     "leaky_relu:SLOPE",
 )
 """Activations that a convolution applies before it writes; ``SLOPE`` is a number."""
+# What of a tile the epilogue takes at a time, so that addresses, bits and residuals find registers
+# beside the accumulators: elements, and columns at least.
+AT_ONCE, NARROWEST = tl.constexpr(64 * 64), tl.constexpr(32)
 
 
 @triton.jit
@@ -132,7 +135,21 @@ def asleep(
 
 
 @triton.jit
-def finish(
+def columns(acc, PART: tl.constexpr, WIDTH: tl.constexpr):
+    """The columns of ``acc`` from ``PART * WIDTH`` on, ``WIDTH`` being all, half or a quarter."""
+    COLUMNS: tl.constexpr = acc.shape[1]
+    if COLUMNS > WIDTH:
+        low, high = acc.reshape(acc.shape[0], 2, COLUMNS // 2).permute(0, 2, 1).split()
+        HALF: tl.constexpr = COLUMNS // 2 // WIDTH
+        acc = low if PART < HALF else high
+        if HALF == 2:
+            low, high = acc.reshape(acc.shape[0], 2, WIDTH).permute(0, 2, 1).split()
+            acc = low if PART % 2 == 0 else high
+    return acc
+
+
+@triton.jit
+def finish_at(
     acc,
     y,
     residual,
@@ -175,6 +192,66 @@ def finish(
         acc += tl.load(residual + o_y, mask=m_tile, other=0).to(tl.float32)
     acc = activate(acc, POST_ACTIVATION, POST_SLOPE)
     tl.store(y + o_y, acc.to(y.dtype.element_ty), mask=m_tile)
+
+
+@triton.jit
+def finish(
+    acc,
+    y,
+    residual,
+    bias,
+    scale,
+    bitmap,
+    row,
+    m,
+    m_m,
+    first_c,
+    last_c,
+    cell_c,
+    words,
+    OC: tl.constexpr,
+    MAP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    POST_ACTIVATION: tl.constexpr,
+    POST_SLOPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """``finish_at`` channels [first_c, last_c), as many as ``acc`` has columns or fewer.
+
+    A large tile is taken part by part.
+    """
+    WIDTH: tl.constexpr = min(BLOCK_N, max(AT_ONCE // BLOCK_M, NARROWEST))
+    for part in tl.static_range(BLOCK_N // WIDTH):
+        first = first_c + part * WIDTH
+        c = first + tl.arange(0, WIDTH)
+        finish_at(
+            columns(acc, part, WIDTH),
+            y,
+            residual,
+            bias,
+            scale,
+            bitmap,
+            row,
+            m,
+            m_m,
+            c,
+            c < last_c,
+            first,
+            cell_c,
+            words,
+            OC,
+            MAP,
+            ACTIVATION,
+            SLOPE,
+            POST_ACTIVATION,
+            POST_SLOPE,
+            WIDE,
+            BLOCK_M,
+            WIDTH,
+        )
 
 
 @triton.jit

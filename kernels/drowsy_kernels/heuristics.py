@@ -23,9 +23,9 @@ _L2_BYTES = 40
 _ISSUES = 4
 # Instructions of a K step and warp, by the compile report: addresses, masks, copies, barriers.
 _STEP_INSTRUCTIONS = 100
-# Cycles from asking L2 for a K step to having it; to start and to finish a tile; to launch another
-# kernel.
-_LATENCY, _TILE_CYCLES, _LAUNCH_CYCLES = 800, 2000, 4000
+# Cycles from asking L2 for a K step to having it; to start a tile; to launch another kernel; and
+# outputs of a tile that are finished in a cycle.
+_LATENCY, _TILE_CYCLES, _LAUNCH_CYCLES, _OUTPUTS = 800, 1000, 4000, 16
 _SPLITS = (1, 2, 4, 8)
 # Depthwise: programs below which a tile is halved.
 _ENOUGH_PROGRAMS = 2 * _MULTIPROCESSORS
@@ -58,37 +58,51 @@ class ConvConfig:
         shape = f"{self.block_m}x{self.block_n}x{self.block_k}"
         return f"{shape}-w{self.num_warps}-s{self.num_stages}{split}"
 
-    def resident(self, itemsize: int) -> int:
-        """Programs that share a multiprocessor: by shared memory and by registers."""
+    def resident(self, itemsize: int, awake: str = "none") -> int:
+        """Programs that share a multiprocessor: by shared memory and by registers.
+
+        ``awake``: what a list of the awake holds, as for ``choose_config``.
+        """
         stage = (self.block_m + self.block_n) * max(self.block_k, 1) * itemsize
         by_memory = _SHARED_BYTES // (stage * self.num_stages + 1024)
         # Twelve warps have 168 registers a thread. Sixteen have 128, which is enough where eight
-        # warps share a tile of halves.
+        # warps share a tile of halves. Eight have all there are: for scattered stores, for a list
+        # beside 64 accumulators a thread, and for 128 accumulators.
         warps = 16 if self.num_warps == 8 and itemsize == 2 else 12
+        accumulators = self.block_m * self.block_n // (32 * self.num_warps)
+        listed = awake != "none" and self.num_warps == 4
+        if awake == "channels" or accumulators >= (64 if listed else 128):
+            warps = 8
         by_registers = warps // self.num_warps
         return max(1, min(by_memory, by_registers))
 
-    def max_registers(self, itemsize: int) -> int:
+    def max_registers(self, itemsize: int, awake: str = "none") -> int:
         """Registers that a thread may have if so many programs are to share a multiprocessor."""
-        return min(255, _REGISTERS // (32 * self.num_warps * self.resident(itemsize)) // 8 * 8)
+        threads = 32 * self.num_warps * self.resident(itemsize, awake)
+        return min(255, _REGISTERS // threads // 8 * 8)
 
 
 # 64 rows are one wgmma instruction of a warpgroup of four warps; 128 x 128 accumulators need eight
 # warps to stay clear of spills (64 registers a thread). A K step of 64 halves is one 128-byte
 # shared-memory row, the widest swizzle; 32 serves channel counts that 64 would pad, 16 narrow
 # groups. Stages fill at most half of an H200's 227 KB, so that two programs share a
-# multiprocessor, and fit the 163 KB of an A100: four, or three of the largest.
-_HALF = tuple(
-    ConvConfig(
-        block_m,
-        block_n,
-        block_k,
-        8 if block_m * block_n == 128 * 128 else 4,
-        3 if (block_m + block_n) * block_k > 192 * 64 else 4,
-    )
-    for block_m in (64, 128)
-    for block_n in (16, 32, 64, 128)
-    for block_k in (16, 32, 64)
+# multiprocessor, and fit the 163 KB of an A100: four, or three of the largest. 256 rows read a
+# quarter less from L2 for the same products and have a multiprocessor to themselves.
+_HALF = (
+    *(
+        ConvConfig(
+            block_m,
+            block_n,
+            block_k,
+            8 if block_m * block_n == 128 * 128 else 4,
+            3 if (block_m + block_n) * block_k > 192 * 64 else 4,
+        )
+        for block_m in (64, 128)
+        for block_n in (16, 32, 64, 128)
+        for block_k in (16, 32, 64)
+    ),
+    ConvConfig(256, 64, 64, 8, 3),
+    ConvConfig(256, 128, 64, 8, 3),
 )
 # IEEE float32 has no tensor core: accumulators and operands of an outer product live in registers,
 # 64 x 64 on four warps is 32 accumulators a thread.
@@ -123,12 +137,12 @@ SHIPPED_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
 def serves(config: ConvConfig, kind: str, awake: str) -> bool:
     """Whether a configuration of family ``kind`` follows a list of this kind without a spill.
 
-    Scattered stores of wide tiles take too many registers, and so do, on Blackwell, the addresses
-    of gathered float32 rows beside 64 accumulators.
+    Scattered stores of large tiles take too many registers (by Triton 3.6: 3.9 has enough for 128 x
+    64), and so do, on Blackwell, the addresses of gathered float32 rows beside 64 accumulators.
     """
-    if awake == "channels":
-        return config.block_n <= (32 if kind == "single" else 64)
     tile = (config.block_m, config.block_n)
+    if awake == "channels":
+        return config.block_n <= (32 if kind == "single" else 64) and tile != (128, 64)
     return not (awake == "rows" and kind == "tf32" and tile == (64, 128))
 
 
@@ -230,12 +244,14 @@ def choose_config(
     def cycles(config: ConvConfig) -> float:
         tiles = triton.cdiv(rows, config.block_m) * spans * triton.cdiv(span, config.block_n)
         steps = triton.cdiv(blocks, config.split_k) * taps
-        return _cycles(config, kind, dtype.itemsize, tiles, steps)
+        return _cycles(config, kind, dtype.itemsize, tiles, steps, awake)
 
     return min(ways, key=cycles)
 
 
-def _cycles(config: ConvConfig, kind: str, itemsize: int, tiles: int, steps: int) -> float:
+def _cycles(
+    config: ConvConfig, kind: str, itemsize: int, tiles: int, steps: int, awake: str
+) -> float:
     """Estimated time of so many tiles of so many K steps.
 
     A multiprocessor takes its programs' K steps at the pace of the scarcest of matrix units, L2
@@ -247,13 +263,14 @@ def _cycles(config: ConvConfig, kind: str, itemsize: int, tiles: int, steps: int
     issue = _STEP_INSTRUCTIONS * config.num_warps / _ISSUES
     alone = _LATENCY / (config.num_stages - 1)
     programs = triton.cdiv(tiles * config.split_k, _MULTIPROCESSORS)
-    rounds = triton.cdiv(programs, config.resident(itemsize))
+    rounds = triton.cdiv(programs, config.resident(itemsize, awake))
     work = steps * max(programs * max(products, traffic, issue), rounds * alone)
+    work += rounds * (_TILE_CYCLES + area / _OUTPUTS)
     if config.split_k == 1:
-        return work + rounds * _TILE_CYCLES
+        return work
     # Sums go out and come back as float32.
     sums = tiles * area * config.split_k * 8 / _MULTIPROCESSORS / _L2_BYTES
-    return work + rounds * _TILE_CYCLES + sums + _LAUNCH_CYCLES
+    return work + sums + _LAUNCH_CYCLES
 
 
 def _block_k(channels: int, depths: list[int]) -> int:

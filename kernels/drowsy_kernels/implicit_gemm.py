@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from drowsy_kernels.epilogue import all_asleep, dot, finish, offsets, store_rest
+from drowsy_kernels.epilogue import all_asleep, dot, finish, finish_at, offsets, store_rest
+from drowsy_kernels.launch import VIEWS
 
 
 @triton.jit
@@ -184,7 +185,7 @@ def tile_of(tile, tiles_m, TILES_N: tl.constexpr, GROUP_M: tl.constexpr):
     return band * GROUP_M + inside % rows, inside // rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def conv2d_kernel(
     x,
     w,
@@ -364,9 +365,8 @@ def conv2d_kernel(
             row,
             m_all,
             m_m,
-            c_all,
-            m_c,
             first_c,
+            last_c,
             cell_c,
             words,
             OC,
@@ -424,7 +424,7 @@ def _store_sleepers(
     store_rest(y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, UNIT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def awake_conv2d_kernel(
     x,
     w,
@@ -547,15 +547,12 @@ def awake_conv2d_kernel(
                 m_c = j < channels
                 p_channels = awake + n * OC
                 c = tl.load(p_channels + j, mask=m_c, other=0)
-                c_all = c
                 count = tl.where(channels > 0, count, 0)
             else:
                 group = unit * UNIT // OC_G
-                c_all = first_c + i_n
-                m_c = c_all < last_c
-                c = c_all
+                c = first_c + i_n
                 if UNIT % BLOCK_N != 0 or OC % UNIT != 0:
-                    c = tl.minimum(c_all, last_c - 1)
+                    c = tl.minimum(c, last_c - 1)
             o_row, taps = locate(
                 m,
                 height,
@@ -621,28 +618,53 @@ def awake_conv2d_kernel(
                 )
                 # The awake are written over it.
                 tl.debug_barrier()
-            finish(
-                acc,
-                y,
-                residual,
-                bias,
-                scale,
-                None,
-                m,
-                m,
-                m_m,
-                c_all,
-                m_c,
-                0,
-                1,
-                1,
-                OC,
-                "none",
-                ACTIVATION,
-                SLOPE,
-                POST_ACTIVATION,
-                POST_SLOPE,
-                WIDE,
-                BLOCK_M,
-                BLOCK_N,
-            )
+                finish_at(
+                    acc,
+                    y,
+                    residual,
+                    bias,
+                    scale,
+                    None,
+                    m,
+                    m,
+                    m_m,
+                    c,
+                    m_c,
+                    0,
+                    1,
+                    1,
+                    OC,
+                    "none",
+                    ACTIVATION,
+                    SLOPE,
+                    POST_ACTIVATION,
+                    POST_SLOPE,
+                    WIDE,
+                    BLOCK_M,
+                    BLOCK_N,
+                )
+            else:
+                finish(
+                    acc,
+                    y,
+                    residual,
+                    bias,
+                    scale,
+                    None,
+                    m,
+                    m,
+                    m_m,
+                    first_c,
+                    last_c,
+                    1,
+                    1,
+                    OC,
+                    "none",
+                    ACTIVATION,
+                    SLOPE,
+                    POST_ACTIVATION,
+                    POST_SLOPE,
+                    WIDE,
+                    BLOCK_M,
+                    BLOCK_N,
+                )

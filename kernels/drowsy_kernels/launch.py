@@ -20,6 +20,12 @@ ALL_REGISTERS = 255
 MAX_ELEMENTS = 2**31 - 1
 
 
+# Pointers that may lie inside a buffer which layers share: one layer's threshold among those of
+# all, a slice of a bias. How they are aligned differs from layer to layer, and a kernel made for it
+# would be compiled twice. Nothing is lost: words are read from them one at a time.
+VIEWS = ("threshold", "scale", "clock", "bias", "count", "counts", "block_counts")
+
+
 @triton.jit
 def _probe() -> None:
     pass
@@ -64,15 +70,15 @@ class Launch:
         """Compile options for a compute capability, 90 for sm_90.
 
         A multiply and an add may fuse, which Triton wants said. Before Hopper the operands of a
-        matrix product lie in registers too, so none are withheld.
+        matrix product lie in registers too, so a kernel may have all there are.
         """
         options = {
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
             "enable_fp_fusion": True,
         }
-        if self.max_registers == ALL_REGISTERS or (self.max_registers is not None and arch >= 90):
-            options["maxnreg"] = self.max_registers
+        if self.max_registers is not None:
+            options["maxnreg"] = self.max_registers if arch >= 90 else ALL_REGISTERS
         return options
 
     def run(self, device: torch.device) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand
+from drowsy_kernels.launch import MAX_ELEMENTS, VIEWS, Launch, check_device, check_operand
 from torch import Tensor
 
 Shape = tuple[int, int, int, int]
@@ -163,7 +163,7 @@ def _count_kernel(
     tl.store(partial + tl.program_id(0), tl.sum(awake, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _scatter_kernel(
     bitmap,
     partial,

@@ -24,6 +24,9 @@ from triton.compiler import ASTSource, CompiledKernel
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 ARCHITECTURES = (80, 90, 100)
+# Shared memory of a multiprocessor, and what of it the system takes for each program.
+_SHARED_BYTES = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}
+_RESERVED = 1024
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -52,6 +55,8 @@ class CompileReport:
         registers: per thread.
         spill_bytes: bytes per thread that spill loads and stores move, counted in the code.
         shared_bytes: shared memory of a program.
+        programs: in the grid.
+        resident: programs that share a multiprocessor, by shared memory and registers.
         wgmma, mma, tcgen05: matrix instructions in the PTX, by generation.
         loop_instructions: machine instructions of a turn of the main loop that skips what can be
             skipped, such as the epilogue of a tile that goes on (0 where there is no loop: few K
@@ -67,6 +72,8 @@ class CompileReport:
     registers: int
     spill_bytes: int
     shared_bytes: int
+    programs: int
+    resident: int
     wgmma: int
     mma: int
     tcgen05: int
@@ -81,7 +88,8 @@ class CompileReport:
 def compile_launch(launch: Launch, arch: int) -> CompileReport:
     """Compile what ``launch`` would run for compute capability ``arch`` and describe the result.
 
-    The plan may hold meta tensors. Pointers count as aligned to 16 bytes.
+    The plan may hold meta tensors. Pointers count as aligned to 16 bytes, but for those of which a
+    launch does not ask it (``launch.VIEWS``).
 
     Raises:
         RuntimeError: under TRITON_INTERPRET=1, where there is nothing to compile.
@@ -92,12 +100,16 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
     loop = _main_loop(sass)
     loads = sum(line.operation in _GLOBAL_LOADS for line in loop)
     steps = _steps(loop, launch.arguments, 32 * launch.num_warps)
+    registers = _usage(cubin)["REG"]
+    shared = compiled.metadata.shared
     return CompileReport(
         kernel=launch.kernel.__name__,
         arch=arch,
-        registers=_usage(cubin)["REG"],
+        registers=registers,
         spill_bytes=_spilled(sass),
-        shared_bytes=compiled.metadata.shared,
+        shared_bytes=shared,
+        programs=launch.grid[0],
+        resident=_resident(arch, registers, launch.num_warps, shared),
         wgmma=ptx.count("wgmma.mma_async"),
         mma=len(re.findall(r"\bmma\.sync", ptx)),
         tcgen05=len(re.findall(r"\btcgen05\.mma", ptx)),
@@ -138,7 +150,8 @@ def _source(launch: Launch) -> ASTSource:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[name] = _POINTERS[value.dtype]
-            attributes[(index,)] = _DIVISIBLE_BY_16
+            if not parameter.do_not_specialize_on_alignment:
+                attributes[(index,)] = _DIVISIBLE_BY_16
         elif isinstance(value, TensorDescriptor):
             signature[name] = f"tensordesc<{_POINTERS[value.base.dtype][1:]}{value.block_shape}>"
         elif parameter.do_not_specialize:
@@ -164,6 +177,13 @@ class _Line:
     name: str
     operands: str
     guarded: bool
+
+
+def _resident(arch: int, registers: int, warps: int, shared: int) -> int:
+    """Programs that fit a multiprocessor: 64 Ki registers, dealt out to warps in units of 256."""
+    by_registers = 65536 // (triton.cdiv(32 * registers, 256) * 256 * warps)
+    by_shared = _SHARED_BYTES[arch] // (shared + _RESERVED)
+    return min(by_registers, by_shared, 64 // warps)
 
 
 def _dump(cubin: bytes, what: str) -> str:

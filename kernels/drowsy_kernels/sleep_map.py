@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
+    VIEWS,
     Launch,
     check_device,
     check_operand,
@@ -63,7 +64,7 @@ def _half(w0, w1, w2, w3, BIT: tl.constexpr):
     return (word >> 16 if BIT % 2 else word & 0xFFFF).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=_STREAM)
+@triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
 def _bernoulli_kernel(
     out,
     threshold,
@@ -98,7 +99,7 @@ def _bernoulli_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
-@triton.jit(do_not_specialize=_STREAM)
+@triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
 def _stratified_runs_kernel(
     out,
     threshold,
@@ -149,7 +150,7 @@ def _stratified_runs_kernel(
             tl.store(p_out + pc * row_bytes, b_zero, mask=pc < positions)
 
 
-@triton.jit(do_not_specialize=_STREAM)
+@triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
 def _stratified_cells_kernel(
     out,
     threshold,
@@ -208,7 +209,7 @@ def _lattice_phase(image, layer, K: tl.constexpr, seed):
     return ((word >> 16).to(tl.int32) * K) >> 16
 
 
-@triton.jit(do_not_specialize=_STREAM)
+@triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
 def _lattice_kernel(
     out,
     threshold,
@@ -252,7 +253,7 @@ def _lattice_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
-@triton.jit(do_not_specialize=_STREAM)
+@triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
 def _fovea_kernel(
     out,
     threshold,
@@ -287,7 +288,7 @@ def _fovea_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
-@triton.jit(do_not_specialize=_STREAM)
+@triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
 def _bluenoise_kernel(
     out,
     threshold,
@@ -323,7 +324,7 @@ def _bluenoise_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _lfsr_kernel(
     out,
     threshold,

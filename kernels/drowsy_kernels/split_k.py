@@ -13,9 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from drowsy_kernels.epilogue import finish, offsets
+from drowsy_kernels.launch import VIEWS
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def add_parts_kernel(
     partial,
     bias,
@@ -66,9 +67,8 @@ def add_parts_kernel(
         row,
         m_all,
         m_m,
-        c,
-        m_c,
         first_c,
+        OC,
         cell_c,
         words,
         OC,

@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import check_epilogue, output_size
 from drowsy_kernels.epilogue import activate, parse_activation
-from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_device, check_operand
+from drowsy_kernels.launch import MAX_ELEMENTS, VIEWS, Launch, check_device, check_operand
 from drowsy_kernels.lists import AwakeRows
 from drowsy_kernels.weight import DTYPES
 from torch import Tensor
@@ -70,7 +70,7 @@ class Geometry:
 # --- kernels ------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _row_index_kernel(bitmap, rows, count, index, total, BLOCK: tl.constexpr):
     """A lane writes -1 where its position sleeps, and its number at the row of that number."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -99,7 +99,7 @@ def _nearest_kernel(index, nearest, total, height, width, BLOCK: tl.constexpr):
     tl.store(nearest + i, found, mask=i < total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _tap_table_kernel(
     rows,
     count,
@@ -167,7 +167,7 @@ def _expand_rows_kernel(
     tl.store(y + o_tile, value.to(y.dtype.element_ty), mask=m_tile)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _join_rows_kernel(
     rows,
     y,
@@ -190,7 +190,7 @@ def _join_rows_kernel(
         tl.store(y + m[:, None] * PITCH + (first + c)[None, :], value, mask=m_tile)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _fill_unread_kernel(
     y,
     bitmap,

@@ -312,6 +312,72 @@ def test_lists_of_any_cell(lists: str, grain: str, j: int, triton_device: torch.
     layer.check(y, layer.expected(1))
 
 
+TALL = [config for config in kernels.SHIPPED_CONFIGS["half"] if config.block_m == 256]
+
+
+@pytest.mark.parametrize("config", TALL, ids=str)
+@pytest.mark.parametrize(
+    ("grain", "lists"),
+    [
+        ("neuron", "none"),
+        ("position", "none"),
+        ("channel", "none"),
+        ("position", "rows"),
+        ("position:16", "rows"),
+        ("tile:64x32", "cells"),
+    ],
+)
+def test_tall_tiles(
+    grain: str,
+    lists: str,
+    config: kernels.ConvConfig,
+    triton_device: torch.device,
+) -> None:
+    """Tiles of 256 rows, the last half full, whose epilogue takes 32 columns at a time."""
+    case = Case(
+        channels=64,
+        size=(14, 13),
+        out_channels=160,
+        kernel=(1, 3),
+        padding=(1, 1, 0, 0),
+        grain=grain,
+        lists=lists,
+        config=config,
+        residual=True,
+        post="relu",
+    )
+    layer = make_layer(case, triton_device)
+    y = layer.run(scale=torch.tensor([2.0], device=triton_device))
+    expected = layer.expected(2)
+    if lists != "none":
+        assert torch.equal(y.isnan(), layer.asleep)
+        y[layer.asleep] = expected[layer.asleep].to(y.dtype)
+    layer.check(y, expected, scale=2)
+
+
+def test_configurations_fit_the_layer() -> None:
+    def chosen(positions: int, channels: int, out_channels: int, **options: Any) -> str:
+        config = kernels.choose_config(
+            images=256,
+            positions=positions,
+            channels_per_group=channels,
+            out_channels_per_group=out_channels,
+            groups=1,
+            dtype=torch.bfloat16,
+            **options,
+        )
+        return str(config)
+
+    rows: dict[str, Any] = {"awake": "rows", "cell": (1, 256)}
+    assert chosen(56 * 56, 256, 256, taps=9, **rows) == "256x128x64-w8-s3"
+    assert chosen(56 * 56, 64, 64, taps=9, **rows) == "256x64x64-w8-s3"
+    # One K step: an epilogue should run beside another program's loads.
+    assert chosen(56 * 56, 64, 256, taps=1, **rows) == "128x128x64-w8-s3"
+    # A tile that fits into a cell can be skipped.
+    assert chosen(56 * 56, 256, 256, taps=9, awake="cells", cell=(128, 128)).startswith("128x128")
+    assert chosen(49, 64, 64, awake="channels", cell=(49, 1)) == "64x64x64-w4-s4"
+
+
 @pytest.mark.parametrize("lists", ["cells", "channels"])
 @pytest.mark.parametrize("groups", [3, 8])
 def test_lists_that_cannot_be_followed(

@@ -426,7 +426,7 @@ def test_configurations_fit_the_layer() -> None:
         )
 
     assert str(chosen(256, 56, 256)) == "256x128x64-w8-s4"
-    assert str(chosen(256, 56, 64)) == "256x64x64-w4-s4"
+    assert str(chosen(256, 56, 64)) == "256x64x64-w4-s2"
     assert chosen(1, 14, 256).block_m == 64
     assert chosen(256, 56, 32).block_k == 32
     assert chosen(256, 56, 256, dtype=torch.float32) in kernels.BOX_CONFIGS["ieee"]

@@ -82,6 +82,36 @@ def test_one_tap_needs_no_table(triton_device: torch.device) -> None:
     assert torch.equal(kernels.conv2d_rows(x, weight, table=None, count=count)[:33], named[:33])
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("channels", [64, 80])
+@pytest.mark.parametrize(
+    "config", [c for c in kernels.SHIPPED_CONFIGS["half"] if c.block_m == 256], ids=str
+)
+def test_tall_tiles(
+    config: kernels.ConvConfig, channels: int, kernel: int, triton_device: torch.device
+) -> None:
+    """What 64 rows at a time give, 256 rows at a time do, of one K step and of several."""
+    length, taps = 600, kernel * kernel
+    operands = (
+        torch.randn(length, channels, device=triton_device).half(),
+        kernels.pack_weight(
+            torch.randn(160, channels, kernel, kernel, device=triton_device).half()
+        ),
+        torch.randn(160, device=triton_device),
+    )
+    table = torch.randint(-1, length, (taps, length), dtype=torch.int32, device=triton_device)
+    options: dict[str, Any] = {
+        "table": table if kernel > 1 else None,
+        "count": torch.tensor([517], dtype=torch.int32, device=triton_device),
+        "residual": torch.randn(length, 160, device=triton_device).half(),
+        "post_activation": "relu",
+    }
+    low = kernels.ConvConfig(64, 32, 64, 4, 3)
+    expected = kernels.conv2d_rows(*operands, config=low, **options)[:517]
+    y = kernels.conv2d_rows(*operands, config=config, **options)[:517]
+    assert torch.allclose(y.float(), expected.float(), rtol=2**-10, atol=1e-3)
+
+
 def test_nothing_to_do(triton_device: torch.device) -> None:
     weight = kernels.pack_weight(torch.randn(8, 24, 1, 1, device=triton_device))
     count = torch.zeros(1, dtype=torch.int32, device=triton_device)
