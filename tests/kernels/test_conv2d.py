@@ -545,6 +545,8 @@ def test_layouts_of_input_and_weight(
 def test_packing_a_channels_last_weight_copies_nothing() -> None:
     weight = torch.randn(6, 8, 3, 3).contiguous(memory_format=torch.channels_last)
     assert kernels.pack_weight(weight).data.data_ptr() == weight.data_ptr()
+    assert kernels.pack_weight(weight).shares_memory(weight)
+    assert not kernels.pack_weight(weight.contiguous()).shares_memory(weight)
     assert kernels.pack_weight(torch.randn(6, 3, 3, 3)).data.shape == (6, 36)
     assert kernels.pack_weight(torch.randn(6, 1, 3, 3), groups=6).data.shape == (9, 6)
 
