@@ -134,12 +134,19 @@ class Recorder:
         )
         for benchmark in made["benchmarks"]:
             benchmark |= {"gpu": machine["gpu"] and machine["gpu"]["name"], "code": code()}
+            # Layers and such by name; JSON has no other form for them.
+            params = benchmark["params"] or {}
+            benchmark["params"] = {name: _plain(value) for name, value in params.items()}
         done = {benchmark["fullname"] for benchmark in made["benchmarks"]}
         kept = [each for each in self._earlier["benchmarks"] if each["fullname"] not in done]
         made["benchmarks"] = kept + made["benchmarks"]
         done |= {each["fullname"] for each in kept}
         made["not_measured"] = {k: v for k, v in self._not_measured.items() if k not in done}
         write_json(self._path, made)
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, (str, int, float, type(None))) else str(value)
 
 
 def measured(folders: Iterable[Path]) -> set[str]:

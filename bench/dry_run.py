@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import heapq
 import json
 import math
@@ -40,7 +41,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import drowsy.sensors
 import drowsy.stages
-from bench import compiling
+from bench import compiling, networks
 from drowsy.atomic import write_json
 from drowsy.sensors import Sample
 
@@ -206,7 +207,9 @@ class Shapes(FakeTensorMode):
         machine.host += HOST
         if func is aten._local_scalar_dense.default:
             machine.wait()
-            return True if args[0].dtype == torch.bool else 0
+            return True if args[0].dtype == torch.bool else 1
+        if func is aten.nonzero.default:
+            return torch.empty(1, args[0].dim(), dtype=torch.int64, device=args[0].device)
         if func is aten.cudnn_convolution_relu.default:
             x, weight, bias, stride, padding, dilation, groups = args
             return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -221,19 +224,26 @@ class Shapes(FakeTensorMode):
         return made
 
 
-class Generator(torch.Generator):
+class Generator:
     """Draws nothing, on a GPU."""
 
-    def __new__(cls, device: Any = None) -> Generator:
-        return super().__new__(cls)
-
     def __init__(self, device: Any = None) -> None:
-        self._on = torch.device(device)
+        self.device = torch.device(device)
 
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        """Where it says it is."""
-        return self._on
+    def manual_seed(self, _: int) -> Generator:
+        """Itself."""
+        return self
+
+
+class Profile(contextlib.nullcontext):
+    """In place of torch's profiler; sees nothing."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__(self)
+
+    def key_averages(self) -> list[Any]:
+        """None."""
+        return []
 
 
 # --- in place of compilers and meters ------------------------------------------------------------
@@ -317,7 +327,7 @@ def _apply(module: torch.nn.Module, fn: Callable[[Tensor], Tensor], _: bool = Tr
 
 
 def _guard_cuda() -> None:
-    """Let torch built without CUDA switch to a CUDA device: as for the CPU's, there is no more to do.
+    """Let torch built without CUDA switch to a CUDA device, which is as little work as for CPUs.
 
     It keeps what switches devices in a table by type of device, CPU first and then CUDA.
     """
@@ -332,7 +342,8 @@ def _guard_cuda() -> None:
 def standing_in(machine: Machine) -> Iterator[None]:
     """Let this process believe that it has a GPU."""
     _guard_cuda()
-    mode = Shapes(machine)
+    gc.disable()
+    mode, randn = Shapes(machine), torch.randn
 
     def advance(seconds: float) -> None:
         machine.host += seconds
@@ -363,7 +374,13 @@ def standing_in(machine: Machine) -> Iterator[None]:
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         for target, name, value in (
             (torch, "Generator", Generator),
+            (torch, "randn", lambda *size, generator=None, **options: randn(*size, **options)),
+            (torch.profiler, "profile", Profile),
             (torch.nn.Module, "_apply", _apply),
+            # Folding batch norms without data ends in a segmentation fault of torch's.
+            (networks, "fuse", lambda model: model),
+            # Tensors without data that die in a cycle take the process with them.
+            (gc, "collect", lambda: 0),
             (torch, "compile", _compiled(machine)),
             (torch._dynamo, "reset", lambda: None),
             # Another rate gives other outputs, the same seed the same: what test_turn is about.

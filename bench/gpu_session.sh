@@ -30,7 +30,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 declare -A limit=(
-    [networks]=210 [turn]=45 [layers]=250 [dense]=110 [check]=480 [rest]=180 [overheads]=90
+    [networks]=210 [turn]=45 [layers]=250 [dense]=110 [check]=480 [rest]=180 [overheads]=200
     [sanitize]=420 [autotune]=420 [inductor]=400 [tune]=470
 )
 stages=(networks turn layers dense check rest overheads sanitize autotune inductor tune)
