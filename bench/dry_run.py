@@ -326,6 +326,16 @@ def _apply(module: torch.nn.Module, fn: Callable[[Tensor], Tensor], _: bool = Tr
     return module
 
 
+def _kept(method: Callable[..., Any], kept: list[Any] = []) -> Callable[..., Any]:  # noqa: B006
+    """A method whose object lives as long as the process; also what is made by copying."""
+
+    def keeping(self: Any, *arguments: Any, **options: Any) -> Any:
+        kept.append(self)
+        return method(self, *arguments, **options)
+
+    return keeping
+
+
 def _guard_cuda() -> None:
     """Let torch built without CUDA switch to a CUDA device, which is as little work as for CPUs.
 
@@ -377,9 +387,10 @@ def standing_in(machine: Machine) -> Iterator[None]:
             (torch, "randn", lambda *size, generator=None, **options: randn(*size, **options)),
             (torch.profiler, "profile", Profile),
             (torch.nn.Module, "_apply", _apply),
-            # Folding batch norms without data ends in a segmentation fault of torch's.
+            # Parameters without data that die take the process with them (torch 2.13): none does.
             (networks, "fuse", lambda model: model),
-            # Tensors without data that die in a cycle take the process with them.
+            (torch.nn.Module, "__init__", _kept(torch.nn.Module.__init__)),
+            (torch.nn.Module, "__setstate__", _kept(torch.nn.Module.__setstate__)),
             (gc, "collect", lambda: 0),
             (torch, "compile", _compiled(machine)),
             (torch._dynamo, "reset", lambda: None),
