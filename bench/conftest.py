@@ -8,6 +8,7 @@ same code.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import hashlib
@@ -154,7 +155,10 @@ def measured(folders: Iterable[Path]) -> set[str]:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     found = set()
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
-        for each in json.loads(path.read_text(encoding="utf-8")).get("benchmarks", []):
+        data: Any = None
+        with contextlib.suppress(ValueError):  # cut short as it was copied
+            data = json.loads(path.read_text(encoding="utf-8"))
+        for each in data.get("benchmarks", []) if isinstance(data, dict) else []:
             if (each.get("gpu"), each.get("code")) == (name, code()):
                 found.add(each["fullname"])
     return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +81,33 @@ def test_median_and_spread() -> None:
     calls: list[int] = []
     timed = time_copies([lambda: calls.append(0), lambda: calls.append(1)], CPU)
     assert calls == [0, 1] * len(timed.samples)
+
+
+def test_no_time_of_the_host_is_in_a_sample() -> None:
+    """On the dry run's stand-in: a call that takes the host 0.2 ms and the GPU 0.7."""
+    # Its own process: it makes torch believe in a GPU.
+    script = """
+import torch
+from bench.dry_run import Machine, standing_in
+from bench.timing import time_call
+machine = Machine()
+def call():
+    machine.host += 0.2e-3
+    machine.work(0.7e-3)
+with standing_in(machine):
+    timing = time_call(call, torch.device("cuda"))
+print(f"{timing.ms:.2f} {max(timing.samples):.2f} {timing.exposed} {timing.calls}")
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.stdout.split() == ["0.70", "0.70", "0", "1"]
 
 
 @pytest.mark.parametrize("channels", [3, 16])
@@ -274,6 +303,35 @@ def test_the_gpu_session_names_its_stages() -> None:
     done = subprocess.run(["bash", script, "nap"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "stage: got nap, allowed: networks turn layers dense check" in done.stderr
+
+
+def test_a_stage_is_walked_without_a_gpu(tmp_path: Path) -> None:
+    """One network's test, with every line of ours that wants a GPU; nothing is launched."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    record = tmp_path / "record.json"
+    test = "bench/test_networks.py::test_network[vgg16-b256-bf16-channel-half]"
+    command = [sys.executable, "-m", "bench.dry_run", str(tmp_path), "120", "pytest", test]
+    command += ["--benchmark-enable", "-p", "no:xdist", "--record", str(record)]
+    run = functools.partial(
+        subprocess.run,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
+    done = run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"1 tests, 0 failed, 0 past .*; \d+ kernels compiled ahead; ", done.stdout)
+    (benchmark,) = json.loads(record.read_text())["benchmarks"]
+    assert benchmark["gpu"] == "stand-in for an H100"
+    row = benchmark["extra_info"]
+    assert [point["rate"] for point in row["points"]] == [0.5, 0.0]
+    assert all(point["energy"]["seconds"] >= 5 for point in row["points"])
+    assert all(point["exposed"] == 0 for point in row["points"])
+    # What was measured is not measured again.
+    again = run([*command, "--known", str(tmp_path)])
+    assert again.stdout.splitlines()[-1].startswith("0 tests, 0 failed"), again.stdout
 
 
 def test_sweep_runs_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
