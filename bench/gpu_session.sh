@@ -115,9 +115,10 @@ check_in_time() {
 }
 
 sanitize() {
-    command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer: not installed, not run"; return 0; }
+    [[ -n $dry ]] || command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer: not installed, not run"; return 0; }
     # Compiled first, at full speed. Every tensor gets memory of its own, so that none has room behind it.
     run bench.sweep --compile 120 || return
+    [[ -n $dry ]] && return
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$(left)" \
         compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m bench.sweep --seconds "$(left 60)"
 }

@@ -38,6 +38,8 @@ from drowsy.record import provenance
 RATES = (Fraction(0), Fraction(1, 2))
 # Configurations of a masked way that are timed at every kind of grain.
 _FINALISTS = 2
+# Layers whose configurations are compiled while one is measured.
+_AHEAD = 2
 INCOMPLETE = 5
 Maps = dict[tuple[str | None, Fraction], SleepMap]
 
@@ -251,11 +253,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.missing and path.exists():
         known = {(e.shape, e.images, e.number) for e in tuning.load_table(path).entries}
         work = [problem for problem in work if problem not in known]
-    for problem in work:
-        compiler.start(jobs(*problem))
     tuner = Tuner(torch.device("cuda"), compiler)
     done, seen = 0, 0
-    for shape, images, number in work:
+    for i, (shape, images, number) in enumerate(work):
+        # No further: a layer's finalists are compiled after what has been begun by then.
+        for problem in work[i : i + 1 + _AHEAD]:
+            compiler.start(jobs(*problem))
         if time.monotonic() - start > options.seconds:
             break
         entries = tuner.measure(shape, images, number)
