@@ -4,6 +4,9 @@ Triton keeps what it compiles in a cache on disk, keyed by the kernel and its sp
 plans a launch on tensors that hold nothing, and compiles it exactly as the launch would; the
 process that measures then finds it. What a whole network launches is recorded by running it with
 nothing launched.
+
+The compiling processes never touch the GPU: a stand-in for Triton's driver tells them which one it
+is. So they take none of its memory, and they compile on machines without one too.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from drowsy_kernels.heuristics import ConvConfig
 from drowsy_kernels.launch import Launch
 from drowsy_kernels.tuning import ConvShape
 from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import driver as nvidia
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bench.measure import grain_of
@@ -60,14 +65,16 @@ class Job:
 
 def compile_job(job: Job) -> None:
     """Put a job's kernels into Triton's cache."""
-    for launch in launches(job.way, job.shape, job.images, job.number, job.cell, job.config):
-        if launch.grid[0]:
-            _compile(launch)
+    for made in specialisations(job):
+        compile_specialisation(made)
 
 
 def _compile(launch: Launch) -> None:
     arch = triton.runtime.driver.active.get_current_target().arch
-    launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options(arch))
+    made = launch.kernel.warmup(grid=launch.grid, **launch.arguments, **launch.options(arch))
+    if hasattr(nvidia, "make_launcher"):
+        # Up to Triton 3.6 a first launch also builds the C that passes its arguments on.
+        nvidia.CudaLauncher(made.src, made.metadata)
 
 
 @dataclass(frozen=True)
@@ -145,42 +152,102 @@ def _alike(value: int, parameter: Any) -> int:
     return 1 if value == 1 else wide + (16 if value % 16 == 0 else 2)
 
 
+def specialisations(job: Job) -> list[Specialisation]:
+    """What a job would launch."""
+    every = launches(job.way, job.shape, job.images, job.number, job.cell, job.config)
+    return [_specialised(launch) for launch in every if launch.grid[0]]
+
+
 def compile_specialisation(made: Specialisation) -> None:
     """Put a kernel into Triton's cache."""
     kernel = getattr(importlib.import_module(made.module), made.kernel)
     _compile(replace(made.launch, kernel=kernel))
 
 
+class Target:
+    """As much of a Triton driver as compilation asks for; names a GPU that need not be there.
+
+    Args:
+        arch: compute capability, 90 for sm_90.
+    """
+
+    def __init__(self, arch: int) -> None:
+        self._target = GPUTarget("cuda", arch, 32)
+
+    def get_current_device(self) -> int:
+        """There is one."""
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        """There is one."""
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        """What to compile for."""
+        return self._target
+
+    def get_active_torch_device(self) -> torch.device:
+        """Where there is no GPU."""
+        return torch.device("cpu")
+
+    def get_device_interface(self) -> None:
+        """None, for the same reason."""
+
+
+def compile_for(arch: int) -> None:
+    """Let this process compile for a compute capability from here on, whatever GPU is there."""
+    triton.runtime.driver.set_active(Target(arch))
+
+
 class Compiler:
     """Compiles jobs in the order in which they are handed over.
 
     Args:
-        workers: processes; by default all cores but two.
+        workers: processes; by default all cores but two, of which one measures and one reads power.
+        arch: compute capability to compile for, 90 for sm_90; by default that of the GPU.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, arch: int | None = None) -> None:
+        if arch is None:
+            major, minor = torch.cuda.get_device_capability()
+            arch = 10 * major + minor
         # Fresh processes: a fork of one that holds a CUDA context cannot use the GPU.
         context = multiprocessing.get_context("spawn")
-        workers = workers or max(1, (os.cpu_count() or 2) - 2)
-        self._pool = ProcessPoolExecutor(workers, mp_context=context)
-        self._pending: dict[Job, Future[None]] = {}
+        self._pool = ProcessPoolExecutor(
+            workers or max(1, (os.cpu_count() or 2) - 2),
+            mp_context=context,
+            initializer=compile_for,
+            initargs=(arch,),
+        )
+        self._jobs: dict[Job, list[Future[None]]] = {}
+        # Many layers launch the same code.
+        self._known: dict[tuple[Any, ...], Future[None]] = {}
 
     def start(self, work: Iterable[Job]) -> None:
         """Begin to compile. A compiler that crashed leaves the rest to whoever runs it."""
-        with contextlib.suppress(BrokenExecutor):
-            for job in work:
-                if job not in self._pending:
-                    self._pending[job] = self._pool.submit(compile_job, job)
+        for job in work:
+            if job not in self._jobs:
+                self._jobs[job] = self._submitted(specialisations(job))
 
     def wait(self, job: Job) -> None:
         """Until a job is compiled. What went wrong shows again when it is run."""
-        if job in self._pending:
-            self._pending[job].exception()
+        wait(self._jobs.get(job, ()))
 
-    def compile(self, work: Iterable[Specialisation]) -> None:
-        """Compile, and wait until all is compiled; after a crash as ``start``."""
-        with contextlib.suppress(BrokenExecutor):
-            wait([self._pool.submit(compile_specialisation, made) for made in work])
+    def compile(self, work: Iterable[Specialisation], seconds: float | None = None) -> None:
+        """Compile, and wait until all is compiled or the time is over; after a crash as ``start``.
+
+        What was compiled before is not compiled again.
+        """
+        wait(self._submitted(work), seconds)
+
+    def _submitted(self, work: Iterable[Specialisation]) -> list[Future[None]]:
+        found = []
+        for made in work:
+            with contextlib.suppress(BrokenExecutor):
+                if made.key not in self._known:
+                    self._known[made.key] = self._pool.submit(compile_specialisation, made)
+                found.append(self._known[made.key])
+        return found
 
     def close(self) -> None:
         """Forget what was not begun."""

@@ -1,49 +1,98 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU: bash bench/gpu_session.sh [STAGE ...]
+# Everything that wants a GPU, the most valuable first:
 #
+#   bash bench/gpu_session.sh [--dry-run] [SECONDS] [STAGE ...]
+#
+#   networks   whole VGG-16 and ResNet-50 at rates 0 and 1/2: time and joules against eager torch
+#   turn       a rate change in a captured graph
+#   layers     VGG-16's and ResNet-50's 3x3 layers at rates 1/4, 1/2, 3/4, against their dense time
+#   dense      ResNet-50, VGG-16 and CaffeNet layer by layer, nobody asleep, against cuDNN
 #   check      the kernel and layer tests on CUDA tensors (no interpreter)
+#   rest       whole networks at rates 1/4 and 3/4
+#   overheads  maps, lists and fills
 #   sanitize   compute-sanitizer's memcheck over a small sweep of every kernel
-#   tune       the tuning table of this GPU; goes on where the last run stopped
-#   layers     ResNet-50, VGG-16 and CaffeNet layer by layer, awake and asleep, against cuDNN
-#   inductor   the same layers awake, against Inductor's search, as far as it gets
-#   networks   whole VGG-16 and ResNet-50: images/s and joules/image, against dense baselines
-#   overheads  maps, lists, fills, and turning the knob in a captured graph
-#   report     tables and pictures of what the stages above have recorded
+#   autotune   whole networks dense, by torch.compile's max-autotune
+#   inductor   the layers of ``dense`` by Inductor's search, as far as it gets
+#   tune       the tuning table of this GPU; once complete it is used, and all is measured anew
 #
-# Without a stage: all, in this order, about 45 minutes. Each stage ends within 8 minutes; what did
-# not fit is recorded as not measured. Results go to $OUT, by default bench/results/GPU. Needs no
-# installation beyond torch, triton, pytest, pytest-benchmark and, for energy, nvidia-ml-py; set
-# DROWSY_COMMIT where the checkout has no .git.
+# Without a stage: all, in this order. In SECONDS (default 2700) as many as fit: a stage gets its
+# limit, or what is left; what did not fit is recorded as not measured. 600 are enough for the first
+# four on a fresh machine. A second call goes on where the first stopped. Nothing wrong is timed,
+# whatever the order: each way and each network is compared with float64 before its time is taken.
 #
-# Where only half an hour can be had, most valuable first, a call each:
-#   bash bench/gpu_session.sh check
-#   INDUCTOR_SECONDS=0 bash bench/gpu_session.sh networks
-#   bash bench/gpu_session.sh layers
-# INDUCTOR_SECONDS (150) is what max-autotune of whole networks may take before it is left out; a
-# search that has begun is not cut short.
+# Every call leaves a record and a log of its own in $OUT (default bench/results/GPU), named by GPU
+# and time, and ends with the table of figures. What this machine has measured of the same kernels is
+# remembered in ~/.cache/drowsy/bench. Needs no installation beyond torch, triton, pytest,
+# pytest-benchmark and, for energy, nvidia-ml-py; set DROWSY_COMMIT where the checkout has no .git.
+#
+# --dry-run walks all of it on a machine without a GPU, launches nothing, and says how long each
+# stage would take, by the model in bench/dry_run.py. It fails if a stage would not fit its limit.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-all=(check sanitize tune layers inductor networks overheads report)
-stages=("$@")
-((${#stages[@]})) || stages=("${all[@]}")
-for stage in "${stages[@]}"; do
-    [[ " ${all[*]} " == *" $stage "* ]] || { echo "stage: got $stage, allowed: ${all[*]}" >&2; exit 2; }
+declare -A limit=(
+    [networks]=210 [turn]=45 [layers]=250 [dense]=110 [check]=480 [rest]=180 [overheads]=200
+    [sanitize]=420 [autotune]=420 [inductor]=400 [tune]=470
+)
+stages=(networks turn layers dense check rest overheads sanitize autotune inductor tune)
+budget=2700 dry=
+[[ ${1:-} == --dry-run ]] && { dry=yes; shift; }
+[[ ${1:-} =~ ^[0-9]+$ ]] && { budget=$1; shift; }
+for stage in "$@"; do
+    [[ -v limit[$stage] ]] || { echo "stage: got $stage, allowed: ${stages[*]}" >&2; exit 2; }
 done
+(($#)) && stages=("$@")
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 name=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
+[[ -n $dry ]] && name="none, dry run"
 [[ -n $name ]] || { echo "no GPU: nvidia-smi names none" >&2; exit 2; }
 gpu=$(tr '[:upper:]' '[:lower:]' <<<"$name" | sed 's/[^a-z0-9]\{1,\}/-/g; s/^-//; s/-$//')
-out=${OUT:-bench/results/$gpu}
-mkdir -p "$out"
+out=${OUT:-bench/results/$gpu} state=${XDG_CACHE_HOME:-$HOME/.cache}/drowsy/bench/$gpu
+[[ -n $dry ]] && out=$work/out state=$work/state
+mkdir -p "$out" "$state"
+# A name of its own for every call: none overwrites another's.
+call=$out/$gpu-$(date -u +%Y%m%dT%H%M%SZ) record=$work/record.json
 export PYTHONPATH="$PWD:$PWD/kernels${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 unset TRITON_INTERPRET
+code=$(find drowsy kernels tests -name '*.py' -exec sha256sum {} + | sort | sha256sum | head -c 12)
+# A complete table of an earlier call, where the checkout is a fresh copy.
+table=kernels/drowsy_kernels/tuned/$gpu.json
+[[ -e $state/$gpu.json && ! -e $table ]] && cp "$state/$gpu.json" "$table"
 
 # Tests compile a kernel each: many processes where pytest-xdist is there.
 workers=$(python3 -c 'import xdist, os; print(f"-n{min(12, os.cpu_count())}")' 2>/dev/null)
 
-bench() { # FILE RECORD OPTION...
-    local file=$1 record=$2
+elapsed() { if [[ -n $dry ]]; then cat "$work/seconds" 2>/dev/null || echo 0; else echo "$SECONDS"; fi; }
+left() { echo $((ends - $(elapsed) - ${1:-0})); } # of this stage, less what its last test may take
+
+run() { # Python, cut at the stage's end
+    if [[ -n $dry ]]; then
+        python3 -m bench.dry_run "$work" "$(left)" "$@"
+    else
+        timeout -k 5 "$(left)" python3 -m "$@"
+    fi
+}
+
+bench() { # SECONDS_OF_A_TEST FILE OPTION...
+    local longest=$1 file=$2 status
     shift 2
-    python3 -m pytest "bench/$file" --benchmark-enable -p no:xdist "$@" --record "$out/$record.json"
+    # A process that lost its GPU to an illegal access ends with 7: another goes on after that test.
+    for _ in 1 2 3; do
+        run pytest "bench/$file" --benchmark-enable -p no:xdist -p no:cacheprovider --record "$call.json" \
+            --known "$out" --known "$state" --known "bench/results/$gpu" --deadline "$(left "$longest")" "$@"
+        status=$?
+        ((status == 7)) || break
+    done
+    [[ -e $call.json ]] && cp "$call.json" "$state/"
+    ((status == 5)) && echo "nothing is left to measure" && return 0
+    return $status
+}
+
+once() { # what passed with this code need not pass again
+    local passed=$state/$1-$code
+    [[ -e $passed ]] && echo "$1: passed before" && return 0
+    "$@" && touch "$passed"
 }
 
 check() { # every test that touches the device, and no other
@@ -51,31 +100,61 @@ check() { # every test that touches the device, and no other
     timeout -k 10 480 env OMP_NUM_THREADS=2 python3 -m pytest tests -m gpu $workers --durations 10
 }
 
+check_in_time() {
+    if [[ -n $dry ]]; then
+        workers=--collect-only check | python3 -m bench.dry_run "$work" "$(left)" collected
+    else
+        export workers
+        timeout -k 5 "$(left)" bash -c "$(declare -f check); check"
+    fi
+}
+
 sanitize() {
-    command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer: not installed, not run"; return 0; }
+    [[ -n $dry ]] || command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer: not installed, not run"; return 0; }
     # Compiled first, at full speed. Every tensor gets memory of its own, so that none has room behind it.
-    python3 -m bench.sweep && PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 10 420 \
-        compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m bench.sweep
+    run bench.sweep --compile 120 || return
+    [[ -n $dry ]] && return
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$(left)" \
+        compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m bench.sweep --seconds "$(left 60)"
 }
 
 tune() {
-    local table=kernels/drowsy_kernels/tuned/$gpu.json
-    [[ -e $table ]] && cp "$table" "$out/$gpu.json"
-    python3 -m bench.tune --missing --seconds 430 --out "$out/$gpu.json"
-    local status=$?
-    [[ -e $out/$gpu.json ]] && cp "$out/$gpu.json" "$table"
-    return $status
+    local draft=$state/$gpu.tuning.json status
+    [[ -e $table && ! -e $draft ]] && cp "$table" "$draft"
+    run bench.tune --missing --seconds "$(left 30)" --out "$draft"
+    status=$?
+    [[ -e $draft ]] && cp "$draft" "$out/$gpu.json"
+    case $status in
+        0) [[ -n $dry ]] || { cp "$draft" "$state/$gpu.json" && cp "$draft" "$table"; } ;;
+        5) echo "the next call goes on; the table is used once it is complete" && return 0 ;;
+        *) return $status ;;
+    esac
 }
 
-layers() { bench test_layers.py layers -m core --deadline 430 --inductor-seconds 0; }
-inductor() { bench test_layers.py inductor -m core -k test_dense --deadline 400; }
-networks() { bench test_networks.py networks -m core --deadline 400 --inductor-seconds "${INDUCTOR_SECONDS:-150}"; }
-overheads() { bench test_overheads.py overheads --deadline 400; }
-report() { python3 -m bench.report "$out"; }
+networks() { bench 40 test_networks.py -m core -k "test_network and half"; }
+turn() { bench 20 test_overheads.py -k test_turn; }
+layers() { bench 15 test_layers.py -m core -k test_sleep; }
+dense() { bench 10 test_layers.py -m core -k test_dense; }
+rest() { bench 40 test_networks.py -m core -k "test_network and rest"; }
+overheads() { bench 5 test_overheads.py -k "not test_turn"; }
+autotune() { bench 200 test_networks.py -m core -k test_max_autotune; }
+inductor() { bench 60 test_layers.py -m core -k test_inductor; }
 
 status=0
 for stage in "${stages[@]}"; do
-    echo "== $stage on $name: $(date -u +%H:%M:%S)"
-    "$stage" 2>&1 | tee -a "$out/session.log" || { status=1; echo "== $stage failed"; }
+    now=$(elapsed) ends=$((now + limit[$stage]))
+    # Ten seconds are kept for the table of figures.
+    ((ends <= budget - 10)) || ends=$((budget - 10))
+    if ((ends - now < 30)); then
+        echo "== $stage: not measured, $((budget - now)) s are left" | tee -a "$call.log"
+        continue
+    fi
+    echo "== $stage on $name: $(date -u +%H:%M:%S), $((ends - now)) s" | tee -a "$call.log"
+    case $stage in
+        check) once check_in_time ;;
+        sanitize) once sanitize ;;
+        *) $stage ;;
+    esac 2>&1 | tee -a "$call.log" || { status=1; echo "== $stage failed" | tee -a "$call.log"; }
 done
+python3 -m bench.report --figures "$out" 2>&1 | tee -a "$call.log"
 exit $status

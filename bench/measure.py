@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from drowsy_kernels import tuning
 
-from bench.timing import Roofline, Timing, time_copies
+from bench.timing import Roofline, Timing, check_alive, reason, time_copies
 from bench.ways import LIBRARY, OURS, Problem, SleepMap
 
 Row = dict[str, Any]
@@ -20,11 +20,17 @@ def grain_of(kind: str, shape: tuning.ConvShape) -> str:
     return f"tile:128x{min(128, shape.out_channels)}" if kind == "tile" else kind
 
 
-def measure_dense(problem: Problem, roofline: Roofline, ways: Sequence[str] = LIBRARY) -> Row:
-    """Nobody sleeps: our kernels and the library's ``ways``."""
+def measure_dense(problem: Problem, roofline: Roofline) -> Row:
+    """Nobody sleeps: our kernels, and cuDNN's convolution without and with bias and ReLU."""
+    ways = (*_dense_ways(problem), *(way for way in LIBRARY if way != "inductor"))
+    return measure_ways(problem, roofline, ways)
+
+
+def measure_ways(problem: Problem, roofline: Roofline, ways: Sequence[str]) -> Row:
+    """Nobody sleeps. A way that fails leaves its reason in ``failed``."""
     row = _head(problem, roofline)
-    for way in (*_dense_ways(problem), *ways):
-        row["ways"][way] = time_way(problem, way, None, roofline, 0.0)
+    for way in ways:
+        add_way(row, row["ways"], way, way, problem, None, roofline, 0.0)
     return row
 
 
@@ -32,23 +38,54 @@ def measure_sleep(problem: Problem, kind: str, rates: Sequence[float], roofline:
     """Time against rate at a grain, next to our own dense time in the same run.
 
     ``rates`` maps a rate to the times of every method; ``_map`` is with drawing the map and
-    building the list in the measured time.
+    building the list in the measured time. A way that fails leaves its reason in ``failed``.
     """
     grain = grain_of(kind, problem.shape)
     row = _head(problem, roofline) | {"kind": kind, "grain": grain, "rates": {}}
     for way in _dense_ways(problem):
-        row["ways"][way] = time_way(problem, way, None, roofline, 0.0)
+        add_way(row, row["ways"], way, way, problem, None, roofline, 0.0)
     for rate in rates:
         sleep = problem.sleep_map(grain, rate)
         row["cell"] = list(sleep.cell)
-        times: Row = {"slept": sleep.slept}
+        times = row["rates"][str(rate)] = {"slept": sleep.slept}
         for way in OURS:
             if not problem.eligible(way, sleep.cell):
                 continue
-            times[way] = time_way(problem, way, sleep, roofline, rate)
-            times[f"{way}_map"] = time_way(problem, way, sleep, roofline, rate, with_map=True)
-        row["rates"][str(rate)] = times
+            where = f"{way} at {rate:g}"
+            if add_way(row, times, way, where, problem, sleep, roofline, rate):
+                add_way(
+                    row, times, f"{way}_map", where, problem, sleep, roofline, rate, with_map=True
+                )
     return row
+
+
+def add_way(
+    row: Row,
+    times: Row,
+    name: str,
+    where: str,
+    problem: Problem,
+    sleep: SleepMap | None,
+    roofline: Roofline,
+    rate: float,
+    *,
+    with_map: bool = False,
+) -> bool:
+    """Put the time of a way into ``times``; if it fails, its reason into ``row["failed"]``.
+
+    One way that cannot run, or whose result is wrong, must not cost the layer its others.
+
+    Raises:
+        Exception: the GPU itself is lost, and every later way with it.
+    """
+    way = name.removesuffix("_map")
+    try:
+        times[name] = time_way(problem, way, sleep, roofline, rate, with_map=with_map)
+    except Exception as error:
+        check_alive(problem.device)
+        row["failed"][where] = reason(error)
+        return False
+    return True
 
 
 def _head(problem: Problem, roofline: Roofline) -> Row:
@@ -64,6 +101,7 @@ def _head(problem: Problem, roofline: Roofline) -> Row:
         "bytes_per_s": roofline.bytes_per_s,
         "flop_per_s": roofline.flop_per_s[problem.number],
         "ways": {},
+        "failed": {},
     }
 
 

@@ -118,6 +118,11 @@ def convert(model: nn.Module, variant: str, batch: Tensor) -> drowsy.DrowsyNet:
     return net
 
 
+def compile_ahead(net: drowsy.DrowsyNet, batch: Tensor, compiler: Compiler) -> None:
+    """Let other processes compile what the deployed network will launch."""
+    compiler.compile(recorded(lambda: drowsy.deploy(net, batch, graph=False)(batch)))
+
+
 def check(net: drowsy.DrowsyNet, fast: Callable[[Tensor], Tensor], batch: Tensor) -> None:
     """Raise unless the deployed network does what the network does.
 
@@ -167,7 +172,7 @@ def measure_network(
     Args:
         name, images, number, variant: what to run.
         settings: rates for all layers, or points of a frontier.
-        baselines: from ``measure_baselines``, in the same run.
+        baselines: from ``measure_dense``, in the same run.
         meter: None where energy cannot be read.
         seconds: of an energy window.
         compiler: to compile what the network launches ahead; None compiles it one by one.
@@ -191,13 +196,12 @@ def measure_network(
         net = convert(model, variant, batch)
         shares = layer_shares(layer_costs(net, tuple(batch.shape[1:])))
         if compiler is not None:
-            compiler.compile(recorded(lambda: drowsy.deploy(net, batch, graph=False)(batch)))
+            compile_ahead(net, batch, compiler)
         fast = drowsy.deploy(net, batch)
         row["steps"] = [vars(step) for step in fast.steps]
-        for i, setting in enumerate(settings):
+        for setting in settings:
             net.set(setting)
-            if i == 0:
-                check(net, fast, batch)
+            check(net, fast, batch)
             rates = {layer: each.rate for layer, each in net.schedule.layers.items()}
             row["points"].append(
                 {
@@ -209,7 +213,7 @@ def measure_network(
     return row
 
 
-def measure_baselines(
+def measure_dense(
     name: str,
     images: int,
     number: str,
@@ -217,24 +221,14 @@ def measure_baselines(
     *,
     meter: Meter | None,
     seconds: float,
-    compiled: bool,
-) -> dict[str, Row]:
-    """Time and energy of the dense network: eager under a CUDA graph, and max-autotune."""
+    way: Callable[[nn.Module, Tensor], Callable[[], object]] = eager_graph,
+) -> Row:
+    """Time and energy of the dense network, run by ``eager_graph`` or ``max_autotune``."""
     with_tf32(number)
     model = make_network(name, number, device)
     batch = photographs(name, images, DTYPES[number], device)
     with torch.inference_mode():
-        dense = eager_graph(model, batch)
-        rows = {"eager_graph": _measured(dense, images, device, meter, seconds)}
-        if not compiled:
-            return rows
-        try:
-            dense = max_autotune(model, batch)
-        except Exception as error:  # the compiler's, whatever it is: one baseline is left
-            print(f"max_autotune of {name}: {type(error).__name__}: {error}")
-            return rows
-        rows["max_autotune"] = _measured(dense, images, device, meter, seconds)
-    return rows
+        return _measured(way(model, batch), images, device, meter, seconds)
 
 
 def _measured(

@@ -3,8 +3,10 @@
     python -m bench.report bench/results/nvidia-h200 --out report
 
 Reads every JSON file of pytest-benchmark in the folder (and in ``../offline`` the compile report,
-in ``../cpu`` the CPU's results), all of one GPU. Writes ``report.md`` and its pictures. Every
-figure is a ratio to something measured in the same run; what was not measured says so.
+in ``../cpu`` the CPU's results). Of a test that was measured more than once the newest result
+counts. Writes ``report.md`` and its pictures, in a folder for each kind of GPU where there are
+several; ``--figures`` writes nothing. Every figure is a ratio to something measured in the same
+run; what was not measured says so.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from drowsy_kernels.tuning import table_path
 
 from bench.study_page import markdown
 from drowsy._optional import require
@@ -65,40 +69,93 @@ class Results:
         return self.rows.get(test, [])
 
 
-def read_results(folder: Path) -> Results:
-    """Read a folder of results.
+def read_results(folder: Path) -> list[Results]:
+    """Read a folder of results, newest last; those of every kind of GPU apart.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: a file that is not JSON, or results of more than one GPU.
+        ValueError: a file that is not JSON.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results: no folder {folder}")
-    rows: dict[str, list[Row]] = {}
-    machines: dict[str, Row] = {}
-    commits: list[str] = []
-    for path in [*_json_files(folder), *_json_files(folder.parent / "cpu")]:
-        data = _read(path)
-        if "benchmarks" not in data:
-            continue
-        machine = data["machine_info"]
-        gpu = machine.get("gpu")
-        if gpu and path.parent == folder:
-            machines[gpu["name"]] = machine
-        commits.append((machine.get("drowsy", {}).get("commit") or "unknown")[:12])
-        for benchmark in data["benchmarks"]:
-            test = benchmark["fullname"].split("::")[-1].split("[")[0]
-            # Beside what a test measured, what it was asked to: the CPU's names its network so.
-            params = benchmark.get("params") or {}
-            rows.setdefault(test, []).append({"params": params, **benchmark["extra_info"]})
-    if len(machines) > 1:
-        raise ValueError(f"results: of {', '.join(sorted(machines))}, allowed: one GPU a folder")
+    cpu = _benchmarks(folder.parent / "cpu")
+    mine = _benchmarks(folder)
     compiled: list[Row] = []
     for path in _json_files(folder.parent / "offline"):
         compiled += _read(path).get("rows", [])
-    return Results(
-        rows, next(iter(machines.values()), None), tuple(dict.fromkeys(commits)), compiled
-    )
+    names = sorted({name for name, _, _ in mine if name}) or [""]
+    return [
+        _results([each for each in mine if each[0] in (name, None)] + cpu, compiled)
+        for name in names
+    ]
+
+
+# GPU's name, the machine's record, a benchmark's.
+_Measured = tuple[str | None, Row, Row]
+
+
+def _benchmarks(folder: Path) -> list[_Measured]:
+    files = [data for path in _json_files(folder) if "benchmarks" in (data := _read(path))]
+    files.sort(key=lambda data: data.get("datetime", ""))
+    found = []
+    for data in files:
+        machine = data["machine_info"]
+        gpu = machine.get("gpu")
+        found += [(gpu and gpu["name"], machine, each) for each in data["benchmarks"]]
+    return found
+
+
+def _results(measured: Iterable[_Measured], compiled: list[Row]) -> Results:
+    newest = {benchmark["fullname"]: (machine, benchmark) for _, machine, benchmark in measured}
+    rows: dict[str, list[Row]] = {}
+    for fullname, (_, benchmark) in newest.items():
+        test = fullname.split("::")[-1].split("[")[0]
+        # Beside what a test measured, what it was asked to: the CPU's names its network so.
+        params = benchmark.get("params") or {}
+        rows.setdefault(test, []).append({"params": params, **benchmark["extra_info"]})
+    for row in rows.get("test_network", []):
+        _add_autotuned(row, rows.get("test_max_autotune", []))
+    for row in rows.get("test_dense", []):
+        _add_inductor(row, rows.get("test_inductor", []))
+    machines = [machine for machine, _ in newest.values()]
+    commits = [(m.get("drowsy", {}).get("commit") or "unknown")[:12] for m in machines]
+    machine = next((m for m in reversed(machines) if m.get("gpu")), None)
+    return Results(rows, machine, tuple(dict.fromkeys(commits)), compiled)
+
+
+def _add_inductor(row: Row, measured: Iterable[Row]) -> None:
+    """Give a layer's row Inductor's time, which was measured apart, in terms of its own cuDNN's."""
+    for other in measured:
+        same = all(other[key] == row[key] for key in ("shape", "images", "number"))
+        if same and "cudnn" in row["ways"] and {"cudnn", "inductor"} <= other["ways"].keys():
+            scale = row["ways"]["cudnn"]["ms"] / other["ways"]["cudnn"]["ms"]
+            times = other["ways"]["inductor"]
+            flops = times["tflop_per_s"] / scale
+            row["ways"]["inductor"] = times | {"ms": scale * times["ms"], "tflop_per_s": flops}
+
+
+def _add_autotuned(row: Row, measured: Iterable[Row]) -> None:
+    """Give a network's row the baseline that was measured apart, beside the eager one.
+
+    Its times and joules are those of this row's eager baseline times its own ratio to that.
+    """
+    for other in measured:
+        if any(other[key] != row[key] for key in ("network", "images", "number")):
+            continue
+        here, there = row["baselines"]["eager_graph"], other["baselines"]["eager_graph"]
+        best = other["baselines"]["max_autotune"]
+        scaled = {
+            "ms": here["ms"] * best["ms"] / there["ms"],
+            "images_per_s": here["images_per_s"] * best["images_per_s"] / there["images_per_s"],
+            "energy": None,
+        }
+        if here["energy"] and there["energy"] and best["energy"]:
+            scaled["energy"] = {
+                key: here["energy"][key] * best["energy"][key] / there["energy"][key]
+                for key in ("joules_per_image", "above_idle_per_image")
+                if here["energy"][key] and best["energy"][key] and there["energy"][key]
+            }
+        row["baselines"]["max_autotune"] = scaled
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -305,7 +362,7 @@ def _energy_figure(results: Results, network: str) -> Figure:
 
 def joules(times: Row) -> float | None:
     """Of an image, idle power included; None where no meter could be read."""
-    return times["energy"] and times["energy"]["joules_per_image"]
+    return times["energy"] and times["energy"].get("joules_per_image")
 
 
 def _neuron_figure(results: Results) -> Figure:
@@ -384,10 +441,8 @@ def dense_rows(results: Results) -> list[list[str]]:
     ways = ("box", "pointer", "cudnn", "cudnn_neuron", "inductor")
     rows = [["layer", "batch", "format", *ways, "ours / cudnn", "TFLOP/s", "of roofline", "spread"]]
     for row in results.of("test_dense"):
-        ours = min(
-            (row["ways"][way] for way in ("box", "pointer") if way in row["ways"]),
-            key=lambda times: times["ms"],
-        )
+        own = [row["ways"][way] for way in ("box", "pointer") if way in row["ways"]]
+        ours = min(own, key=lambda times: times["ms"], default=None)
         ratio = dense_ratio(row)
         rows.append(
             [
@@ -396,9 +451,15 @@ def dense_rows(results: Results) -> list[list[str]]:
                 row["number"],
                 *(_ms(row["ways"].get(way)) for way in ways),
                 "" if ratio is None else f"{ratio:.2f}",
-                f"{ours['tflop_per_s']:.0f}",
-                f"{ours['of_roofline']:.0%}",
-                f"{ours['spread']:.1%}",
+                *(
+                    ("failed", "", "")
+                    if ours is None
+                    else (
+                        f"{ours['tflop_per_s']:.0f}",
+                        f"{ours['of_roofline']:.0%}",
+                        f"{ours['spread']:.1%}",
+                    )
+                ),
             ]
         )
     return rows
@@ -418,7 +479,9 @@ def sleep_rows(results: Results) -> list[list[str]]:
                 str(row["images"]),
                 row["number"],
                 row["grain"],
-                f"{fastest(row['ways'], ('box', 'pointer')):.3g}",
+                "failed"
+                if (dense := fastest(row["ways"], ("box", "pointer"))) is None
+                else f"{dense:.3g}",
                 *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
                 "" if drawn is None else f"{drawn:.2f}",
             ]
@@ -550,7 +613,8 @@ def _network_lines(results: Results, x: str, value: Callable[[Row], float | None
         if points:
             name = f"{TITLES.get(row['network'], row['network'])}, batch {row['images']}"
             variants = panels.setdefault(f"{name}, {row['number']}", {})
-            variants[row["variant"]] = sorted(points)
+            # A variant's rates are measured in two parts.
+            variants[row["variant"]] = sorted(points + variants.get(row["variant"], []))
     return panels
 
 
@@ -667,9 +731,8 @@ PICTURES: dict[str, tuple[Callable[[Results, Path], bool], str]] = {
 }
 
 
-def write_report(folder: Path, out: Path) -> Results:
-    """Write ``report.md`` and its pictures into ``out``; returns what was read."""
-    results = read_results(folder)
+def write_report(results: Results, out: Path) -> None:
+    """Write ``report.md`` and its pictures into ``out``."""
     parts = [f"# Measurements: {_gpu(results)}", _about(results), "## Figures"]
     parts.append(markdown(figure_rows(results)))
     for name, (plot, text) in PICTURES.items():
@@ -683,7 +746,6 @@ def write_report(folder: Path, out: Path) -> Results:
     ):
         parts += [f"## {title}", markdown(rows) if len(rows) > 1 else "Not measured."]
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
-    return results
 
 
 def _about(results: Results) -> str:
@@ -705,16 +767,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("results", type=Path, help="folder of recorded JSON")
     parser.add_argument("--out", type=Path, help="folder to write (default: RESULTS/report)")
+    parser.add_argument("--figures", action="store_true", help="print the figures, write nothing")
     options = parser.parse_args(arguments)
     out = options.out or options.results / "report"
     try:
-        results = write_report(options.results, out)
+        kinds = read_results(options.results)
+        for results in kinds:
+            print(f"{_gpu(results)}\n\n{align(figure_rows(results))}\n")
+            if not options.figures:
+                place = out if len(kinds) == 1 else out / slug(_gpu(results))
+                write_report(results, place)
+                print(f"wrote {place}\n")
     except (OSError, ValueError, ImportError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
-    print(align(figure_rows(results)))
-    print(f"\nwrote {out}")
     return 0
+
+
+def slug(name: str) -> str:
+    """A GPU's name as a folder's: ``nvidia-h200``."""
+    return table_path(name).stem
 
 
 if __name__ == "__main__":

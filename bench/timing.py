@@ -3,11 +3,16 @@
 A benchmark hands over *copies*: calls that do the same work on tensors of their own. On a GPU they
 are captured in one CUDA graph, so that what runs on the host does not count, and there are enough
 of them that a copy's data left the L2 cache before its turn comes again. A sample is a number of
-replays between two events, behind a fill that hides the launch and empties the cache for the first.
+replays between two events, behind a fill that empties the cache for the first. Before it the GPU
+sleeps until the host has enqueued all of it, so that no time of the host's is in a sample:
+
+    host    fill sleep start run run .. run end
+    GPU          fill  sleep...................| start run run .. run end
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
@@ -32,6 +37,10 @@ _SAMPLE_MS = 0.5
 _SAMPLES = 15
 _HOST_SAMPLES = 1
 _WARM_MS = 30.0
+# How much longer the GPU sleeps than the host last took to enqueue a sample, and at the most.
+_SLEEP_MARGIN = 1.5
+_MAX_SLEEP_MS = 20.0
+_SLEEP_CYCLES = 1_000_000
 # Copies that outgrow the L2 cache this many times; one is enough when the caller's data do.
 _L2_FACTOR = 3
 _MAX_COPIES = 64
@@ -44,10 +53,13 @@ class Timing:
     Args:
         samples: one number a sample.
         calls: calls behind each.
+        exposed: samples that the GPU began before the host had enqueued all of them, so that they
+            may hold time of the host's.
     """
 
     samples: tuple[float, ...]
     calls: int
+    exposed: int = 0
 
     @property
     def ms(self) -> float:
@@ -105,31 +117,63 @@ def time_call(run: Call, device: torch.device, calls: int = 1) -> Timing:
             taken.append((time.perf_counter() - begin) * 1e3 / calls)
         return Timing(tuple(taken), calls)
 
-    def event() -> torch.cuda.Event:
-        recorded = torch.cuda.Event(enable_timing=True)
-        recorded.record()
-        return recorded
-
     run()
-    start = event()
+    start = _event()
     run()
-    end = event()
-    end.synchronize()
-    once = max(start.elapsed_time(end), 1e-3)
+    once = max(_elapsed(start, _event()), 1e-3)
     for _ in range(math.ceil(min(_WARM_MS / once, 1000))):
         run()
     repeats = math.ceil(_SAMPLE_MS / once)
     flush = torch.empty(max(2 * l2_bytes(device), 1 << 20), dtype=torch.uint8, device=device)
-    pairs = []
-    for _ in range(_SAMPLES):
-        flush.zero_()
-        start = event()
-        for _ in range(repeats):
-            run()
-        pairs.append((start, event()))
-    torch.cuda.synchronize(device)
-    done = repeats * calls
-    return Timing(tuple(start.elapsed_time(end) / done for start, end in pairs), done)
+    done, exposed = repeats * calls, 0
+    samples: list[float] = []
+    sleep_ms = 0.0
+    while len(samples) < _SAMPLES:
+        ms, host_ms, hidden = _sample(run, repeats, flush, sleep_ms)
+        if not hidden and sleep_ms < _MAX_SLEEP_MS:
+            # The first sample among them: it tells how long the host takes.
+            sleep_ms = min(max(2 * sleep_ms, _SLEEP_MARGIN * host_ms), _MAX_SLEEP_MS)
+            continue
+        samples.append(ms / done)
+        exposed += not hidden
+    return Timing(tuple(samples), done, exposed)
+
+
+def _sample(run: Call, repeats: int, flush: Tensor, sleep_ms: float) -> tuple[float, float, bool]:
+    """Milliseconds of so many runs, those that the host took to enqueue them, and whether it was
+    done before the GPU began."""
+    torch.cuda.synchronize(flush.device)
+    flush.zero_()
+    torch.cuda._sleep(math.ceil(sleep_ms * _cycles_per_ms(flush.device)))
+    begin = time.perf_counter()
+    start = _event()
+    for _ in range(repeats):
+        run()
+    end = _event()
+    host_ms = 1e3 * (time.perf_counter() - begin)
+    hidden = not start.query()
+    return _elapsed(start, end), host_ms, hidden
+
+
+@functools.lru_cache
+def _cycles_per_ms(device: torch.device) -> float:
+    """Cycles that ``torch.cuda._sleep`` counts in a millisecond."""
+    with torch.cuda.device(device):
+        torch.cuda._sleep(_SLEEP_CYCLES)  # its first call loads it
+        start = _event()
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        return _SLEEP_CYCLES / _elapsed(start, _event())
+
+
+def _event() -> torch.cuda.Event:
+    recorded = torch.cuda.Event(enable_timing=True)
+    recorded.record()
+    return recorded
+
+
+def _elapsed(start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+    end.synchronize()
+    return start.elapsed_time(end)
 
 
 def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
@@ -148,6 +192,18 @@ def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
         kept = [call() for call in calls]
     del kept
     return graph
+
+
+def check_alive(device: torch.device) -> None:
+    """Raise if the GPU lost its context: then whatever runs next in this process fails too."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, for records."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
 
 
 # --- ceilings ------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ The table goes where ``drowsy_kernels.tuning`` looks for it; what an earlier run
 shapes stays in it, and ``--missing`` goes on where that run was stopped. Each layer is written as
 soon as it is measured. Configurations are compiled ahead, by other processes.
 
-Exit code 1 when a configuration gave a wrong result; such a one is never recorded.
+Exit code 1 when a configuration gave a wrong result; such a one is never recorded. Exit code 5 when
+layers are left: the time was over.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +30,7 @@ from drowsy_kernels.tuning import Candidate, ConvShape, Entry, TuningTable
 from bench.compiling import Compiler, Job
 from bench.layers import NETWORKS, layers
 from bench.measure import KINDS, grain_of
-from bench.timing import time_copies
+from bench.timing import Call, check_alive, reason, time_copies
 from bench.ways import LISTS, OURS, Problem, RedCheck, SleepMap, eligible
 from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
@@ -37,6 +38,9 @@ from drowsy.files.provenance import provenance
 RATES = (Fraction(0), Fraction(1, 2))
 # Configurations of a masked way that are timed at every kind of grain.
 _FINALISTS = 2
+# Layers whose configurations are compiled while one is measured.
+_AHEAD = 2
+INCOMPLETE = 5
 Maps = dict[tuple[str | None, Fraction], SleepMap]
 
 
@@ -109,9 +113,10 @@ class Tuner:
         the best masked ones are then timed at the other kinds too.
         """
         problem = Problem(shape, images, number, self.device)
-        cudnn = time_copies(problem.copies("cudnn_neuron"), self.device).ms
+        cudnn = self._timed("cudnn_neuron", lambda: problem.copies("cudnn_neuron"))
         found: dict[str, list[Candidate]] = {
-            kind: [Candidate("cudnn", None, {Fraction(0): cudnn})] for kind in KINDS
+            kind: [] if cudnn is None else [Candidate("cudnn", None, {Fraction(0): cudnn})]
+            for kind in KINDS
         }
         maps: Maps = {
             (kind, rate): problem.sleep_map(grain_of(kind, shape), float(rate))
@@ -140,6 +145,7 @@ class Tuner:
         return [
             Entry(shape, images, number, maps[kind, RATES[0]].cell, tuple(found[kind]))
             for kind in KINDS
+            if found[kind]
         ]
 
     def _ranked(self, problem: Problem, work: Sequence[Job], maps: Maps) -> list[tuple[float, Job]]:
@@ -162,20 +168,30 @@ class Tuner:
         """Milliseconds; None where a configuration does not fit this GPU, or is wrong."""
         if self.compiler is not None:
             self.compiler.wait(job)
+        name = f"{job.way} {job.config} {job.kind}"
+        return self._timed(name, lambda: problem.copies(job.way, sleep, job.config))
+
+    def _timed(self, name: str, copies: Callable[[], Sequence[Call]]) -> float | None:
+        """Milliseconds; None, and a note, where it cannot be run.
+
+        Raises:
+            Exception: the GPU itself is lost.
+        """
         try:
-            copies = problem.copies(job.way, sleep, job.config)
-            return time_copies(copies, self.device).ms
+            return time_copies(copies(), self.device).ms
         except RedCheck as error:
-            self.red.append(f"{job.config} {job.kind}: {error}")
-        except _does_not_fit() as error:
-            print(f"  {job.way} {job.config}: {error}", file=sys.stderr)
+            self.red.append(f"{name}: {error}")
+        except Exception as error:  # any stage of the compiler may refuse, each in its own way
+            check_alive(self.device)
+            print(f"  {name}: {reason(error)}", file=sys.stderr)
         return None
 
 
-def _does_not_fit() -> type[Exception]:
-    from triton.runtime.errors import OutOfResources
-
-    return OutOfResources
+def _best(entry: Entry) -> str:
+    """An entry's cell and the fastest way to sleep by it."""
+    asleep = [candidate for candidate in entry.candidates if RATES[-1] in candidate.ms]
+    best = min(asleep, key=lambda candidate: candidate.ms[RATES[-1]], default=None)
+    return f"{entry.cell[0]}x{entry.cell[1]} {best}"
 
 
 def merged(path: Path, entries: Sequence[Entry]) -> TuningTable:
@@ -237,18 +253,19 @@ def main(arguments: list[str] | None = None) -> int:
     if options.missing and path.exists():
         known = {(e.shape, e.images, e.number) for e in tuning.load_table(path).entries}
         work = [problem for problem in work if problem not in known]
-    for problem in work:
-        compiler.start(jobs(*problem))
     tuner = Tuner(torch.device("cuda"), compiler)
-    done = 0
-    for shape, images, number in work:
+    done, seen = 0, 0
+    for i, (shape, images, number) in enumerate(work):
+        # No further: a layer's finalists are compiled after what has been begun by then.
+        for problem in work[i : i + 1 + _AHEAD]:
+            compiler.start(jobs(*problem))
         if time.monotonic() - start > options.seconds:
             break
         entries = tuner.measure(shape, images, number)
-        write_json(path, merged(path, entries).to_dict())
-        done += 1
-        best = [min(entry.candidates[1:], key=lambda c: c.ms[RATES[-1]]) for entry in entries]
-        kinds = ", ".join(f"{k} {c}" for k, c in zip(KINDS, best, strict=True))
+        if entries:
+            write_json(path, merged(path, entries).to_dict())
+        done, seen = done + bool(entries), seen + 1
+        kinds = ", ".join(_best(entry) for entry in entries) or "nothing could be run"
         print(
             f"{time.monotonic() - start:6.0f} s  {shape} x {images} {number}: {kinds}", flush=True
         )
@@ -256,7 +273,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{done} of {len(work)} layers in {path}")
     for line in tuner.red:
         print(f"WRONG: {line}", file=sys.stderr)
-    return 1 if tuner.red else 0
+    if tuner.red:
+        return 1
+    return 0 if seen == len(work) else INCOMPLETE
 
 
 if __name__ == "__main__":

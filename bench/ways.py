@@ -292,10 +292,8 @@ def launches(
     cell: tuple[int, int] | None,
     config: Any,
 ) -> list[kernels.Launch]:
-    """What a way of ours would launch, planned on tensors that hold nothing.
-
-    The building of a list aside: its kernels do not depend on the layer.
-    """
+    """What a way of ours would launch, the map and its list included, planned on tensors that hold
+    nothing."""
     x, packed = _hollow(shape, images, number)
     bias = torch.empty(shape.out_channels, dtype=x.dtype, device="meta")
     options: dict[str, Any] = {
@@ -305,22 +303,32 @@ def launches(
         "precision": "tf32" if number == "tf32" else "ieee",
         "config": config,
     }
+    found: list[kernels.Launch] = []
+    out_shape = (images, shape.out_channels, *shape.out_size)
     bitmap = None
     if cell is not None:
-        rows, cells = -(-shape.positions // cell[0]), -(-shape.out_channels // cell[1])
-        bitmap = torch.empty(images, rows, -(-cells // 32), dtype=torch.int32, device="meta")
+        bitmap, drawing = kernels.plan_sleep_map(
+            "bernoulli",
+            out_shape,
+            cell=cell,
+            k=K,
+            stream=0,
+            threshold=torch.empty(1, dtype=torch.int32, device="meta"),
+            clock=torch.empty(2, dtype=torch.int64, device="meta"),
+        )
         options |= {"bitmap": bitmap, "cell": cell}
+        found.append(drawing)
     if way == "box":
-        return list(kernels.plan_conv2d_box(x, packed, bias, **options)[1])
+        return [*found, *kernels.plan_conv2d_box(x, packed, bias, **options)[1]]
     options["stride"] = shape.stride
     if way in LISTS:
-        plan = getattr(kernels, f"plan_awake_{way}")
-        out_shape = (images, shape.out_channels, *shape.out_size)
-        options["awake"] = plan(bitmap, out_shape, cell)[0]
+        options["awake"], listing = getattr(kernels, f"plan_awake_{way}")(bitmap, out_shape, cell)
+        found += listing
     y, planned = kernels.plan_conv2d(x, packed, bias, **options)
-    if way not in ("cells", "rows"):
-        return list(planned)
-    return [*planned, kernels.plan_fill_sleepers(y, bitmap, cell, "zero")]
+    found += planned
+    if way in ("cells", "rows"):
+        found.append(kernels.plan_fill_sleepers(y, bitmap, cell, "zero"))
+    return found
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor, *geometry: Any) -> Callable[..., Tensor]:
