@@ -60,7 +60,11 @@ def test_the_gpu_stage_runs_what_touches_the_device_and_nothing_else() -> None:
     devices = {"triton_device", "cuda_device"}
     assert all(devices.intersection(fixtures) for fixtures in chosen.values())
     files = {name.partition("::")[0].removeprefix("tests/") for name in chosen}
-    assert {"kernels/test_conv2d.py", "test_agreement.py", "test_deploy.py"} < files
+    assert {
+        "kernels/test_conv2d.py",
+        "backends/test_agreement.py",
+        "deployment/test_deploy.py",
+    } < files
     assert len(chosen) > 500
 
 

@@ -43,16 +43,6 @@ def small(tmp_path: Path) -> tuple[dict[str, Tensor], Path]:
     return models.create("cifar_resnet20").state_dict(), tmp_path / "weights.safetensors"
 
 
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """Folder with the real images and weights: DROWSY_DATA, or `shared` beside the checkout."""
-    beside = Path(__file__).resolve().parents[2] / "shared"
-    folder = Path(os.environ.get("DROWSY_DATA", beside))
-    if not (folder / "data").is_dir():
-        pytest.skip("no folder of real images: set DROWSY_DATA")
-    return folder
-
-
 def read_image(path: Path) -> np.ndarray:
     image = pytest.importorskip("PIL.Image", reason="needs Pillow")
     return np.asarray(image.open(path).convert("RGB"))
@@ -262,11 +252,11 @@ def test_shipped_record_describes_the_shipped_weights():
 
 
 @torch.inference_mode()
-def test_shipped_network_is_accurate(data: Path):
+def test_shipped_network_is_accurate(data_root: Path):
     """Within three standard errors of the recorded accuracy, on a tenth of the test images."""
     info = models.MODELS["caffenet_cifar"]
-    rows = read_image(data / "data/cifar10_test/test_batch.png")[:1000].reshape(-1, 32, 32, 3)
-    labels = json.loads((data / "data/cifar10_test/labels.json").read_text())[:1000]
+    rows = read_image(data_root / "data/cifar10_test/test_batch.png")[:1000].reshape(-1, 32, 32, 3)
+    labels = json.loads((data_root / "data/cifar10_test/labels.json").read_text())[:1000]
     logits = models.load("caffenet_cifar")(normalised(rows, info.preprocess))
     recorded = json.loads(info.weights.with_suffix(".json").read_text())["test_top1"]
     top1 = (logits.argmax(1) == torch.tensor(labels)).float().mean().item()
@@ -291,9 +281,9 @@ def squeezenet_in_plain_torch(x: Tensor, w: dict[str, Tensor]) -> Tensor:
 
 
 @torch.inference_mode()
-def test_squeezenet_logits_on_real_images(data: Path):
-    weights = data / "weights/squeezenet1_1.safetensors"
-    folder = data / "data/imagenet_val_1300"
+def test_squeezenet_logits_on_real_images(data_root: Path):
+    weights = data_root / "weights/squeezenet1_1.safetensors"
+    folder = data_root / "data/imagenet_val_1300"
     if not (weights.is_file() and folder.is_dir()):
         pytest.skip("no SqueezeNet weights or ImageNet images in DROWSY_DATA")
     with open(folder / "labels.csv", newline="") as file:
