@@ -17,7 +17,7 @@ which are then not scaled:
   squared distance; where there are none, the same over the 5x5 window; else 0.
 - ``stencil``: a constant plus a weighted sum of the awake neurons of the 3x3 window. Weights and
   constant are the channel's own, for each of the 256 sets of awake neighbours, from a table that
-  ``drowsy.stencil`` makes of the layer's outputs on sample images.
+  ``drowsy.correction.stencils`` makes of the layer's outputs on sample images.
 
 Positions outside of the map do not count. A sleeper's own value is never read.
 """
