@@ -138,24 +138,31 @@ class Store:
             raise ValueError(f"store {self.path}: cannot be read ({error})") from error
         return dict(self._read(*row) for row in rows)
 
-    def _read(self, text: Any, images: Any, *sums: Any) -> tuple[Setting, Counts]:
+    def _read(
+        self, text: Any, images: Any, top1: Any, top5: Any, agree: Any, divergence: Any
+    ) -> tuple[Setting, Counts]:
         """A row, which SQLite does not hold to its columns' types."""
-        *counted, divergence = sums
+
+        def count(value: Any) -> bool:
+            return type(value) is int and 0 <= value <= images
+
         good = (
             isinstance(text, str)
             and _SETTING.fullmatch(text) is not None
             and type(images) is int
-            and all(each is None or (type(each) is int and 0 <= each <= images) for each in counted)
-            and counted[-1] is not None
+            and all(value is None or count(value) for value in (top1, top5))
+            and count(agree)
             and isinstance(divergence, float)
             and math.isfinite(divergence)
         )
         if not good:
             raise ValueError(
-                f"store {self.path}: setting {text!r}: got {(images, *sums)}, allowed: thresholds, "
-                "and of so many images the counts top1, top5 (or None) and agree, and a finite sum"
+                f"store {self.path}: setting {text!r}: got {images!r}, {top1!r}, {top5!r}, "
+                f"{agree!r} and {divergence!r}, allowed: thresholds; a number of images, the "
+                "counts top1, top5 (or None) and agree of them, and a finite divergence"
             )
-        return tuple(map(int, text.split(","))), Counts(images, *counted, divergence)
+        setting = tuple(map(int, text.split(",")))
+        return setting, Counts(images, top1, top5, agree, divergence)
 
     def _id(self, context: Context) -> int:
         configuration = json.dumps(context.configuration, sort_keys=True)
