@@ -510,8 +510,10 @@ def test_the_nearest_point_is_in_force_and_a_warning_says_so(calibrated: DrowsyN
         assert calibrated.corrected_for == (4, 4, 4)
     shares = calibrated.calibration.shares
     assert sum(shares) == pytest.approx(1)
-    with pytest.warns(UserWarning, match=r"\(3, 2, 2\) was not calibrated; .* \(2, 2, 2\) is in"):
+    told = r"\(3, 2, 2\) was not calibrated; .* \(2, 2, 2\) is in"
+    with pytest.warns(UserWarning, match=told) as warned:
         calibrated.set({"0": 0.375, "3": 0.25, "6": 0.25})
+    assert [each.filename for each in warned] == [__file__]
     assert calibrated.corrected_for == (2, 2, 2)
     nearest, distance = calibrated.calibration.nearest((3, 2, 2))
     assert nearest == (2, 2, 2)
@@ -527,8 +529,10 @@ def test_other_sleepers_than_those_calibrated_for_are_told(calibrated: DrowsyNet
     calibrated.set(0.5)
     with pytest.warns(UserWarning, match=r"other sleepers: layer 0 has '.*zero', and had '.*near"):
         calibrated.set(0.5, fill="zero")
-    with pytest.warns(UserWarning, match=r"layer 0 has '.*channel.*', and had '.*position"):
+    told = r"layer 0 has '.*channel.*', and had '.*position"
+    with pytest.warns(UserWarning, match=told) as warned:
         calibrated.set_grain("channel")
+    assert [each.filename for each in warned] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         calibrated.set(0)
@@ -717,8 +721,9 @@ def test_a_calibration_of_other_weights_is_told(calibrated: DrowsyNet) -> None:
     nets = (calibrated, other.float())
     was, now = (float(net.layers["3"].weight.detach().norm()) for net in nets)
     told = f"other weights: those of layer 3 have norm {now:.4g}, and had {was:.4g}"
-    with pytest.warns(UserWarning, match=told):
+    with pytest.warns(UserWarning, match=told) as warned:
         other.calibration = made
+    assert [each.filename for each in warned] == [__file__]
 
 
 def test_names_with_slashes_survive_a_file(tmp_path: Path) -> None:
