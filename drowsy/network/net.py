@@ -146,10 +146,8 @@ class DrowsyNet(fx.GraphModule):
         """
         fills = self._fills(fill)
         present = dict(zip(self.layers, self.control.settings, strict=True))
-        wanted = {
-            name: replace(wish, fill=fills.get(name, wish.fill))
-            for name, wish in wishes(setting, present, self.k).items()
-        }
+        wanted = wishes(setting, present, self.k)
+        wanted |= {name: replace(wanted[name], fill=own) for name, own in fills.items()}
         for name, wish in wanted.items():
             named(name, self.layers[name].check, fill=wish.fill, grain=wish.grain)
         scales = []
