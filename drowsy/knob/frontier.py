@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drowsy.files.atomic import write_text
-from drowsy.files.tables import align
+from drowsy.files.tables import align, csv_text
 from drowsy.files.versioned import check_header, check_keys, is_number, read_json
 from drowsy.knob.schedule import Schedule
 
@@ -290,12 +288,7 @@ class Frontier:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV."""
-        rows = self.rows()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
+        write_text(path, csv_text(self.rows()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the frontier as versioned JSON, whole or not at all."""
