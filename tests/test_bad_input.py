@@ -30,6 +30,7 @@ from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.ray_engine import RayEngine
 from drowsy.evaluation.store import Store
+from drowsy.files.tensors import read_described
 from drowsy.graph.convert import convert, revert
 from drowsy.graph.stages import align
 from drowsy.knob.control import Control
@@ -111,6 +112,16 @@ def calibration() -> Calibration:
     made = net()
     made.set(0.5)
     return calibrate(made, images())
+
+
+def rewritten(folder: Path, **changes: Any) -> Calibration:
+    """Load a calibration file in whose header something else was written."""
+    path = folder / "c.safetensors"
+    calibration().save(path)
+    tensors, about = read_described(path, "calibration")
+    header = {"drowsy": json.dumps(about | changes)}
+    pytest.importorskip("safetensors.torch").save_file(tensors, path, header)
+    return Calibration.load(path)
 
 
 def wider() -> nn.Module:
@@ -493,6 +504,18 @@ CASES = [
         lambda folder: Calibration.load(with_file(folder / "c.safetensors")),
         ValueError,
         r"calibration: .*c\.safetensors is not a whole calibration file",
+    ),
+    Case(
+        "calibration of a negative rate",
+        lambda folder: rewritten(folder, settings=[[4, -1]]),
+        ValueError,
+        r"c\.safetensors: settings: got \[\[4, -1\]\], allowed: lists of 2 integers from 0 to 7",
+    ),
+    Case(
+        "calibration of NaN",
+        lambda folder: rewritten(folder, norms=[math.nan, 1.0]),
+        ValueError,
+        r"c\.safetensors: norms: got \[nan, 1\.0\], allowed: 2 finite numbers, 0 or more",
     ),
     Case(
         "calibration of stencils",
@@ -918,6 +941,24 @@ CASES = [
         lambda folder: Schedule().save(folder / "a.json") or Frontier.load(folder / "a.json"),
         ValueError,
         r"a\.json: format: got 'drowsy\.schedule', allowed: 'drowsy\.frontier'",
+    ),
+    Case(
+        "rate that takes minutes to write out",
+        lambda folder: layer_entry(folder, rate="1e100000000"),
+        ValueError,
+        "layers: conv1: rate: got '1e100000000', allowed: a number in",
+    ),
+    Case(
+        "rate of 400 digits",
+        lambda folder: layer_entry(folder, rate=10**400),
+        ValueError,
+        "layer conv1: rate: got 10+, allowed: multiples of 1/8",
+    ),
+    Case(
+        "deep frontier",
+        lambda folder: Frontier.load(with_file(folder / "a.json", "[" * 5000 + "]" * 5000)),
+        ValueError,
+        r"a\.json: nested too deeply, allowed: a few levels",
     ),
     Case("no points", lambda _: Frontier([]), ValueError, "points: got none, allowed: one or more"),
     Case(

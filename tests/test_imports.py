@@ -11,7 +11,7 @@ from bench.imports import circles, floors, imported, imports, modules, room
 CHECKOUT = Path(__file__).resolve().parents[1]
 # Rooms from the ground up; those of one group do not know each other.
 GROUPS = (
-    {"_distribution"},
+    {"_distribution", "net"},
     {"sleep", "_optional"},
     {"files", "images", "sensors", "neuron"},
     {"knob", "backends", "models"},

@@ -74,7 +74,8 @@ def layer_corrections(
             awake.step(node)
             drowsy.step(node)
         else:
-            task = _Task(node, layer, awake, drowsy, chunks, starts, seed, thresholds[layer.index])
+            asleep = thresholds[layer.index]
+            task = _task(node, layer, awake, drowsy, starts, len(images), seed, asleep)
             name = str(node.target)
             if name not in found:
                 found[name] = task.correct(reconstruct) if task.differs else None
@@ -90,33 +91,36 @@ def layer_corrections(
 
 @dataclass
 class _Task:
-    """One call of one layer in both runs."""
+    """One call of one layer in both runs, by chunks of images.
+
+    Attributes:
+        node, layer: the call.
+        awake, drowsy: the two runs.
+        images: how many there are in all chunks.
+        seed, threshold: of the drowsy run.
+        weight, bias: what the layer computes with, without a correction; float32.
+        inputs: of the drowsy run.
+        wanted: pre-activations of the run awake.
+        own: pre-activations of the drowsy run.
+        differs: whether these are other tensors than those awake, and not the same ones.
+        levels: of its cells (``drowsy.sleep.levels``), of which those below ``threshold`` sleep;
+            empty where nobody does.
+    """
 
     node: fx.Node
     layer: DrowsyConv2d
     awake: _Lane
     drowsy: _Lane
-    chunks: Sequence[Tensor]
-    starts: Sequence[int]
+    images: int
     seed: int
     threshold: int
-
-    def __post_init__(self) -> None:
-        (self.source,) = self.node.all_input_nodes
-        weight, bias = self.layer.parameters_in_effect()
-        self.weight = weight.float()
-        self.bias = weight.new_zeros(len(weight)).float() if bias is None else bias.float()
-        self.inputs = self.drowsy.values(self.source)
-        awake = self.awake.values(self.source)
-        self.differs = any(not torch.equal(a, b) for a, b in zip(awake, self.inputs, strict=True))
-        # Pre-activations of both runs, without a correction.
-        self.wanted = [self._convolve(x, self.weight, self.bias) for x in awake]
-        self.own = self.wanted
-        if self.differs:
-            self.own = [self._convolve(x, self.weight, self.bias) for x in self.inputs]
-        # Drawn once for all that asks who is awake.
-        chunks = zip(self.starts, self.wanted, strict=True) if self.threshold else ()
-        self.levels = [self._levels(start, z) for start, z in chunks]
+    weight: Tensor
+    bias: Tensor
+    inputs: list[Tensor]
+    wanted: list[Tensor]
+    own: list[Tensor]
+    differs: bool
+    levels: list[Tensor]
 
     def run(self) -> None:
         """Let both runs go on with the layer's outputs; the drowsy one with its sleep."""
@@ -124,7 +128,7 @@ class _Task:
         for chunk, (z, wanted) in enumerate(zip(self.own, self.wanted, strict=True)):
             dtype = self.inputs[chunk].dtype
             # Activations work in place.
-            y = activate(z.clone() if z is wanted else z, layer.activation).to(dtype)
+            y = activate(z if self.differs else z.clone(), layer.activation).to(dtype)
             if self.threshold:
                 times = scale(self.threshold, layer.sleep.k, layer.fill)
                 grain, fill, table = layer.sleep.grain, layer.fill, layer.table
@@ -162,11 +166,13 @@ class _Task:
             self._scale(correction.scale, correction.bias - correction.scale * self.bias)
         else:
             weight = self.weight * correction.scale[:, None, None, None] + correction.delta
-            self.own = [self._convolve(x, weight, correction.bias) for x in self.inputs]
+            self.own = [_convolve(self.layer, x, weight, correction.bias) for x in self.inputs]
+            self.differs = True
 
     def _scale(self, factor: Tensor, shift: Tensor) -> None:
         factor, shift = factor.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
         self.own = [torch.addcmul(shift, z, factor) for z in self.own]
+        self.differs = True
 
     def _targets(self) -> Iterator[Tensor]:
         """What each chunk's drowsy pre-activations should be."""
@@ -192,11 +198,6 @@ class _Task:
             return None
         return others[0] if self.awake.has(others[0]) else None
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        spec = self.layer.spec
-        x = padded_input(x.float(), spec)
-        return F.conv2d(x, weight, bias, spec.stride, 0, spec.dilation, spec.groups)
-
     def _awake(self, chunk: int, *maps: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Maps as ``[positions, C]`` with all that are awake, and which of these are.
 
@@ -216,10 +217,6 @@ class _Task:
     def _shares_positions(awake: Tensor, z: Tensor) -> bool:
         return awake.shape[1:] == (z.shape[2] * z.shape[3], 1)
 
-    def _levels(self, start: int, y: Tensor) -> Tensor:
-        clock = torch.tensor([self.seed, start], device=y.device)
-        return levels(self.layer.sleep, (y.shape[0], y.shape[1], y.shape[2], y.shape[3]), clock)
-
     # --- least squares ------------------------------------------------------------------------
 
     def _reconstructed(self) -> Correction:
@@ -227,9 +224,9 @@ class _Task:
         fit = [Moments() for _ in range(groups)]
         held = [Moments() for _ in range(groups)]
         generator = torch.Generator().manual_seed(self.seed)
-        last = len(self.chunks) - max(round(_HELD_OUT * len(self.chunks)), 1)
+        last = len(self.inputs) - max(round(_HELD_OUT * len(self.inputs)), 1)
         depth = self.weight[0].numel()
-        share = max(_POSITIONS, _POSITIONS_PER_WEIGHT * depth) / sum(map(len, self.chunks))
+        share = max(_POSITIONS, _POSITIONS_PER_WEIGHT * depth) / self.images
         for chunk, (z, target) in enumerate(zip(self.own, self._targets(), strict=True)):
             rows = self._rows(chunk, z, math.ceil(share * len(z)), generator)
             inputs = patches(self.inputs[chunk].float(), self.layer, rows, z.shape[2:], groups)
@@ -259,6 +256,45 @@ class _Task:
                 pool = awake.flatten().nonzero()[:, 0].cpu() if awake.any() else pool
         chosen = torch.randperm(len(pool), generator=generator)[:count]
         return pool[chosen].sort().values.to(z.device)
+
+
+def _task(
+    node: fx.Node,
+    layer: DrowsyConv2d,
+    awake: _Lane,
+    drowsy: _Lane,
+    starts: Sequence[int],
+    images: int,
+    seed: int,
+    threshold: int,
+) -> _Task:
+    """Compute the layer's pre-activations in both runs, without a correction, and its levels."""
+    (source,) = node.all_input_nodes
+    given, bias = layer.parameters_in_effect()
+    weight = given.float()
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.float()
+    clean, inputs = awake.values(source), drowsy.values(source)
+    differs = any(not torch.equal(a, b) for a, b in zip(clean, inputs, strict=True))
+    wanted = [_convolve(layer, x, weight, bias) for x in clean]
+    own = [_convolve(layer, x, weight, bias) for x in inputs] if differs else wanted
+    # Drawn once for all that asks who is awake.
+    drawn = zip(starts, wanted, strict=True) if threshold else ()
+    cells = [_levels(layer, seed, start, z) for start, z in drawn]
+    return _Task(
+        node, layer, awake, drowsy, images, seed, threshold,
+        weight, bias, inputs, wanted, own, differs, cells,
+    )  # fmt: skip
+
+
+def _convolve(layer: DrowsyConv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    spec = layer.spec
+    x = padded_input(x.float(), spec)
+    return F.conv2d(x, weight, bias, spec.stride, 0, spec.dilation, spec.groups)
+
+
+def _levels(layer: DrowsyConv2d, seed: int, start: int, y: Tensor) -> Tensor:
+    clock = torch.tensor([seed, start], device=y.device)
+    return levels(layer.sleep, (y.shape[0], y.shape[1], y.shape[2], y.shape[3]), clock)
 
 
 def patches(

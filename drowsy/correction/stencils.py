@@ -12,15 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from drowsy._optional import require
-from drowsy.files.atomic import replacing
-from drowsy.files.tensors import read_tensors
+from drowsy.files.tensors import read_tensors, write_tensors
 from drowsy.images.checks import check_images
 from drowsy.knob.control import Control
 from drowsy.knob.schedule import named
@@ -203,9 +200,7 @@ def save_stencils(net: DrowsyNet, path: str | os.PathLike[str]) -> None:
     tables = {n: layer.stencil for n, layer in net.layers.items() if layer.stencil is not None}
     if not tables:
         raise ValueError("net: no layer has a table, allowed: after drowsy.calibrate_stencils")
-    save_file = require("safetensors.torch", "models").save_file
-    with replacing(path) as temporary:
-        save_file(tables, temporary)
+    write_tensors(path, tables)
 
 
 def load_stencils(net: DrowsyNet, path: str | os.PathLike[str]) -> None:
@@ -221,10 +216,13 @@ def load_stencils(net: DrowsyNet, path: str | os.PathLike[str]) -> None:
     """
     check_network(net)
     layers = _fillable(net)
-    tables = read_tensors(Path(path), "stencils")
+    tables = read_tensors(path, "stencils")
     if missing := [name for name in layers if name not in tables]:
         raise ValueError(f"stencils: {path} has no table for {', '.join(missing)}")
-    _install(layers, tables)
+    try:
+        _install(layers, tables)
+    except ValueError as error:
+        raise ValueError(f"stencils: {path}: {error}") from error
 
 
 def _install(layers: dict[str, DrowsyConv2d], tables: dict[str, Tensor]) -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sqlite3
 import time
 from dataclasses import astuple
 from types import TracebackType
+from typing import Any
 
 from drowsy.evaluation.identity import Context
 from drowsy.evaluation.metrics import Counts
@@ -22,6 +24,7 @@ from drowsy.knob.schedule import Setting
 VERSION = 1
 # How long a writer waits for another one; a write takes well under a millisecond.
 _WAIT_S = 60
+_SETTING = re.compile("[0-9]{1,3}(,[0-9]{1,3})*")
 _SCHEMA = """
 CREATE TABLE contexts (
     id INTEGER PRIMARY KEY,
@@ -120,12 +123,46 @@ class Store:
             )
 
     def results(self, context: Context) -> dict[Setting, Counts]:
-        """All results of one context."""
-        rows = self._db.execute(
-            "SELECT setting, images, top1, top5, agree, divergence FROM points WHERE context = ?",
-            (self._id(context),),
+        """All results of one context.
+
+        Raises:
+            ValueError: the file is damaged, or holds something else in a row.
+        """
+        try:
+            rows = self._db.execute(
+                "SELECT setting, images, top1, top5, agree, divergence FROM points"
+                " WHERE context = ?",
+                (self._id(context),),
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"store {self.path}: cannot be read ({error})") from error
+        return dict(self._read(*row) for row in rows)
+
+    def _read(
+        self, text: Any, images: Any, top1: Any, top5: Any, agree: Any, divergence: Any
+    ) -> tuple[Setting, Counts]:
+        """A row, which SQLite does not hold to its columns' types."""
+
+        def count(value: Any) -> bool:
+            return type(value) is int and 0 <= value <= images
+
+        good = (
+            isinstance(text, str)
+            and _SETTING.fullmatch(text) is not None
+            and type(images) is int
+            and all(value is None or count(value) for value in (top1, top5))
+            and count(agree)
+            and isinstance(divergence, float)
+            and math.isfinite(divergence)
         )
-        return {tuple(map(int, row[0].split(","))): Counts(*row[1:]) for row in rows}
+        if not good:
+            raise ValueError(
+                f"store {self.path}: setting {text!r}: got {images!r}, {top1!r}, {top5!r}, "
+                f"{agree!r} and {divergence!r}, allowed: thresholds; a number of images, the "
+                "counts top1, top5 (or None) and agree of them, and a finite divergence"
+            )
+        setting = tuple(map(int, text.split(",")))
+        return setting, Counts(images, top1, top5, agree, divergence)
 
     def _id(self, context: Context) -> int:
         configuration = json.dumps(context.configuration, sort_keys=True)

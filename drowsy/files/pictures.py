@@ -1,4 +1,8 @@
-"""What all pictures share: figures without a display, axes, colours, legends, files."""
+"""What all pictures share: figures without a display, axes, colours, legends, files.
+
+A picture is ``new_figure``, a line ``by_depth`` for each layer, ``label_axes``, ``draw_legend`` and
+``save_figure``, in this order. Figures and axes are matplotlib's own (extra ``plot``).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,11 @@ DISTINCT = 10
 
 
 def new_figure(panels: int) -> tuple[Any, list[Any]]:
+    """``(figure, axes)`` of panels side by side, each 5.2 by 4.2 inches, with room for a legend.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     # A Figure without pyplot: no global state, no display needed.
     figure = require("matplotlib.figure", "plot").Figure(
         figsize=(5.2 * panels + 1.2, 4.2), layout="constrained"
@@ -22,7 +31,7 @@ def new_figure(panels: int) -> tuple[Any, list[Any]]:
 
 
 def by_depth(count: int) -> list[Any]:
-    """Distinct colours for a few layers; a sequence from first to last for many."""
+    """Colours of ``count`` layers: distinct for up to ``DISTINCT``, a sequence for more."""
     maps = require("matplotlib", "plot").colormaps
     if count <= DISTINCT:
         return [maps["tab10"](i) for i in range(count)]
@@ -30,6 +39,7 @@ def by_depth(count: int) -> list[Any]:
 
 
 def label_axes(axis: Any, x: str, y: str) -> None:
+    """Name a panel's axes, let both begin at 0, and draw a grid behind what is in it."""
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.set_ylim(bottom=0)
@@ -41,6 +51,7 @@ def label_axes(axis: Any, x: str, y: str) -> None:
 
 
 def draw_legend(figure: Any, axis: Any) -> None:
+    """A legend of what one panel shows, for all of them, to the right of the last."""
     handles, labels = axis.get_legend_handles_labels()
     small = len(labels) > DISTINCT
     figure.legend(
@@ -54,6 +65,7 @@ def draw_legend(figure: Any, axis: Any) -> None:
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], title: str) -> Path:
+    """Write a titled figure, whole or not at all, in the format of the path's ending; 150 dpi."""
     figure.suptitle(title, fontsize=11)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)

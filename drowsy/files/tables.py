@@ -12,7 +12,16 @@ Row = dict[str, Any]
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV; floats with six significant digits, nothing for None."""
+    """Rows as CSV, under a header of their columns.
+
+    Args:
+        rows: at least one, all of the first one's keys. Floats (numpy's double too) get six
+            significant digits, None an empty cell; text that holds commas or quotes is quoted.
+
+    Raises:
+        IndexError: no rows.
+        ValueError: a row with a key that the first has not.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -23,7 +32,17 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as aligned columns; the first row is a header."""
+    """Rows of text as columns two spaces apart, with a rule under the first row, the header.
+
+    Args:
+        rows: at least one, of equal length; cells without line breaks.
+
+    Returns:
+        the lines, none of which ends in spaces.
+
+    Raises:
+        IndexError, ValueError: no rows, or rows of unequal length.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))

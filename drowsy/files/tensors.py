@@ -1,16 +1,40 @@
-"""Tensors from safetensors files."""
+"""Tensors in safetensors files, with JSON about them in the header where a file has a format."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drowsy._optional import require
+from drowsy.files.atomic import replacing
+from drowsy.files.versioned import parse_json
+
+# Where in the header, which is text by name, the JSON is.
+_ENTRY = "drowsy"
 
 
-def read_tensors(path: Path, what: str = "weights") -> dict[str, Tensor]:
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], about: Any = None
+) -> None:
+    """Write a safetensors file, whole or not at all; ``about`` is JSON-able, None for nothing.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        ValueError: ``about`` holds NaN or infinity.
+    """
+    save_file = require("safetensors.torch", "models").save_file
+    header = None if about is None else {_ENTRY: json.dumps(about, allow_nan=False)}
+    with replacing(path) as temporary:
+        save_file({n: each.cpu().contiguous() for n, each in tensors.items()}, temporary, header)
+
+
+def read_tensors(path: str | os.PathLike[str], what: str = "weights") -> dict[str, Tensor]:
     """Read a safetensors file into memory, floating tensors of any width as float32.
 
     ``what`` names it in errors.
@@ -20,19 +44,35 @@ def read_tensors(path: Path, what: str = "weights") -> dict[str, Tensor]:
         ImportError: safetensors is not installed.
         ValueError: a file that is truncated or of another format.
     """
+    return _read(Path(path), what, "safetensors")[0]
+
+
+def read_described(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Tensor], Any]:
+    """As ``read_tensors``, with what the header tells about them; ``{}`` where it tells nothing.
+
+    Raises, beyond those of ``read_tensors``:
+        ValueError: a header that is no JSON.
+    """
+    tensors, header = _read(Path(path), what, what)
+    return tensors, parse_json(header.get(_ENTRY, "{}"), f"{what}: {path}")
+
+
+def _read(path: Path, what: str, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     safetensors = require("safetensors", "models")
-    load_file = require("safetensors.torch", "models").load_file
     if not path.is_file():
         raise FileNotFoundError(f"{what}: no file {path}")
     try:
-        tensors = load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{what}: {path} is not a whole safetensors file; it is truncated or of another "
+            f"{what}: {path} is not a whole {kind} file; it is truncated or of another "
             f"format ({error})"
         ) from error
-    # A copy, since the tensors of a float32 file are views of it.
-    return {
-        name: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()
-        for name, tensor in tensors.items()
-    }
+    return {name: _in_memory(tensor) for name, tensor in tensors.items()}, header
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """A copy, since the tensors of a file are views of it."""
+    return tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor.clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -58,33 +58,36 @@ def convert(
             grain does not allow, or a network whose forward cannot be traced.
     """
     check_model(model)
-    if fill not in ("auto", *FILLS):
-        raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
-    choose_backend(backend, torch.device("cpu"))
     spec = SleepSpec(source, grain, k)  # type: ignore[arg-type]
-    if fill != "auto":
-        check_fill(fill, spec.grain)
+    _check_fill(fill, spec.grain)
+    choose_backend(backend, torch.device("cpu"))
+
     graph = trace(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = convolution_calls(graph, modules)
-    skipped = _matching(skip, list(calls))
-    convertible = {
-        name: nodes
-        for name, nodes in calls.items()
-        if why_not(modules[name]) is None and name not in skipped
-    }
+    left = _left_awake(calls, modules, skip)
+    convertible = {name: nodes for name, nodes in calls.items() if name not in left}
     if not convertible:
         reasons = [f"; {name}: {reason}" for name in calls if (reason := why_not(modules[name]))]
         raise ValueError(f"model: has no nn.Conv2d to convert{''.join(reasons[:1])}")
 
-    neurons = {name: common_neuron(nodes, modules) for name, nodes in convertible.items()}
     # Choices are made on the graph as it was written, before anything is absorbed.
+    neurons = {name: common_neuron(nodes, modules) for name, nodes in convertible.items()}
     choices = {
         name: choose_fill((neurons[name].absorbed or nodes)[-1], modules, spec)
         if fill == "auto"
         else Choice(fill, "as asked")
         for name, nodes in convertible.items()
     }
+    report = [
+        LayerReport(
+            name, _geometry(modules[name]), norm=None, activation=None, fill=None, reason=left[name]
+        )
+        if name in left
+        else _reported(name, modules[name], neurons[name], choices[name])
+        for name in calls
+    ]
+
     control = Control(len(convertible), seed, device=_device(model))
     layers = {}
     for index, (name, neuron) in enumerate(neurons.items()):
@@ -103,27 +106,6 @@ def convert(
         layers[name] = layer
         _absorb(graph, neuron)
     _advance_clock(graph)
-
-    report = [
-        LayerReport(
-            name,
-            _geometry(modules[name]),
-            neurons[name].norm_name,
-            neurons[name].activation,
-            choices[name].fill,
-            choices[name].reason,
-        )
-        if name in layers
-        else LayerReport(
-            name,
-            _geometry(modules[name]),
-            "",
-            "",
-            "",
-            "left awake, as asked" if name in skipped else f"left awake: {why_not(modules[name])}",
-        )
-        for name in calls
-    ]
     return DrowsyNet.assemble(model, graph, layers, control, report)
 
 
@@ -145,6 +127,33 @@ def check_model(model: nn.Module) -> None:
         raise ValueError("model: is already drowsy; revert it first")
     if any(module.training for module in model.modules()):
         raise ValueError("model: is in training mode; drowsy is for inference, call model.eval()")
+
+
+def _check_fill(fill: str, grain: Grain) -> None:
+    if fill not in ("auto", *FILLS):
+        raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
+    if fill != "auto":
+        check_fill(fill, grain)
+
+
+def _left_awake(
+    calls: Mapping[str, list[fx.Node]], modules: Mapping[str, nn.Module], skip: Sequence[str]
+) -> dict[str, str]:
+    """The convolutions that stay as they are, and why."""
+    skipped = _matching(skip, list(calls))
+    left = {}
+    for name in calls:
+        if name in skipped:
+            left[name] = "left awake, as asked"
+        elif reason := why_not(modules[name]):
+            left[name] = f"left awake: {reason}"
+    return left
+
+
+def _reported(name: str, conv: nn.Module, neuron: Neuron, choice: Choice) -> LayerReport:
+    return LayerReport(
+        name, _geometry(conv), neuron.norm_name, neuron.activation, choice.fill, choice.reason
+    )
 
 
 def _device(model: nn.Module) -> torch.device | None:

@@ -39,7 +39,7 @@ class Neuron:
     """A convolution with what belongs to its neurons: nodes to absorb, and what they are."""
 
     norm: nn.BatchNorm2d | None = None
-    norm_name: str = ""
+    norm_name: str | None = None
     activation: str = "none"
     absorbed: tuple[fx.Node, ...] = ()
 
@@ -57,7 +57,7 @@ def common_neuron(nodes: list[fx.Node], modules: dict[str, nn.Module]) -> Neuron
 
 def neuron_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Neuron:
     """What belongs to the neurons of one call of a convolution."""
-    norm, norm_name, absorbed = None, "", []
+    norm, norm_name, absorbed = None, None, []
     after = _only_user(node)
     if after is not None and after.op == "call_module":
         module = modules[str(after.target)]

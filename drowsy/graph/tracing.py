@@ -40,7 +40,11 @@ def trace(model: nn.Module) -> fx.Graph:
 
 
 def convolution_calls(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, list[fx.Node]]:
-    """Nodes by convolution module, in order of execution; aliases of a module count as one."""
+    """Nodes by convolution module, in order of execution; aliases of a module count as one.
+
+    A call of ``F.conv2d`` has no module: it is listed by its node's name, and ``modules`` gets an
+    empty one by that name.
+    """
     first_name: dict[int, str] = {}
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:

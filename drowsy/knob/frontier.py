@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from drowsy.files.atomic import write_text
-from drowsy.files.tables import align
-from drowsy.files.versioned import check_header, check_keys, read_json
+from drowsy.files.tables import align, csv_text
+from drowsy.files.versioned import check_header, check_keys, is_number, read_json
 from drowsy.knob.schedule import Schedule
 
 FORMAT, VERSION = "drowsy.frontier", 1
@@ -83,7 +81,7 @@ class OperatingPoint:
         schedule = Schedule.from_dict(data["schedule"], f"{where}: schedule")
         for name in ("saving", "top1", "top5", "agreement", "divergence", "latency_ms", "joules"):
             value = data[name]
-            if not _is_number(value) and (value is not None or name == "saving"):
+            if not is_number(value) and (value is not None or name == "saving"):
                 raise ValueError(f"{where}: {name}: got {value!r}, allowed: a number")
         images, seeds, spread = data["images"], data["seeds"], data["spread"]
         if type(images) is not int or images < 0:
@@ -91,17 +89,13 @@ class OperatingPoint:
         if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
             raise ValueError(f"{where}: seeds: got {seeds!r}, allowed: a list of integers")
         if spread is not None and not (
-            isinstance(spread, dict) and all(map(_is_number, spread.values()))
+            isinstance(spread, dict) and all(map(is_number, spread.values()))
         ):
             raise ValueError(f"{where}: spread: got {spread!r}, allowed: names with numbers")
         try:
             return cls(**{**data, "schedule": schedule, "seeds": tuple(seeds)})
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_cost(cost: str) -> None:
@@ -221,7 +215,7 @@ class Frontier:
                 f"at: got {', '.join(given) or 'nothing'}, allowed: one of {', '.join(requests)}"
             )
         ((name, wanted),) = given.items()
-        if not _is_number(wanted) or not math.isfinite(wanted):
+        if not is_number(wanted):
             raise ValueError(f"{name}: got {wanted!r}, allowed: a finite number")
         # A saving is a sum of floats: 0.5 must find the point of 0.49999999999999994.
         slack = 1e-12
@@ -294,12 +288,7 @@ class Frontier:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV."""
-        rows = self.rows()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(path, text.getvalue())
+        write_text(path, csv_text(self.rows()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the frontier as versioned JSON, whole or not at all."""

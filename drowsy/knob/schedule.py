@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -160,8 +161,10 @@ class Schedule:
 
 def _number(rate: Any) -> Fraction:
     """A rate as given: text, or a finite number."""
+    # A fraction writes powers of ten out: "1e100000000" would take minutes and gigabytes.
+    huge = isinstance(rate, str) and re.search(r"[eE][+-]?[\d_]{4}", rate)
     try:
-        if isinstance(rate, (str, int, float, Fraction)) and not isinstance(rate, bool):
+        if isinstance(rate, (str, int, float, Fraction)) and type(rate) is not bool and not huge:
             return Fraction(rate)
     except (ValueError, OverflowError, ZeroDivisionError):
         pass

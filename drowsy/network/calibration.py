@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from drowsy._optional import require
-from drowsy.files.atomic import replacing
-from drowsy.files.versioned import check_header
+from drowsy.files.tensors import read_described, write_tensors
+from drowsy.files.versioned import check_header, check_keys, is_number
 from drowsy.knob.schedule import Setting
 from drowsy.network.layer import DrowsyConv2d
+from drowsy.sleep import MAX_K
 
 FORMAT, VERSION = "drowsy.calibration", 2
 # Norms of weights this close, relatively, are of the same weights, if in another dtype.
@@ -127,13 +126,13 @@ class Calibration:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, whole or not at all."""
-        save_file = require("safetensors.torch", "models").save_file
-        tensors: dict[str, Tensor] = {}
-        for number, corrections in enumerate(self.points.values()):
-            for name, each in corrections.items():
-                for part, tensor in vars(each).items():
-                    if tensor is not None:
-                        tensors[f"{number}/{name}/{part}"] = tensor.cpu().contiguous()
+        tensors = {
+            f"{number}/{name}/{part}": tensor
+            for number, corrections in enumerate(self.points.values())
+            for name, each in corrections.items()
+            for part, tensor in vars(each).items()
+            if tensor is not None
+        }
         about = {
             "format": FORMAT,
             "version": VERSION,
@@ -144,8 +143,7 @@ class Calibration:
             "settings": list(self.points),
             "sleeps": [self.sleeps[setting] for setting in self.points],
         }
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, {"drowsy": json.dumps(about)})
+        write_tensors(path, tensors, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -153,39 +151,84 @@ class Calibration:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a safetensors file, or one without a calibration of this version.
+            ImportError: safetensors is not installed.
+            ValueError: not a safetensors file, one without a calibration of this version, or one
+                that holds what no calibration can; names the field or tensor.
         """
-        safetensors = require("safetensors", "models")
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"calibration: no file {path}")
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {}).get("drowsy", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        tensors, about = read_described(path, "calibration")
+        where = f"calibration: {path}"
+        _check_about(about, where)
+        settings = [tuple(setting) for setting in about["settings"]]
+        layers, shares, norms = (tuple(about[name]) for name in ("layers", "shares", "norms"))
+        points = zip(settings, _corrections(tensors, len(settings), layers, where), strict=True)
+        sleeps = zip(settings, map(tuple, about["sleeps"]), strict=True)
+        return cls(about["k"], layers, shares, norms, dict(points), dict(sleeps))
+
+
+def _check_about(about: Any, where: str) -> None:
+    """Raise ValueError unless a file's header tells what ``Calibration.save`` writes."""
+    check_header(about, FORMAT, VERSION, where)
+    fields = {"k", "layers", "shares", "norms", "settings", "sleeps"}
+    check_keys(about, {"format", "version", *fields}, where)
+    k, layers, settings = about["k"], about["layers"], about["settings"]
+
+    def check(name: str, good: bool, allowed: str) -> None:
+        if not good:
+            raise ValueError(f"{where}: {name}: got {about[name]!r:.80}, allowed: {allowed}")
+
+    def listed(values: Any, good: Callable[[Any], bool], count: int | None = None) -> bool:
+        right = isinstance(values, list) and all(map(good, values))
+        return right and count in (None, len(values))
+
+    def text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    check("k", type(k) is int and 2 <= k <= MAX_K, f"an integer from 2 to {MAX_K}")
+    check("layers", listed(layers, text) and len({*layers}) == len(layers), "names, each once")
+    count = len(layers)
+    for name in ("shares", "norms"):
+        numbers = listed(about[name], lambda value: is_number(value) and value >= 0, count)
+        check(name, numbers, f"{count} finite numbers, 0 or more")
+    thresholds = listed(
+        settings, lambda row: listed(row, lambda j: type(j) is int and 0 <= j < k, count)
+    )
+    check(
+        "settings",
+        thresholds and len({*map(tuple, settings)}) == len(settings),
+        f"lists of {count} integers from 0 to {k - 1}, each list once",
+    )
+    check(
+        "sleeps",
+        listed(about["sleeps"], lambda row: listed(row, text, count), len(settings)),
+        f"{len(settings)} lists of {count} texts",
+    )
+
+
+def _corrections(
+    tensors: Mapping[str, Tensor], points: int, layers: Sequence[str], where: str
+) -> list[dict[str, Correction]]:
+    """Each point's corrections by layer, of tensors that are called ``POINT/LAYER/PART``."""
+    numbers = {str(number): number for number in range(points)}
+    parts: list[dict[str, dict[str, Tensor]]] = [{} for _ in numbers]
+    for key, tensor in tensors.items():
+        number, _, rest = key.partition("/")
+        name, _, part = rest.rpartition("/")
+        if number not in numbers or name not in layers or part not in ("scale", "bias", "delta"):
             raise ValueError(
-                f"calibration: {path} is not a whole calibration file; it is truncated or of "
-                f"another format ({error})"
-            ) from error
-        check_header(about, FORMAT, VERSION, f"calibration: {path}")
-        try:
-            layers, shares, norms = (tuple(about[name]) for name in ("layers", "shares", "norms"))
-            found = cls(about["k"], layers, shares, norms)
-            parts: dict[Setting, dict[str, dict[str, Tensor]]] = {}
-            settings = [tuple(setting) for setting in about["settings"]]
-            for key, tensor in tensors.items():
-                number, _, rest = key.partition("/")
-                name, _, part = rest.rpartition("/")
-                point = parts.setdefault(settings[int(number)], {})
-                point.setdefault(name, {})[part] = tensor
-            for setting, sleeps in zip(settings, about["sleeps"], strict=True):
-                found.sleeps[setting] = tuple(sleeps)
-                corrected = parts.get(setting, {})
-                found.points[setting] = {name: Correction(**p) for name, p in corrected.items()}
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"calibration: {path} holds something else ({error!r})") from error
-        return found
+                f"{where}: got a tensor {key!r}, allowed: POINT/LAYER/PART with scale, bias or "
+                f"delta, of {points} points and the layers {', '.join(layers[:3])} ..."
+            )
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(
+                f"{where}: {key}: got {tensor.dtype}, NaN or infinity, allowed: finite numbers of "
+                "floating point"
+            )
+        parts[numbers[number]].setdefault(name, {})[part] = tensor
+    for point, layer_parts in enumerate(parts):
+        for name, found in layer_parts.items():
+            if missing := {"scale", "bias"} - found.keys():
+                raise ValueError(f"{where}: {point}/{name}: missing {', '.join(sorted(missing))}")
+    return [{name: Correction(**found) for name, found in each.items()} for each in parts]
 
 
 def weight_norms(layers: Mapping[str, DrowsyConv2d]) -> tuple[float, ...]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,19 +16,30 @@ from torch.fx.graph_module import reduce_graph_module
 from drowsy.knob.control import Control
 from drowsy.knob.schedule import LayerSetting, Schedule, named
 from drowsy.network.calibration import Calibration, Correction
+from drowsy.network.corrections import Corrections
 from drowsy.network.layer import DrowsyConv2d
-from drowsy.sleep import FILLS, Grain, scale, threshold
+from drowsy.network.wishes import Rate, Scheduled, wishes
+from drowsy.sleep import FILLS, Grain, scale
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What ``convert`` did with one convolution, and why."""
+    """What ``convert`` did with one convolution, and why.
+
+    Attributes:
+        name: of its module.
+        geometry: channels, kernel, stride and groups as text; the kind of what is no ``nn.Conv2d``.
+        norm: name of the batch norm folded into it; None for none.
+        activation: what its neurons apply, ``none`` included; None where it is left awake.
+        fill: what its sleepers output; None where it is left awake.
+        reason: of the fill, or of being left awake.
+    """
 
     name: str
     geometry: str
-    norm: str
-    activation: str
-    fill: str
+    norm: str | None
+    activation: str | None
+    fill: str | None
     reason: str
 
 
@@ -45,9 +55,7 @@ class DrowsyNet(fx.GraphModule):
     _original: tuple[nn.Module, ...]
     _layers: dict[str, DrowsyConv2d]
     _own_fills: dict[str, str]
-    _calibration: Calibration | None = None
-    _corrected_for: tuple[int, ...] | None = None
-    _corrected: Mapping[str, Correction]
+    _corrections: Corrections
 
     @classmethod
     def assemble(
@@ -67,7 +75,7 @@ class DrowsyNet(fx.GraphModule):
         net._original = (model,)
         net._layers = layers
         net._own_fills = {name: layer.fill for name, layer in layers.items()}
-        net._corrected = {}
+        net._corrections = Corrections(layers)
         net.graph = graph
         net.eval()
         net.register_load_state_dict_post_hook(_refresh_after_load)
@@ -127,7 +135,7 @@ class DrowsyNet(fx.GraphModule):
 
     def set(
         self,
-        setting: float | Fraction | Mapping[str, float | Fraction] | Schedule | Any,
+        setting: Rate | Mapping[str, Rate] | Schedule | Scheduled,
         *,
         fill: str | None = None,
     ) -> None:
@@ -145,35 +153,18 @@ class DrowsyNet(fx.GraphModule):
                 fill, a fill that a layer's grain does not allow, ``stencil`` for a layer without
                 weights for it, a schedule for another ``k``. The network is then as it was.
         """
-        setting = getattr(setting, "schedule", setting)
-        layers = self.layers
-        fills, grains = self._fills(fill), {}
-        maps: dict[str, tuple[int | None, int | None]] = {}
-        if isinstance(setting, Schedule):
-            if setting.k != self.k:
-                raise ValueError(f"schedule: has k = {setting.k}, the network has k = {self.k}")
-            self._check_names(setting.layers)
-            wanted = dict.fromkeys(layers, 0) | setting.thresholds()
-            for name, wish in setting.layers.items():
-                fills.setdefault(name, wish.fill)
-                grains[name] = wish.grain
-                maps[name] = (wish.stream, wish.phase)
-        elif isinstance(setting, Mapping):
-            self._check_names(setting)
-            wanted = dict(zip(layers, self.control.settings, strict=True))
-            wanted |= {name: threshold(rate, self.k) for name, rate in setting.items()}
-        else:
-            j = threshold(setting, self.k)
-            wanted = dict.fromkeys(layers, j)
-        for name, layer in layers.items():
-            named(name, layer.check, fill=fills.get(name), grain=grains.get(name))
-        for name, layer in layers.items():
-            stream, phase = maps.get(name, (None, None))
-            layer.stage(fill=fills.get(name), grain=grains.get(name), stream=stream, phase=phase)
-        self.control.set(
-            [wanted[name] for name in layers],
-            [scale(wanted[name], self.k, layer.fill) for name, layer in layers.items()],
-        )
+        fills = self._fills(fill)
+        present = dict(zip(self.layers, self.control.settings, strict=True))
+        wanted = wishes(setting, present, self.k)
+        wanted |= {name: replace(wanted[name], fill=own) for name, own in fills.items()}
+        for name, wish in wanted.items():
+            named(name, self.layers[name].check, fill=wish.fill, grain=wish.grain)
+        scales = []
+        for name, wish in wanted.items():
+            layer = self.layers[name]
+            layer.stage(fill=wish.fill, grain=wish.grain, stream=wish.stream, phase=wish.phase)
+            scales.append(scale(wish.threshold, self.k, layer.fill))
+        self.control.set([wish.threshold for wish in wanted.values()], scales)
         self._correct()
 
     def reseed(self, seed: int, image: int = 0) -> None:
@@ -198,7 +189,8 @@ class DrowsyNet(fx.GraphModule):
         """Fold batch norms again, after parameters or statistics were changed by hand."""
         for layer in self.layers.values():
             layer.refresh()
-        self._corrected_for = None
+        # Written anew, over the weights as they are now.
+        self._corrections.point = None
         self._correct()
 
     @contextmanager
@@ -232,15 +224,12 @@ class DrowsyNet(fx.GraphModule):
             TypeError, ValueError: no calibration, or one of another network: other layers, shapes
                 or ``k``. The network is then as it was.
         """
-        return self._calibration
+        return self._corrections.calibration
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
         if calibration is None:
-            self._calibration = self._corrected_for = None
-            self._corrected = {}
-            for layer in self.layers.values():
-                layer.uncorrect()
+            self._corrections.drop()
             return
         if not isinstance(calibration, Calibration):
             raise TypeError(
@@ -249,77 +238,38 @@ class DrowsyNet(fx.GraphModule):
             )
         calibration.check(self.layers, self.k)
         # Resident: a change of the point must not wait for a copy from the host.
-        self._calibration = calibration.to(self.control.thresholds.device)
-        self._corrected_for = None
-        # Here and not where the knob turns layers get their buffers, which graphs hold on to.
-        for corrections in self._calibration.points.values():
-            for name, each in corrections.items():
-                if self.layers[name].corrected_weight is None:
-                    self.layers[name].correct(**vars(each))
+        self._corrections.take(calibration.to(self.control.thresholds.device))
         self._correct()
 
     @property
     def corrected_for(self) -> tuple[int, ...] | None:
         """Thresholds of the operating point whose correction is in force; None without any."""
-        return self._corrected_for
+        return self._corrections.point
 
     @property
     def corrected(self) -> Mapping[str, Correction]:
         """The corrections in force by layer; empty where nothing is corrected."""
-        return self._corrected
+        return self._corrections.in_force
 
     @contextmanager
     def uncorrected(self) -> Iterator[None]:
         """Compute without corrections for a while."""
-        corrections = self._corrected
-        self._apply_corrections({})
+        corrections = self.corrected
+        self._corrections.apply({})
         try:
             yield
         finally:
-            self._apply_corrections(corrections)
+            self._corrections.apply(corrections)
 
     def _correct(self) -> None:
-        """Put the correction of the calibrated point nearest to the setting in force."""
-        if self._calibration is None:
-            return
-        setting = tuple(self.control.settings)
-        nearest, distance = self._calibration.nearest(setting)
-        if distance > 0:
-            warnings.warn(
-                f"calibration: {setting} was not calibrated; the correction of {nearest} is in "
-                f"force, which differs in {distance:.1%} of the multiplications",
-                stacklevel=3,
-            )
-        made = self._calibration.sleeps.get(nearest, self.sleeps)
-        # Layers that are awake at this point may be whatever they like.
-        asleep = zip(self.layers, nearest, made, self.sleeps, strict=True)
-        others = [(name, was, now) for name, j, was, now in asleep if j and was != now]
-        if others:
-            name, was, now = others[0]
-            warnings.warn(
-                f"calibration: was made for other sleepers: layer {name} has {now!r}, and had "
-                f"{was!r}",
-                stacklevel=3,
-            )
-        if nearest == self._corrected_for:
-            return
-        self._apply_corrections(self._calibration.points.get(nearest, {}))
-        self._corrected_for = nearest
-
-    def _apply_corrections(self, corrections: Mapping[str, Correction]) -> None:
-        for name, layer in self.layers.items():
-            if name in corrections:
-                layer.correct(**vars(corrections[name]))
-            else:
-                layer.correct(None)
-        self._corrected = corrections
+        """Let the corrections follow the knob, if there are any."""
+        if self.calibration is not None:
+            self._corrections.follow(tuple(self.control.settings), self.sleeps)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DrowsyNet:
         """Corrections follow the network's device, never its dtype."""
         super()._apply(fn, recurse)
-        if self._calibration is not None:
-            self._calibration = self._calibration.to(self.control.thresholds.device)
-            self._corrected = self._calibration.points.get(self._corrected_for or (), {})
+        self._corrections.to(self.control.thresholds.device)
         return self
 
     def _fills(self, fill: str | None) -> dict[str, str]:
@@ -330,14 +280,6 @@ class DrowsyNet(fx.GraphModule):
         if fill not in FILLS:
             raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
         return dict.fromkeys(self._layers, fill)
-
-    def _check_names(self, names: Mapping[str, Any]) -> None:
-        unknown = [name for name in names if name not in self._own_fills]
-        if unknown:
-            raise ValueError(
-                f"layer: {', '.join(map(repr, unknown))} unknown; "
-                f"there are {', '.join(self._layers)}"
-            )
 
     # --- copying --------------------------------------------------------------------------------
     # GraphModule copies only what its graph calls; batch norms that were folded must come along.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 MAX_K = 256
@@ -18,7 +17,7 @@ def threshold(rate: float | Fraction, k: int = DEFAULT_K) -> int:
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float, Fraction)):
         raise TypeError(f"rate: got {rate!r}, allowed: a number in [0, 1)")
-    j = round(rate * k) if math.isfinite(rate) else -1
-    if not 0 <= rate < 1 or j >= k or abs(float(rate) - j / k) > 1e-9:
+    j = round(rate * k) if 0 <= rate < 1 else k
+    if j >= k or abs(float(rate) - j / k) > 1e-9:
         raise ValueError(f"rate: got {rate}, allowed: multiples of 1/{k} from 0 to {k - 1}/{k}")
     return j

@@ -7,7 +7,10 @@ effect, sleep by ``drowsy.neuron.sleep`` over ``drowsy.sleep.levels``.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
+import json
+import math
 import pickle
 import warnings
 from collections.abc import Callable
@@ -507,8 +510,10 @@ def test_the_nearest_point_is_in_force_and_a_warning_says_so(calibrated: DrowsyN
         assert calibrated.corrected_for == (4, 4, 4)
     shares = calibrated.calibration.shares
     assert sum(shares) == pytest.approx(1)
-    with pytest.warns(UserWarning, match=r"\(3, 2, 2\) was not calibrated; .* \(2, 2, 2\) is in"):
+    told = r"\(3, 2, 2\) was not calibrated; .* \(2, 2, 2\) is in"
+    with pytest.warns(UserWarning, match=told) as warned:
         calibrated.set({"0": 0.375, "3": 0.25, "6": 0.25})
+    assert [each.filename for each in warned] == [__file__]
     assert calibrated.corrected_for == (2, 2, 2)
     nearest, distance = calibrated.calibration.nearest((3, 2, 2))
     assert nearest == (2, 2, 2)
@@ -524,8 +529,10 @@ def test_other_sleepers_than_those_calibrated_for_are_told(calibrated: DrowsyNet
     calibrated.set(0.5)
     with pytest.warns(UserWarning, match=r"other sleepers: layer 0 has '.*zero', and had '.*near"):
         calibrated.set(0.5, fill="zero")
-    with pytest.warns(UserWarning, match=r"layer 0 has '.*channel.*', and had '.*position"):
+    told = r"layer 0 has '.*channel.*', and had '.*position"
+    with pytest.warns(UserWarning, match=told) as warned:
         calibrated.set_grain("channel")
+    assert [each.filename for each in warned] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         calibrated.set(0)
@@ -714,8 +721,9 @@ def test_a_calibration_of_other_weights_is_told(calibrated: DrowsyNet) -> None:
     nets = (calibrated, other.float())
     was, now = (float(net.layers["3"].weight.detach().norm()) for net in nets)
     told = f"other weights: those of layer 3 have norm {now:.4g}, and had {was:.4g}"
-    with pytest.warns(UserWarning, match=told):
+    with pytest.warns(UserWarning, match=told) as warned:
         other.calibration = made
+    assert [each.filename for each in warned] == [__file__]
 
 
 def test_names_with_slashes_survive_a_file(tmp_path: Path) -> None:
@@ -888,3 +896,106 @@ def test_files_that_hold_something_else_are_refused(calibrated: DrowsyNet, tmp_p
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=r"calibration: .*c\.safetensors"):
             Calibration.load(path)
+
+
+def described(path: Path, **changes: Any) -> None:
+    """Write a calibration whose header or tensors (those with a slash) are changed."""
+    parts = {f"0/a/{part}": torch.ones(2) for part in ("scale", "bias")}
+    tensors = parts | {name: value for name, value in changes.items() if "/" in name}
+    header = {
+        "format": "drowsy.calibration",
+        "version": 2,
+        "k": 8,
+        "layers": ["a", "b"],
+        "shares": [0.5, 0.5],
+        "norms": [1.0, 2.0],
+        "settings": [[4, 4], [0, 7]],
+        "sleeps": [["asleep", "asleep"]] * 2,
+    } | {name: value for name, value in changes.items() if "/" not in name}
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, path, {"drowsy": json.dumps(header)})
+
+
+def test_a_calibration_by_its_format_is_read(tmp_path: Path) -> None:
+    described(tmp_path / "c.safetensors", **{"0/a/scale": torch.ones(2).double()})
+    found = Calibration.load(tmp_path / "c.safetensors")
+    assert found.points.keys() == found.sleeps.keys() == {(4, 4), (0, 7)}
+    assert found.points[0, 7] == {}
+    assert found.points[4, 4]["a"].scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *[("k", k, "k: got .*, allowed: an integer from 2 to 2") for k in (1, 8.0, True, 10**400)],
+        *[
+            ("layers", names, "layers: got .*, allowed: names, each once")
+            for names in ("ab", ["a", 1], ["a", "a"], [["a"], ["b"]])
+        ],
+        *[
+            (name, numbers, f"{name}: got .*, allowed: 2 finite numbers, 0 or more")
+            for name in ("shares", "norms")
+            for numbers in (
+                [math.nan, 1], [1, math.inf], [-0.5, 1], [10**400, 1], ["1", 1], [True, 1], [1],
+                None,
+            )
+        ],
+        *[
+            ("settings", settings, "settings: got .*, allowed: lists of 2 integers from 0 to 7, ea")
+            for settings in (
+                [[4, 4], [0, math.nan]], [[4, 4], [0, -1]], [[4, 4], [0, 7.0]], [[4, 4], [0, 8]],
+                [[4, 4], [0, True]], [[4, 4], [0]], [[4, 4], [4, 4]], [[4, 4], 3], {"4": 4}, 7,
+            )
+        ],
+        *[
+            ("sleeps", sleeps, "sleeps: got .*, allowed: 2 lists of 2 texts")
+            for sleeps in ([["x", "x"]], [["x", "x"], ["x"]], [["x", "x"], ["x", 1]], "xx", None)
+        ],
+        ("note", "x", "unknown note; allowed: format, k, layers"),
+        *[
+            (f"0/a/{part}", value * torch.ones(2), f"0/a/{part}: got torch.*, allowed: finite")
+            for part in ("scale", "bias", "delta")
+            for value in (math.nan, math.inf)
+        ],
+        ("0/a/scale", torch.ones(2, dtype=torch.int32), "0/a/scale: got torch.int32, .*, allowed"),
+        ("0/a/bias", None, "0/a: missing bias"),
+        ("0/b/delta", torch.ones(2), "0/b: missing bias, scale"),
+        *[
+            (name, torch.ones(2), f"got a tensor '{name}', allowed: POINT/LAYER/PART with scale")
+            for name in ("2/a/scale", "-1/a/scale", "00/a/scale", "0/c/scale", "0/a/shale", "/a/b")
+        ],
+    ],
+    ids=lambda value: str(value)[:24],
+)  # fmt: skip
+def test_a_calibration_of_other_values_is_refused(
+    name: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    described(tmp_path / "c.safetensors", **{name: value})
+    with pytest.raises(ValueError, match=rf"calibration: .*c\.safetensors: {message}"):
+        Calibration.load(tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("1" + "0" * 5000, "got an integer of 5001 digits"),
+        ('{"k": 8, "k": 4}', "k: given more than once"),
+        ('{"k": 8', "not valid JSON"),
+        ("8", "got int, allowed: an object"),
+    ],
+    ids=["deep", "long", "twice", "cut", "number"],
+)
+def test_a_header_that_is_no_calibrations_is_refused(
+    header: str, message: str, tmp_path: Path
+) -> None:
+    save_file({"0/a/scale": torch.ones(2)}, tmp_path / "c.safetensors", {"drowsy": header})
+    with pytest.raises(ValueError, match=rf"calibration: .*c\.safetensors: {message}"):
+        Calibration.load(tmp_path / "c.safetensors")
+
+
+def test_a_calibration_of_nan_is_not_saved(calibrated: DrowsyNet, tmp_path: Path) -> None:
+    made = dataclasses.replace(calibrated.calibration, norms=(math.nan,) * 3)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        made.save(tmp_path / "c.safetensors")
+    assert not list(tmp_path.iterdir())

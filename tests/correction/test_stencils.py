@@ -21,6 +21,7 @@ from drowsy.cli.main import main
 from drowsy.correction import stencils
 from drowsy.correction.stencils import stencil_table, window_moments
 from drowsy.evaluation.measurer import Measurer
+from drowsy.files.tensors import write_tensors
 from drowsy.neuron import RING, sleep
 from drowsy.sleep import Grain, levels
 
@@ -372,6 +373,27 @@ def test_tables_come_back_from_a_file(
     fewer = make(skip=["0"])
     drowsy.load_stencils(fewer, path)
     assert torch.equal(fewer.layers["2"].stencil, net.layers["2"].stencil)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (torch.full((256, 9, 6), torch.nan), "table: holds NaN or infinity"),
+        (torch.full((256, 9, 6), -torch.inf), "table: holds NaN or infinity"),
+        (torch.ones(256, 9, 6, dtype=torch.int64), "table: got torch.int64, allowed: a float"),
+        (torch.ones(256, 9, 5), r"table: got shape \(256, 9, 5\), allowed: \(256, 9, 6\)"),
+    ],
+    ids=["nan", "infinity", "integers", "shape"],
+)
+def test_a_file_of_other_tables_is_refused_by_name_and_changes_nothing(
+    net: drowsy.DrowsyNet, table: Tensor, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.safetensors"
+    before = tables(net)
+    write_tensors(path, before | {"0": table})
+    with pytest.raises(ValueError, match=rf"stencils: .*other\.safetensors: layer 0: {message}"):
+        drowsy.load_stencils(net, path)
+    assert all(torch.equal(table, before[name]) for name, table in tables(net).items())
 
 
 def test_command_line_calibrates_and_uses_tables(

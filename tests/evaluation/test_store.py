@@ -160,6 +160,47 @@ def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: Path):
     assert path.read_text() == "not a database " * 100
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *[("setting", text) for text in ("", "1,,2", "1,-2", "1,2.5", "1,nan", "1," + 5000 * "9")],
+        ("setting", b"1,2"),
+        *[(column, "many") for column in ("images", "top1", "top5", "agree", "divergence")],
+        *[(column, -1) for column in ("images", "top1", "top5", "agree")],
+        *[(column, 745) for column in ("top1", "top5", "agree")],
+        ("top1", 0.5),
+        ("images", float("inf")),
+        ("divergence", float("inf")),
+        ("divergence", b"12.5"),
+    ],
+    ids=lambda value: repr(value)[:12],
+)
+def test_a_row_that_holds_something_else_is_named(tmp_path: Path, column: str, value: Any):
+    path = tmp_path / "s.sqlite"
+    with Store(path) as store:
+        store.put(CONTEXT, (1, 2), COUNTS)
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE points SET {column} = ?", (value,))
+    database.close()
+    with (
+        Store(path) as store,
+        pytest.raises(ValueError, match=r"s\.sqlite: setting .* allowed: thr"),
+    ):
+        store.results(CONTEXT)
+
+
+def test_a_damaged_store_is_named(tmp_path: Path):
+    path = tmp_path / "s.sqlite"
+    with Store(path) as store:
+        for number in range(500):
+            store.put(CONTEXT, setting_of(number), COUNTS)
+    data = path.read_bytes()
+    # The first page, which tells an evaluation store, is whole.
+    path.write_bytes(data[:4096] + bytes(len(data) - 4096))
+    with Store(path) as store, pytest.raises(ValueError, match=r"s\.sqlite: cannot be read"):
+        store.results(CONTEXT)
+
+
 def test_a_place_that_cannot_hold_a_file_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"nowhere/s\.sqlite: cannot be opened"):
         Store(tmp_path / "nowhere" / "s.sqlite")

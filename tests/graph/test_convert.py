@@ -41,7 +41,7 @@ def randomise_norms(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def neurons(net: DrowsyNet) -> dict[str, tuple[str, str, str]]:
+def neurons(net: DrowsyNet) -> dict[str, tuple[str | None, str | None, str]]:
     """Layer -> (norm, activation, fill), as the report tells it."""
     return {r.name: (r.norm, r.activation, r.fill) for r in net.report if r.fill}
 
@@ -236,8 +236,8 @@ def test_input_is_left_as_it_was(network: nn.Module) -> None:
 def test_norm_and_activation_become_part_of_the_neuron() -> None:
     assert neurons(convert(randomise_norms(sequential()))) == {
         "0": ("1", "relu", "zero"),
-        "4": ("", "relu", "rescale"),
-        "6": ("", "none", "rescale"),
+        "4": (None, "relu", "rescale"),
+        "6": (None, "none", "rescale"),
     }
 
 
@@ -333,13 +333,13 @@ def test_norm_without_running_statistics_stays_behind_the_neuron() -> None:
 
 
 def test_output_with_two_users_takes_in_neither() -> None:
-    assert neurons(convert(TwoUsers().eval()))["conv"] == ("", "none", "rescale")
+    assert neurons(convert(TwoUsers().eval()))["conv"] == (None, "none", "rescale")
 
 
 def test_convolution_called_twice_is_one_layer() -> None:
     alike, different = convert(Recurrent(True).eval()), convert(Recurrent(False).eval())
-    assert neurons(alike) == {"conv": ("", "relu", "rescale")}
-    assert neurons(different) == {"conv": ("", "none", "rescale")}
+    assert neurons(alike) == {"conv": (None, "relu", "rescale")}
+    assert neurons(different) == {"conv": (None, "none", "rescale")}
 
 
 def test_convolution_under_two_names_is_one_layer() -> None:
@@ -486,7 +486,7 @@ def test_other_kinds_of_convolution_are_reported() -> None:
     model = Kinds().eval()
     net = convert(model)
     assert list(net.layers) == ["conv"]
-    left = {report.geometry: report.reason for report in net.report if not report.fill}
+    left = {report.geometry: report.reason for report in net.report if report.fill is None}
     assert left == {
         "ConvTranspose2d": "left awake: ConvTranspose2d is not an nn.Conv2d",
         "3->3 1x1": "left awake: OwnConv2d is not an nn.Conv2d",
@@ -513,9 +513,11 @@ def test_a_weight_that_is_computed_anew_at_every_call_stays_with_its_module() ->
 
 @pytest.mark.parametrize(
     ("hooked", "left", "norm", "activation"),
-    [("0", ["0"], "", ""), ("1", [], "", "none"), ("2", [], "1", "none")],
+    [("0", ["0"], None, None), ("1", [], None, "none"), ("2", [], "1", "none")],
 )
-def test_hooks_are_called(hooked: str, left: list[str], norm: str, activation: str) -> None:
+def test_hooks_are_called(
+    hooked: str, left: list[str], norm: str | None, activation: str | None
+) -> None:
     norm_layer = nn.BatchNorm2d(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), norm_layer, nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
     randomise_norms(model)
@@ -538,6 +540,7 @@ def test_skipped_layers_stay_as_they_were(skip: list[str], converted: list[str])
     for report in net.report:
         if report.name not in converted:
             assert report.reason == "left awake, as asked"
+            assert (report.norm, report.activation, report.fill) == (None, None, None)
             assert net.get_submodule(report.name) is model.get_submodule(report.name)
     x = torch.randn(X)
     torch.testing.assert_close(run(net, x), run(model, x))

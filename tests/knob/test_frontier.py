@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 import random
 from fractions import Fraction
 from pathlib import Path
@@ -260,12 +261,32 @@ def test_a_network_without_labels_has_a_frontier_of_agreement(tmp_path: Path):
         (("points", 1, "images"), 1.5, "point 1: images: got 1.5, allowed: an integer"),
         (("points", 1, "seeds"), ["a"], r"point 1: seeds: got \['a'\], allowed: a list of int"),
         (("points", 1, "spread"), {"top1": "x"}, "point 1: spread: got .*, allowed: names with"),
+        *[
+            (
+                ("points", 1, name),
+                number,
+                f"point 1: {name}: got {str(number)[:4]}.*, allowed: a nu",
+            )
+            for name in ("saving", "top1", "divergence", "latency_ms", "joules")
+            for number in (float("nan"), float("-inf"), 10**400, -(10**400), False)
+        ],
+        (
+            ("points", 1, "spread"),
+            {"top1": 10**400},
+            "point 1: spread: got .*, allowed: names with",
+        ),
+        (("points", 1, "spread"), {"top1": math.inf}, "point 1: spread: got .*, allowed: names wi"),
         (("points", 1, "speed"), 1, "point 1: unknown speed"),
         (("points", 1, "schedule", "k"), 1, "point 1: schedule: k: got 1, allowed: an integer"),
         (("reference", "saving"), 2, "reference: saving: got 2, allowed: 0 to 1"),
         (("reference", "schedule", "layers", "a", "rate"), "1/8", "reference: allowed: a point wh"),
+        (
+            ("points", 0, "schedule", "layers", "a", "rate"),
+            "1e100000000",
+            "point 0: schedule: layers: a: rate: got '1e100000000'",
+        ),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:30],
 )
 def test_a_bad_field_is_named_with_its_file(
     tmp_path: Path, frontier: Frontier, place: tuple[Any, ...], value: Any, message: str

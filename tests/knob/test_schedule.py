@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -147,12 +148,21 @@ def test_what_was_saved_is_loaded(tmp_path: Path, k: int, grain: str):
         ("rate", "9/8", "layer conv1: rate: got 9/8, allowed: multiples of 1/8"),
         ("rate", "half", "layers: conv1: rate: got 'half', allowed: a number"),
         ("rate", None, "layers: conv1: rate: got None, allowed: a number"),
+        *[
+            ("rate", text, f"layers: conv1: rate: got '{text}', allowed: a number")
+            for text in ("1e100000000", "1E-100000000", "1e1_000_000", "3e99999")
+        ],
+        ("rate", 10**400, "layer conv1: rate: got 10+, allowed: multiples of 1/8"),
+        ("rate", -(10**400), "layer conv1: rate: got -10+, allowed: multiples of 1/8"),
+        ("rate", "1e999", "layer conv1: rate: got 10+, allowed: multiples of 1/8"),
+        ("k", 10**400, "k: got 10+, allowed: an integer from 2 to 256"),
         ("grain", "row", "layers: conv1: grain: got 'row', allowed: neuron, position"),
         ("grain", "tile:0x4", "layers: conv1: grain: got 'tile:0x4', allowed: neuron, position"),
         ("grain", 3, "layers: conv1: grain: got 3, allowed: neuron, position"),
         ("fill", "doze", "layers: conv1: fill: got 'doze', allowed: zero, rescale"),
         ("fill", ["zero"], r"layers: conv1: fill: got \['zero'\], allowed: zero, rescale"),
     ],
+    ids=lambda value: str(value)[:30],
 )
 def test_a_bad_field_is_named_with_its_file(
     tmp_path: Path, schedule: Schedule, field: str, value: Any, message: str
@@ -179,6 +189,33 @@ def test_a_missing_or_unknown_field_of_a_layer_is_named(schedule: Schedule):
     data["layers"]["conv1"] = {"rate": "1/8", "grain": "neuron", "fill": "zero", "seed": 1}
     with pytest.raises(ValueError, match="schedule: layers: conv1: unknown seed"):
         Schedule.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"layers": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deeply"),
+        ('{"a": ' * 5000 + "1" + "}" * 5000, "nested too deeply"),
+        ('{"k": 1' + "0" * 5000 + "}", "got an integer of 5001 digits, allowed: as many as 4300"),
+        ('{"k": -1' + "0" * 5000 + "}", "got an integer of 5002 digits, allowed"),
+    ],
+    ids=["list", "objects", "integer", "negative"],
+)
+def test_json_that_python_cannot_read_is_named(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"odd\.json: {message}"):
+        Schedule.load(path)
+
+
+def test_a_file_of_many_names_is_read_at_once(tmp_path: Path):
+    path = tmp_path / "many.json"
+    names = [str(number) for number in range(200_000)]
+    path.write_text(json.dumps(dict.fromkeys(names)).replace('"199999"', '"7"'))
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"many\.json: 7: given more than once"):
+        Schedule.load(path)
+    assert time.perf_counter() - start < 10, "seconds; a search for each of the names takes minutes"
 
 
 def test_a_layer_given_twice_is_refused(schedule: Schedule):
