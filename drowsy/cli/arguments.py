@@ -20,7 +20,7 @@ from drowsy.cli.commands import (
     run_study,
     run_uniform,
 )
-from drowsy.comparison.compare import SAVINGS, SEEDS
+from drowsy.comparison.conditions import SAVINGS, SEEDS
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.images.scaling import INTERPOLATIONS
 from drowsy.knob.frontier import COSTS

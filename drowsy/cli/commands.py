@@ -22,7 +22,6 @@ from drowsy.cli.inputs import (
 )
 from drowsy.comparison.compare import compare, table
 from drowsy.comparison.recipes import RECIPES, SETS
-from drowsy.comparison.workbench import check_splits
 from drowsy.correction.calibrate import calibrate
 from drowsy.correction.stencils import calibrate_stencils, save_stencils
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
@@ -32,6 +31,7 @@ from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
 from drowsy.graph.inspection import inspect, inspect_kernels
 from drowsy.graph.stages import explain, find_stages
+from drowsy.images.checks import check_batch, check_splits
 from drowsy.knob.costs import cost_table, layer_costs, layer_shares
 from drowsy.knob.frontier import OBJECTIVES, Frontier
 from drowsy.network.calibration import Calibration
@@ -123,8 +123,7 @@ def run_compare(args: argparse.Namespace) -> None:
 def run_energy(args: argparse.Namespace) -> None:
     frontier = Frontier.load(args.frontier)
     net, info = load_network(args)
-    if args.batch < 1:
-        raise ValueError(f"batch: got {args.batch}, allowed: 1 or more")
+    check_batch(args.batch)
     images = place(net, args, load_data(args, info).images[: args.batch])
     images = images.contiguous(memory_format=torch.channels_last)
     if args.calibration:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from drowsy import models
-from drowsy.comparison.workbench import check_splits
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import load_stencils
 from drowsy.evaluation.engine import Engine, InProcess
@@ -22,6 +21,7 @@ from drowsy.evaluation.ray_engine import RayEngine
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
+from drowsy.images.checks import check_splits
 from drowsy.images.folders import ImageSet, load_images
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
