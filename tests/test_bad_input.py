@@ -1332,7 +1332,7 @@ CASES = [
     ),
     *(
         Case(
-            f"{name} of {value}",
+            f"option {name} of {value}",
             lambda folder, name=name, value=value: study(folder, f"--{name}", value),
             CommandFailed,
             f"drowsy uniform: {name}: got {value}, allowed: 1 or more",
