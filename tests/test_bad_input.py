@@ -1345,6 +1345,15 @@ CASES = [
         CommandFailed,
         "drowsy cost: crop: got -5, allowed: 1 or more",
     ),
+    *(
+        Case(
+            f"crop too small to {command}",
+            lambda _, command=command: drowsy(command, "--model", "caffenet", "--crop", 5),
+            CommandFailed,
+            f"drowsy {command}: crop: got 5, allowed: a size that the network takes",
+        )
+        for command in ("cost", "inspect")
+    ),
     Case(
         "mean that is no number",
         lambda folder: study(folder, "--mean", 0.5, "nan", 0.5),

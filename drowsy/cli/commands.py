@@ -12,6 +12,7 @@ import torch
 from drowsy.cli.inputs import (
     build_model,
     check_apart,
+    costs_of,
     find_device,
     image_shape,
     load_data,
@@ -37,7 +38,7 @@ from drowsy.files.provenance import provenance
 from drowsy.graph.inspection import inspect, inspect_kernels
 from drowsy.graph.stages import explain, find_stages
 from drowsy.images.checks import check_splits
-from drowsy.knob.costs import cost_table, layer_costs, layer_shares
+from drowsy.knob.costs import cost_table, layer_shares
 from drowsy.knob.frontier import OBJECTIVES, Frontier
 from drowsy.network.calibration import Calibration
 from drowsy.searches.methods import check_method
@@ -53,14 +54,14 @@ def run_inspect(args: argparse.Namespace) -> None:
     elif args.stages:
         print(explain(find_stages(net, torch.zeros(1, *image))))
     else:
-        print(inspect(net, layer_shares(layer_costs(net, image))))
+        print(inspect(net, layer_shares(costs_of(net, info))))
 
 
 def run_cost(args: argparse.Namespace) -> None:
     info = model_info(args)
     with torch.device("meta"):
         model = build_model(info)
-    print(cost_table(layer_costs(model, image_shape(info))))
+    print(cost_table(costs_of(model, info)))
 
 
 def run_sensitivity(args: argparse.Namespace) -> None:
