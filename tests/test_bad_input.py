@@ -32,6 +32,7 @@ from drowsy.evaluation.ray_engine import RayEngine
 from drowsy.evaluation.store import Store
 from drowsy.files.tensors import read_described
 from drowsy.graph.convert import convert, revert
+from drowsy.graph.inspection import inspect_kernels
 from drowsy.graph.stages import align
 from drowsy.knob.control import Control
 from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
@@ -271,6 +272,24 @@ def without_cuda(call: Call) -> Call:
         return call(folder)
 
     return run
+
+
+def with_one_gpu(call: Call) -> Call:
+    def run(folder: Path) -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torch.cuda.is_available", lambda: True)
+            patch.setattr("torch.cuda.device_count", lambda: 1)
+            return call(folder)
+
+    return run
+
+
+def resnet20(folder: Path) -> Path:
+    """A file of random weights."""
+    tensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
+    state = models.create("cifar_resnet20").state_dict()
+    tensors.save_file(state, folder / "resnet20.safetensors")
+    return folder / "resnet20.safetensors"
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -1334,17 +1353,158 @@ CASES = [
     ),
     Case(
         "kernels for no images",
+        lambda _: inspect_kernels(net(), (3, 8, 8), batch=0, gpu="sm_90"),
+        ValueError,
+        "images: got 0, allowed: an integer from 1",
+    ),
+    Case(
+        "kernels of the command for no images",
         lambda _: drowsy(
             "inspect", "--model", "caffenet_cifar", "--kernels", "--gpu", "sm_90", "--batch", 0
         ),
         CommandFailed,
-        "images: got 0, allowed: an integer from 1",
+        "drowsy inspect: batch: got 0, allowed: 1 or more",
     ),
     Case(
         "tuning table that is none",
         lambda folder: tuning.load_table(with_file(folder / "table.json")),
         ValueError,
         r"table\.json: not valid JSON",
+    ),
+    *(
+        Case(
+            f"option {name} of {value}",
+            lambda folder, name=name, value=value: study(folder, f"--{name}", value),
+            CommandFailed,
+            f"drowsy uniform: {name}: got {value}, allowed: 1 or more",
+        )
+        for name, value in (("crop", -5), ("crop", 0), ("resize", 0), ("classes", -1), ("batch", 0))
+    ),
+    Case(
+        "crop of a network whose costs are asked",
+        lambda _: drowsy("cost", "--model", "caffenet", "--crop", -5),
+        CommandFailed,
+        "drowsy cost: crop: got -5, allowed: 1 or more",
+    ),
+    *(
+        Case(
+            f"crop too small to {command}",
+            lambda _, command=command: drowsy(command, "--model", "caffenet", "--crop", 5),
+            CommandFailed,
+            f"drowsy {command}: crop: got 5, allowed: a size that the network takes",
+        )
+        for command in ("cost", "inspect")
+    ),
+    Case(
+        "mean that is no number",
+        lambda folder: study(folder, "--mean", 0.5, "nan", 0.5),
+        CommandFailed,
+        r"drowsy uniform: mean: got \[0\.5, nan, 0\.5\], allowed: finite numbers",
+    ),
+    Case(
+        "standard deviation of 0",
+        lambda folder: study(folder, "--std", 0.5, 0, 0.5),
+        CommandFailed,
+        r"drowsy uniform: std: got \[0\.5, 0\.0, 0\.5\], allowed: finite numbers above 0",
+    ),
+    *(
+        Case(
+            f"device {device}",
+            lambda folder, device=device: study(folder, "--device", device),
+            CommandFailed,
+            f"drowsy uniform: device: got '{device}', allowed: cpu, cuda or cuda:NUMBER",
+        )
+        for device in ("tpu", "meta", "cuda:one", "")
+    ),
+    Case(
+        "a GPU too many",
+        with_one_gpu(lambda folder: study(folder, "--device", "cuda:1")),
+        CommandFailed,
+        "device: got cuda:1, allowed: cuda:0 to cuda:0",
+    ),
+    Case(
+        "dtype of the command",
+        lambda folder: study(folder, "--dtype", "float12"),
+        CommandFailed,
+        "--dtype: invalid choice: 'float12'",
+    ),
+    Case(
+        "pattern of layers to skip",
+        lambda _: net(skip=["re:["]),
+        ValueError,
+        r"skip: got 're:\[', allowed: a name, or re: and a regular expression \(unterminated",
+    ),
+    Case(
+        "pattern of the command",
+        lambda _: drowsy("inspect", "--model", "caffenet_cifar", "--skip", "re:["),
+        CommandFailed,
+        r"drowsy inspect: skip: got 're:\[', allowed: a name, or re: and a regular expression",
+    ),
+    *(
+        Case(
+            f"function {given}",
+            lambda folder, given=given: drowsy("cost", "--model", given),
+            CommandFailed,
+            f"drowsy cost: model: got '{given}', {told}",
+        )
+        for given, told in (
+            ("json:Nope", "but json has no function Nope, allowed: MODULE:FUNCTION"),
+            ("json:__doc__", "but json has no function __doc__, allowed"),
+            ("json:", "allowed: .*MODULE:FUNCTION"),
+            (":build", "allowed: .*MODULE:FUNCTION"),
+            ("no_such:build", r"which cannot be imported \(No module named 'no_such'\), allowed"),
+        )
+    ),
+    Case(
+        "function that makes no network",
+        lambda _: drowsy("cost", "--model", "builtins:dict"),
+        CommandFailed,
+        "model: got builtins:dict, which makes a dict, allowed: .*torch.nn.Module",
+    ),
+    Case(
+        "frontier that is a folder",
+        lambda folder: energy(folder, "--frontier", folder),
+        CommandFailed,
+        "drowsy energy: frontier: .* cannot be read .*allowed: a frontier file",
+    ),
+    Case(
+        "labels that are a folder",
+        lambda folder: study(with_images(folder), "--labels", folder),
+        CommandFailed,
+        "labels: .* cannot be read as CSV",
+    ),
+    Case(
+        "results in a file",
+        lambda folder: study(with_images(folder), "--out", with_file(folder / "a.txt")),
+        CommandFailed,
+        r"drowsy uniform: out: got .*a\.txt .*allowed: a folder",
+    ),
+    Case(
+        "images without end",
+        lambda folder: study(with_images(folder), "--images", "0:99999999999"),
+        CommandFailed,
+        "indices: got 3 for .*allowed: 0 to 2",
+    ),
+    Case(
+        "exhaustive search of many layers",
+        lambda folder: drowsy(
+            "search",
+            "--model",
+            "cifar_resnet20",
+            "--weights",
+            resnet20(folder),
+            "--data",
+            with_images(folder),
+            "--out",
+            folder / "out",
+            "--method",
+            "exhaustive",
+        ),
+        CommandFailed,
+        "drowsy search: method: got exhaustive for [0-9,]{20,} settings, allowed: up to 1,000,000",
+    ),
+    Case(
+        "batch of a comparison", lambda _: compare(batch=0), ValueError, "batch: got 0, allowed: 1"
     ),
     Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from drowsy import _distribution
@@ -20,13 +20,31 @@ from drowsy.cli.commands import (
     run_study,
     run_uniform,
 )
-from drowsy.comparison.compare import SAVINGS, SEEDS
+from drowsy.comparison.conditions import SAVINGS, SEEDS
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.images.scaling import INTERPOLATIONS
 from drowsy.knob.frontier import COSTS
 from drowsy.models import MODELS
 from drowsy.searches.methods import METHODS
 from drowsy.sleep import FILLS
+
+
+class Arguments(argparse.Namespace):
+    """What was given; commands read it, and nothing changes it."""
+
+    _frozen = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._frozen:
+            raise AttributeError(f"{name}: the arguments of a command stay as they were given")
+        super().__setattr__(name, value)
+
+
+def parse(argv: Sequence[str] | None = None) -> Arguments:
+    """The arguments of a command, frozen; ``run`` is the function that works it."""
+    args = make_parser().parse_args(argv, namespace=Arguments())
+    args._frozen = True
+    return args
 
 
 def read_range(text: str) -> range:

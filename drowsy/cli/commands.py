@@ -10,29 +10,35 @@ from pathlib import Path
 import torch
 
 from drowsy.cli.inputs import (
+    build_model,
     check_apart,
+    costs_of,
     find_device,
     image_shape,
     load_data,
+    load_frontier,
     load_model,
     load_network,
+    make_folder,
     model_info,
     open_study,
     place,
 )
 from drowsy.comparison.compare import compare, table
 from drowsy.comparison.recipes import RECIPES, SETS
-from drowsy.comparison.workbench import check_splits
 from drowsy.correction.calibrate import calibrate
 from drowsy.correction.stencils import calibrate_stencils, save_stencils
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
-from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
+from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.store import Store
 from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
 from drowsy.graph.inspection import inspect, inspect_kernels
 from drowsy.graph.stages import explain, find_stages
-from drowsy.knob.costs import cost_table, layer_costs, layer_shares
+from drowsy.images.checks import check_splits
+from drowsy.knob.costs import cost_table, layer_shares
 from drowsy.knob.frontier import OBJECTIVES, Frontier
 from drowsy.network.calibration import Calibration
 from drowsy.searches.methods import check_method
@@ -48,14 +54,14 @@ def run_inspect(args: argparse.Namespace) -> None:
     elif args.stages:
         print(explain(find_stages(net, torch.zeros(1, *image))))
     else:
-        print(inspect(net, layer_shares(layer_costs(net, image))))
+        print(inspect(net, layer_shares(costs_of(net, info))))
 
 
 def run_cost(args: argparse.Namespace) -> None:
     info = model_info(args)
     with torch.device("meta"):
-        model = info.build(num_classes=info.num_classes).eval()
-    print(cost_table(layer_costs(model, image_shape(info))))
+        model = build_model(info)
+    print(cost_table(costs_of(model, info)))
 
 
 def run_sensitivity(args: argparse.Namespace) -> None:
@@ -74,12 +80,14 @@ def run_uniform(args: argparse.Namespace) -> None:
 def run_search(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
     with open_study(args) as study:
+        _check_size(args, study)
         _show(study.nonuniform(study.uniform(), args.method, args.budget, args.race), study)
 
 
 def run_study(args: argparse.Namespace) -> None:
     check_method(args.method, args.budget)
     with open_study(args) as study:
+        _check_size(args, study)
         _show(study.run(args.method, args.budget, args.race), study)
 
 
@@ -88,11 +96,10 @@ def run_compare(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype)
     names = ("search", "report", "calibration")
     splits = {name: span for name in names if (span := getattr(args, name)) is not None}
-    args.images = range(max(span.stop for span in splits.values()))
-    check_splits(splits, len(args.images))
-    data = load_data(args, info)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    needed = max(span.stop for span in splits.values())
+    check_splits(splits, needed)
+    data = load_data(args, info, range(needed))
+    out = make_folder(args)
     with Store(args.store or out / "points.sqlite") as store:
         rows = compare(
             model,
@@ -121,10 +128,8 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def run_energy(args: argparse.Namespace) -> None:
-    frontier = Frontier.load(args.frontier)
+    frontier = load_frontier(args)
     net, info = load_network(args)
-    if args.batch < 1:
-        raise ValueError(f"batch: got {args.batch}, allowed: 1 or more")
     images = place(net, args, load_data(args, info).images[: args.batch])
     images = images.contiguous(memory_format=torch.channels_last)
     if args.calibration:
@@ -158,7 +163,7 @@ def run_energy(args: argparse.Namespace) -> None:
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
-    frontier, out = Frontier.load(args.frontier), Path(args.out)
+    frontier, out = load_frontier(args), Path(args.out)
     if args.measure is not None:
         check_apart(args, "measure", "those to measure")
         if out.with_suffix(".json") in (out, Path(args.frontier)):
@@ -180,8 +185,15 @@ def run_calibrate(args: argparse.Namespace) -> None:
     print(f"wrote {out}: corrections of {len(calibration.points)} points, {len(images)} images")
     if args.measure is not None:
         data = load_data(args, info, args.measure)
+        others = place(net, args, data.images)
+        awake = Reference(
+            fingerprint_state(net.state_dict()),
+            fingerprint_data(others, data.labels),
+            # Once for all points.
+            Evaluator(net, others, batch=args.batch).logits,
+        )
         measurer = Measurer(
-            net, place(net, args, data.images), data.labels, seeds=args.seeds, batch=args.batch
+            net, others, data.labels, seeds=args.seeds, batch=args.batch, reference=awake
         )
         corrected = _corrected(frontier, measurer)
         corrected.save(out.with_suffix(".json"))
@@ -192,8 +204,6 @@ def run_calibrate(args: argparse.Namespace) -> None:
 def _corrected(frontier: Frontier, measurer: Measurer) -> Frontier:
     """A frontier with the accuracies that its points have with their corrections in force."""
     net, points = measurer.net, []
-    # Once for all points.
-    measurer.work = replace(measurer.work, baseline=measurer.work.evaluator(0).logits())
     given = frontier.points
     if frontier.reference is not None and frontier.reference not in given:
         given = [frontier.reference, *given]
@@ -218,6 +228,12 @@ def run_demo(args: argparse.Namespace) -> None:
     from drowsy.study.demo import demo
 
     demo(Path(args.out))
+
+
+def _check_size(args: argparse.Namespace, study: Study) -> None:
+    """Raise before anything is measured where a search could not end."""
+    measurer = study.measurer
+    check_method(args.method, args.budget, measurer.net.k ** len(measurer.names))
 
 
 def _show(frontiers: dict[str, Frontier], study: Study) -> None:

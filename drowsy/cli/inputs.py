@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from drowsy import models
-from drowsy.comparison.workbench import check_splits
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import load_stencils
 from drowsy.evaluation.engine import Engine, InProcess
@@ -22,11 +22,34 @@ from drowsy.evaluation.ray_engine import RayEngine
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
+from drowsy.images.checks import check_splits
 from drowsy.images.folders import ImageSet, load_images
+from drowsy.knob.costs import LayerCost, layer_costs
+from drowsy.knob.frontier import Frontier
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.network.net import DrowsyNet
 from drowsy.study.figures import Study
+
+# Least values of options, where a command has them.
+LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1}
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise unless sizes are 1 or more, colours finite and spread, and the device is here."""
+    if hasattr(args, "device"):
+        find_device(args)
+    for name, least in LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and value < least:
+            raise ValueError(f"{name}: got {value}, allowed: {least} or more")
+    for name, allowed, fits in (
+        ("mean", "finite numbers", math.isfinite),
+        ("std", "finite numbers above 0", lambda value: 0 < value < math.inf),
+    ):
+        values = getattr(args, name, None)
+        if values is not None and not all(map(fits, values)):
+            raise ValueError(f"{name}: got {values}, allowed: {allowed}")
 
 
 @contextmanager
@@ -37,8 +60,7 @@ def open_study(args: argparse.Namespace) -> Iterator[Study]:
     if getattr(args, "race", False):
         data = data.shuffled()
     images = place(net, args, data.images)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(args)
     about = {
         "model": args.model,
         "dtype": args.dtype,
@@ -101,9 +123,19 @@ def place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
 
 
 def find_device(args: argparse.Namespace) -> torch.device:
-    device = torch.device(args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device: got cuda, but torch finds no CUDA device here")
+    """The device of ``--device``, which is here."""
+    try:
+        device = torch.device(args.device)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: got {args.device!r}, allowed: cpu, cuda or cuda:NUMBER")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"device: got {args.device}, but torch finds no CUDA device here")
+        if (device.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise ValueError(f"device: got {args.device}, allowed: cuda:0 to cuda:{count - 1}")
     return device
 
 
@@ -135,10 +167,21 @@ def load_model(args: argparse.Namespace, trained: bool = True) -> tuple[nn.Modul
     if info.name in MODELS and (trained or args.weights):
         model = models.load(info.name, args.weights)
     else:
-        model = info.build().eval()
+        model = build_model(info)
         if args.weights:
             load_weights(model, Path(args.weights))
     return model, info
+
+
+def build_model(info: ModelInfo) -> nn.Module:
+    """A network with random weights, in eval mode."""
+    model = info.build()
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model: got {info.name}, which makes a {type(model).__name__}, "
+            "allowed: a function that makes a torch.nn.Module"
+        )
+    return model.eval()
 
 
 def model_info(args: argparse.Namespace) -> ModelInfo:
@@ -146,20 +189,12 @@ def model_info(args: argparse.Namespace) -> ModelInfo:
     if args.model in MODELS:
         info = MODELS[args.model]
     else:
-        module, _, function = args.model.partition(":")
-        if not function:
-            raise ValueError(
-                f"model: got {args.model!r}, allowed: {', '.join(MODELS)}, "
-                "or MODULE:FUNCTION for a function of yours that makes the network"
-            )
-        sys.path.insert(0, "")
-        build: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
-        default = MODELS["resnet18"].preprocess
-        info = ModelInfo(args.model, build, default, args.classes or 1000)
+        build = _find_function(args.model)
+        info = ModelInfo(args.model, build, MODELS["resnet18"].preprocess, args.classes or 1000)
     p = info.preprocess
     preprocess = Preprocess(
-        args.resize if args.resize is not None else p.resize,
-        args.crop or p.crop,
+        p.resize if args.resize is None else args.resize,
+        p.crop if args.crop is None else args.crop,
         tuple(args.mean) if args.mean else p.mean,
         tuple(args.std) if args.std else p.std,
     )
@@ -168,8 +203,72 @@ def model_info(args: argparse.Namespace) -> ModelInfo:
     )
 
 
+def _find_function(given: str) -> Callable[[], nn.Module]:
+    """The function ``MODULE:FUNCTION``, which may import from the current folder when it runs."""
+    module, _, name = given.partition(":")
+    if not module or not name:
+        raise ValueError(
+            f"model: got {given!r}, allowed: {', '.join(MODELS)}, "
+            "or MODULE:FUNCTION for a function of yours that makes the network"
+        )
+    try:
+        with current_folder_importable():
+            found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ImportError(
+            f"model: got {given!r}, which cannot be imported ({error}), "
+            "allowed: MODULE:FUNCTION with a module in this folder or on Python's path"
+        ) from error
+    if not callable(found):
+        raise ValueError(
+            f"model: got {given!r}, but {module} has no function {name}, "
+            "allowed: MODULE:FUNCTION for a function that makes the network"
+        )
+
+    def build() -> nn.Module:
+        with current_folder_importable():
+            return found()
+
+    return build
+
+
+@contextmanager
+def current_folder_importable() -> Iterator[None]:
+    """The current folder first among the places to import from, for as long as this lasts."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        # Whatever was imported meanwhile may have changed the path, or removed this.
+        if "" in sys.path:
+            sys.path.remove("")
+
+
+def make_folder(args: argparse.Namespace) -> Path:
+    """The folder of ``--out``, made if missing."""
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"out: got {out} ({error.strerror}), allowed: a folder, or a name for a new one"
+        ) from error
+    return out
+
+
+def load_frontier(args: argparse.Namespace) -> Frontier:
+    """The frontier of ``--frontier``."""
+    try:
+        return Frontier.load(args.frontier)
+    except OSError as error:
+        raise ValueError(
+            f"frontier: {args.frontier} cannot be read ({error.strerror}), "
+            "allowed: a frontier file of search or study"
+        ) from error
+
+
 def load_data(args: argparse.Namespace, info: ModelInfo, indices: range | None = None) -> ImageSet:
-    """Images of ``--images``, or others."""
+    """Images of ``--images``, or these."""
     return load_images(
         args.data,
         info.preprocess,
@@ -182,3 +281,13 @@ def load_data(args: argparse.Namespace, info: ModelInfo, indices: range | None =
 
 def image_shape(info: ModelInfo) -> tuple[int, int, int]:
     return (3, info.preprocess.crop, info.preprocess.crop)
+
+
+def costs_of(model: nn.Module, info: ModelInfo) -> list[LayerCost]:
+    """Costs of the convolutions for an image of the network's size."""
+    try:
+        return layer_costs(model, image_shape(info))
+    except RuntimeError as error:
+        raise ValueError(
+            f"crop: got {info.preprocess.crop}, allowed: a size that the network takes ({error})"
+        ) from error

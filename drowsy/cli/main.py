@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from drowsy.cli.arguments import make_parser
+from drowsy.cli.arguments import parse
+from drowsy.cli.inputs import check_options
 
 # What a user can mend is told in a line; anything else keeps its traceback.
 _USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError)
@@ -12,8 +13,9 @@ _USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ImportError, Runtim
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit code (2 for bad input)."""
-    args = make_parser().parse_args(argv)
+    args = parse(argv)
     try:
+        check_options(args)
         args.run(args)
     except _USER_ERRORS as error:
         print(f"drowsy {args.command}: {error}", file=sys.stderr)

@@ -10,27 +10,24 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from drowsy.comparison.conditions import SAVINGS, SEEDS, Conditions
 from drowsy.comparison.operate import operate
 from drowsy.comparison.plot import plot_comparison
 from drowsy.comparison.recipes import SETS, Recipe, Scale, Sleep
-from drowsy.comparison.workbench import Bench
+from drowsy.comparison.workbench import Workbench
 from drowsy.evaluation.store import Store
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, csv_text
 from drowsy.files.tables import align as align_columns
 from drowsy.knob.frontier import OperatingPoint
-from drowsy.searches.methods import check_method
-
-SAVINGS = (0.25, 0.5, 0.75)
-SEEDS = (0, 1, 2)
 
 
 def compare(
@@ -91,76 +88,87 @@ def compare(
         ValueError: splits that overlap or are empty, a saving out of range, fewer than two seeds,
             recipes of one name, or no calibration images for a recipe that calibrates.
     """
-    if not savings:
-        raise ValueError("savings: got none, allowed: one or more")
-    for wanted in savings:
-        if not 0 < wanted < 1:
-            raise ValueError(f"savings: got {wanted}, allowed: above 0 and below 1")
-    check_method("additive", budget)
-    names = [recipe.name for recipe in recipes]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"recipes: got {names}, allowed: one or more, each name once")
-    splits = {"search": search, "report": report}
-    if calibration is not None:
-        splits["calibration"] = calibration
-    needy = [r.name for r in recipes if isinstance(r, Sleep) and r.calibrates]
-    if needy and calibration is None:
-        raise ValueError(f"calibration: got none, allowed: a range, as {needy[0]} calibrates")
-    bench = Bench(
-        model,
-        images,
-        labels,
-        splits,
-        savings=savings,
-        seeds=seeds,
-        store=store,
+    conditions = Conditions(
+        savings=tuple(savings),
+        seeds=tuple(seeds),
         budget=budget,
+        interpolation=interpolation,
         batch=batch,
         dtype=dtype,
         device=torch.device(device),
-        interpolation=interpolation,
         progress=progress,
-        recipes=recipes,
+        store=store,
     )
+    splits = {"search": search, "report": report}
+    if calibration is not None:
+        splits["calibration"] = calibration
+    _check_recipes(recipes, splits)
+    workbench = Workbench(model, images, labels, splits, conditions, recipes)
     start = time.perf_counter()
-    dense = bench.measure(bench.awake_at(bench.full))
-    rows: list[Row] = []
-    scaling = next((recipe for recipe in recipes if isinstance(recipe, Scale)), None)
-    for wanted in savings:
-        # First what the others are judged by.
-        rival = None if scaling is None else _row(bench, scaling, wanted, dense)
-        for recipe in recipes:
-            judge = None if recipe is scaling else rival
-            row = _row(bench, recipe, wanted, dense) if judge or rival is None else rival
-            rows.append(row | _verdicts(row, judge))
-            each(rows[-1])
+    dense = workbench.measure(workbench.awake_at(workbench.full))
+    rows = []
+    for row in _rows(workbench, recipes, dense):
+        rows.append(row)
+        each(row)
     if out is not None:
-        record = {
+        facts = {
             "comparison": title,
             **(about or {}),
             "as it is": {name: getattr(dense, name) for name in _measured(dense)},
             "splits": {name: [span.start, span.stop] for name, span in splits.items()},
-            "seeds": list(bench.seeds),
+            "seeds": list(conditions.seeds),
             "budget": budget,
             "images scaled": f"{interpolation}, antialiased",
-            "features scaled before flattening": bench.fitted,
+            "features scaled before flattening": workbench.fitted,
             "recipes": {recipe.name: _described(recipe) for recipe in recipes},
             "seconds": round(time.perf_counter() - start, 1),
             "seconds_note": "of this run; points found in the store cost nothing",
-            **bench.fingerprints,
+            **workbench.fingerprints,
             **provenance(),
         }
-        folder = Path(out)
-        write_text(folder / "compare.csv", csv_text(rows))
-        write_json(folder / "compare.json", record)
-        as_it_is = " / ".join(f"{100 * getattr(dense, name):.1f}" for name in _measured(dense))
-        plot_comparison(
-            rows,
-            folder / "compare.png",
-            f"{title}; with all multiplications {as_it_is}%",
-            None if scaling is None else scaling.name,
-        )
+        _write(Path(out), rows, facts, _rival(recipes))
     return rows
+
+
+def _check_recipes(recipes: Sequence[Recipe], splits: Mapping[str, range]) -> None:
+    names = [recipe.name for recipe in recipes]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"recipes: got {names}, allowed: one or more, each name once")
+    needy = [r.name for r in recipes if isinstance(r, Sleep) and r.calibrates]
+    if needy and "calibration" not in splits:
+        raise ValueError(f"calibration: got none, allowed: a range, as {needy[0]} calibrates")
+
+
+def _rival(recipes: Sequence[Recipe]) -> Recipe | None:
+    """What the others are judged by, if it is among them."""
+    return next((recipe for recipe in recipes if isinstance(recipe, Scale)), None)
+
+
+def _rows(workbench: Workbench, recipes: Sequence[Recipe], dense: OperatingPoint) -> Iterator[Row]:
+    """A row for each saving and recipe, each as soon as it is known."""
+    scaling = _rival(recipes)
+    for wanted in workbench.conditions.savings:
+        # First what the others are judged by.
+        rival = None if scaling is None else _row(workbench, scaling, wanted, dense)
+        for recipe in recipes:
+            if recipe is scaling and rival is not None:
+                yield rival | _verdicts(rival, None)
+            else:
+                row = _row(workbench, recipe, wanted, dense)
+                yield row | _verdicts(row, rival)
+
+
+def _write(folder: Path, rows: Sequence[Row], facts: Row, rival: Recipe | None) -> None:
+    """The table, its record and its picture."""
+    write_text(folder / "compare.csv", csv_text(rows))
+    write_json(folder / "compare.json", facts)
+    as_it_is = " / ".join(f"{100 * value:.1f}" for value in facts["as it is"].values())
+    plot_comparison(
+        rows,
+        folder / "compare.png",
+        f"{facts['comparison']}; with all multiplications {as_it_is}%",
+        None if rival is None else rival.name,
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -180,10 +188,10 @@ def _text(key: str, value: Any) -> str:
     return f"{value:.1%}" if key.startswith("saving") else f"{round(value, 1) + 0.0:.1f}"
 
 
-def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> Row:
+def _row(workbench: Workbench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> Row:
     """What a recipe loses at a saving; None in every column where it cannot reach it."""
-    operation = operate(recipe, bench, wanted)
-    point = None if operation is None else bench.measure(operation)
+    operation = operate(recipe, workbench, wanted)
+    point = None if operation is None else workbench.measure(operation)
     row: Row = {
         "method": recipe.name,
         "saving": wanted,
@@ -201,7 +209,7 @@ def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> 
         "sampling_error": point and 100 * math.sqrt((1 - (point.agreement or 0)) / dense.images),
         "divergence": point and point.divergence,
         "images": dense.images,
-        "seeds": len(bench.seeds),
+        "seeds": len(workbench.conditions.seeds),
         "rates": operation and " ".join(map(str, operation.setting)),
     }
 

@@ -3,61 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from drowsy.comparison.recipes import Crop, Recipe, Sleep, Slim
 from drowsy.comparison.slimming import slim_to
-from drowsy.comparison.workbench import Operation
+from drowsy.comparison.workbench import Operation, Workbench
 from drowsy.images.scaling import Size
 from drowsy.knob.costs import ROUNDING
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
 
-if TYPE_CHECKING:
-    from drowsy.comparison.workbench import Bench
-
-
 # Up to this ratio divergences do not tell which of two settings is the better one.
 TIED = 1.1
 
 
-def operate(recipe: Recipe, bench: Bench, saving: float) -> Operation | None:
-    """How a recipe saves at least ``saving`` on this bench; None where it cannot."""
+def operate(recipe: Recipe, workbench: Workbench, saving: float) -> Operation | None:
+    """How a recipe saves at least ``saving`` on a workbench; None where it cannot."""
     if isinstance(recipe, Sleep):
-        return _asleep(recipe, bench, saving)
+        return _asleep(recipe, workbench, saving)
     if isinstance(recipe, Slim):
-        slim = slim_to(bench.dense, bench.image, saving)
-        return slim and Operation(slim[0], bench.full, bench.awake, slim[1])
-    size = bench.resolution_for(saving)
-    return size and bench.awake_at(size, cropped=isinstance(recipe, Crop))
+        slim = slim_to(workbench.dense, workbench.image, saving)
+        return slim and Operation(slim[0], workbench.full, workbench.awake, slim[1])
+    size = workbench.resolution_for(saving)
+    return size and workbench.awake_at(size, cropped=isinstance(recipe, Crop))
 
 
-def _asleep(recipe: Sleep, bench: Bench, saving: float) -> Operation | None:
+def _asleep(recipe: Sleep, workbench: Workbench, saving: float) -> Operation | None:
     """Of the operations at each part that is left to the images' size, the best one."""
     found: dict[Size, Operation] = {}
     for part in recipe.scaling:
-        size = bench.resolution_for(part * saving)
-        operation = None if size is None else _at(recipe, bench, size, saving)
+        size = workbench.resolution_for(part * saving)
+        operation = None if size is None else _at(recipe, workbench, size, saving)
         if size is not None and operation is not None:
             found[size] = operation
     if len(found) < 2:
         return next(iter(found.values()), None)
-    return max(found.values(), key=bench.quality)
+    return max(found.values(), key=workbench.quality)
 
 
-def _at(recipe: Sleep, bench: Bench, size: Size, saving: float) -> Operation | None:
+def _at(recipe: Sleep, workbench: Workbench, size: Size, saving: float) -> Operation | None:
     """What saves at least ``saving`` at a size of the images."""
-    net = bench.net(recipe)
-    if bench.spared(size) >= saving - ROUNDING:
-        return bench.awake_at(size, recipe.cropped)
-    wanted = bench.left_to_sleep(size, saving) - ROUNDING
-    settings = _settings(recipe, bench, net, lambda s: bench.asleep(net, size, s) >= wanted)
+    net = workbench.net(recipe)
+    if workbench.spared(size) >= saving - ROUNDING:
+        return workbench.awake_at(size, recipe.cropped)
+    wanted = workbench.left_to_sleep(size, saving) - ROUNDING
+    settings = _settings(recipe, workbench, net, lambda s: workbench.asleep(net, size, s) >= wanted)
     operations = [
         Operation(
             net,
             size,
             setting,
-            1 - (1 - bench.spared(size)) * (1 - bench.asleep(net, size, setting)),
+            1 - (1 - workbench.spared(size)) * (1 - workbench.asleep(net, size, setting)),
             recipe.correction,
             recipe.cropped,
         )
@@ -66,19 +61,19 @@ def _at(recipe: Sleep, bench: Bench, size: Size, saving: float) -> Operation | N
     if len(operations) < 2:
         return next(iter(operations), None)
     # Of those that are about as close to the network awake, the most accurate one.
-    divergence = {operation: bench.divergence(operation) for operation in operations}
+    divergence = {operation: workbench.divergence(operation) for operation in operations}
     near = TIED * min(divergence.values())
-    return max((o for o in operations if divergence[o] <= near), key=bench.quality)
+    return max((o for o in operations if divergence[o] <= near), key=workbench.quality)
 
 
 def _settings(
-    recipe: Sleep, bench: Bench, net: DrowsyNet, enough: Callable[[Setting], bool]
+    recipe: Sleep, workbench: Workbench, net: DrowsyNet, enough: Callable[[Setting], bool]
 ) -> list[Setting]:
     """What may be best of the settings that save enough."""
     uniform = [s for j in range(recipe.k) if enough(s := (j,) * len(net.layers))][:1]
     if recipe.rates == "uniform":
         return uniform
-    damage = bench.search(recipe)
+    damage = workbench.search(recipe)
     searched = sorted(filter(enough, damage), key=damage.__getitem__)[:1]
     # A search without corrections has measured just what counts, of uniform rates too.
     return searched if recipe.correction == "none" else list(dict.fromkeys(searched + uniform))

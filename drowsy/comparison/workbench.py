@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from drowsy.comparison.conditions import Conditions
 from drowsy.comparison.recipes import Recipe, Sleep
 from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.correction.corrected import Corrected
@@ -21,8 +22,8 @@ from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
-from drowsy.images.checks import check_images, check_labels
-from drowsy.images.scaling import INTERPOLATIONS, Size, crop_images, scale_images
+from drowsy.images.checks import check_images, check_labels, check_splits
+from drowsy.images.scaling import Size, crop_images, scale_images
 from drowsy.knob.costs import layer_costs, layer_shares
 from drowsy.knob.costs import saving as saving_of
 from drowsy.knob.frontier import OperatingPoint
@@ -56,10 +57,20 @@ class Operation:
 SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
 
 
-class Bench:
+class Workbench:
     """One network and its images, and what recipes ask about them.
 
-    Args: as for ``compare``.
+    Args:
+        model, images, labels: as for ``compare``.
+        splits: disjoint ranges of the images: ``search``, ``report``, and ``calibration`` where a
+            recipe calibrates.
+        conditions: what is the same for every recipe.
+        recipes: those that share searches.
+
+    Attributes:
+        dense: the network with nobody asleep; ``awake`` is its setting.
+        full: ``(H, W)`` of the images at full resolution, ``image`` their ``(C, H, W)``.
+        fitted: nodes whose features are scaled so that it takes smaller images (``fit_flatten``).
     """
 
     def __init__(
@@ -68,84 +79,68 @@ class Bench:
         images: Tensor,
         labels: Tensor | None,
         splits: Mapping[str, range],
-        *,
-        savings: Sequence[float],
-        seeds: Sequence[int],
-        store: Store | None,
-        budget: int | None,
-        batch: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        interpolation: str,
-        progress: bool,
+        conditions: Conditions,
         recipes: Sequence[Recipe] = (),
     ) -> None:
         check_images(images)
         check_labels(labels, images)
         check_splits(splits, len(images))
-        if len(seeds) < 2:
-            raise ValueError(
-                f"seeds: got {tuple(seeds)}, allowed: two or more, as their spread is reported"
-            )
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation: got {interpolation!r}, allowed: {', '.join(INTERPOLATIONS)}"
-            )
-        self.seeds, self._savings = tuple(seeds), tuple(savings)
+        self.conditions = conditions
         self.image = tuple(images.shape[1:])
         self.full: Size = (images.shape[2], images.shape[3])
-        self._model, self._budget, self._batch = model, budget, batch
-        self._dtype, self._device, self._progress = dtype, device, progress
-        self._interpolation, self._store = interpolation, store or Store(":memory:")
+        self._model, self._store = model, conditions.store or Store(":memory:")
         self._images = {name: images[span.start : span.stop] for name, span in splits.items()}
         self._labels = {
-            name: None if labels is None else labels[span.start : span.stop].to(device)
+            name: None if labels is None else labels[span.start : span.stop].to(conditions.device)
             for name, span in splits.items()
         }
         self._images["quick"] = self._images["search"][:SEARCH_IMAGES]
         found = self._labels["search"]
         self._labels["quick"] = None if found is None else found[:SEARCH_IMAGES]
-        self._nets: dict[Sleep, DrowsyNet] = {}
-        self._recipes = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
+        self._sleepers = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
         self._engines: dict[tuple[str, Size, bool], Corrected] = {}
         self._references: dict[str, Reference] = {}
-        self.dense = self.net(Sleep("dense"))
-        self.awake: Setting = (0,) * len(self.dense.layers)
         self._shadows: dict[DrowsyNet, nn.Module] = {}
         self._costs: dict[tuple[DrowsyNet, Size], tuple[int, dict[str, float]]] = {}
+        awake = Sleep("dense")
+        self.dense, self.fitted = self._made(awake)
+        self._nets = {_network_key(awake): self.dense}
+        self.awake: Setting = (0,) * len(self.dense.layers)
 
     # --- networks and costs ---------------------------------------------------------------------
 
     def net(self, recipe: Sleep) -> DrowsyNet:
         """The network as a recipe wants it, made once for all that want the same."""
-        key = replace(_search_key(recipe), rates="uniform", correction="none")
+        key = _network_key(recipe)
         if key not in self._nets:
-            # A copy of its own: in another dtype, batch norms stay folded in the given one.
-            net = self._converted(recipe, copy.deepcopy(self._model))
-            net.to(device=self._device, dtype=self._dtype)
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if recipe.fill == "stencil":
-                calibrate_stencils(net, self.images("calibration", self.full), batch=self._batch)
-                net.set(0, fill="stencil")
-            self._nets[key] = net
+            self._nets[key], _ = self._made(recipe)
         return self._nets[key]
 
-    def _converted(self, recipe: Sleep, model: nn.Module) -> DrowsyNet:
+    def _made(self, recipe: Sleep) -> tuple[DrowsyNet, list[str]]:
+        """The network as a recipe wants it, and the nodes whose features are scaled in it."""
         net = convert(
-            model,
+            # A copy of its own: in another dtype, batch norms stay folded in the given one.
+            copy.deepcopy(self._model),
             source=recipe.source,
             grain=recipe.grain,
             k=recipe.k,
-            # Its tables are made first.
+            # Tables of stencils are made below.
             fill="auto" if recipe.fill == "stencil" else recipe.fill,
             skip=recipe.skip,
         )
-        self.fitted = fit_flatten(net, self.image)
+        fitted = fit_flatten(net, self.image)
         if recipe.aligned:
             example = next(net.parameters()).new_zeros(1, *self.image)
             align(net, example, grain=recipe.grain)
-        return net
+        conditions = self.conditions
+        net.to(device=conditions.device, dtype=conditions.dtype)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.fill == "stencil":
+            images = self.images("calibration", self.full)
+            calibrate_stencils(net, images, batch=conditions.batch)
+            net.set(0, fill="stencil")
+        return net, fitted
 
     def multiplies(self, size: Size) -> int:
         """Multiplications of all convolutions for one image of a size, nobody asleep."""
@@ -196,7 +191,8 @@ class Bench:
     def measure(self, operation: Operation, split: str = "report") -> OperatingPoint:
         """What an operation does on the images of a split; every seed counts on ``report``."""
         # Without sleep nothing is random.
-        seeds = self.seeds if split == "report" and any(operation.setting) else self.seeds[:1]
+        random = split == "report" and any(operation.setting)
+        seeds = self.conditions.seeds if random else self.conditions.seeds[:1]
         engine = self._engine(operation)
         images = self.images(split, operation.size, operation.cropped)
         measurer = self._measurer(operation.net, images, split, seeds, engine)
@@ -227,17 +223,19 @@ class Bench:
                 images = self.images("calibration", self.full)[:SEARCH_CALIBRATION]
                 engine, split = Corrected(images), "quick"
             images = self.images(split, self.full)
-            measurer = self._measurer(self.net(recipe), images, split, self.seeds[:1], engine)
-            points = search_at(measurer, self._goals(recipe), self._budget)
+            measurer = self._measurer(
+                self.net(recipe), images, split, self.conditions.seeds[:1], engine
+            )
+            points = search_at(measurer, self._goals(recipe), self.conditions.budget)
             self._searched[key] = {s: point.divergence or 0.0 for s, point in points.items()}
         return self._searched[key]
 
     def _goals(self, recipe: Sleep) -> list[float]:
         """Savings at full resolution that a recipe and those of the same search may ask for."""
-        sharing = [each for each in self._recipes if _search_key(each) == _search_key(recipe)]
+        sharing = [each for each in self._sleepers if _search_key(each) == _search_key(recipe)]
         parts = {part for each in (recipe, *sharing) for part in each.scaling}
         goals = set()
-        for saving, part in itertools.product(self._savings, parts):
+        for saving, part in itertools.product(self.conditions.savings, parts):
             size = self.resolution_for(part * saving)
             if size is not None and self.spared(size) < saving:
                 goals.add(round(self.left_to_sleep(size, saving), 6))
@@ -259,8 +257,8 @@ class Bench:
         if cropped:
             images = crop_images(images, size)
         else:
-            images = scale_images(images, size, self._interpolation)
-        images = images.to(device=self._device, dtype=self._dtype)
+            images = scale_images(images, size, self.conditions.interpolation)
+        images = images.to(device=self.conditions.device, dtype=self.conditions.dtype)
         return images.contiguous(memory_format=torch.channels_last)
 
     def _measurer(
@@ -277,10 +275,10 @@ class Bench:
             self._labels[split],
             seeds=seeds,
             store=self._store,
-            batch=self._batch,
+            batch=self.conditions.batch,
             reference=self._reference(split),
             engine=engine,
-            progress=self._progress,
+            progress=self.conditions.progress,
         )
 
     def _reference(self, split: str) -> Reference:
@@ -290,7 +288,7 @@ class Bench:
             @functools.cache
             def logits() -> Tensor:
                 images = self.images(split, self.full)
-                return Evaluator(self.dense, images, batch=self._batch).logits()
+                return Evaluator(self.dense, images, batch=self.conditions.batch).logits()
 
             self._references[split] = Reference(
                 fingerprint_state(self.dense.state_dict()),
@@ -300,22 +298,11 @@ class Bench:
         return self._references[split]
 
 
+def _network_key(recipe: Sleep) -> Sleep:
+    """What decides a network: equal for recipes that share one."""
+    return replace(_search_key(recipe), rates="uniform", correction="none")
+
+
 def _search_key(recipe: Sleep) -> Sleep:
     """What decides a search: equal for recipes that share one."""
     return replace(recipe, name="", scaling=(0.0,), cropped=False)
-
-
-def check_splits(splits: Mapping[str, range], count: int) -> None:
-    """Raise ValueError unless these are disjoint ranges of ``count`` images, none empty."""
-    for name, span in splits.items():
-        if span.step != 1 or not 0 <= span.start < span.stop <= count:
-            raise ValueError(
-                f"{name}: got {span.start}:{span.stop}, allowed: a range within 0:{count}"
-            )
-    named = sorted(splits.items(), key=lambda item: item[1].start)
-    for (name, span), (other, later) in itertools.pairwise(named):
-        if later.start < span.stop:
-            raise ValueError(
-                f"{other}: got {later.start}:{later.stop}, which overlaps {name} "
-                f"{span.start}:{span.stop}, allowed: disjoint ranges"
-            )

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from drowsy.correction.layerwise import layer_corrections
-from drowsy.images.checks import check_images
+from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.control import check_seed
 from drowsy.knob.costs import layer_costs, layer_shares
 from drowsy.knob.frontier import Frontier, OperatingPoint
@@ -80,8 +80,7 @@ def calibrate(
     check_images(pixels)
     if reconstruct and len(pixels) < 4:
         raise ValueError(f"images: got {len(pixels)}, allowed: 4 or more to reconstruct from")
-    if batch < 1:
-        raise ValueError(f"batch: got {batch}, allowed: 1 or more")
+    check_batch(batch)
     check_seed("seed", seed)
     given = [net.schedule] if points is None else points
     if isinstance(given, Frontier):

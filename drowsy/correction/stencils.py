@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from drowsy.files.tensors import read_tensors, write_tensors
-from drowsy.images.checks import check_images
+from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.control import Control
 from drowsy.knob.schedule import named
 from drowsy.network.layer import DrowsyConv2d
@@ -141,8 +141,7 @@ def calibrate_stencils(net: DrowsyNet, images: Tensor, *, batch: int = 50) -> No
     """
     check_network(net)
     check_images(images)
-    if batch < 1:
-        raise ValueError(f"batch: got {batch}, allowed: 1 or more")
+    check_batch(batch)
     found: dict[str, Moments] = {}
     wanted = _fillable(net)
 

@@ -22,7 +22,7 @@ from torch import Tensor, fx
 
 from drowsy.evaluation.metrics import Counts, rank
 from drowsy.graph.overwriting import IN_PLACE, Live, asked_in_place, with_own_memory
-from drowsy.images.checks import check_images, check_labels
+from drowsy.images.checks import check_batch, check_images, check_labels
 from drowsy.knob.schedule import Setting
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet, check_network
@@ -68,8 +68,7 @@ class Evaluator:
                 f"baseline: got shape {tuple(baseline.shape)} for {len(images)} images, "
                 f"allowed: ({len(images)}, classes)"
             )
-        if batch < 1:
-            raise ValueError(f"batch: got {batch}, allowed: 1 or more")
+        check_batch(batch)
         self.net, self.labels, self.seed = net, labels, seed
         self.layers = list(net.layers.items())
         self._chunks = images.split(batch)

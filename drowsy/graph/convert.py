@@ -166,7 +166,13 @@ def _matching(patterns: Sequence[str], names: list[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
         if pattern.startswith("re:"):
-            hits = [name for name in names if re.search(pattern[3:], name)]
+            try:
+                hits = [name for name in names if re.search(pattern[3:], name)]
+            except re.error as error:
+                raise ValueError(
+                    f"skip: got {pattern!r}, allowed: a name, or re: and a regular expression "
+                    f"({error})"
+                ) from error
         else:
             hits = [name for name in names if name == pattern]
         if not hits:

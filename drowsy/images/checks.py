@@ -1,6 +1,9 @@
-"""What images and labels must be."""
+"""What images, labels, batches and splits must be."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -30,3 +33,25 @@ def check_images(images: Tensor) -> None:
     bad = (~images.isfinite()).flatten(1).any(1).nonzero()
     if len(bad):
         raise ValueError(f"images: number {int(bad[0])} holds NaN or infinity")
+
+
+def check_batch(batch: int) -> None:
+    """Raise unless as many images can go through a network at once."""
+    if batch < 1:
+        raise ValueError(f"batch: got {batch}, allowed: 1 or more")
+
+
+def check_splits(splits: Mapping[str, range], count: int) -> None:
+    """Raise ValueError unless these are disjoint ranges of ``count`` images, none empty."""
+    for name, span in splits.items():
+        if span.step != 1 or not 0 <= span.start < span.stop <= count:
+            raise ValueError(
+                f"{name}: got {span.start}:{span.stop}, allowed: a range within 0:{count}"
+            )
+    named = sorted(splits.items(), key=lambda item: item[1].start)
+    for (name, span), (other, later) in itertools.pairwise(named):
+        if later.start < span.stop:
+            raise ValueError(
+                f"{other}: got {later.start}:{later.stop}, which overlaps {name} "
+                f"{span.start}:{span.stop}, allowed: disjoint ranges"
+            )

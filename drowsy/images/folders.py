@@ -171,7 +171,7 @@ def _read_csv(table: Path, root: Path) -> list[tuple[Path, int | None]]:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or ())
             rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"labels: {table} cannot be read as CSV ({error})") from error
     if not {"file", "label"} <= set(columns):
         raise ValueError(f"labels: {table} has columns {columns}, allowed: file and label")
@@ -243,10 +243,10 @@ def _check_indices(
 ) -> range | Sequence[int]:
     if indices is None:
         return range(count)
-    outside = [i for i in indices if not 0 <= i < count]
-    if outside or not len(indices):
+    outside = next((i for i in indices if not 0 <= i < count), None)
+    if outside is not None or not len(indices):
         raise ValueError(
-            f"indices: got {outside[0] if outside else 'none'} for {where}, "
+            f"indices: got {'none' if outside is None else outside} for {where}, "
             f"allowed: 0 to {count - 1}"
         )
     return indices

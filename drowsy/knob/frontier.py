@@ -13,6 +13,7 @@ from typing import Any
 from drowsy.files.atomic import write_text
 from drowsy.files.tables import align, csv_text
 from drowsy.files.versioned import check_header, check_keys, is_number, read_json
+from drowsy.knob.costs import ROUNDING
 from drowsy.knob.schedule import Schedule
 
 FORMAT, VERSION = "drowsy.frontier", 1
@@ -218,12 +219,11 @@ class Frontier:
         if not is_number(wanted):
             raise ValueError(f"{name}: got {wanted!r}, allowed: a finite number")
         # A saving is a sum of floats: 0.5 must find the point of 0.49999999999999994.
-        slack = 1e-12
         measured = self._measured(name)
         if name == "saving":
-            fitting = [point for point, value in measured if value >= wanted - slack]
+            fitting = [point for point, value in measured if value >= wanted - ROUNDING]
         else:
-            fitting = [point for point, value in measured if value <= wanted + slack]
+            fitting = [point for point, value in measured if value <= wanted + ROUNDING]
         if not fitting:
             nearest = sorted(measured, key=lambda pair: abs(pair[1] - wanted))[:2]
             raise NoSuchPoint(

@@ -26,11 +26,13 @@ from drowsy.searches.exchanges import exchange, exchange_at
 from drowsy.searches.race import Race
 from drowsy.searches.settings import all_settings, uniform_settings
 from drowsy.searches.tradeoff import additive_settings
-from drowsy.searches.trials import Trials, sensitivity
+from drowsy.searches.trials import Trials, sensitivity, spread_rates
 
 METHODS = ("auto", "exhaustive", "additive", "greedy", "nsga2", "tpe")
 # "auto" walks every setting up to this many; beyond it, the additive search.
 EXHAUSTIVE_LIMIT = 40_000
+# Asked for, it walks this many: a point of 20 layers takes 4 KB of memory.
+EXHAUSTIVE_MOST = 1_000_000
 GENERATION = 32
 
 
@@ -63,7 +65,8 @@ def search(
             candidates), or ``auto``: exhaustive up to 40,000 settings, else additive.
         budget: how many settings to measure at most, those that the store knows included. None:
             every layer alone, uniform rates, and 256 more. Exhaustive has no budget; ``auto`` is
-            exhaustive only within it.
+            exhaustive only within it. Below the number of layers and rates, a warning says what it
+            takes, and uniform rates are measured first.
         objective: what the frontier is optimal in beside the cost: ``top1``, ``top5`` or
             ``agreement``. The searches themselves go by divergence from rate 0.
         racing: measure on few images first, and drop what cannot be optimal in the objective: see
@@ -72,7 +75,8 @@ def search(
     The search resumes from ``store``: a result that it holds is not computed again.
 
     Raises:
-        ValueError: an unknown method, a budget below 1, or a budget for ``exhaustive``.
+        ValueError: an unknown method, a budget below 1, a budget for ``exhaustive``, or more than a
+            million settings for it.
         ImportError: ``nsga2`` or ``tpe`` without Optuna; says how to install it.
     """
     check_method(method, budget)
@@ -92,6 +96,30 @@ def search(
     return measurer.frontier(points, objective)
 
 
+def check_method(method: str, budget: int | None, settings: int = 1) -> None:
+    """Raise unless a search could run so; ImportError where its method needs a missing package.
+
+    Args:
+        method, budget: as for ``search``.
+        settings: how many the network has, where that is known already.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: got {method!r}, allowed: {', '.join(METHODS)}")
+    if budget is not None and budget < 1:
+        raise ValueError(f"budget: got {budget}, allowed: 1 or more evaluations")
+    if budget is not None and method == "exhaustive":
+        raise ValueError(
+            f"budget: got {budget}, allowed: none, as exhaustive measures every setting"
+        )
+    if method == "exhaustive" and settings > EXHAUSTIVE_MOST:
+        raise ValueError(
+            f"method: got exhaustive for {settings:,} settings, allowed: up to "
+            f"{EXHAUSTIVE_MOST:,}; every other method measures no more than its budget"
+        )
+    if method in ("nsga2", "tpe"):
+        require("optuna", "search")
+
+
 def search_points(
     measurer: Measurer | Race, method: str = "auto", budget: int | None = None, seed: int = 0
 ) -> dict[Setting, OperatingPoint]:
@@ -102,14 +130,15 @@ def search_points(
         method, budget: as for ``search``.
         seed: of Optuna's draws; the other methods draw nothing.
     """
-    check_method(method, budget)
     layers, k = len(measurer.names), measurer.net.k
+    check_method(method, budget, k**layers)
     if method == "auto":
         limit = EXHAUSTIVE_LIMIT if budget is None else min(budget, EXHAUSTIVE_LIMIT)
         method = "exhaustive" if k**layers <= limit else "additive"
     if method == "exhaustive":
         return _complete(measurer.measure(all_settings(layers, k), "Algorithm 1"))
     trials = Trials(measurer, budget)
+    _mind_the_budget(trials)
     if method == "additive":
         _additive(trials)
     elif method == "greedy":
@@ -117,12 +146,6 @@ def search_points(
     else:
         _evolve(trials, method, seed)
     return _complete(trials.found)
-
-
-def _complete(points: dict[Setting, OperatingPoint]) -> dict[Setting, OperatingPoint]:
-    """Those of all images."""
-    images = max(point.images for point in points.values())
-    return {setting: point for setting, point in points.items() if point.images == images}
 
 
 def search_at(
@@ -140,8 +163,49 @@ def search_at(
     """
     check_method("additive", budget)
     trials = Trials(measurer, budget)
-    damage = sensitivity(trials)
-    trials.measure(uniform_settings(trials.layers, trials.k), "uniform rates")
+    _mind_the_budget(trials)
+    _additive_at(trials, savings)
+    return trials.found
+
+
+def _complete(points: dict[Setting, OperatingPoint]) -> dict[Setting, OperatingPoint]:
+    """Those of all images."""
+    images = max(point.images for point in points.values())
+    return {setting: point for setting, point in points.items() if point.images == images}
+
+
+def _mind_the_budget(trials: Trials) -> None:
+    """Where a budget is too small to try every layer, say so and measure uniform rates first.
+
+    Of layers alone, few of which can be tried then, no setting would save much.
+    """
+    layers, k = trials.layers, trials.k
+    needed = min(layers + k, k**layers)
+    if trials.budget >= needed:
+        return
+    warnings.warn(
+        f"budget: got {trials.budget}, which is too small for a search of {layers} layers with "
+        f"k = {k}: uniform rates come first; {needed} settings or more try every layer too",
+        stacklevel=4,
+    )
+    rates = spread_rates(k, min(trials.budget, k) - 1)
+    trials.measure([(int(j),) * layers for j in rates], "uniform rates")
+
+
+# --- methods, from the simplest ------------------------------------------------------------------
+
+
+def _additive(trials: Trials) -> None:
+    """Each layer alone, what would be best if damages added up, then exchanges."""
+    damage = _damage_of_layers(trials)
+    if trials.left:
+        trials.measure(additive_settings(damage, trials.gains, trials.left), "candidates")
+    exchange(trials, damage)
+
+
+def _additive_at(trials: Trials, savings: Sequence[float]) -> None:
+    """The same, but of what would be best only what is so at these savings."""
+    damage = _damage_of_layers(trials)
     if trials.left:
         candidates = additive_settings(damage, trials.gains)
         reached = trials.saved(candidates)
@@ -151,30 +215,13 @@ def search_at(
         chosen = itertools.chain.from_iterable(candidates[i : i + each] for i in first)
         trials.measure(chosen, "candidates")
     exchange_at(trials, damage, savings)
-    return trials.found
 
 
-def check_method(method: str, budget: int | None) -> None:
-    """Raise unless a search could run so; ImportError where its method needs a missing package."""
-    if method not in METHODS:
-        raise ValueError(f"method: got {method!r}, allowed: {', '.join(METHODS)}")
-    if budget is not None and budget < 1:
-        raise ValueError(f"budget: got {budget}, allowed: 1 or more evaluations")
-    if budget is not None and method == "exhaustive":
-        raise ValueError(
-            f"budget: got {budget}, allowed: none, as exhaustive measures every setting"
-        )
-    if method in ("nsga2", "tpe"):
-        require("optuna", "search")
-
-
-def _additive(trials: Trials) -> None:
-    """Each layer alone, what would be best if damages added up, then exchanges."""
+def _damage_of_layers(trials: Trials) -> np.ndarray:
+    """``[layers, k]`` damages of each layer alone; uniform rates are measured along with them."""
     damage = sensitivity(trials)
     trials.measure(uniform_settings(trials.layers, trials.k), "uniform rates")
-    if trials.left:
-        trials.measure(additive_settings(damage, trials.gains, trials.left), "candidates")
-    exchange(trials, damage)
+    return damage
 
 
 def _greedy(trials: Trials) -> None:

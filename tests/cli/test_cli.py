@@ -15,6 +15,8 @@ import torch
 
 import drowsy
 from drowsy import models
+from drowsy.cli.arguments import parse
+from drowsy.cli.inputs import current_folder_importable
 from drowsy.cli.main import main
 from drowsy.images.folders import load_images
 from drowsy.study.demo import _read_arrays
@@ -156,6 +158,45 @@ def test_a_network_of_ones_own(
     assert main([*arguments, "--classes", "3", "--out", "mine", "--fill", "interpolate"]) == 0
     with open(tmp_path / "mine" / "uniform.csv", newline="") as file:
         assert {row["fill"] for row in csv.DictReader(file)} == {"rescale", "zero", "interpolate"}
+
+
+def test_only_a_network_of_ones_own_is_looked_for_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it imports when it is made is found too; afterwards the path is as it was."""
+    (tmp_path / "their_layers.py").write_text("WIDTH = 4\n")
+    (tmp_path / "their_net.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    from their_layers import WIDTH\n"
+        "    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), nn.Flatten())\n"
+        "def broken():\n"
+        "    raise ValueError('broken')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    before = list(sys.path)
+    for command in ("cost", "inspect"):
+        assert main([command, "--model", "their_net:build", "--crop", "32"]) == 0
+        assert sys.path == before
+    assert "4 x 30 x 30" in capsys.readouterr().out
+    assert main(["cost", "--model", "their_net:broken"]) == 2
+    assert sys.path == before
+    with current_folder_importable():
+        assert sys.path == ["", *before]
+        sys.path.append("theirs")
+    assert sys.path == [*before, "theirs"]
+
+
+def test_no_command_changes_its_arguments() -> None:
+    args = parse(["cost", "--model", "caffenet_cifar"])
+    given = dict(vars(args))
+    with pytest.raises(AttributeError, match="images: the arguments of a command stay"):
+        args.images = range(3)
+    with pytest.raises(AttributeError, match="model: the arguments"):
+        args.model = "caffenet"
+    args.run(args)
+    assert vars(args) == given
 
 
 def test_inspect_lists_the_stages_of_a_network_without_weights(

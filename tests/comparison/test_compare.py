@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import csv
+import inspect
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ import drowsy
 from drowsy import models
 from drowsy.comparison.compare import _verdicts, table
 from drowsy.comparison.compare import compare as run_compare
+from drowsy.comparison.conditions import Conditions
 from drowsy.comparison.operate import operate
 from drowsy.comparison.recipes import RECIPES, SETS, Crop, Scale, Sleep
 from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.comparison.slimming import slim_to
-from drowsy.comparison.workbench import Bench
+from drowsy.comparison.workbench import Workbench
 from drowsy.correction import corrected
 from drowsy.correction.calibrate import calibrate
 from drowsy.evaluation.evaluator import Evaluator
@@ -215,15 +217,28 @@ def test_the_model_stays_as_it_was() -> None:
 # --- choosing ------------------------------------------------------------------------------------
 
 
-def bench(labelled: bool = True, **options: Any) -> Bench:
+def bench(labelled: bool = True) -> Workbench:
     images, labels = small_data()
-    given = {
-        "savings": SAVINGS, "seeds": (0, 1), "store": None, "budget": 24, "batch": 50,
-        "dtype": torch.float32, "device": torch.device("cpu"), "interpolation": "bicubic",
-        "progress": False,
-    }  # fmt: skip
-    model = options.pop("model", small_model())
-    return Bench(model, images, labels if labelled else None, SPLITS, **(given | options))
+    conditions = Conditions(savings=SAVINGS, seeds=(0, 1), budget=24)
+    return Workbench(small_model(), images, labels if labelled else None, SPLITS, conditions)
+
+
+def test_conditions_of_compare_are_its_defaults_and_stay_as_they_are() -> None:
+    """So that what a comparison is made with has one home."""
+    conditions = Conditions()
+    given = {name: p.default for name, p in inspect.signature(run_compare).parameters.items()}
+    assert {name: given[name] for name in vars(conditions)} == vars(conditions)
+    with pytest.raises(FrozenInstanceError):
+        conditions.batch = 1  # type: ignore[misc]
+
+
+def test_the_workbench_says_which_features_it_scales_from_the_start() -> None:
+    images, labels = small_data()
+    found = Workbench(small_model(flatten=True), images, labels, SPLITS, Conditions())
+    assert found.fitted == ["_6"]
+    found.net(Sleep("other", k=4, skip=("3", "6")))
+    assert found.fitted == ["_6"]
+    assert bench().fitted == []
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -307,7 +322,7 @@ def test_operations_are_corrected_on_the_calibration_images(
         Evaluator(
             net, found.images("report", operation.size), labels, seed=seed, baseline=baseline
         ).evaluate(operation.setting)
-        for seed in found.seeds
+        for seed in found.conditions.seeds
     ]
     divergence = [counts.divergence / 24 for counts in by_hand]
     assert measured.divergence == pytest.approx(sum(divergence) / 2, rel=1e-6)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from drowsy.knob.costs import ROUNDING
 from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint, pareto
 from drowsy.knob.schedule import LayerSetting, Schedule
 
@@ -90,6 +91,13 @@ def test_a_frontier_needs_a_point():
 
 
 # --- requests ------------------------------------------------------------------------------------
+
+
+def test_requests_round_as_savings_do_everywhere() -> None:
+    found = Frontier([point(0.0, 0.9), point(0.5 - ROUNDING / 2, 0.8)])
+    assert found.at(saving=0.5).top1 == 0.8
+    with pytest.raises(NoSuchPoint):
+        found.at(saving=0.5 + ROUNDING)
 
 
 @pytest.mark.parametrize(

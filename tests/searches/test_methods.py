@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.knob.costs import multiplication_gains
 from drowsy.knob.frontier import Frontier, OperatingPoint
 from drowsy.knob.schedule import Schedule, Setting
+from drowsy.searches import exchanges
 from drowsy.searches.methods import EXHAUSTIVE_LIMIT, search_at, search_points
 from drowsy.searches.settings import all_settings, single_settings
 from drowsy.searches.tradeoff import additive_settings
@@ -146,6 +149,40 @@ def test_exchanges_mend_what_the_additive_model_gets_wrong() -> None:
     assert volume(found) > volume(candidates)
 
 
+def test_the_worked_example_of_exchanges_holds() -> None:
+    outcome = doctest.testmod(exchanges)
+    assert outcome.attempted >= 5
+    assert outcome.failed == 0
+
+
+MOVES = ([1], [-1], [-1, 1])
+
+
+def test_exchanges_change_one_layer_up_and_another_down() -> None:
+    """Every neighbour of every setting, against the damages of the settings themselves."""
+    rng = np.random.default_rng(2)
+    damage, origins = rng.random((3, 4)), all_settings(3, 4)
+    before = damage.copy()
+    found, allowed = exchanges.changes(damage, origins), exchanges.possible(origins, 4)
+
+    def total(setting: Setting) -> float:
+        return sum(damage[layer, j] for layer, j in enumerate(setting))
+
+    for origin, change, there in zip(origins, found, allowed, strict=True):
+        score = np.where(there, -change, -np.inf)[None]
+        kept = score.copy()
+        reached = exchanges.best_exchanges([origin], score, 100)
+        np.testing.assert_array_equal(score, kept)
+        steps = {s: np.subtract(s, origin) for s in origins}
+        neighbours = {s for s, step in steps.items() if sorted(step[step != 0]) in MOVES}
+        assert set(reached) == neighbours
+        assert len(reached) == there.sum()
+        order = [total(setting) for setting in reached]
+        assert order == pytest.approx(sorted(order))
+        assert change[there].min() == pytest.approx(order[0] - total(origin))
+    np.testing.assert_array_equal(damage, before)
+
+
 def least_harm(points: dict[Setting, OperatingPoint], saving: float) -> float:
     return min(p.divergence for p in points.values() if p.saving >= saving - 1e-9)
 
@@ -166,6 +203,7 @@ def test_at_given_savings_the_best_settings_are_found(goals: tuple[float, ...]) 
             assert least_harm(found, goal) < least_harm(along, goal)
 
 
+@pytest.mark.filterwarnings("ignore:budget")
 @pytest.mark.parametrize("budget", [1, 3, 20, 1000])
 def test_a_search_at_given_savings_keeps_its_budget_and_ends(budget: int) -> None:
     model = Model(3, 4)
@@ -174,12 +212,48 @@ def test_a_search_at_given_savings_keeps_its_budget_and_ends(budget: int) -> Non
     assert budget < 1000 or len(points) <= 64
 
 
+@pytest.mark.filterwarnings("ignore:budget")
 @pytest.mark.parametrize("budget", [1, 3, 20, 101])
 @pytest.mark.parametrize("method", SEARCHES)
 def test_budget_is_kept_and_no_setting_measured_twice(method: str, budget: int) -> None:
     model = Model(7, 8, mixed=0.5)
     points = search_points(model, method, budget)
     assert len(model.asked) == len(set(model.asked)) == len(points) == budget
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+@pytest.mark.parametrize("budget", [1, 3, 5, 27])
+def test_too_small_a_budget_is_told_and_spent_on_uniform_rates_first(
+    method: str, budget: int
+) -> None:
+    model, rates = Model(20, 8), {1: {0}, 3: {0, 4, 7}, 5: {0, 2, 4, 6, 7}, 27: set(range(8))}
+    with pytest.warns(UserWarning, match=rf"budget: got {budget}, .* 28 settings or more try"):
+        points = search_points(model, method, budget)
+    assert len(points) == budget
+    first = model.asked[: len(rates[budget])]
+    assert set(first) == {(j,) * 20 for j in rates[budget]}
+    # A frontier over the whole range, where single layers save next to nothing.
+    if budget > 1:
+        assert max(point.saving for point in points.values()) > 0.8
+    with pytest.warns(UserWarning, match="budget: got"):
+        assert set(first) <= set(search_at(Model(20, 8), (0.5,), budget))
+
+
+@pytest.mark.parametrize("method", SEARCHES)
+def test_a_budget_that_suffices_is_no_cause_for_a_warning(method: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search_points(Model(7, 8), method, 15)
+        search_points(Model(2, 3), method, 9)
+        search_points(Model(1, 8), method, 8)
+
+
+def test_exhaustive_is_refused_where_it_would_not_end() -> None:
+    model = Model(20, 8)
+    with pytest.raises(ValueError, match=r"method: got exhaustive for 1,152,921,504,606,846,976 s"):
+        search_points(model, "exhaustive")
+    assert not model.asked
+    assert len(search_points(Model(3, 8), "exhaustive")) == 512
 
 
 @pytest.mark.parametrize("method", SEARCHES)
