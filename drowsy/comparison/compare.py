@@ -27,6 +27,7 @@ from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, csv_text
 from drowsy.files.tables import align as align_columns
 from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.metrics import judged_by
 from drowsy.searches.methods import check_method
 
 SAVINGS = (0.25, 0.5, 0.75)
@@ -138,7 +139,7 @@ def compare(
         record = {
             "comparison": title,
             **(about or {}),
-            "as it is": {name: getattr(dense, name) for name in _measured(dense)},
+            "as it is": {name: dense.figures[name] for name in judged_by(dense.figures)},
             "splits": {name: [span.start, span.stop] for name, span in splits.items()},
             "seeds": list(bench.seeds),
             "budget": budget,
@@ -153,7 +154,9 @@ def compare(
         folder = Path(out)
         write_text(folder / "compare.csv", csv_text(rows))
         write_json(folder / "compare.json", record)
-        as_it_is = " / ".join(f"{100 * getattr(dense, name):.1f}" for name in _measured(dense))
+        as_it_is = " / ".join(
+            f"{100 * dense.figures[name]:.1f}" for name in judged_by(dense.figures)
+        )
         plot_comparison(
             rows,
             folder / "compare.png",
@@ -190,8 +193,8 @@ def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> 
         "saving_reached": operation and operation.saving,
         "size": operation and "x".join(map(str, operation.size)),
     }
-    for name in _measured(dense):
-        lost = point and 100 * (getattr(dense, name) - getattr(point, name))
+    for name in judged_by(dense.figures):
+        lost = point and 100 * (dense.figures[name] - point.figures[name])
         row[f"{name}_lost"] = lost
         # One seed was measured where nothing is random.
         row[f"{name}_std"] = point and 100 * (point.spread or {}).get(name, 0.0)
@@ -204,10 +207,6 @@ def _row(bench: Bench, recipe: Recipe, wanted: float, dense: OperatingPoint) -> 
         "seeds": len(bench.seeds),
         "rates": operation and " ".join(map(str, operation.setting)),
     }
-
-
-def _measured(point: OperatingPoint) -> list[str]:
-    return ["top1", "top5"] if point.top1 is not None else ["agreement"]
 
 
 def _verdicts(row: Row, rival: Row | None) -> Row:

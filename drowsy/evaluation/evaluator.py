@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
-from drowsy.evaluation.metrics import Counts, rank
+from drowsy.evaluation.classification import CLASSIFICATION
+from drowsy.evaluation.metrics import Counts
 from drowsy.graph.overwriting import give_own_memory, overwriting
 from drowsy.graph.running import Executor, Values
 from drowsy.images.checks import check_images, check_labels
@@ -223,19 +223,4 @@ class Evaluator:
     def _count(self, setting: Setting, logits: Tensor) -> Counts:
         if self._baseline is None:
             self._baseline = logits
-        baseline = self._baseline
-        divergence = F.kl_div(
-            logits.log_softmax(1), baseline.log_softmax(1), reduction="sum", log_target=True
-        )
-        top1 = top5 = None
-        if self.labels is not None:
-            low, high = self.labels.aminmax()
-            if low < 0 or high >= logits.shape[1]:
-                raise ValueError(
-                    f"labels: got {int(low)} to {int(high)}, allowed: 0 to {logits.shape[1] - 1}, "
-                    "the network's classes"
-                )
-            place = rank(logits, self.labels.to(logits.device))
-            top1, top5 = int((place < 1).sum()), int((place < 5).sum())
-        agree = int((rank(logits, baseline.argmax(1)) < 1).sum())
-        return Counts(len(logits), top1, top5, agree, float(divergence))
+        return CLASSIFICATION.count(logits, self._baseline, self.labels)

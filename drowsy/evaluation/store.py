@@ -12,8 +12,9 @@ import math
 import os
 import sqlite3
 import time
-from dataclasses import astuple
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from drowsy.evaluation.identity import Context
 from drowsy.evaluation.metrics import Counts
@@ -36,6 +37,13 @@ CREATE TABLE points (
     PRIMARY KEY (context, setting)
 ) WITHOUT ROWID;
 """
+# Where a point keeps the sum of each metric.
+_COLUMNS = {"top1": "top1", "top5": "top5", "agreement": "agree", "divergence": "divergence"}
+_INSERT = (
+    f"INSERT INTO points (context, setting, images, {', '.join(_COLUMNS.values())}) "
+    f"VALUES (?, ?, ?, {', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
+)
+_SELECT = f"SELECT setting, images, {', '.join(_COLUMNS.values())} FROM points WHERE context = ?"
 
 
 class Store:
@@ -97,35 +105,32 @@ class Store:
 
         Raises:
             ValueError: the store holds another result for the same point (divergence, a sum of
-                floats, may differ), or the divergence is not finite.
+                floats, may differ), a sum is not finite, or one is of a metric that a store has no
+                column for.
         """
-        if not math.isfinite(counts.divergence):
+        sums = counts.sums
+        if unknown := [name for name in sums if name not in _COLUMNS]:
             raise ValueError(
-                f"divergence: got {counts.divergence} for setting {setting}, allowed: a finite "
-                "number; does the network put out NaN?"
+                f"store {self.path}: got {', '.join(unknown)}, allowed: {', '.join(_COLUMNS)}"
             )
+        for name, value in sums.items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(
+                    f"{name}: got {value} for setting {setting}, allowed: a finite number; does "
+                    "the network put out NaN?"
+                )
         key = (self._id(context), ",".join(map(str, setting)))
-        inserted = self._db.execute(
-            "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (*key, *astuple(counts)),
-        )
-        if inserted.rowcount:
+        if self._db.execute(_INSERT, (*key, counts.images, *map(sums.get, _COLUMNS))).rowcount:
             return
-        row = self._db.execute(
-            "SELECT images, top1, top5, agree FROM points WHERE context = ? AND setting = ?", key
-        ).fetchone()
-        if row != astuple(counts)[:4]:
-            raise ValueError(
-                f"store {self.path}: holds {row} for setting {key[1]}, got {astuple(counts)[:4]}"
-            )
+        row = self._db.execute(f"{_SELECT} AND setting = ?", key).fetchone()
+        held, got = (_exact(each) for each in (_counts(row), counts))
+        if held != got:
+            raise ValueError(f"store {self.path}: holds {held} for setting {key[1]}, got {got}")
 
     def results(self, context: Context) -> dict[Setting, Counts]:
         """All results of one context."""
-        rows = self._db.execute(
-            "SELECT setting, images, top1, top5, agree, divergence FROM points WHERE context = ?",
-            (self._id(context),),
-        )
-        return {tuple(map(int, row[0].split(","))): Counts(*row[1:]) for row in rows}
+        rows = self._db.execute(_SELECT, (self._id(context),))
+        return {tuple(map(int, row[0].split(","))): _counts(row) for row in rows}
 
     def _id(self, context: Context) -> int:
         configuration = json.dumps(context.configuration, sort_keys=True)
@@ -158,3 +163,13 @@ class Store:
         at: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _counts(row: Sequence[Any]) -> Counts:
+    """Counts from a row of ``_SELECT``."""
+    return Counts.of(row[1], dict(zip(_COLUMNS, row[2:], strict=True)))
+
+
+def _exact(counts: Counts) -> tuple[float | None, ...]:
+    """What does not depend on how images were batched, as the divergence does."""
+    return (counts.images, *(v for name, v in counts.sums.items() if name != "divergence"))
