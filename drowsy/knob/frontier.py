@@ -101,13 +101,14 @@ class OperatingPoint:
     def from_dict(cls, data: Any, where: str = "point") -> OperatingPoint:
         """Read the JSON form; ``where`` names it in errors."""
         names = _FIELDS - {"others"}
-        further = [name for name in METRICS if name not in _FIELDS and name in data]
+        given = data.keys() if isinstance(data, dict) else ()
+        further = [name for name in METRICS if name not in _FIELDS and name in given]
         check_keys(data, {*names, *further}, where)
         schedule = Schedule.from_dict(data["schedule"], f"{where}: schedule")
         own = [name for name in METRICS if name in _FIELDS]
         for name in ("saving", *own, *further, "latency_ms", "joules"):
             value = data[name]
-            if not _is_number(value) and (value is not None or name == "saving"):
+            if not _is_number(value) and (value is not None or name in ("saving", *further)):
                 raise ValueError(f"{where}: {name}: got {value!r}, allowed: a number")
         images, seeds, spread = data["images"], data["seeds"], data["spread"]
         if type(images) is not int or images < 0:
@@ -119,9 +120,9 @@ class OperatingPoint:
         ):
             raise ValueError(f"{where}: spread: got {spread!r}, allowed: names with numbers")
         try:
-            given = {name: data[name] for name in names}
-            others = {name: data[name] for name in further} or None
-            return cls(**{**given, "schedule": schedule, "seeds": tuple(seeds), "others": others})
+            values = {name: data[name] for name in names}
+            values |= {"schedule": schedule, "seeds": tuple(seeds)}
+            return cls(**values, others={name: data[name] for name in further} or None)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 

@@ -134,6 +134,16 @@ def test_a_metric_that_is_not_registered_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("margin", [None, "1", True])
+def test_a_file_whose_figure_is_no_number_is_refused(margin: object) -> None:
+    stored = drowsy.OperatingPoint(drowsy.Schedule(8, {}), 0.0, 0.5).to_dict()
+    with pytest.raises(ValueError, match=f"point: margin: got {margin!r}, allowed: a number"):
+        drowsy.OperatingPoint.from_dict({**stored, "margin": margin})
+    with pytest.raises(ValueError, match="point: got NoneType, allowed: an object"):
+        drowsy.OperatingPoint.from_dict(None)
+
+
+@pytest.mark.usefixtures("registered")
 def test_a_figure_that_is_none_is_refused() -> None:
     schedule = drowsy.Schedule(8, {})
     with pytest.raises(ValueError, match="margin: got inf, allowed: a finite number"):
