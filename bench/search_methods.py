@@ -26,7 +26,8 @@ from drowsy.files.atomic import replacing, write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import align
 from drowsy.knob.costs import multiplication_gains
-from drowsy.knob.frontier import OBJECTIVES, Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.metrics import objectives
 from drowsy.knob.schedule import Schedule, Setting
 from drowsy.searches.methods import METHODS, search_points
 
@@ -78,14 +79,14 @@ def compare(recorded: Recorded, seeds: Iterable[int]) -> list[Row]:
             for budget in BUDGETS:
                 points = search_points(cast(Measurer, recorded), method, budget, seed)
                 found = _volumes(points.values())
-                shares = {name: found[name] / whole[name] for name in OBJECTIVES}
+                shares = {name: found[name] / whole[name] for name in objectives()}
                 rows.append({"method": method, "seed": seed, "evaluations": len(points), **shares})
     return rows
 
 
 def _volumes(points: Iterable[OperatingPoint]) -> dict[str, float]:
     pool = list(points)
-    return {name: Frontier(pool, name).hypervolume() for name in OBJECTIVES}
+    return {name: Frontier(pool, name).hypervolume() for name in objectives()}
 
 
 def _curves(rows: list[Row], objective: str) -> dict[str, dict[int, list[float]]]:
@@ -157,7 +158,7 @@ def main() -> None:
     }
     write_json(args.out / "methods.json", record)
     plot(rows, args.out / "methods.png")
-    for objective in OBJECTIVES:
+    for objective in objectives():
         print(table(rows, objective) + "\n")
     print(f"wrote {args.out}: methods.csv, methods.json, methods.png")
 

@@ -39,7 +39,7 @@ from drowsy.graph.inspection import inspect, inspect_kernels
 from drowsy.graph.stages import explain, find_stages
 from drowsy.images.checks import check_splits
 from drowsy.knob.costs import cost_table, layer_shares
-from drowsy.knob.frontier import OBJECTIVES, Frontier
+from drowsy.knob.frontier import Frontier
 from drowsy.network.calibration import Calibration
 from drowsy.searches.methods import check_method
 from drowsy.study.figures import Study
@@ -211,8 +211,8 @@ def _corrected(frontier: Frontier, measurer: Measurer) -> Frontier:
         net.set(point)
         setting = tuple(net.control.settings)
         found = measurer.measure([setting], "corrected")[setting]
-        names = (*OBJECTIVES, "divergence", "spread", "images", "seeds")
-        points.append(replace(point, **{name: getattr(found, name) for name in names}))
+        point = replace(point, spread=found.spread, images=found.images, seeds=found.seeds)
+        points.append(point.with_figures(found.figures))
     return Frontier(points, frontier.objective, frontier.cost)
 
 

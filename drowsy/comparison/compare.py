@@ -28,6 +28,7 @@ from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, csv_text
 from drowsy.files.tables import align as align_columns
 from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.metrics import judged_by
 
 
 def compare(
@@ -114,7 +115,7 @@ def compare(
         facts = {
             "comparison": title,
             **(about or {}),
-            "as it is": {name: getattr(dense, name) for name in _measured(dense)},
+            "as it is": {name: dense.figures[name] for name in judged_by(dense.figures)},
             "splits": {name: [span.start, span.stop] for name, span in splits.items()},
             "seeds": list(conditions.seeds),
             "budget": budget,
@@ -198,8 +199,8 @@ def _row(workbench: Workbench, recipe: Recipe, wanted: float, dense: OperatingPo
         "saving_reached": operation and operation.saving,
         "size": operation and "x".join(map(str, operation.size)),
     }
-    for name in _measured(dense):
-        lost = point and 100 * (getattr(dense, name) - getattr(point, name))
+    for name in judged_by(dense.figures):
+        lost = point and 100 * (dense.figures[name] - point.figures[name])
         row[f"{name}_lost"] = lost
         # One seed was measured where nothing is random.
         row[f"{name}_std"] = point and 100 * (point.spread or {}).get(name, 0.0)
@@ -212,10 +213,6 @@ def _row(workbench: Workbench, recipe: Recipe, wanted: float, dense: OperatingPo
         "seeds": len(workbench.conditions.seeds),
         "rates": operation and " ".join(map(str, operation.setting)),
     }
-
-
-def _measured(point: OperatingPoint) -> list[str]:
-    return ["top1", "top5"] if point.top1 is not None else ["agreement"]
 
 
 def _verdicts(row: Row, rival: Row | None) -> Row:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from drowsy.evaluation.metrics import PANELS
 from drowsy.files.pictures import by_depth, draw_legend, label_axes, new_figure, save_figure
 from drowsy.files.tables import Row
+from drowsy.knob.metrics import METRICS, objectives
 
 
 def plot_comparison(
@@ -26,7 +26,7 @@ def plot_comparison(
     """
     if not rows:
         raise ValueError("rows: got none, allowed: one or more")
-    panels = [name for name in PANELS if f"{name}_lost" in rows[0]]
+    panels = [name for name in objectives() if f"{name}_lost" in rows[0]]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure, axes = new_figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
@@ -48,8 +48,7 @@ def plot_comparison(
                 clip_on=False,
             )
             reach += [y + sign * s for y, s in zip(lost, spread, strict=True) for sign in (-1, 1)]
-        name = PANELS[panel].removesuffix(" (%)")
-        label_axes(axis, "multiplications saved (%)", f"{name} lost (points)")
+        label_axes(axis, "multiplications saved (%)", f"{METRICS[panel].title} lost (points)")
         axis.autoscale(axis="x")
         _square_roots(axis, min(reach), max(reach))
     draw_legend(figure, axes[-1])

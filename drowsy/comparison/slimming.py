@@ -5,13 +5,12 @@ from __future__ import annotations
 import bisect
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from drowsy.graph.running import shapes
+from drowsy.graph.running import Executor, shapes
 from drowsy.knob.costs import layer_costs
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
@@ -92,33 +91,31 @@ def _silence(layer: DrowsyConv2d, removed: Tensor) -> None:
 def _multiplies(
     net: DrowsyNet, sizes: Mapping[fx.Node, torch.Size], kept: Mapping[str, Tensor]
 ) -> int:
-    """Multiplications by inputs that can differ from 0, for the outputs of channels that stay."""
+    """Multiplications by inputs that can differ from 0, for the outputs of channels that stay.
+
+    The network runs on tensors of 1, with 0 where a channel is 0 whatever the image.
+    """
     count = 0
-
-    class Alive(fx.Interpreter):
-        """The network on tensors of 1, with 0 where a channel is 0 whatever the image."""
-
-        def run_node(self, node: fx.Node) -> Any:
-            nonlocal count
-            if node.target == "control":
-                return None
-            name = str(node.target)
-            module = net.get_submodule(name) if node.op == "call_module" else None
-            if not isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
-                return super().run_node(node)
-            x = self.env[node.all_input_nodes[0]]
-            if isinstance(module, nn.BatchNorm2d):
-                return x
-            stay = kept[name].to(x) if name in kept else x.new_ones(module.out_channels)
-            alive = (x != 0).any(3).any(2).any(0)
-            # Each output of a group multiplies by each living input of the group.
-            pairs = stay.view(module.groups, -1).sum(1) * alive.view(module.groups, -1).sum(1)
-            positions = sizes[node][-2] * sizes[node][-1]
-            kernel = module.kernel_size[0] * module.kernel_size[1]
-            count += int(pairs.sum()) * kernel * positions
-            return stay[None, :, None, None].expand(sizes[node]).contiguous()
-
+    executor = Executor(net)
     image = next(size for node, size in sizes.items() if node.op == "placeholder")
     with torch.inference_mode():
-        Alive(net).run(next(net.parameters()).new_ones(image))
+        values = executor.start(next(net.parameters()).new_ones(image))
+        for node in executor.nodes:
+            name = str(node.target)
+            module = net.get_submodule(name) if node.op == "call_module" else None
+            if isinstance(module, nn.BatchNorm2d):
+                values[node] = values[node.all_input_nodes[0]]
+            elif isinstance(module, nn.Conv2d):
+                x = values[node.all_input_nodes[0]]
+                stay = kept[name].to(x) if name in kept else x.new_ones(module.out_channels)
+                alive = (x != 0).any(3).any(2).any(0)
+                # Each output of a group multiplies by each living input of the group.
+                pairs = stay.view(module.groups, -1).sum(1) * alive.view(module.groups, -1).sum(1)
+                positions = sizes[node][-2] * sizes[node][-1]
+                kernel = module.kernel_size[0] * module.kernel_size[1]
+                count += int(pairs.sum()) * kernel * positions
+                values[node] = stay[None, :, None, None].expand(sizes[node]).contiguous()
+            else:
+                values[node] = executor.compute(node, values)
+            executor.drop(node, values)
     return count

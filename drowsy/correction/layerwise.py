@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from drowsy._optional import require
 from drowsy.correction.least_squares import Moments, Spread, ridge
+from drowsy.graph.running import Executor
 from drowsy.network.calibration import Correction
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
@@ -31,28 +32,26 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 class _Lane:
     """A run of the network over all images, one node at a time."""
 
-    def __init__(self, net: DrowsyNet, chunks: Sequence[Tensor]) -> None:
-        self.runs = [fx.Interpreter(net, garbage_collect_values=False) for _ in chunks]
-        for run, images in zip(self.runs, chunks, strict=True):
-            run.args_iter = iter((images.clone(),))
+    def __init__(self, executor: Executor, chunks: Sequence[Tensor]) -> None:
+        self._executor = executor
+        self._states = [executor.start(images.clone()) for images in chunks]
 
     def step(self, node: fx.Node) -> None:
-        for run in self.runs:
-            run.env[node] = run.run_node(node)
+        for state in self._states:
+            state[node] = self._executor.compute(node, state)
 
     def values(self, node: fx.Node) -> list[Tensor]:
-        return [run.env[node] for run in self.runs]
+        return [state[node] for state in self._states]
 
     def put(self, node: fx.Node, chunk: int, value: Tensor) -> None:
-        self.runs[chunk].env[node] = value
+        self._states[chunk][node] = value
 
     def has(self, node: fx.Node) -> bool:
-        return node in self.runs[0].env
+        return node in self._states[0]
 
-    def drop(self, nodes: Iterable[fx.Node]) -> None:
-        for run in self.runs:
-            for node in nodes:
-                run.env.pop(node, None)
+    def drop(self, node: fx.Node) -> None:
+        for state in self._states:
+            self._executor.drop(node, state)
 
 
 @torch.no_grad()
@@ -63,12 +62,11 @@ def layer_corrections(
     size = min(batch, max(len(images) // 4, 1))
     chunks, starts = images.split(size), range(0, len(images), size)
     layers, thresholds = net.layers, net.control.settings
-    awake, drowsy = _Lane(net, chunks), _Lane(net, chunks)
-    nodes = [node for node in net.graph.nodes if node.target != "control" and node.op != "output"]
-    last_use = {used: node for node in nodes for used in node.all_input_nodes}
+    executor = Executor(net)
+    awake, drowsy = _Lane(executor, chunks), _Lane(executor, chunks)
     found: dict[str, Correction | None] = {}
     bar = require("tqdm", "search").tqdm if progress else iter
-    for node in bar(nodes):
+    for node in bar(executor.nodes):
         layer = layers.get(str(node.target)) if node.op == "call_module" else None
         if layer is None:
             awake.step(node)
@@ -83,9 +81,8 @@ def layer_corrections(
                 # The network has one correction for all calls of a layer.
                 task.apply(known)
             task.run()
-        dead = [used for used in node.all_input_nodes if last_use[used] is node]
         for lane in (awake, drowsy):
-            lane.drop(dead if node in last_use else [*dead, node])
+            lane.drop(node)
     return {name: each for name, each in found.items() if each is not None}
 
 

@@ -10,16 +10,14 @@ that a fill is a look-up and at most eight products.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from drowsy.files.tensors import read_tensors, write_tensors
+from drowsy.graph.running import Executor
 from drowsy.images.checks import check_batch, check_images
-from drowsy.knob.control import Control
 from drowsy.knob.schedule import named
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet, check_network
@@ -145,35 +143,17 @@ def calibrate_stencils(net: DrowsyNet, images: Tensor, *, batch: int = 50) -> No
     found: dict[str, Moments] = {}
     wanted = _fillable(net)
 
-    def see(name: str, y: Tensor) -> None:
-        if name in wanted:
-            moments = window_moments(y)
-            found[name] = found[name] + moments if name in found else moments
-
+    executor = Executor(net)
     with torch.no_grad():
         for part in images.split(batch):
             # A network may overwrite its input.
-            _Awake(net, see).run(part.clone())
+            for node, y in executor.run(part.clone()):
+                name = str(node.target)
+                if node.op == "call_module" and name in wanted:
+                    moments = window_moments(y)
+                    found[name] = found[name] + moments if name in found else moments
         tables = {name: stencil_table(m.mean, m.covariance) for name, m in found.items()}
     _install(wanted, tables)
-
-
-class _Awake(fx.Interpreter):
-    """Runs a network with all neurons awake and a clock that stands still, and shows outputs."""
-
-    def __init__(self, net: DrowsyNet, see: Callable[[str, Tensor], None]) -> None:
-        super().__init__(net)
-        self._see = see
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.fetch_attr(target)
-        if isinstance(module, Control):
-            return None
-        if not isinstance(module, DrowsyConv2d):
-            return super().call_module(target, args, kwargs)
-        y = module.awake(*args, **kwargs)
-        self._see(target, y)
-        return y
 
 
 def _fillable(net: DrowsyNet) -> dict[str, DrowsyConv2d]:

@@ -12,19 +12,17 @@ its index, so that results do not depend on the split into batches.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
-from drowsy.evaluation.metrics import Counts, rank
-from drowsy.graph.overwriting import IN_PLACE, Live, asked_in_place, with_own_memory
+from drowsy.evaluation.classification import CLASSIFICATION
+from drowsy.evaluation.metrics import Counts
+from drowsy.graph.overwriting import give_own_memory, overwriting
+from drowsy.graph.running import Executor, Values
 from drowsy.images.checks import check_batch, check_images, check_labels
 from drowsy.knob.schedule import Setting
-from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet, check_network
 from drowsy.neuron import sleep
 from drowsy.sleep import levels, scale
@@ -112,31 +110,41 @@ class Evaluator:
     # --- the graph ----------------------------------------------------------------------------
 
     def _plan(self) -> None:
-        """Where each layer first runs, and which tensors are still needed there."""
-        self._nodes = [node for node in self.net.graph.nodes if node.target != "control"]
+        """Cut the graph at each layer's first call: one stretch up to each, and one to the end."""
+        self._executor = Executor(self.net)
+        *nodes, self._output = self._executor.nodes
         index = {name: i for i, (name, _) in enumerate(self.layers)}
         self._layer_of = {
             node: index[node.target]
-            for node in self._nodes
+            for node in nodes
             if node.op == "call_module" and node.target in index
         }
-        first: dict[int, int] = {}
-        for place, node in enumerate(self._nodes):
-            if node in self._layer_of:
-                first.setdefault(self._layer_of[node], place)
-        assert list(first) == sorted(first), "layers are numbered in order of execution"
-        self._cuts = list(first.values())
-        self._in_place = {node for node in self._nodes if self._overwrites(node)}
-        self._last_use = {
-            used: place for place, node in enumerate(self._nodes) for used in node.all_input_nodes
-        }
+        self._first_calls: list[fx.Node] = []
+        self._stretches: list[list[fx.Node]] = [[]]
+        for node in nodes:
+            self._stretches[-1].append(node)
+            if self._layer_of.get(node) == len(self._first_calls):
+                self._first_calls.append(node)
+                self._stretches.append([])
+        assert len(self._first_calls) == len(self.layers), (
+            "layers are numbered in order of execution"
+        )
+        modules = dict(self.net.named_modules(remove_duplicate=False))
+        found = {node: overwriting(node, modules) for node in nodes}
+        self._overwritten = {node: each.overwritten for node, each in found.items() if each}
 
-    def _roots(self) -> list[Live]:
+    def _roots(self) -> list[Values]:
         """Live tensors at the first layer, by chunk; the layer's neurons all awake."""
-        return [self._run({}, 0, self._cuts[0], i, ()) for i in range(len(self._chunks))]
+        states = []
+        for chunk, images in enumerate(self._chunks):
+            # A chunk lies in the memory of all images.
+            live = self._executor.start(images.clone() if self._overwritten else images)
+            self._advance(0, live, chunk, ())
+            states.append(live)
+        return states
 
     def _descend(
-        self, depth: int, states: list[Live], settings: list[Setting]
+        self, depth: int, states: list[Values], settings: list[Setting]
     ) -> Iterator[tuple[Setting, Tensor]]:
         """Logits of settings that agree before layer ``depth``, whose awake outputs are known."""
         groups: dict[int, list[Setting]] = {}
@@ -152,17 +160,21 @@ class Evaluator:
                 # The largest group goes last; its tensors replace these, chunk by chunk.
                 if group is ordered[-1]:
                     states[chunk] = {}
-                start, stop = self._cuts[depth] + 1, self._cuts[depth + 1]
-                deeper.append(self._run(live, start, stop, chunk, group[0]))
+                live = dict(live)
+                self._fall_asleep(depth, live, chunk, group[0])
+                self._advance(depth + 1, live, chunk, group[0])
+                deeper.append(live)
             yield from self._descend(depth + 1, deeper, group)
 
-    def _tail(self, depth: int, states: list[Live], setting: Setting) -> Tensor:
+    def _tail(self, depth: int, states: list[Values], setting: Setting) -> Tensor:
         """Logits of one setting from layer ``depth`` to the end."""
-        start, stop = self._cuts[depth] + 1, len(self._nodes) - 1
         logits = []
         for chunk, live in enumerate(states):
-            out = self._run(live, start, stop, chunk, setting)
-            value = fx.map_arg(self._nodes[-1].args[0], out.__getitem__)
+            live = dict(live)
+            for layer in range(depth, len(self.layers)):
+                self._fall_asleep(layer, live, chunk, setting)
+                self._advance(layer + 1, live, chunk, setting)
+            value = self._executor.compute(self._output, live)
             if not isinstance(value, Tensor) or value.dim() != 2:
                 raise TypeError(
                     f"model: its output is {type(value).__name__}, "
@@ -171,64 +183,22 @@ class Evaluator:
             logits.append(value.float())
         return torch.cat(logits)
 
-    def _run(self, live: Live, start: int, stop: int, chunk: int, prefix: Setting) -> Live:
-        """Run nodes ``start`` to ``stop``; ``live`` is not changed.
+    def _fall_asleep(self, layer: int, live: Values, chunk: int, setting: Setting) -> None:
+        """Put the neurons of a layer, all awake at its first call so far, to sleep at its rate."""
+        call = self._first_calls[layer]
+        if call in self._executor.last_reader:  # else it is forgotten already
+            live[call] = self._sleep(live[call], call, chunk, setting)
 
-        A layer whose rate is in ``prefix`` puts its neurons to sleep; the one at ``stop`` is run
-        with all of them awake.
-        """
-        live = dict(live)
-        if start > 0:
-            node = self._nodes[start - 1]
-            live[node] = self._sleep(live[node], node, chunk, prefix)
-            self._drop(live, start - 1)
-        for place in range(start, min(stop + 1, len(self._nodes) - 1)):
-            node = self._nodes[place]
-            if node in self._in_place:
+    def _advance(self, stretch: int, live: Values, chunk: int, setting: Setting) -> None:
+        """Run a stretch. The layer at its end stays awake; what is called again in it sleeps."""
+        for node in self._stretches[stretch]:
+            if node in self._overwritten:
                 # Live tensors are shared between branches of the walk, which must not see this.
-                live = with_own_memory(live, live[node.all_input_nodes[0]])
-            value = self._call(node, live, chunk)
-            if place != stop and node in self._layer_of:
-                value = self._sleep(value, node, chunk, prefix)
-            live[node] = value
-            self._drop(live, place)
-        return live
-
-    def _drop(self, live: Live, place: int) -> None:
-        node = self._nodes[place]
-        for used in (*node.all_input_nodes, node):
-            if self._last_use.get(used, -1) <= place:
-                live.pop(used, None)
-
-    def _call(self, node: fx.Node, live: Live, chunk: int) -> Any:
-        if node.op == "placeholder":
-            images = self._chunks[chunk]
-            # A chunk lies in the memory of all images.
-            return images.clone() if self._in_place else images
-        target: Any = node.target
-        args: Any = fx.map_arg(node.args, live.__getitem__)
-        kwargs: Any = fx.map_arg(node.kwargs, live.__getitem__)
-        if node.op == "get_attr":
-            return operator.attrgetter(target)(self.net)
-        if node.op == "call_module":
-            module = self.net.get_submodule(target)
-            if isinstance(module, DrowsyConv2d):
-                return module.awake(*args, **kwargs)
-            return module(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        return target(*args, **kwargs)
-
-    def _overwrites(self, node: fx.Node) -> bool:
-        """Whether a node writes its result over its first argument."""
-        if not node.all_input_nodes:
-            return False
-        if node.op == "call_module":
-            return bool(getattr(self.net.get_submodule(str(node.target)), "inplace", False))
-        if node.op == "call_function" and node.target in IN_PLACE:
-            return True
-        name = str(getattr(node.target, "__name__", node.target))
-        return (name.endswith("_") and not name.endswith("__")) or asked_in_place(node)
+                give_own_memory(live, self._overwritten[node])
+            live[node] = self._executor.compute(node, live)
+            if node in self._layer_of and node not in self._first_calls:
+                live[node] = self._sleep(live[node], node, chunk, setting)
+            self._executor.drop(node, live)
 
     def _sleep(self, y: Tensor, node: fx.Node, chunk: int, setting: Setting) -> Tensor:
         index = self._layer_of[node]
@@ -252,19 +222,4 @@ class Evaluator:
     def _count(self, setting: Setting, logits: Tensor) -> Counts:
         if self._baseline is None:
             self._baseline = logits
-        baseline = self._baseline
-        divergence = F.kl_div(
-            logits.log_softmax(1), baseline.log_softmax(1), reduction="sum", log_target=True
-        )
-        top1 = top5 = None
-        if self.labels is not None:
-            low, high = self.labels.aminmax()
-            if low < 0 or high >= logits.shape[1]:
-                raise ValueError(
-                    f"labels: got {int(low)} to {int(high)}, allowed: 0 to {logits.shape[1] - 1}, "
-                    "the network's classes"
-                )
-            place = rank(logits, self.labels.to(logits.device))
-            top1, top5 = int((place < 1).sum()), int((place < 5).sum())
-        agree = int((rank(logits, baseline.argmax(1)) < 1).sum())
-        return Counts(len(logits), top1, top5, agree, float(divergence))
+        return CLASSIFICATION.count(logits, self._baseline, self.labels)

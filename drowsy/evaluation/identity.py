@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.sleep import stored_text
+
 
 @dataclass(frozen=True)
 class Context:
@@ -18,9 +21,8 @@ class Context:
     Args:
         weights: ``fingerprint_state`` of the network.
         data: ``fingerprint_data`` of images and labels.
-        configuration: JSON-able: k, and each layer's source, grain and fill, its stream and phase
-            where they are not those that ``convert`` gave it, and a fingerprint of the table that
-            its fill reads, if any.
+        configuration: JSON-able: k, each layer's record (``LayerRecord.stored``), and what else is
+            not as ever: an engine's facts, a reference, corrections, a stretch of the images.
         seed: of the sleep maps.
     """
 
@@ -28,6 +30,52 @@ class Context:
     data: str
     configuration: Mapping[str, Any]
     seed: int
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """How a layer sleeps, as far as that decides results; its rate aside.
+
+    Args:
+        source: as ``drowsy.sleep.stored_text`` tells it.
+        grain, fill: their text forms.
+        stream: None for the stream that ``convert`` gave the layer.
+        phase: in the stream's cycle.
+        table: fingerprint of the table that the fill reads; None where it reads none.
+    """
+
+    source: str
+    grain: str
+    fill: str
+    stream: int | None
+    phase: int
+    table: str | None
+
+    @classmethod
+    def of(cls, layer: DrowsyConv2d, table: str | None) -> LayerRecord:
+        """The record of a layer as it is, whose fill's table has this fingerprint."""
+        sleep = layer.sleep
+        # A phase is told with its stream, the layer's own included.
+        own = sleep.stream == layer.index and sleep.phase == 0
+        return cls(
+            stored_text(sleep.source),
+            str(sleep.grain),
+            layer.fill,
+            None if own else sleep.stream,
+            sleep.phase,
+            table,
+        )
+
+    def stored(self) -> list[Any]:
+        """As a configuration holds it: what goes without saying is left out."""
+        told: list[Any] = [self.source, self.grain, self.fill]
+        if self.stream is not None:
+            told.append(self.stream)
+        if self.phase > 0:
+            told.append(self.phase)
+        if self.table is not None:
+            told.append(self.table)
+        return told
 
 
 def fingerprint_state(state: Mapping[str, Tensor]) -> str:

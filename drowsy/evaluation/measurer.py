@@ -10,7 +10,7 @@ import functools
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +18,12 @@ from torch import Tensor
 from drowsy._optional import require
 from drowsy.energy import Meter, measured_gains, profile
 from drowsy.evaluation.engine import Engine, InProcess, Result, Workload
-from drowsy.evaluation.identity import Context, fingerprint_data, fingerprint_state
+from drowsy.evaluation.identity import (
+    Context,
+    LayerRecord,
+    fingerprint_data,
+    fingerprint_state,
+)
 from drowsy.evaluation.metrics import Counts
 from drowsy.evaluation.store import Store
 from drowsy.graph.stages import find_ties
@@ -28,7 +33,6 @@ from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet, check_network
-from drowsy.sleep import stored_text
 
 if TYPE_CHECKING:
     from drowsy.network.calibration import Correction
@@ -128,7 +132,7 @@ class Measurer:
         if self.cost == "macs":
             return Frontier(points.values(), objective)
         settings = list(points)
-        loss = np.array([-getattr(point, objective) for point in points.values()])
+        loss = np.array([-point.figure(objective) for point in points.values()])
         chosen = {settings[i] for i in undominated(add_gains(self.gains, settings), loss)}
         # Losses and savings count from rate 0.
         chosen |= {(0,) * len(self.names)} & points.keys()
@@ -167,11 +171,7 @@ class Measurer:
     def context(self, seed: int, images: range | None = None) -> Context:
         """What, besides the rates, decides a result; of all images, or of a stretch of them."""
         layers = {
-            name: [stored_text(layer.sleep.source), str(layer.sleep.grain), layer.fill]
-            # A stream is told where it is not the layer's own.
-            + [layer.sleep.stream] * (layer.sleep.stream != layer.index or layer.sleep.phase > 0)
-            + [layer.sleep.phase] * (layer.sleep.phase > 0)
-            + self._table(name, layer.table)
+            name: LayerRecord.of(layer, self._table(name, layer.table)).stored()
             for name, layer in self.net.layers.items()
         }
         configuration = {"k": self.net.k, "layers": layers, **self._facts}
@@ -193,13 +193,13 @@ class Measurer:
             self._corrected = corrections, fingerprint_state(tensors)
         return self._corrected[1]
 
-    def _table(self, name: str, table: Tensor | None) -> list[Any]:
-        """Fingerprint of the table that a layer's fill reads; empty where it reads none."""
+    def _table(self, name: str, table: Tensor | None) -> str | None:
+        """Fingerprint of the table that a layer's fill reads; None where it reads none."""
         if table is None:
-            return []
+            return None
         if name not in self._tables or self._tables[name][0] is not table:
             self._tables[name] = table, fingerprint_state({"table": table})
-        return [self._tables[name][1]]
+        return self._tables[name][1]
 
     def measure(
         self, settings: Iterable[Setting], label: str = "settings"
@@ -262,21 +262,18 @@ class Measurer:
     def point(self, setting: Setting, counts: Sequence[Counts]) -> OperatingPoint:
         """The operating point that has these counts, one for each seed."""
         rates = [each.rates() for each in counts]
-        mean: dict[str, float | None] = {}
+        mean: dict[str, float] = {}
         spread: dict[str, float] = {}
-        for name in ("top1", "top5", "agreement", "divergence"):
+        for name in rates[0]:
             values = [value for rate in rates if (value := rate[name]) is not None]
-            mean[name] = statistics.fmean(values) if values else None
+            if values:
+                mean[name] = statistics.fmean(values)
             if len(values) > 1:
                 spread[name] = statistics.stdev(values)
         return OperatingPoint(
             schedule=self.net.schedule_of(setting),
             saving=self.saving(setting),
-            top1=mean["top1"],
-            top5=mean["top5"],
-            agreement=mean["agreement"],
-            divergence=mean["divergence"],
             spread=spread or None,
             images=counts[0].images,
             seeds=self.seeds,
-        )
+        ).with_figures(mean)

@@ -13,12 +13,13 @@ import os
 import re
 import sqlite3
 import time
-from dataclasses import astuple
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 from drowsy.evaluation.identity import Context
 from drowsy.evaluation.metrics import Counts
+from drowsy.knob.metrics import METRICS, Metric
 from drowsy.knob.schedule import Setting
 
 VERSION = 1
@@ -39,6 +40,13 @@ CREATE TABLE points (
     PRIMARY KEY (context, setting)
 ) WITHOUT ROWID;
 """
+# Where a point keeps the sum of each metric.
+_COLUMNS = {"top1": "top1", "top5": "top5", "agreement": "agree", "divergence": "divergence"}
+_INSERT = (
+    f"INSERT INTO points (context, setting, images, {', '.join(_COLUMNS.values())}) "
+    f"VALUES (?, ?, ?, {', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
+)
+_SELECT = f"SELECT setting, images, {', '.join(_COLUMNS.values())} FROM points WHERE context = ?"
 
 
 class Store:
@@ -100,27 +108,27 @@ class Store:
 
         Raises:
             ValueError: the store holds another result for the same point (divergence, a sum of
-                floats, may differ), or the divergence is not finite.
+                floats, may differ), a sum is not finite, or one is of a metric that a store has no
+                column for.
         """
-        if not math.isfinite(counts.divergence):
+        sums = counts.sums
+        if unknown := [name for name in sums if name not in _COLUMNS]:
             raise ValueError(
-                f"divergence: got {counts.divergence} for setting {setting}, allowed: a finite "
-                "number; does the network put out NaN?"
+                f"store {self.path}: got {', '.join(unknown)}, allowed: {', '.join(_COLUMNS)}"
             )
+        for name, value in sums.items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(
+                    f"{name}: got {value} for setting {setting}, allowed: a finite number; does "
+                    "the network put out NaN?"
+                )
         key = (self._id(context), ",".join(map(str, setting)))
-        inserted = self._db.execute(
-            "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (*key, *astuple(counts)),
-        )
-        if inserted.rowcount:
+        if self._db.execute(_INSERT, (*key, counts.images, *map(sums.get, _COLUMNS))).rowcount:
             return
-        row = self._db.execute(
-            "SELECT images, top1, top5, agree FROM points WHERE context = ? AND setting = ?", key
-        ).fetchone()
-        if row != astuple(counts)[:4]:
-            raise ValueError(
-                f"store {self.path}: holds {row} for setting {key[1]}, got {astuple(counts)[:4]}"
-            )
+        row = self._db.execute(f"{_SELECT} AND setting = ?", key).fetchone()
+        held, got = (_exact(each) for each in (self._read(row)[1], counts))
+        if held != got:
+            raise ValueError(f"store {self.path}: holds {held} for setting {key[1]}, got {got}")
 
     def results(self, context: Context) -> dict[Setting, Counts]:
         """All results of one context.
@@ -129,40 +137,31 @@ class Store:
             ValueError: the file is damaged, or holds something else in a row.
         """
         try:
-            rows = self._db.execute(
-                "SELECT setting, images, top1, top5, agree, divergence FROM points"
-                " WHERE context = ?",
-                (self._id(context),),
-            ).fetchall()
+            rows = self._db.execute(_SELECT, (self._id(context),)).fetchall()
         except sqlite3.DatabaseError as error:
             raise ValueError(f"store {self.path}: cannot be read ({error})") from error
-        return dict(self._read(*row) for row in rows)
+        return dict(map(self._read, rows))
 
-    def _read(
-        self, text: Any, images: Any, top1: Any, top5: Any, agree: Any, divergence: Any
-    ) -> tuple[Setting, Counts]:
-        """A row, which SQLite does not hold to its columns' types."""
+    def _read(self, row: Sequence[Any]) -> tuple[Setting, Counts]:
+        """A row of ``_SELECT``, which SQLite does not hold to its columns' types."""
+        text, images, *values = row
+        sums = dict(zip(_COLUMNS, values, strict=True))
 
-        def count(value: Any) -> bool:
-            return type(value) is int and 0 <= value <= images
+        def fits(metric: Metric, value: Any) -> bool:
+            if not metric.is_fraction:
+                return isinstance(value, float) and math.isfinite(value)
+            counted = type(value) is int and 0 <= value <= images
+            return counted or (value is None and metric.needs_labels)
 
-        good = (
-            isinstance(text, str)
-            and _SETTING.fullmatch(text) is not None
-            and type(images) is int
-            and all(value is None or count(value) for value in (top1, top5))
-            and count(agree)
-            and isinstance(divergence, float)
-            and math.isfinite(divergence)
-        )
-        if not good:
+        good = isinstance(text, str) and _SETTING.fullmatch(text) and type(images) is int
+        if not good or not all(fits(METRICS[name], value) for name, value in sums.items()):
+            *counts, last = map(repr, (images, *values))
             raise ValueError(
-                f"store {self.path}: setting {text!r}: got {images!r}, {top1!r}, {top5!r}, "
-                f"{agree!r} and {divergence!r}, allowed: thresholds; a number of images, the "
-                "counts top1, top5 (or None) and agree of them, and a finite divergence"
+                f"store {self.path}: setting {text!r}: got {', '.join(counts)} and {last}, "
+                "allowed: thresholds; a number of images, the counts top1, top5 (or None) and "
+                "agree of them, and a finite divergence"
             )
-        setting = tuple(map(int, text.split(",")))
-        return setting, Counts(images, top1, top5, agree, divergence)
+        return tuple(map(int, text.split(","))), Counts.of(images, sums)
 
     def _id(self, context: Context) -> int:
         configuration = json.dumps(context.configuration, sort_keys=True)
@@ -195,3 +194,8 @@ class Store:
         at: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _exact(counts: Counts) -> tuple[float | None, ...]:
+    """What does not depend on how images were batched, as the divergence does."""
+    return (counts.images, *(v for name, v in counts.sums.items() if name != "divergence"))

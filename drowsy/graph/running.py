@@ -1,14 +1,95 @@
-"""A network's graph run without computing: shapes, and what it may be run on."""
+"""A network's graph run node by node, with every neuron awake and a clock that stands still."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet, check_network
+
+Values = dict[fx.Node, Any]
+"""What nodes have put out so far."""
+
+
+def advances_clock(node: fx.Node) -> bool:
+    """Whether a node is a network's call of its control, which computes nothing."""
+    return node.op == "call_module" and node.target == "control"
+
+
+class Executor:
+    """Runs the nodes of a network's graph one at a time, on values that the caller holds.
+
+    So a caller can see every value, put another in its place, or go on from one state twice. Drowsy
+    layers put out what they do with nobody asleep, whatever their rates; corrections hold.
+
+    Attributes:
+        nodes: in order of execution, without the one that advances the clock.
+        last_reader: of every node that is read, the last of ``nodes`` that does.
+    """
+
+    def __init__(self, net: fx.GraphModule) -> None:
+        self.net = net
+        self.nodes = [node for node in net.graph.nodes if not advances_clock(node)]
+        self.last_reader = {used: node for node in self.nodes for used in node.all_input_nodes}
+
+    def start(self, image: Any) -> Values:
+        """The values of the network's inputs: a batch, and the defaults of all others.
+
+        Raises:
+            ValueError: another input has no default.
+        """
+        first, *others = (node for node in self.nodes if node.op == "placeholder")
+        values: Values = {first: image}
+        for node in others:
+            if str(node.target).startswith("*"):
+                values[node] = {} if str(node.target).startswith("**") else ()
+            elif node.args:
+                values[node] = node.args[0]
+            else:
+                raise ValueError(f"net: its input {node.target} has no default, allowed: one input")
+        return values
+
+    def compute(self, node: fx.Node, values: Values) -> Any:
+        """What a node puts out, given the values of those that it reads; ``values`` stays."""
+        if node.op == "placeholder":
+            return values[node]
+        target: Any = node.target
+        args: Any = fx.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
+        match node.op:
+            case "get_attr":
+                return operator.attrgetter(target)(self.net)
+            case "call_module":
+                module = self.net.get_submodule(target)
+                called = module.awake if isinstance(module, DrowsyConv2d) else module
+                return called(*args, **kwargs)
+            case "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            case "call_function":
+                return target(*args, **kwargs)
+            case "output":
+                return args[0]
+        raise ValueError(f"net: has a node of kind {node.op!r}, which is unknown")
+
+    def drop(self, node: fx.Node, values: Values) -> None:
+        """Forget what nothing reads once ``node`` has run."""
+        for used in (*node.all_input_nodes, node):
+            if self.last_reader.get(used, node) is node:
+                values.pop(used, None)
+
+    def run(self, image: Any) -> Iterator[tuple[fx.Node, Any]]:
+        """Run all nodes; yields each with what it puts out."""
+        values = self.start(image)
+        for node in self.nodes:
+            values[node] = self.compute(node, values)
+            yield node, values[node]
+            self.drop(node, values)
 
 
 def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
@@ -16,19 +97,12 @@ def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
 
     Nodes whose result is no tensor are left out.
     """
-    found: dict[fx.Node, torch.Size] = {}
-
-    class Shapes(fx.Interpreter):
-        def run_node(self, node: fx.Node) -> Any:
-            # The clock must not advance.
-            result = None if node.target == "control" else super().run_node(node)
-            if isinstance(result, Tensor) and node.op != "output":
-                found[node] = result.shape
-            return result
-
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        Shapes(net).run(mode.from_tensor(example))
-    return found
+        return {
+            node: value.shape
+            for node, value in Executor(net).run(mode.from_tensor(example))
+            if isinstance(value, Tensor) and node.op != "output"
+        }
 
 
 def check_example(net: DrowsyNet, example: Tensor) -> None:

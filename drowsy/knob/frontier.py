@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from drowsy.files.atomic import write_text
 from drowsy.files.tables import align, csv_text
 from drowsy.files.versioned import check_header, check_keys, is_number, read_json
 from drowsy.knob.costs import ROUNDING
+from drowsy.knob.metrics import METRICS, objectives
 from drowsy.knob.schedule import Schedule
 
 FORMAT, VERSION = "drowsy.frontier", 1
-OBJECTIVES = ("top1", "top5", "agreement")
 # What accuracy is traded for, and where an operating point has it.
 COSTS = {"macs": "saving", "latency": "latency_ms", "joules": "joules"}
 
@@ -41,6 +41,7 @@ class OperatingPoint:
         spread: standard deviation over the seeds, by the names above.
         images: how many images were measured.
         seeds: of the sleep maps.
+        others: figures of any other metric (``drowsy.knob.metrics``), by name.
     """
 
     schedule: Schedule
@@ -54,22 +55,42 @@ class OperatingPoint:
     spread: Mapping[str, float] | None = None
     images: int = 0
     seeds: tuple[int, ...] = ()
+    others: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("saving", "top1", "top5", "agreement"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name}: got {value}, allowed: 0 to 1")
-        if self.divergence is not None and not math.isfinite(self.divergence):
-            raise ValueError(f"divergence: got {self.divergence}, allowed: a finite number")
+        if not 0 <= self.saving <= 1:
+            raise ValueError(f"saving: got {self.saving}, allowed: 0 to 1")
+        if unknown := [name for name in self.others or () if name not in METRICS.keys() - _FIELDS]:
+            raise ValueError(
+                f"others: got {', '.join(unknown)}, allowed: metrics that are no field of a point"
+            )
+        for name, figure in self.figures.items():
+            METRICS[name].check(figure)
         for name in ("latency_ms", "joules"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}: got {value}, allowed: a finite number, 0 or more")
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What was measured, by metric."""
+        found = ((name, self.figure(name)) for name in METRICS)
+        return {name: figure for name, figure in found if figure is not None}
+
+    def figure(self, metric: str) -> Any:
+        """What was measured by one metric, a number; None if it was not."""
+        return getattr(self, metric) if metric in _FIELDS else (self.others or {}).get(metric)
+
+    def with_figures(self, figures: Mapping[str, float]) -> OperatingPoint:
+        """The same point with these figures, by metric, in place of its own."""
+        own = {name: figures.get(name) for name in METRICS if name in _FIELDS}
+        others = {name: figure for name, figure in figures.items() if name not in own}
+        return replace(self, **own, others=others or None)  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form."""
+        """The JSON form; a metric that is no field of a point is there where it was measured."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= values.pop("others") or {}
         values["schedule"] = self.schedule.to_dict()
         values["spread"] = None if self.spread is None else dict(self.spread)
         values["seeds"] = list(self.seeds)
@@ -78,11 +99,15 @@ class OperatingPoint:
     @classmethod
     def from_dict(cls, data: Any, where: str = "point") -> OperatingPoint:
         """Read the JSON form; ``where`` names it in errors."""
-        check_keys(data, {field.name for field in fields(cls)}, where)
+        names = _FIELDS - {"others"}
+        given = data.keys() if isinstance(data, dict) else ()
+        further = [name for name in METRICS if name not in _FIELDS and name in given]
+        check_keys(data, {*names, *further}, where)
         schedule = Schedule.from_dict(data["schedule"], f"{where}: schedule")
-        for name in ("saving", "top1", "top5", "agreement", "divergence", "latency_ms", "joules"):
+        own = [name for name in METRICS if name in _FIELDS]
+        for name in ("saving", *own, *further, "latency_ms", "joules"):
             value = data[name]
-            if not is_number(value) and (value is not None or name == "saving"):
+            if not is_number(value) and (value is not None or name in ("saving", *further)):
                 raise ValueError(f"{where}: {name}: got {value!r}, allowed: a number")
         images, seeds, spread = data["images"], data["seeds"], data["spread"]
         if type(images) is not int or images < 0:
@@ -94,9 +119,14 @@ class OperatingPoint:
         ):
             raise ValueError(f"{where}: spread: got {spread!r}, allowed: names with numbers")
         try:
-            return cls(**{**data, "schedule": schedule, "seeds": tuple(seeds)})
+            values = {name: data[name] for name in names}
+            values |= {"schedule": schedule, "seeds": tuple(seeds)}
+            return cls(**values, others={name: data[name] for name in further} or None)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+
+
+_FIELDS = frozenset(field.name for field in fields(OperatingPoint))
 
 
 def check_cost(cost: str) -> None:
@@ -120,17 +150,18 @@ def pareto(
     first stays.
     """
     check_cost(cost)
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective: got {objective!r}, allowed: {', '.join(OBJECTIVES)}")
+    if objective not in objectives():
+        raise ValueError(f"objective: got {objective!r}, allowed: {', '.join(objectives())}")
     kept: list[OperatingPoint] = []
     best = -math.inf
     pool = list(points)
-    for role, name in (("objective", objective), ("cost", COSTS[cost])):
-        if any(getattr(point, name) is None for point in pool):
-            raise ValueError(f"{role}: {name} was not measured at every point")
-    for point in sorted(pool, key=lambda p: (-spared(p, cost), -getattr(p, objective))):
-        if getattr(point, objective) > best:
-            best = getattr(point, objective)
+    if any(point.figure(objective) is None for point in pool):
+        raise ValueError(f"objective: {objective} was not measured at every point")
+    if any(getattr(point, COSTS[cost]) is None for point in pool):
+        raise ValueError(f"cost: {COSTS[cost]} was not measured at every point")
+    for point in sorted(pool, key=lambda p: (-spared(p, cost), -p.figure(objective))):
+        if point.figure(objective) > best:
+            best = point.figure(objective)
             kept.append(point)
     return kept[::-1]
 
@@ -140,7 +171,7 @@ class Frontier:
 
     Args:
         points: any operating points; those that are not optimal are dropped.
-        objective: ``top1``, ``top5`` or ``agreement``.
+        objective: ``top1``, ``top5`` or ``agreement`` (``drowsy.knob.metrics.objectives``).
         cost: what it is traded for: ``macs``, multiplications; or ``latency`` or ``joules``, which
             every point must have measured then.
 
@@ -170,7 +201,7 @@ class Frontier:
 
     def value(self, point: OperatingPoint) -> float:
         """The point's objective."""
-        return getattr(point, self.objective)
+        return point.figure(self.objective)
 
     def saved(self, point: OperatingPoint) -> float:
         """Fraction of the cost at rate 0 that the point saves.
@@ -335,9 +366,11 @@ def _measurements(point: OperatingPoint) -> dict[str, float]:
     """What was measured at a point; NAME_std is NAME's standard deviation over the seeds."""
     columns = {}
     spread = point.spread or {}
-    for name in (*OBJECTIVES, "divergence", "latency_ms", "joules"):
-        if getattr(point, name) is not None:
-            columns[name] = getattr(point, name)
+    values = {name: point.figure(name) for name in METRICS}
+    values |= {"latency_ms": point.latency_ms, "joules": point.joules}
+    for name, value in values.items():
+        if value is not None:
+            columns[name] = value
         if name in spread:
             columns[f"{name}_std"] = spread[name]
     return columns

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drowsy.evaluation.metrics import Counts
+from drowsy.knob import metrics
 from drowsy.knob.costs import ROUNDING, add_gains
-from drowsy.knob.frontier import OBJECTIVES, OperatingPoint
+from drowsy.knob.frontier import OperatingPoint
 from drowsy.knob.schedule import Setting
 
 if TYPE_CHECKING:
@@ -61,10 +62,12 @@ class Race:
 
     def __init__(self, measurer: Measurer, objectives: Sequence[str]) -> None:
         labels = measurer.work.labels
+        # The bound is one for what lies between 0 and 1.
+        known = metrics.objectives(labelled=labels is not None)
+        allowed = [name for name in known if metrics.METRICS[name].is_fraction]
         for name in objectives:
-            if name not in OBJECTIVES or (labels is None and name != "agreement"):
-                allowed = "agreement" if labels is None else ", ".join(OBJECTIVES)
-                raise ValueError(f"objective: got {name!r}, allowed: {allowed}")
+            if name not in allowed:
+                raise ValueError(f"objective: got {name!r}, allowed: {', '.join(allowed)}")
         if labels is not None and bool((labels.diff() >= 0).all()) and labels[0] < labels[-1]:
             raise ValueError(
                 "racing: the images are in the order of their classes, allowed: a random order, "
@@ -165,7 +168,7 @@ def _stops(images: int, batch: int) -> tuple[int, ...]:
 
 
 def _values(points: Iterable[OperatingPoint], objective: str) -> np.ndarray:
-    return np.array([getattr(point, objective) for point in points])
+    return np.array([point.figure(objective) for point in points])
 
 
 def _bar(savings: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -17,13 +17,12 @@ from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, csv_text
 from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.metrics import judged_by, objectives
 from drowsy.knob.schedule import Setting
 from drowsy.searches.methods import search_points
 from drowsy.searches.race import Race
 from drowsy.searches.settings import single_settings, uniform_settings
 from drowsy.study.plots import plot_nonuniform, plot_savings, plot_sensitivity, plot_uniform
-
-MEASURED = ("top1", "top5", "agreement", "divergence")
 
 
 class Study:
@@ -105,13 +104,13 @@ class Study:
         """
         start = time.perf_counter()
         labelled = self.measurer.work.labels is not None
-        objectives = ("top1", "top5") if labelled else ("agreement",)
-        race = Race(self.measurer, objectives) if racing else None
+        judges = judged_by(objectives(labelled))
+        race = Race(self.measurer, judges) if racing else None
         points = search_points(race or self.measurer, method, budget)
         facts: Row = {"cost": self.measurer.cost}
         if race is not None:
             facts["image_evaluations"] = race.image_evaluations
-        frontiers = {name: self.measurer.frontier(points, name) for name in objectives}
+        frontiers = {name: self.measurer.frontier(points, name) for name in judges}
         rows = [self._row(setting, point) for setting, point in points.items()]
         path = self._write("nonuniform", rows, start, facts)
         for name, frontier in frontiers.items():
@@ -141,11 +140,10 @@ class Study:
         row: Row = {"rate": j / self._k} if j is not None else {}
         row["saving"] = point.saving
         row["setting"] = " ".join(map(str, setting))
-        for name in MEASURED:
-            if (value := getattr(point, name)) is not None:
-                row[name] = value
-                if point.spread:
-                    row[f"{name}_std"] = point.spread[name]
+        for name, figure in point.figures.items():
+            row[name] = figure
+            if point.spread:
+                row[f"{name}_std"] = point.spread[name]
         return row
 
     def _write(

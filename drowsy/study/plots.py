@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drowsy.evaluation.metrics import PANELS
 from drowsy.files.pictures import (
     DISTINCT,
     by_depth,
@@ -17,6 +16,7 @@ from drowsy.files.pictures import (
     save_figure,
 )
 from drowsy.files.tables import Row
+from drowsy.knob.metrics import METRICS, judged_by
 
 _UNIFORM_STYLE = {
     "rescale": ("rescaled", "tab:blue", "o"),
@@ -38,7 +38,7 @@ def plot_sensitivity(rows: Sequence[Row], path: str | os.PathLike[str], title: s
     figure, axes = new_figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         _draw_layers(axis, rows, panel)
-        label_axes(axis, "dropout rate of the layer", PANELS[panel])
+        label_axes(axis, "dropout rate of the layer", METRICS[panel].axis)
         _eighths(axis)
     draw_legend(figure, axes[-1])
     return save_figure(figure, path, title)
@@ -67,7 +67,7 @@ def plot_uniform(rows: Sequence[Row], path: str | os.PathLike[str], title: str) 
     figure, axes = new_figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         _draw_uniform(axis, rows, panel, "-")
-        label_axes(axis, "multiplications saved (%)", PANELS[panel])
+        label_axes(axis, "multiplications saved (%)", METRICS[panel].axis)
     axes[0].legend(frameon=False)
     return save_figure(figure, path, title)
 
@@ -110,7 +110,7 @@ def plot_nonuniform(
             zorder=3,
             label="non-uniform, Pareto-optimal",
         )
-        label_axes(axis, "multiplications saved (%)", PANELS[panel])
+        label_axes(axis, "multiplications saved (%)", METRICS[panel].axis)
     handles, labels = axes[0].get_legend_handles_labels()
     legend = figure.legend(
         handles,
@@ -128,8 +128,7 @@ def _measured(rows: Sequence[Row]) -> list[str]:
     """Accuracy panels where there are labels, agreement where there are none."""
     if not rows:
         raise ValueError("rows: got none, allowed: one or more")
-    found = [name for name in ("top1", "top5") if rows[0].get(name) is not None]
-    return found or ["agreement"]
+    return judged_by(name for name, figure in rows[0].items() if figure is not None)
 
 
 def _draw_layers(axis: Any, rows: Sequence[Row], column: str) -> None:

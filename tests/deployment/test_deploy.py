@@ -345,6 +345,7 @@ GRAPHS: dict[str, Callable[..., Tensor]] = {
     "overwritten": _reads_what_was_overwritten,
     "preactivated": _preactivated,
     "overwritten by position": lambda n, x: n.c(n.a(x) + F.relu(x, True)) + x,
+    "overwritten by keyword": lambda n, x: n.c(n.a(x) + F.relu_(input=x)),
     "torch.add with a factor": lambda n, x: n.c(torch.add(n.a(x), n.b(x), alpha=2)),
     "concatenation": lambda n, x: (lambda y: n.c(torch.cat([y, n.b(x), y], 1)[:, 6:10]))(n.a(x)),
     "concatenation of two forms": lambda n, x: torch.cat([n.a(x), F.avg_pool2d(x, 3, 1, 1)], 1),

@@ -133,7 +133,7 @@ def nodes() -> Iterator[TwoNodes]:
     ray = pytest.importorskip("ray", reason='needs Ray: pip install "drowsynet[ray]"')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
         there = TwoNodes()
         yield there

@@ -48,6 +48,20 @@ class Branches(nn.Module):
         return self.fc(F.relu6(w, inplace=True).mean((2, 3)))
 
 
+class Unread(nn.Module):
+    """A layer whose outputs nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.unread = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.last, self.fc = nn.Conv2d(4, 4, 1), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        self.unread(x)
+        return self.fc(self.last(x).mean((2, 3)))
+
+
 class Shared(nn.Module):
     """A layer that runs twice, once on its own output."""
 
@@ -115,6 +129,7 @@ def chain() -> nn.Sequential:
 TOPOLOGIES: dict[str, Callable[[], nn.Module]] = {
     "chain": chain,
     "branches": Branches,
+    "unread": Unread,
     "shared": Shared,
     "keyworded": Keyworded,
     "views": Views,

@@ -1,0 +1,73 @@
+"""What is measured of a network's answers: one entry a metric, known everywhere by its name.
+
+How a metric is counted is told where networks are evaluated (``drowsy.evaluation.classification``);
+tables, files, frontiers and pictures take all else from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a network on images: the mean over them of what is counted at each.
+
+    Args:
+        name: in arguments, tables and files.
+        title: on axes.
+        unit: ``%`` if figures are fractions, 0 to 1, that pictures show in per cent.
+        higher_is_better: whether a frontier can be optimal in it.
+        needs_labels: whether it cannot be counted without them.
+    """
+
+    name: str
+    title: str
+    unit: str = "%"
+    higher_is_better: bool = True
+    needs_labels: bool = False
+
+    @property
+    def axis(self) -> str:
+        """Title and unit."""
+        return f"{self.title} ({self.unit})"
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether figures lie between 0 and 1."""
+        return self.unit == "%"
+
+    def check(self, figure: float) -> None:
+        """Raise ValueError for what cannot be a figure of this metric."""
+        if self.is_fraction and not 0 <= figure <= 1:
+            raise ValueError(f"{self.name}: got {figure}, allowed: 0 to 1")
+        if not math.isfinite(figure):
+            raise ValueError(f"{self.name}: got {figure}, allowed: a finite number")
+
+
+CLASSIFICATION = (
+    Metric("top1", "top-1 accuracy", needs_labels=True),
+    Metric("top5", "top-5 accuracy", needs_labels=True),
+    Metric("agreement", "agreement"),
+    Metric("divergence", "divergence", "nats", higher_is_better=False),
+)
+# By name, in the order of columns.
+METRICS = {metric.name: metric for metric in CLASSIFICATION}
+
+
+def objectives(labelled: bool = True) -> list[str]:
+    """Metrics that a frontier can be optimal in; without labels, those that need none."""
+    return [
+        metric.name
+        for metric in METRICS.values()
+        if metric.higher_is_better and (labelled or not metric.needs_labels)
+    ]
+
+
+def judged_by(measured: Iterable[str]) -> list[str]:
+    """Objectives among what was measured: those that labels decide, or all where there are none."""
+    there = set(measured)
+    found = [name for name in objectives() if name in there]
+    return [name for name in found if METRICS[name].needs_labels] or found
