@@ -7,6 +7,7 @@ cut may cost the last few points, never the file: WAL with ``synchronous = NORMA
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -42,6 +43,7 @@ CREATE TABLE points (
 """
 # Where a point keeps the sum of each metric.
 _COLUMNS = {"top1": "top1", "top5": "top5", "agreement": "agree", "divergence": "divergence"}
+_METRICS = [METRICS[name] for name in _COLUMNS]
 _INSERT = (
     f"INSERT INTO points (context, setting, images, {', '.join(_COLUMNS.values())}) "
     f"VALUES (?, ?, ?, {', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
@@ -145,23 +147,17 @@ class Store:
     def _read(self, row: Sequence[Any]) -> tuple[Setting, Counts]:
         """A row of ``_SELECT``, which SQLite does not hold to its columns' types."""
         text, images, *values = row
-        sums = dict(zip(_COLUMNS, values, strict=True))
-
-        def fits(metric: Metric, value: Any) -> bool:
-            if not metric.is_fraction:
-                return isinstance(value, float) and math.isfinite(value)
-            counted = type(value) is int and 0 <= value <= images
-            return counted or (value is None and metric.needs_labels)
-
         good = isinstance(text, str) and _SETTING.fullmatch(text) and type(images) is int
-        if not good or not all(fits(METRICS[name], value) for name, value in sums.items()):
+        if not good or not all(map(_fits, _METRICS, values, itertools.repeat(images))):
             *counts, last = map(repr, (images, *values))
             raise ValueError(
                 f"store {self.path}: setting {text!r}: got {', '.join(counts)} and {last}, "
                 "allowed: thresholds; a number of images, the counts top1, top5 (or None) and "
                 "agree of them, and a finite divergence"
             )
-        return tuple(map(int, text.split(","))), Counts.of(images, sums)
+        return tuple(map(int, text.split(","))), Counts.of(
+            images, dict(zip(_COLUMNS, values, strict=True))
+        )
 
     def _id(self, context: Context) -> int:
         configuration = json.dumps(context.configuration, sort_keys=True)
@@ -194,6 +190,14 @@ class Store:
         at: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _fits(metric: Metric, value: Any, images: int) -> bool:
+    """Whether a column of a metric may hold this, of so many images."""
+    if metric.is_fraction:
+        counted = type(value) is int and 0 <= value <= images
+        return counted or (value is None and metric.needs_labels)
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _exact(counts: Counts) -> tuple[float | None, ...]:
