@@ -33,18 +33,19 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import drowsy.stages
 import drowsy_kernels.launch
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import drowsy.sensors
+import drowsy.graph.overwriting
+import drowsy.graph.running
+import drowsy.sensors.devices
 from bench import compiling, networks
 from bench.tune import INCOMPLETE
 from drowsy.files.atomic import write_json
-from drowsy.sensors import Sample
+from drowsy.sensors import Count, Sample, Sensor
 
 # Seconds. To start a process, torch, a CUDA context and, once, the compiling processes.
 START = 15.0
@@ -276,16 +277,16 @@ class Pool:
 class GpuSensor:
     """In place of NVML."""
 
-    device, name, driver, counts = "cuda:0", GPU.name, None, True
+    device, name, driver, counts = "cuda:0", str(GPU.name), None, True
     power, power_limit, notes = "instant", 700.0, ()
     machine: Machine
 
     def __init__(self, index: int) -> None:
         pass
 
-    def joules(self) -> float:
+    def count(self) -> Count:
         """At 500 W."""
-        return 500 * self.machine.host
+        return Count(500 * self.machine.host)
 
     def sample(self, full: bool) -> Sample:
         """500 W."""
@@ -402,8 +403,9 @@ def standing_in(machine: Machine) -> Iterator[None]:
             (clock, "now", lambda: machine.host),
             (clock, "sleep", advance),
             (clock, "every", lambda *_: lambda: None),
-            (drowsy.sensors, "NvmlGpu", GpuSensor),
-            (drowsy.stages, "FakeTensorMode", same_mode),
+            (drowsy.sensors.devices, "NvmlGpu", GpuSensor),
+            (drowsy.graph.running, "FakeTensorMode", same_mode),
+            (drowsy.graph.overwriting, "FakeTensorMode", same_mode),
             (
                 drowsy_kernels.launch.Launch,
                 "run",
