@@ -9,7 +9,8 @@ clock advance. Nothing is launched. What a comparison would say is taken to be "
 
 The clock tells how long the run would take on 16 cores and an empty cache, by the constants below.
 FOLDER remembers, from stage to stage, the time and which kernels are compiled. Exit code 1 if a
-test fails, or the run takes longer than SECONDS; the last line says what was counted.
+test fails, or the run takes longer than SECONDS, and 5 if the time was over before all had begun;
+the last line says what was counted.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ import drowsy.graph.running
 import drowsy.sensors.devices
 from bench import compiling, networks
 from bench.tune import INCOMPLETE
+from drowsy.backends import ops
 from drowsy.files.atomic import write_json
 from drowsy.sensors import Count, Sample
 
@@ -218,6 +220,7 @@ class Shapes(FakeTensorMode):
     def __init__(self, machine: Machine) -> None:
         super().__init__(allow_non_fake_inputs=True)
         self._machine = machine
+        self.shapes_only = False
 
     def dispatch(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Run an operation on shapes alone."""
@@ -231,6 +234,9 @@ class Shapes(FakeTensorMode):
             return 1
         if func is aten.allclose.default:
             return True
+        if func is torch.ops.drowsy.conv2d.default and args[0].is_cuda and not self.shapes_only:
+            with self:
+                return ops._conv2d(*args)
         if func is aten.nonzero.default:
             with self:
                 return torch.empty(1, args[0].dim(), dtype=torch.int64, device=args[0].device)
@@ -401,7 +407,10 @@ def standing_in(machine: Machine) -> Iterator[None]:
     """Let this process believe that it has a GPU."""
     _guard_cuda()
     gc.disable()
-    mode, randn = Shapes(machine), torch.randn
+    mode = Shapes(machine)
+
+    def drawn(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *size, generator=None, **options: draw(*size, **options)
 
     def advance(seconds: float) -> None:
         machine.host += seconds
@@ -420,7 +429,11 @@ def standing_in(machine: Machine) -> Iterator[None]:
 
     @contextlib.contextmanager
     def same_mode(**_: Any) -> Iterator[Any]:
-        yield mode
+        mode.shapes_only = True
+        try:
+            yield mode
+        finally:
+            mode.shapes_only = False
 
     Pool.machine = GpuSensor.machine = machine
     clock = drowsy.sensors.clock
@@ -432,7 +445,8 @@ def standing_in(machine: Machine) -> Iterator[None]:
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         for target, name, value in (
             (torch, "Generator", Generator),
-            (torch, "randn", lambda *size, generator=None, **options: randn(*size, **options)),
+            (torch, "randn", drawn(torch.randn)),
+            (torch, "rand", drawn(torch.rand)),
             (torch.profiler, "profile", Profile),
             (torch.nn.Module, "_apply", _apply),
             # Parameters without data that die take the process with them (torch 2.13): none does.
@@ -468,12 +482,17 @@ def standing_in(machine: Machine) -> Iterator[None]:
 # --- a run ---------------------------------------------------------------------------------------
 
 
-# What a test that compares data raises where there is none.
+# What a test that looks at data raises where there is none, by type and by what torch says.
 NO_DATA = (
     AssertionError,
     pytest.fail.Exception,
+    IndexError,
     DataDependentOutputException,
     DynamicOutputShapeException,
+)
+FAKE = re.compile(
+    "FakeTensor|UntypedStorage|not supported for tensor subclasses|Can't pickle|holds NaN"
+    "|Error while serializing"
 )
 
 
@@ -498,7 +517,7 @@ class Outcomes:
         """Forgive what needs data."""
         report: pytest.TestReport = yield  # type: ignore[misc]
         error = call.excinfo and call.excinfo.value
-        if self._tests and isinstance(error, NO_DATA):
+        if self._tests and (isinstance(error, NO_DATA) or FAKE.search(str(error))):
             self.without_data += 1
             report.outcome = "passed"
         return report
@@ -561,9 +580,9 @@ def main(arguments: list[str]) -> int:
     )
     if machine.late:
         print(f"compiled while measuring: {', '.join(sorted(set(machine.late)))}")
-    if outcomes.failed or outcomes.left or seconds > float(limit):
+    if outcomes.failed or seconds > float(limit):
         return 1
-    return INCOMPLETE if outcomes.incomplete else 0
+    return INCOMPLETE if outcomes.left or outcomes.incomplete else 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 declare -A limit=(
-    [networks]=210 [turn]=45 [layers]=250 [dense]=110 [check]=480 [rest]=180 [overheads]=200
+    [networks]=210 [turn]=60 [layers]=250 [dense]=110 [check]=480 [rest]=180 [overheads]=200
     [sanitize]=420 [autotune]=420 [inductor]=400 [tune]=470
 )
 stages=(networks turn layers dense check rest overheads sanitize autotune inductor tune)
@@ -86,7 +86,8 @@ bench() { # SECONDS_OF_A_TEST FILE OPTION...
         ((status == 7)) || break
     done
     [[ -e $call.json ]] && cp "$call.json" "$state/"
-    ((status == 5)) && echo "nothing is left to measure" && return 0
+    # In a dry run, 5 says that something was left.
+    ((status == 5)) && [[ -z $dry ]] && echo "nothing is left to measure" && return 0
     return $status
 }
 
@@ -135,7 +136,7 @@ dense() { bench 10 test_layers.py -m core -k test_dense; }
 rest() { bench 40 test_networks.py -m core -k "test_network and rest"; }
 overheads() { bench 5 test_overheads.py -k "not test_turn"; }
 autotune() { bench 200 test_networks.py -m core -k test_max_autotune; }
-inductor() { bench 60 test_layers.py -m core -k test_inductor; }
+inductor() { bench 60 test_layers.py -m core -k test_inductor || (($? == 5)); }
 
 status=0
 for stage in "${stages[@]}"; do
