@@ -12,15 +12,17 @@ code 5 where tests are left: the deadline had passed.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
+import torch
 
 _START = time.monotonic()
-INCOMPLETE = 5
+INCOMPLETE, LOST = 5, 7
 PARTS = ("kernels, each value once", "the others, each value once", "combinations")
 
 
@@ -59,7 +61,7 @@ def each_value_once(items: Iterable[pytest.Item]) -> set[pytest.Item]:
     found = set()
     for item in items:
         function = item.nodeid.split("[")[0]
-        values = {(function, *each) for each in _values(item)} or {(function,)}
+        values: set[Hashable] = {(function, *each) for each in _values(item)} or {function}
         if values - seen:
             found.add(item)
         seen |= values
@@ -82,6 +84,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("not run: the deadline had passed")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """End a process that has lost its GPU, in which every later test would fail too."""
+    report: Any = yield  # type: ignore[misc]
+    if report.failed and torch.cuda.is_available():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            if hasattr(item.config, "workerinput"):
+                os._exit(LOST)  # pytest-xdist names the test and starts another process
+            pytest.exit(f"{item.nodeid} cost this process its GPU", LOST)
+    return report
+
+
 class Summary:
     """Counts tests by what came of them, in each part."""
 
@@ -91,7 +107,8 @@ class Summary:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count one; tell a failure at once."""
-        part = dict(report.user_properties)["part"]
+        # A process that died has no report but its controller's, which knows no part.
+        part = str(dict(report.user_properties).get("part", PARTS[-1]))
         counts, self.ended[part] = self.counts[part], time.monotonic() - _START
         if report.failed:
             counts["failed"] += 1

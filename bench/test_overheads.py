@@ -99,14 +99,17 @@ def compiled(
     compiler: Compiler,
 ) -> None:
     """What the selected tests launch is compiled, all of it at once."""
-    calls = {"test_map": map_call, "test_compaction": list_call, "test_fill": fill_call}
+    calls: dict[str, Callable[..., Call]] = {
+        "test_map": map_call,
+        "test_compaction": list_call,
+        "test_fill": fill_call,
+    }
 
     def launch_all() -> None:
         for item in request.session.items:
             if isinstance(item, pytest.Function) and item.originalname in calls:
                 case = dict(item.callspec.params)
-                make: Callable[..., Call] = calls[item.originalname]
-                make(problem_of(case.pop("shape")), **case)()
+                calls[item.originalname](problem_of(case.pop("shape")), **case)()
 
     compiler.compile(recorded(launch_all))
 

@@ -336,6 +336,67 @@ def test_a_stage_is_walked_without_a_gpu(tmp_path: Path) -> None:
     assert again.stdout.splitlines()[-1].startswith("0 tests, 0 failed"), again.stdout
 
 
+CHECKED = """
+import os, pytest
+
+@pytest.mark.parametrize("number", ["fp16", "tf32"])
+@pytest.mark.parametrize("grain", ["tile", "channel"])
+def test_meets(grain, number):
+    assert (grain, number) != ("channel", "tf32")
+
+def test_alone():
+    if os.environ.get("CRASH"):
+        os._exit(1)
+"""
+
+
+def checked(tmp_path: Path, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit code and output of a session of tests by ``bench.checking``."""
+    (tmp_path / "tests" / "kernels").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "tests" / "kernels" / "test_x.py").write_text(CHECKED)
+    checkout = Path(__file__).parents[1]
+    paths = f"{checkout}:{checkout / 'kernels'}"
+    command = [sys.executable, "-m", "pytest", "tests", "-v", "-p", "bench.checking", *options]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        cwd=tmp_path,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_check_shows_each_value_before_it_combines_them(tmp_path: Path) -> None:
+    status, said = checked(tmp_path, "-p", "no:xdist")
+    order = re.findall(r"^\S+::(test_\S+) (?:PASSED|$)", said, re.M)
+    assert order[:4] == [
+        "test_meets[tile-fp16]",
+        "test_meets[tile-tf32]",
+        "test_meets[channel-fp16]",
+        "test_alone",
+    ]
+    assert status == 1
+    assert re.search(r"kernels, each value once: 4 passed, 0 failed, 0 left; \d+ s", said)
+    assert "combinations: 0 passed, 1 failed, 0 left" in said
+    assert "FAILED tests/kernels/test_x.py::test_meets[channel-tf32] AssertionError" in said
+
+
+def test_a_check_past_its_deadline_says_what_is_left(tmp_path: Path) -> None:
+    status, said = checked(tmp_path, "-p", "no:xdist", "--deadline", "-1")
+    assert status == 5
+    assert "kernels, each value once: 0 passed, 0 failed, 4 left" in said
+
+
+def test_a_check_outlives_a_process_that_dies(tmp_path: Path) -> None:
+    status, said = checked(tmp_path, "-n2", CRASH="yes")
+    assert status == 1
+    assert "INTERNALERROR" not in said
+    assert "kernels, each value once: 3 passed, 0 failed, 0 left" in said
+    assert "combinations: 0 passed, 2 failed, 0 left" in said
+
+
 def test_sweep_runs_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ConvShape(16, 24, (5, 3))
     monkeypatch.setattr(sweep, "OURS", ("pointer",))
