@@ -7,7 +7,8 @@
 #   turn       a rate change in a captured graph
 #   layers     VGG-16's and ResNet-50's 3x3 layers at rates 1/4, 1/2, 3/4, against their dense time
 #   dense      ResNet-50, VGG-16 and CaffeNet layer by layer, nobody asleep, against cuDNN
-#   check      the kernel and layer tests on CUDA tensors (no interpreter)
+#   check      the kernel and layer tests on CUDA tensors (no interpreter): every value of a
+#              parameter once, the kernels' first, then combinations; as many as fit
 #   rest       whole networks at rates 1/4 and 3/4
 #   overheads  maps, lists and fills
 #   sanitize   compute-sanitizer's memcheck over a small sweep of every kernel
@@ -27,10 +28,11 @@
 #
 # --dry-run walks all of it on a machine without a GPU, launches nothing, and says how long each
 # stage would take, by the model in bench/dry_run.py. It fails if a stage would not fit its limit.
+# Python is the first `python3` on PATH.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 declare -A limit=(
-    [networks]=210 [turn]=60 [layers]=250 [dense]=110 [check]=480 [rest]=180 [overheads]=200
+    [networks]=210 [turn]=60 [layers]=250 [dense]=110 [check]=480 [rest]=210 [overheads]=200
     [sanitize]=420 [autotune]=420 [inductor]=400 [tune]=470
 )
 stages=(networks turn layers dense check rest overheads sanitize autotune inductor tune)
