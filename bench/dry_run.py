@@ -526,7 +526,8 @@ class Outcomes:
         error = call.excinfo and call.excinfo.value
         if self._tests and error is not None and _needs_data(error):
             self.without_data += 1
-            report.outcome = "passed"
+            report.outcome = "skipped"
+            report.longrepr = (str(item.path), 0, "needs data")
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

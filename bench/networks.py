@@ -58,6 +58,17 @@ def photographs(name: str, images: int, dtype: torch.dtype, device: torch.device
     return activations((images, 3, side, side), dtype, generator)
 
 
+def network_shares(name: str) -> dict[str, float]:
+    """Each layer's share of a network's multiplications.
+
+    Of a network without data: a pass of the converted one would compile its kernels one by one.
+    """
+    with torch.device("meta"):
+        model = models.create(name).eval()  # type: ignore[call-overload]
+    side = models.MODELS[name].preprocess.crop
+    return layer_shares(layer_costs(model, (3, side, side)))
+
+
 # --- dense baselines -----------------------------------------------------------------------------
 
 
@@ -200,7 +211,7 @@ def measure_network(
     }
     with torch.inference_mode():
         net = convert(model, variant, batch)
-        shares = layer_shares(layer_costs(net, tuple(batch.shape[1:])))
+        shares = network_shares(name)
         if compiler is not None:
             compile_ahead(net, batch, compiler)
         fast = drowsy.deploy(net, batch)

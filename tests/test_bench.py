@@ -422,6 +422,14 @@ def test_networks_are_lively() -> None:
     assert row["images_per_s"] == pytest.approx(4e3 / row["ms"])
 
 
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_shares_are_those_of_the_converted_network(name: str) -> None:
+    net = drowsy.convert(models.create(name).eval())  # type: ignore[call-overload]
+    shares = networks.network_shares(name)
+    assert list(shares) == list(net.layers)
+    assert sum(shares.values()) == pytest.approx(1)
+
+
 def test_networks_that_differ_are_not_timed() -> None:
     model = networks.make_network("caffenet_cifar", "fp32", CPU)
     batch = networks.photographs("caffenet_cifar", 2, torch.float32, CPU)
