@@ -15,7 +15,6 @@ import csv
 import io
 import statistics
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ import drowsy
 from drowsy import models
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
-from drowsy.files.tables import align
+from drowsy.files.tables import Row, align
 from drowsy.images.folders import load_images
 from drowsy.neuron import sleep
 from drowsy.sleep import NEIGHBOUR_FILLS, Grain, SleepSpec, expand_cells, levels, parse_source
@@ -33,8 +32,6 @@ SOURCES = ("lattice", "stratified")
 # Of k = 8.
 THRESHOLDS = (2, 4, 6)
 GRAIN = Grain("position")
-
-Row = dict[str, Any]
 
 
 def main() -> None:

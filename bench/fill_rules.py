@@ -25,8 +25,8 @@ from drowsy.correction.corrected import Corrected
 from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
+from drowsy.files.tables import Row, csv_text
 from drowsy.files.tables import align as align_columns
-from drowsy.files.tables import csv_text
 from drowsy.graph.nodes import activation_name, readers
 from drowsy.images.folders import load_images
 from drowsy.sleep import FILLS
@@ -43,8 +43,6 @@ _KINDS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("convolution", (drowsy.DrowsyConv2d, nn.Conv2d)),
     ("linear layer", (nn.Linear,)),
 )
-
-Row = dict[str, Any]
 
 
 def main() -> None:

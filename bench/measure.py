@@ -1,4 +1,4 @@
-"""What is measured of one convolution; the rows that ``bench.report`` reads."""
+"""What is measured of one convolution; the rows that ``bench.records`` reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from drowsy_kernels import tuning
 
 from bench.timing import Roofline, Timing, check_alive, reason, time_copies
 from bench.ways import LIBRARY, OURS, Problem, SleepMap
+from drowsy.files.tables import Row
 
-Row = dict[str, Any]
 KINDS = ("neuron", "position", "tile", "channel")
 
 

@@ -12,7 +12,6 @@ import argparse
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from drowsy import models
 from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
-from drowsy.files.tables import align, csv_text
+from drowsy.files.tables import Row, align, csv_text
 from drowsy.graph.convert import convert
 from drowsy.images.folders import ImageSet, load_images
 from drowsy.knob.frontier import Frontier, OperatingPoint
@@ -38,8 +37,6 @@ SEARCHES: tuple[tuple[str, int, int | None], ...] = (
     ("greedy", 8, 200),
 )
 COLUMNS = ("method", "k", "racing", "images", "settings", "image_evaluations", "hypervolume")
-
-Row = dict[str, Any]
 
 
 class Watched(Race):

@@ -24,7 +24,7 @@ from drowsy._optional import require
 from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import replacing, write_json, write_text
 from drowsy.files.provenance import provenance
-from drowsy.files.tables import align
+from drowsy.files.tables import Row, align
 from drowsy.knob.costs import multiplication_gains
 from drowsy.knob.frontier import Frontier, OperatingPoint
 from drowsy.knob.metrics import objectives
@@ -39,8 +39,6 @@ DRAWN = ("nsga2", "tpe")
 # Up to 1% of the settings.
 BUDGETS = (25, 50, 75, 100, 125, 150, 175, 200, 250, 300, 327)
 BAR = 0.99
-
-Row = dict[str, Any]
 
 
 class Recorded:

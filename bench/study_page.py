@@ -44,10 +44,10 @@ PAPER_TABLE = {
     "conv5": ("43", "3.5 K", "150"),
 }
 
-Row = dict[str, str]
+Recorded = dict[str, str]
 
 
-def read(network: str, name: str) -> list[Row]:
+def read(network: str, name: str) -> list[Recorded]:
     """Rows of one recorded table; none where it is not recorded."""
     path = STUDY / network / f"{name}.csv"
     if not path.exists():
@@ -156,7 +156,7 @@ def comparison_table(name: str) -> str:
     return markdown(rows)
 
 
-def _lost(row: Row) -> str:
+def _lost(row: Recorded) -> str:
     """``1.3 ± 0.2 / 0.4 ± 0.1``; bold where it loses less than resolution beyond the spread."""
     cells = []
     for metric in PAPER:
@@ -189,7 +189,7 @@ def rules_table() -> str:
     return markdown(rows)
 
 
-def _harm(row: Row, least: bool) -> str:
+def _harm(row: Recorded, least: bool) -> str:
     text = f"{float(row['top1_lost']) + 0.0:.1f} / {float(row['divergence']):.3f}"
     return f"**{text}**" if least else text
 

@@ -17,9 +17,10 @@ import torch
 
 from bench.compiling import Compiler, Job
 from bench.layers import Layer, layers
-from bench.measure import Row, measure_dense, measure_sleep, measure_ways
+from bench.measure import measure_dense, measure_sleep, measure_ways
 from bench.timing import Roofline
 from bench.ways import OURS, Problem, eligible
+from drowsy.files.tables import Row
 
 BATCHES = (256, 32, 1)
 NUMBERS = ("bf16", "fp16", "tf32")

@@ -24,12 +24,12 @@ from bench.compiling import Compiler
 from bench.networks import (
     NETWORKS,
     VARIANTS,
-    Row,
     max_autotune,
     measure_dense,
     measure_network,
 )
 from drowsy.energy import Meter
+from drowsy.files.tables import Row
 from drowsy.knob.frontier import Frontier
 
 # By what was asked of a network: the rates that are measured.

@@ -5,6 +5,8 @@ python -m pytest bench/test_overheads.py --benchmark-enable --benchmark-json ove
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import drowsy_kernels as kernels
@@ -14,8 +16,8 @@ from drowsy_kernels.tuning import ConvShape
 from torch import Tensor
 
 import drowsy
-from bench.compiling import Compiler
-from bench.measure import grain_of
+from bench.compiling import Compiler, recorded
+from bench.measure import KINDS, grain_of
 from bench.networks import compile_ahead, convert, make_network, photographs
 from bench.timing import time_call, time_copies
 from bench.ways import LISTS, Problem
@@ -31,85 +33,124 @@ IMAGES = 256
 REPEATS = 32
 KIND_OF = {"cells": "tile", "rows": "position", "channels": "channel"}
 
+MAPS = [
+    (source, kind)
+    for source in SOURCES
+    for kind in KINDS
+    if source not in ("fovea", "bluenoise") or kind in ("neuron", "position")
+]
+Call = Callable[[], object]
+
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
+# --- calls ---------------------------------------------------------------------------------------
+
+
+def map_call(problem: Problem, source: str, kind: str) -> Call:
+    """Draws a layer's map; its tables, which stay as they are, are made before."""
+    shape, device = problem.shape, problem.device
+    spec = SleepSpec(source, Grain.parse(grain_of(kind, shape)))  # type: ignore[arg-type]
+    threshold = torch.tensor([4], dtype=torch.int32, device=device)
+    clock = torch.tensor([1, 0], device=device)
+    tables = map_options(spec, problem.out_shape, clock)
+    return lambda: kernels.sleep_map(
+        spec.source.name,
+        problem.out_shape,
+        cell=spec.grain.cell(shape.out_channels, shape.positions),
+        k=spec.k,
+        stream=spec.stream,
+        threshold=threshold,
+        clock=clock,
+        **tables,
+    )
+
+
+def list_call(problem: Problem, list_of: str) -> Call:
+    """Lists who is awake, at rate 1/2."""
+    sleep = problem.sleep_map(grain_of(KIND_OF[list_of], problem.shape), 0.5)
+    compact = getattr(kernels, f"awake_{list_of}")
+    out = compact(sleep.bitmap, problem.out_shape, sleep.cell)
+    return lambda: compact(sleep.bitmap, problem.out_shape, sleep.cell, out=out)
+
+
+def fill_call(problem: Problem, fill: str) -> Call:
+    """Writes the sleepers of a position map, at rate 1/2."""
+    sleep = problem.sleep_map("position", 0.5)
+    y = torch.randn(problem.out_shape, device=problem.device).to(problem.dtype)
+    y = y.contiguous(memory_format=torch.channels_last)
+    table = torch.randn(256, 9, y.shape[1], device=problem.device).to(problem.dtype)
+    return lambda: kernels.fill_sleepers(y, sleep.bitmap, sleep.cell, fill, table=table)
+
+
+# --- timing --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def problem_of(device: torch.device) -> Callable[[ConvShape], Problem]:
+    """A layer that sleeps, by its shape; each is made once."""
+    return functools.cache(lambda shape: Problem(shape, IMAGES, "bf16", device))
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    request: pytest.FixtureRequest,
+    problem_of: Callable[[ConvShape], Problem],
+    compiler: Compiler,
+) -> None:
+    """What the selected tests launch is compiled, all of it at once."""
+    calls: dict[str, Callable[..., Call]] = {
+        "test_map": map_call,
+        "test_compaction": list_call,
+        "test_fill": fill_call,
+    }
+
+    def launch_all() -> None:
+        for item in request.session.items:
+            if isinstance(item, pytest.Function) and item.originalname in calls:
+                case = dict(item.callspec.params)
+                calls[item.originalname](problem_of(case.pop("shape")), **case)()
+
+    compiler.compile(recorded(launch_all))
+
+
 @pytest.fixture
-def problem(shape: ConvShape, device: torch.device) -> Problem:
-    """A layer that sleeps."""
-    return Problem(shape, IMAGES, "bf16", device)
+def problem(
+    shape: ConvShape, problem_of: Callable[[ConvShape], Problem], compiled: None
+) -> Problem:
+    """A test's layer."""
+    return problem_of(shape)
 
 
-def record(benchmark: Any, call: Any, device: torch.device, **info: Any) -> None:
+def record(benchmark: Any, call: Call, problem: Problem, **info: str) -> None:
     """Time one call of many in a graph, and put it into the recorded JSON.
 
     A graph's own launch takes as long as some of these; small tensors stay in the L2 cache.
     """
-    timing = benchmark.pedantic(time_copies, args=([call] * REPEATS, device), rounds=1)
-    benchmark.extra_info.update(timing.to_dict(), **info)
+    timing = benchmark.pedantic(time_copies, args=([call] * REPEATS, problem.device), rounds=1)
+    head = {"shape": str(problem.shape), "images": problem.images}
+    benchmark.extra_info.update(timing.to_dict(), **head, **info)
 
 
 @shapes
-@pytest.mark.parametrize("kind", ["neuron", "position", "tile", "channel"])
-@pytest.mark.parametrize("source", list(SOURCES))
-def test_map(
-    benchmark: Any, problem: Problem, shape: ConvShape, kind: str, source: str, device: torch.device
-) -> None:
-    """Drawing a layer's map; its tables, which stay as they are, are made before."""
-    grain = Grain.parse(grain_of(kind, shape))
-    if source in ("fovea", "bluenoise") and not grain.of_single_positions:
-        pytest.skip(f"{source} takes grains of single positions")
-    spec = SleepSpec(source, grain)  # type: ignore[arg-type]
-    threshold = torch.tensor([4], dtype=torch.int32, device=device)
-    clock = torch.tensor([1, 0], device=device)
-    tables = map_options(spec, problem.out_shape, clock)
-
-    def call() -> object:
-        return kernels.sleep_map(
-            spec.source.name,
-            problem.out_shape,
-            cell=spec.grain.cell(shape.out_channels, shape.positions),
-            k=spec.k,
-            stream=spec.stream,
-            threshold=threshold,
-            clock=clock,
-            **tables,
-        )
-
-    record(benchmark, call, device, shape=str(shape), kind=kind, source=source, images=IMAGES)
+@pytest.mark.parametrize(("source", "kind"), MAPS)
+def test_map(benchmark: Any, problem: Problem, source: str, kind: str) -> None:
+    """Drawing a map."""
+    record(benchmark, map_call(problem, source, kind), problem, source=source, kind=kind)
 
 
 @shapes
 @pytest.mark.parametrize("list_of", LISTS)
-def test_compaction(
-    benchmark: Any, problem: Problem, shape: ConvShape, list_of: str, device: torch.device
-) -> None:
-    """Listing who is awake, at rate 1/2."""
-    sleep = problem.sleep_map(grain_of(KIND_OF[list_of], shape), 0.5)
-    compact = getattr(kernels, f"awake_{list_of}")
-    out = compact(sleep.bitmap, problem.out_shape, sleep.cell)
-
-    def call() -> object:
-        return compact(sleep.bitmap, problem.out_shape, sleep.cell, out=out)
-
-    record(benchmark, call, device, shape=str(shape), list=list_of, images=IMAGES)
+def test_compaction(benchmark: Any, problem: Problem, list_of: str) -> None:
+    """Listing who is awake."""
+    record(benchmark, list_call(problem, list_of), problem, list=list_of)
 
 
 @shapes
 @pytest.mark.parametrize("fill", ["zero", "nearest", "interpolate", "stencil"])
-def test_fill(
-    benchmark: Any, problem: Problem, shape: ConvShape, fill: str, device: torch.device
-) -> None:
-    """Writing the sleepers of a position map, at rate 1/2."""
-    sleep = problem.sleep_map("position", 0.5)
-    y = torch.randn(problem.out_shape, device=device).to(problem.dtype)
-    y = y.contiguous(memory_format=torch.channels_last)
-    table = torch.randn(256, 9, y.shape[1], device=device).to(problem.dtype)
-
-    def call() -> object:
-        return kernels.fill_sleepers(y, sleep.bitmap, sleep.cell, fill, table=table)
-
-    record(benchmark, call, device, shape=str(shape), fill=fill, images=IMAGES)
+def test_fill(benchmark: Any, problem: Problem, fill: str) -> None:
+    """Writing the sleepers."""
+    record(benchmark, fill_call(problem, fill), problem, fill=fill)
 
 
 @pytest.mark.parametrize("turn", ["set", "reseed"])

@@ -21,10 +21,12 @@ from drowsy_kernels.tuning import ConvShape
 from torch import Tensor
 
 import drowsy
-from bench import fill_rules, networks, report, sweep, tune
+from bench import fill_rules, networks, records, report, sweep, tune
 from bench.compiling import Job
+from bench.figures import figures
 from bench.layers import NETWORKS, layers, network_shapes
 from bench.measure import grain_of, measure_dense, measure_sleep
+from bench.pictures import PICTURES
 from bench.timing import Roofline, Timing, activations, copies_for, time_copies
 from bench.ways import Problem, RedCheck
 from drowsy import models
@@ -334,6 +336,67 @@ def test_a_stage_is_walked_without_a_gpu(tmp_path: Path) -> None:
     assert again.stdout.splitlines()[-1].startswith("0 tests, 0 failed"), again.stdout
 
 
+CHECKED = """
+import os, pytest
+
+@pytest.mark.parametrize("number", ["fp16", "tf32"])
+@pytest.mark.parametrize("grain", ["tile", "channel"])
+def test_meets(grain, number):
+    assert (grain, number) != ("channel", "tf32")
+
+def test_alone():
+    if os.environ.get("CRASH"):
+        os._exit(1)
+"""
+
+
+def checked(tmp_path: Path, *options: str, **environment: str) -> tuple[int, str]:
+    """Exit code and output of a session of tests by ``bench.checking``."""
+    (tmp_path / "tests" / "kernels").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "tests" / "kernels" / "test_x.py").write_text(CHECKED)
+    checkout = Path(__file__).parents[1]
+    paths = f"{checkout}:{checkout / 'kernels'}"
+    command = [sys.executable, "-m", "pytest", "tests", "-v", "-p", "bench.checking", *options]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+        cwd=tmp_path,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_check_shows_each_value_before_it_combines_them(tmp_path: Path) -> None:
+    status, said = checked(tmp_path, "-p", "no:xdist")
+    order = re.findall(r"^\S+::(test_\S+) (?:PASSED|$)", said, re.M)
+    assert order[:4] == [
+        "test_meets[tile-fp16]",
+        "test_meets[tile-tf32]",
+        "test_meets[channel-fp16]",
+        "test_alone",
+    ]
+    assert status == 1
+    assert re.search(r"kernels, each value once: 4 passed, 0 failed, 0 left; \d+ s", said)
+    assert "combinations: 0 passed, 1 failed, 0 left" in said
+    assert "FAILED tests/kernels/test_x.py::test_meets[channel-tf32] AssertionError" in said
+
+
+def test_a_check_past_its_deadline_says_what_is_left(tmp_path: Path) -> None:
+    status, said = checked(tmp_path, "-p", "no:xdist", "--deadline", "-1")
+    assert status == 5
+    assert "kernels, each value once: 0 passed, 0 failed, 4 left" in said
+
+
+def test_a_check_outlives_a_process_that_dies(tmp_path: Path) -> None:
+    status, said = checked(tmp_path, "-n2", CRASH="yes")
+    assert status == 1
+    assert "INTERNALERROR" not in said
+    assert "kernels, each value once: 3 passed, 0 failed, 0 left" in said
+    assert "combinations: 0 passed, 2 failed, 0 left" in said
+
+
 def test_sweep_runs_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ConvShape(16, 24, (5, 3))
     monkeypatch.setattr(sweep, "OURS", ("pointer",))
@@ -359,17 +422,41 @@ def test_networks_are_lively() -> None:
     assert row["images_per_s"] == pytest.approx(4e3 / row["ms"])
 
 
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_shares_are_those_of_the_converted_network(name: str) -> None:
+    net = drowsy.convert(models.create(name).eval())  # type: ignore[call-overload]
+    shares = networks.network_shares(name)
+    assert list(shares) == list(net.layers)
+    assert sum(shares.values()) == pytest.approx(1)
+
+
 def test_networks_that_differ_are_not_timed() -> None:
     model = networks.make_network("caffenet_cifar", "fp32", CPU)
     batch = networks.photographs("caffenet_cifar", 2, torch.float32, CPU)
     with torch.inference_mode():
         net = networks.convert(model, "channel", batch)
         net.set(0.5)
-        networks.check(net, net, batch)
+        networks.check(net, net, batch, "fp32")
         other = copy.deepcopy(net)
         other.set(0.25)
-        with pytest.raises(RedCheck, match=r"deployed: error .* not timed"):
-            networks.check(net, other, batch)
+        for number in ("fp32", "tf32"):
+            with pytest.raises(RedCheck, match=r"deployed: error .* not timed"):
+                networks.check(net, other, batch, number)
+
+
+def test_operands_cut_to_tf32_are_no_error_of_a_network() -> None:
+    model = networks.make_network("caffenet_cifar", "fp32", CPU)
+    batch = networks.photographs("caffenet_cifar", 2, torch.float32, CPU)
+    with torch.inference_mode():
+        net = networks.convert(model, "channel", batch)
+
+        def off_by(part: float) -> Callable[[Tensor], Tensor]:
+            return lambda x: net(x) * (1 + part)
+
+        networks.check(net, off_by(2**-10), batch, "tf32")
+        for part, number in ((2**-10, "fp32"), (2**-5, "tf32")):
+            with pytest.raises(RedCheck):
+                networks.check(net, off_by(part), batch, number)
 
 
 # --- report --------------------------------------------------------------------------------------
@@ -491,14 +578,14 @@ def synthetic_results(folder: Path, slowdown: float = 1.0) -> Path:
     return folder
 
 
-def only(folder: Path) -> report.Results:
+def only(folder: Path) -> records.Results:
     """Results of a folder that holds one kind of GPU."""
-    (results,) = report.read_results(folder)
+    (results,) = records.read_results(folder)
     return results
 
 
-def states(results: report.Results) -> dict[str, str]:
-    return {figure.name: figure.state for figure in report.figures(results)}
+def states(results: records.Results) -> dict[str, str]:
+    return {figure.name: figure.state for figure in figures(results)}
 
 
 def test_report_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,7 +594,7 @@ def test_report_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert report.main([str(folder), "--out", str(out)]) == 0
     assert "ResNet-18, lattice position, 2 threads" in capsys.readouterr().out
     page = (out / "report.md").read_text()
-    for name in report.PICTURES:
+    for name in PICTURES:
         assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"({name})" in page
     assert SYNTHETIC in page
@@ -539,7 +626,7 @@ def test_kinds_of_gpu_are_kept_apart(tmp_path: Path) -> None:
 
 def test_slow_kernels_miss_the_bar(tmp_path: Path) -> None:
     results = only(synthetic_results(tmp_path / "synthetic", slowdown=1.3))
-    dense, *asleep = report.figures(results)[:4]
+    dense, *asleep = figures(results)[:4]
     assert dense.state == "missed"
     assert dense.value == pytest.approx(1.3)
     # Against its own dense time, a kernel sleeps as well as before.
@@ -552,7 +639,7 @@ def test_missing_layers_leave_a_figure_incomplete(tmp_path: Path) -> None:
     data = json.loads(path.read_text())
     data["benchmarks"] = data["benchmarks"][:10]
     path.write_text(json.dumps(data))
-    dense = report.figures(only(folder))[0]
+    dense = figures(only(folder))[0]
     assert (dense.state, dense.note.split(",")[0]) == ("incomplete", "10 of 37 shapes")
 
 

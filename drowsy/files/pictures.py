@@ -17,17 +17,24 @@ from drowsy.files.atomic import replacing
 DISTINCT = 10
 
 
-def new_figure(panels: int) -> tuple[Any, list[Any]]:
-    """``(figure, axes)`` of panels side by side, each 5.2 by 4.2 inches, with room for a legend.
+def new_figure(panels: int, across: int | None = None) -> tuple[Any, list[Any]]:
+    """``(figure, axes)`` of panels of 5.2 by 4.2 inches, with room for a legend.
+
+    They stand side by side, or in rows of ``across``.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
+    columns = min(panels, across or panels)
+    rows = -(-panels // columns)
     # A Figure without pyplot: no global state, no display needed.
     figure = require("matplotlib.figure", "plot").Figure(
-        figsize=(5.2 * panels + 1.2, 4.2), layout="constrained"
+        figsize=(5.2 * columns + 1.2, 4.2 * rows), layout="constrained"
     )
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[panels:]:
+        spare.remove()
+    return figure, list(axes[:panels])
 
 
 def by_depth(count: int) -> list[Any]:

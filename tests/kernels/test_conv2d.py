@@ -19,6 +19,7 @@ from torch import Tensor
 
 from drowsy.neuron import ConvSpec, awake_conv2d
 from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
+from tests.kernels.moving import moved
 
 POST = {"none": lambda y: y, "relu": torch.relu, "silu": torch.nn.functional.silu}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -669,10 +670,7 @@ def test_bad_arguments_are_named(
     change: dict[str, Any], message: str, triton_device: torch.device
 ) -> None:
     arguments = {"x": torch.zeros(1, 8, 9, 7), "padding": (1, 1, 1, 1), **change}
-    arguments = {
-        name: value.to(triton_device) if isinstance(value, Tensor) else value
-        for name, value in arguments.items()
-    }
+    arguments = {name: moved(value, triton_device) for name, value in arguments.items()}
     weight = kernels.pack_weight(torch.zeros(4, 8, 3, 3, device=triton_device))
     with pytest.raises((ValueError, TypeError), match=message):
         kernels.conv2d(arguments.pop("x"), weight, arguments.pop("bias", None), **arguments)

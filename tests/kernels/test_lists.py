@@ -12,6 +12,7 @@ from drowsy_kernels import lists
 from torch import Tensor
 
 from drowsy.sleep import SleepSpec, levels, pack_bitmap
+from tests.kernels.moving import moved
 
 Shape = tuple[int, int, int, int]
 
@@ -179,7 +180,7 @@ def test_bad_arguments_are_named(
     function: Any, arguments: dict[str, Any], message: str, triton_device: torch.device
 ) -> None:
     given = {"bitmap": _bitmap(2, 9, 1), "shape": (2, 8, 3, 3), "cell": (1, 1)} | arguments
-    given = {k: v.to(triton_device) if isinstance(v, Tensor) else v for k, v in given.items()}
+    given = {name: moved(value, triton_device) for name, value in given.items()}
     with pytest.raises((ValueError, TypeError), match=message):
         function(**given)
 
