@@ -130,6 +130,10 @@ def test_every_branch_compiles() -> None:
     run_python(str(Path(__file__).with_name("compile_variants.py")))
 
 
+def test_spills_are_seen() -> None:
+    run_python(str(Path(__file__).with_name("spilling.py")))
+
+
 @pytest.mark.parametrize("check", ["views", "networks", "slices", "jobs"])
 def test_launches_want_what_is_compiled_ahead(check: str) -> None:
     """One kernel serves every layer that it can, and it is there before it is wanted."""
