@@ -53,6 +53,7 @@ _CORE_CASES = (
     "conv2d fp16 128x128x64-w8-s3 compact 1 step",
     "conv2d fp16 64x64x64-w4-s4 channels",
     "conv2d fp16 64x64x64-w4-s4 channels blocks",
+    "conv2d fp16 64x64x64-w4-s4 channels of 8",
     "conv2d fp16 64x64x64-w4-s4 split",
     "conv2d bf16 64x64x64-w4-s4",
     "conv2d fp16 128x64x16-w4-s4",
@@ -86,6 +87,7 @@ _COLUMNS = (
     ("wgmma", "wgmma"),
     ("mma", "mma"),
     ("tcgen05", "tcgen05"),
+    ("narrowest_store", "store"),
     ("loop_instructions", "loop"),
     ("loop_products", "products"),
     ("step_instructions", "a step"),
@@ -101,6 +103,7 @@ _WAYS = (
     "compact 1 step",
     "channels",
     "channels blocks",
+    "channels of 8",
     "split",
 )
 
@@ -119,7 +122,7 @@ def conv_launches(
     """A layer with everything fused and, unless a list says else, a bit per neuron.
 
     ``way``: one of ``_WAYS``; without one, every tile is computed and masked. ``table`` and
-    ``compact`` are 3x3 and 1x1 over compact rows.
+    ``compact`` are 3x3 and 1x1 over compact rows; ``channels of 8`` sleep in cells of 8.
     """
     meta = partial(torch.empty, device="meta")
     ints = partial(meta, dtype=torch.int32)
@@ -166,7 +169,7 @@ def conv_launches(
         lists = triton.cdiv(width, 128)
         options["awake"] = kernels.AwakeRows(ints((lists, n * positions)), ints(lists))
     elif way.startswith("channels"):
-        cell = (positions, 1)
+        cell = (positions, 8 if way.endswith("of 8") else 1)
         options["awake"] = kernels.AwakeChannels(ints((n, width)), ints(n))
     if config is not None and way.endswith("blocks"):
         block = config.block_k
@@ -371,7 +374,7 @@ def _box_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
 
 
 def _ways(config: kernels.ConvConfig, group: str) -> Iterator[str]:
-    yield from (way for way in _WAYS if serves(config, group, way.removesuffix(" blocks")))
+    yield from (way for way in _WAYS if serves(config, group, way.split()[0]))
 
 
 def _compile(name: str, arch: int) -> CompileReport:
