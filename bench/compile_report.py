@@ -244,7 +244,7 @@ def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
     """The sleep map of a layer of 128 channels at 28 x 28."""
     spec = SleepSpec(parse_source(_WIDE_LFSR if source == "lfsr" else source), k=k)
     shape, clock = (8, 128, 28, 28), torch.empty(2, dtype=torch.int64, device="meta")
-    _, launch = kernels.plan_sleep_map(
+    _, (launch,) = kernels.plan_sleep_map(
         source,
         shape,
         cell=cell,
@@ -275,7 +275,8 @@ def fill_launch(fill: str, cell: tuple[int, int], dtype: torch.dtype) -> kernels
     bitmap = meta((8, rows, triton.cdiv(cells, 32)), dtype=torch.int32)
     residual = y if fill == "zero" else None
     table = meta((256, 9, 128), dtype=dtype) if fill == "stencil" else None
-    return kernels.plan_fill_sleepers(y, bitmap, cell, fill, residual=residual, table=table)
+    _, (launch,) = kernels.plan_fill_sleepers(y, bitmap, cell, fill, residual=residual, table=table)
+    return launch
 
 
 def cases(core: bool) -> dict[str, Callable[[], kernels.Launch]]:

@@ -24,8 +24,10 @@ from drowsy_kernels.launch import (
     MAX_ELEMENTS,
     VIEWS,
     Launch,
-    check_device,
     check_operand,
+    launched,
+    plan_of,
+    planned,
 )
 from torch import Tensor
 
@@ -362,6 +364,7 @@ def _lfsr_kernel(
     tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
 
 
+@launched
 def sleep_map(
     source: str,
     shape: tuple[int, int, int, int],
@@ -409,43 +412,6 @@ def sleep_map(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    device = check_device("clock", clock)
-    out, launch = plan_sleep_map(
-        source,
-        shape,
-        cell=cell,
-        k=k,
-        stream=stream,
-        threshold=threshold,
-        clock=clock,
-        upside_down=upside_down,
-        lattice=lattice,
-        fovea=fovea,
-        bluenoise=bluenoise,
-        lfsr=lfsr,
-        out=out,
-    )
-    launch.run(device)
-    return out
-
-
-def plan_sleep_map(
-    source: str,
-    shape: tuple[int, int, int, int],
-    *,
-    cell: tuple[int, int],
-    k: int,
-    stream: int,
-    threshold: Tensor,
-    clock: Tensor,
-    upside_down: bool = False,
-    lattice: tuple[Tensor, Tensor] | None = None,
-    fovea: Tensor | None = None,
-    bluenoise: Tensor | None = None,
-    lfsr: tuple[Tensor, Tensor] | None = None,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Launch]:
-    """Check arguments, allocate the bitmap and say what to launch; see ``sleep_map``."""
     _check_numbers(source, shape, cell, k, stream)
     device = clock.device
     check_operand("threshold", threshold, dtypes=(torch.int32,), shape=(1,), device=device)
@@ -532,7 +498,15 @@ def plan_sleep_map(
         arguments |= _lfsr_arguments(*lfsr, positions=positions, device=device)
     blocks = triton.cdiv(items, block)
     arguments |= {"blocks": blocks, "BLOCK": block}
-    return out, Launch(kernel, (n * blocks,), arguments, num_warps=4, num_stages=1)
+    return planned(
+        out,
+        Launch(kernel, (n * blocks,), arguments, num_warps=4, num_stages=1),
+        on=("clock", clock),
+    )
+
+
+plan_sleep_map = plan_of(sleep_map)
+"""``(result, launches)`` of ``sleep_map``, and nothing is run: meta tensors will do."""
 
 
 def _check_numbers(
