@@ -60,6 +60,55 @@ def _neighbour(
 
 
 @triton.jit
+def _add_neighbours(
+    value,
+    weight,
+    among,
+    mine,
+    y,
+    bitmap,
+    at_y,
+    at_x,
+    height,
+    width,
+    first_c,
+    cell_c,
+    words,
+    C: tl.constexpr,
+    SIDE: tl.constexpr,
+    MAP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """``among`` the sleepers, ``value`` and ``weight`` with the awake of a SIDE x SIDE window.
+
+    A neighbour counts by the inverse of its squared distance.
+    """
+    c = first_c + tl.arange(0, BLOCK_N)
+    for place in range(SIDE * SIDE):
+        dy, dx = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
+        position, awake = _neighbour(
+            bitmap,
+            at_y + dy,
+            at_x + dx,
+            height,
+            width,
+            first_c,
+            cell_c,
+            words,
+            MAP,
+            BLOCK_M,
+            BLOCK_N,
+        )
+        counts = among & awake
+        share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
+        b_n = tl.load(y + position * C + c[None, :], mask=mine & counts, other=0.0)
+        value += b_n.to(tl.float32) * share
+        weight += tl.where(counts, share, 0.0)
+    return value, weight
+
+
+@triton.jit
 def _fill_kernel(
     y,
     bitmap,
@@ -92,7 +141,9 @@ def _fill_kernel(
     c = first_c + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, positions - 1)
     slept = asleep(bitmap, row // cell_p, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_N)
-    mine = slept & (m < positions)[:, None] & (c < C)[None, :]
+    # Of the shape of the bits, a column where a cell holds all channels of the block.
+    sleeper = slept & (m < positions)[:, None]
+    mine = sleeper & (c < C)[None, :]
     if tl.max(tl.max(mine.to(tl.int32), axis=1), axis=0) == 0:
         return
 
@@ -104,7 +155,7 @@ def _fill_kernel(
     if FILL == "nearest":
         # The least key is the nearest neighbour, the first by (row, column) of equally near ones.
         NOBODY: tl.constexpr = 1 << 16
-        best = tl.where(slept & (m < positions)[:, None], NOBODY, NOBODY)
+        best = tl.where(sleeper, NOBODY, NOBODY)
         for place in range(25):
             dy, dx = place // 5 - 2, place % 5 - 2
             _, awake = _neighbour(
@@ -127,51 +178,53 @@ def _fill_kernel(
         found = mine & (best < NOBODY)
         value = tl.load(y + o_y + step * C, mask=found, other=0.0).to(tl.float32)
     elif FILL == "interpolate":
-        weight = tl.where(slept & (m < positions)[:, None], 0.0, 0.0)
-        for place in range(9):
-            dy, dx = place // 3 - 1, place % 3 - 1
-            position, awake = _neighbour(
+        weight = tl.where(sleeper, 0.0, 0.0)
+        value, weight = _add_neighbours(
+            value,
+            weight,
+            sleeper,
+            mine,
+            y,
+            bitmap,
+            at_y,
+            at_x,
+            height,
+            width,
+            first_c,
+            cell_c,
+            words,
+            C,
+            3,
+            MAP,
+            BLOCK_M,
+            BLOCK_N,
+        )
+        alone = sleeper & (weight == 0)
+        if tl.max(tl.max((mine & alone).to(tl.int32), axis=1), axis=0) != 0:
+            value, weight = _add_neighbours(
+                value,
+                weight,
+                alone,
+                mine,
+                y,
                 bitmap,
-                at_y + dy,
-                at_x + dx,
+                at_y,
+                at_x,
                 height,
                 width,
                 first_c,
                 cell_c,
                 words,
+                C,
+                5,
                 MAP,
                 BLOCK_M,
                 BLOCK_N,
             )
-            share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
-            b_n = tl.load(y + position * C + c[None, :], mask=mine & awake, other=0.0)
-            value += b_n.to(tl.float32) * share
-            weight += tl.where(awake, share, 0.0)
-        alone = weight == 0
-        if tl.max(tl.max((mine & alone).to(tl.int32), axis=1), axis=0) != 0:
-            for place in range(25):
-                dy, dx = place // 5 - 2, place % 5 - 2
-                position, awake = _neighbour(
-                    bitmap,
-                    at_y + dy,
-                    at_x + dx,
-                    height,
-                    width,
-                    first_c,
-                    cell_c,
-                    words,
-                    MAP,
-                    BLOCK_M,
-                    BLOCK_N,
-                )
-                share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
-                b_n = tl.load(y + position * C + c[None, :], mask=mine & alone & awake, other=0.0)
-                value += b_n.to(tl.float32) * share
-                weight += tl.where(alone & awake, share, 0.0)
         value = value / tl.where(weight > 0, weight, 1.0)
     elif FILL == "stencil":
         # Which neighbours are awake, a bit each, row by row; the centre has none.
-        near = tl.where(slept & (m < positions)[:, None], 0, 0)
+        near = tl.where(sleeper, 0, 0)
         for bit in range(8):
             place = bit + bit // 4
             _, awake = _neighbour(
