@@ -53,7 +53,6 @@ _CORE_CASES = (
     "conv2d fp16 128x128x64-w8-s3 compact 1 step",
     "conv2d fp16 64x64x64-w4-s4 channels",
     "conv2d fp16 64x64x64-w4-s4 channels blocks",
-    "conv2d fp16 64x64x64-w4-s4 channels of 8",
     "conv2d fp16 64x64x64-w4-s4 split",
     "conv2d bf16 64x64x64-w4-s4",
     "conv2d fp16 128x64x16-w4-s4",

@@ -80,7 +80,7 @@ def _add_neighbours(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """``among`` the sleepers, ``value`` and ``weight`` with the awake of a SIDE x SIDE window.
+    """``value`` and ``weight`` plus what is awake in a SIDE x SIDE window, for ``among`` or all.
 
     A neighbour counts by the inverse of its squared distance.
     """
@@ -100,11 +100,12 @@ def _add_neighbours(
             BLOCK_M,
             BLOCK_N,
         )
-        counts = among & awake
+        if among is not None:
+            awake = among & awake
         share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
-        b_n = tl.load(y + position * C + c[None, :], mask=mine & counts, other=0.0)
+        b_n = tl.load(y + position * C + c[None, :], mask=mine & awake, other=0.0)
         value += b_n.to(tl.float32) * share
-        weight += tl.where(counts, share, 0.0)
+        weight += tl.where(awake, share, 0.0)
     return value, weight
 
 
@@ -182,7 +183,7 @@ def _fill_kernel(
         value, weight = _add_neighbours(
             value,
             weight,
-            sleeper,
+            None,
             mine,
             y,
             bitmap,
@@ -199,7 +200,7 @@ def _fill_kernel(
             BLOCK_M,
             BLOCK_N,
         )
-        alone = sleeper & (weight == 0)
+        alone = weight == 0
         if tl.max(tl.max((mine & alone).to(tl.int32), axis=1), axis=0) != 0:
             value, weight = _add_neighbours(
                 value,

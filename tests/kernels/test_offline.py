@@ -72,14 +72,6 @@ def test_the_oldest_triton_spills_nothing(rows: list[dict[str, Any]]) -> None:
     assert not [row for row in recorded if row["spill_bytes"]]
 
 
-def test_whole_cells_of_channels_are_stored_16_bytes_at_a_time(rows: list[dict[str, Any]]) -> None:
-    tile = "conv2d fp16 64x64x64-w4-s4"
-    stores = {(row["case"], row["arch"]): row["narrowest_store"] for row in rows}
-    for arch in ARCHITECTURES:
-        assert stores[f"{tile} channels of 8", arch] == 16
-        assert stores[f"{tile} channels", arch] == 2
-
-
 def main_loops(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of 128 x 128 x 64 tiles, where there is a loop: few K steps may be unrolled."""
     return [
@@ -138,8 +130,10 @@ def test_every_branch_compiles() -> None:
     run_python(str(Path(__file__).with_name("compile_variants.py")))
 
 
-def test_spills_are_seen() -> None:
-    run_python(str(Path(__file__).with_name("spilling.py")))
+@pytest.mark.parametrize("check", ["spills", "stores"])
+def test_figures_of_the_report(check: str) -> None:
+    """They show what is known of a kernel."""
+    run_python(str(Path(__file__).with_name("compiled_figures.py")), check)
 
 
 @pytest.mark.parametrize("check", ["views", "networks", "slices", "jobs"])
