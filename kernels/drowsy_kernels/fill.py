@@ -60,56 +60,6 @@ def _neighbour(
 
 
 @triton.jit
-def _add_neighbours(
-    value,
-    weight,
-    among,
-    mine,
-    y,
-    bitmap,
-    at_y,
-    at_x,
-    height,
-    width,
-    first_c,
-    cell_c,
-    words,
-    C: tl.constexpr,
-    SIDE: tl.constexpr,
-    MAP: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """``value`` and ``weight`` plus what is awake in a SIDE x SIDE window, for ``among`` or all.
-
-    A neighbour counts by the inverse of its squared distance.
-    """
-    c = first_c + tl.arange(0, BLOCK_N)
-    for place in range(SIDE * SIDE):
-        dy, dx = place // SIDE - SIDE // 2, place % SIDE - SIDE // 2
-        position, awake = _neighbour(
-            bitmap,
-            at_y + dy,
-            at_x + dx,
-            height,
-            width,
-            first_c,
-            cell_c,
-            words,
-            MAP,
-            BLOCK_M,
-            BLOCK_N,
-        )
-        if among is not None:
-            awake = among & awake
-        share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
-        b_n = tl.load(y + position * C + c[None, :], mask=mine & awake, other=0.0)
-        value += b_n.to(tl.float32) * share
-        weight += tl.where(awake, share, 0.0)
-    return value, weight
-
-
-@triton.jit
 def _fill_kernel(
     y,
     bitmap,
@@ -142,9 +92,7 @@ def _fill_kernel(
     c = first_c + tl.arange(0, BLOCK_N)
     row = tl.minimum(m, positions - 1)
     slept = asleep(bitmap, row // cell_p, first_c, cell_c, words, MAP, BLOCK_M, BLOCK_N)
-    # Of the shape of the bits, a column where a cell holds all channels of the block.
-    sleeper = slept & (m < positions)[:, None]
-    mine = sleeper & (c < C)[None, :]
+    mine = slept & (m < positions)[:, None] & (c < C)[None, :]
     if tl.max(tl.max(mine.to(tl.int32), axis=1), axis=0) == 0:
         return
 
@@ -152,11 +100,12 @@ def _fill_kernel(
     o_y = row[:, None] * C + c[None, :]
     value = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     # Loops are not unrolled: where every neuron has a bit, that would spill. They may visit the
-    # centre, which is never awake where it matters.
+    # centre, which is never awake where it matters. The windows of ``interpolate`` are not one
+    # function of their side: on sm_80 that takes 91 registers where this takes 64.
     if FILL == "nearest":
         # The least key is the nearest neighbour, the first by (row, column) of equally near ones.
         NOBODY: tl.constexpr = 1 << 16
-        best = tl.where(sleeper, NOBODY, NOBODY)
+        best = tl.where(slept & (m < positions)[:, None], NOBODY, NOBODY)
         for place in range(25):
             dy, dx = place // 5 - 2, place % 5 - 2
             _, awake = _neighbour(
@@ -179,53 +128,51 @@ def _fill_kernel(
         found = mine & (best < NOBODY)
         value = tl.load(y + o_y + step * C, mask=found, other=0.0).to(tl.float32)
     elif FILL == "interpolate":
-        weight = tl.where(sleeper, 0.0, 0.0)
-        value, weight = _add_neighbours(
-            value,
-            weight,
-            None,
-            mine,
-            y,
-            bitmap,
-            at_y,
-            at_x,
-            height,
-            width,
-            first_c,
-            cell_c,
-            words,
-            C,
-            3,
-            MAP,
-            BLOCK_M,
-            BLOCK_N,
-        )
-        alone = weight == 0
-        if tl.max(tl.max((mine & alone).to(tl.int32), axis=1), axis=0) != 0:
-            value, weight = _add_neighbours(
-                value,
-                weight,
-                alone,
-                mine,
-                y,
+        weight = tl.where(slept & (m < positions)[:, None], 0.0, 0.0)
+        for place in range(9):
+            dy, dx = place // 3 - 1, place % 3 - 1
+            position, awake = _neighbour(
                 bitmap,
-                at_y,
-                at_x,
+                at_y + dy,
+                at_x + dx,
                 height,
                 width,
                 first_c,
                 cell_c,
                 words,
-                C,
-                5,
                 MAP,
                 BLOCK_M,
                 BLOCK_N,
             )
+            share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
+            b_n = tl.load(y + position * C + c[None, :], mask=mine & awake, other=0.0)
+            value += b_n.to(tl.float32) * share
+            weight += tl.where(awake, share, 0.0)
+        alone = weight == 0
+        if tl.max(tl.max((mine & alone).to(tl.int32), axis=1), axis=0) != 0:
+            for place in range(25):
+                dy, dx = place // 5 - 2, place % 5 - 2
+                position, awake = _neighbour(
+                    bitmap,
+                    at_y + dy,
+                    at_x + dx,
+                    height,
+                    width,
+                    first_c,
+                    cell_c,
+                    words,
+                    MAP,
+                    BLOCK_M,
+                    BLOCK_N,
+                )
+                share = 1.0 / tl.maximum(dy * dy + dx * dx, 1)
+                b_n = tl.load(y + position * C + c[None, :], mask=mine & alone & awake, other=0.0)
+                value += b_n.to(tl.float32) * share
+                weight += tl.where(alone & awake, share, 0.0)
         value = value / tl.where(weight > 0, weight, 1.0)
     elif FILL == "stencil":
         # Which neighbours are awake, a bit each, row by row; the centre has none.
-        near = tl.where(sleeper, 0, 0)
+        near = tl.where(slept & (m < positions)[:, None], 0, 0)
         for bit in range(8):
             place = bit + bit // 4
             _, awake = _neighbour(
