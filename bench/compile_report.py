@@ -86,6 +86,7 @@ _COLUMNS = (
     ("wgmma", "wgmma"),
     ("mma", "mma"),
     ("tcgen05", "tcgen05"),
+    ("narrowest_store", "store"),
     ("loop_instructions", "loop"),
     ("loop_products", "products"),
     ("step_instructions", "a step"),
@@ -101,6 +102,7 @@ _WAYS = (
     "compact 1 step",
     "channels",
     "channels blocks",
+    "channels of 8",
     "split",
 )
 
@@ -119,7 +121,7 @@ def conv_launches(
     """A layer with everything fused and, unless a list says else, a bit per neuron.
 
     ``way``: one of ``_WAYS``; without one, every tile is computed and masked. ``table`` and
-    ``compact`` are 3x3 and 1x1 over compact rows.
+    ``compact`` are 3x3 and 1x1 over compact rows; ``channels of 8`` sleep in cells of 8.
     """
     meta = partial(torch.empty, device="meta")
     ints = partial(meta, dtype=torch.int32)
@@ -166,7 +168,7 @@ def conv_launches(
         lists = triton.cdiv(width, 128)
         options["awake"] = kernels.AwakeRows(ints((lists, n * positions)), ints(lists))
     elif way.startswith("channels"):
-        cell = (positions, 1)
+        cell = (positions, 8 if way.endswith("of 8") else 1)
         options["awake"] = kernels.AwakeChannels(ints((n, width)), ints(n))
     if config is not None and way.endswith("blocks"):
         block = config.block_k
@@ -241,7 +243,7 @@ def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
     """The sleep map of a layer of 128 channels at 28 x 28."""
     spec = SleepSpec(parse_source(_WIDE_LFSR if source == "lfsr" else source), k=k)
     shape, clock = (8, 128, 28, 28), torch.empty(2, dtype=torch.int64, device="meta")
-    _, launch = kernels.plan_sleep_map(
+    _, (launch,) = kernels.plan_sleep_map(
         source,
         shape,
         cell=cell,
@@ -272,7 +274,8 @@ def fill_launch(fill: str, cell: tuple[int, int], dtype: torch.dtype) -> kernels
     bitmap = meta((8, rows, triton.cdiv(cells, 32)), dtype=torch.int32)
     residual = y if fill == "zero" else None
     table = meta((256, 9, 128), dtype=dtype) if fill == "stencil" else None
-    return kernels.plan_fill_sleepers(y, bitmap, cell, fill, residual=residual, table=table)
+    _, (launch,) = kernels.plan_fill_sleepers(y, bitmap, cell, fill, residual=residual, table=table)
+    return launch
 
 
 def cases(core: bool) -> dict[str, Callable[[], kernels.Launch]]:
@@ -371,7 +374,7 @@ def _box_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
 
 
 def _ways(config: kernels.ConvConfig, group: str) -> Iterator[str]:
-    yield from (way for way in _WAYS if serves(config, group, way.removesuffix(" blocks")))
+    yield from (way for way in _WAYS if serves(config, group, way.split()[0]))
 
 
 def _compile(name: str, arch: int) -> CompileReport:

@@ -108,7 +108,7 @@ def compiled(
     def launch_all() -> None:
         for item in request.session.items:
             if isinstance(item, pytest.Function) and item.originalname in calls:
-                case = dict(item.callspec.params)
+                case: dict[str, Any] = dict(item.callspec.params)
                 calls[item.originalname](problem_of(case.pop("shape")), **case)()
 
     compiler.compile(recorded(launch_all))

@@ -307,7 +307,7 @@ def launches(
     out_shape = (images, shape.out_channels, *shape.out_size)
     bitmap = None
     if cell is not None:
-        bitmap, drawing = kernels.plan_sleep_map(
+        bitmap, (drawing,) = kernels.plan_sleep_map(
             "bernoulli",
             out_shape,
             cell=cell,
@@ -326,8 +326,8 @@ def launches(
         found += listing
     y, planned = kernels.plan_conv2d(x, packed, bias, **options)
     found += planned
-    if way in ("cells", "rows"):
-        found.append(kernels.plan_fill_sleepers(y, bitmap, cell, "zero"))
+    if bitmap is not None and cell is not None and way in ("cells", "rows"):
+        found += kernels.plan_fill_sleepers(y, bitmap, cell, "zero")[1]
     return found
 
 

@@ -339,7 +339,7 @@ class Builder:
         given = source.tables(layer_map, clock[0])
         if source.follows_seed:
             self._prologue.add(functools.partial(source.reseed, given, layer_map, clock[0]))
-        bitmap, launch = kernels.plan_sleep_map(
+        bitmap, (launch,) = kernels.plan_sleep_map(
             source.name,
             shape,
             cell=cell,

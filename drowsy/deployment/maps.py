@@ -22,10 +22,10 @@ class Prologue:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._work: list[Callable[[], None] | torch.cuda.Event] = []
+        self._work: list[Callable[[], object] | torch.cuda.Event] = []
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def add(self, work: kernels.Launch | Callable[[], None]) -> None:
+    def add(self, work: kernels.Launch | Callable[[], object]) -> None:
         """Append a launch, or a function to call."""
         self._work.append(
             (lambda: work.run(self._device)) if isinstance(work, kernels.Launch) else work
@@ -165,9 +165,7 @@ class Map:
     def table(self, geometry: tables.Geometry, index: Tensor | None) -> Tensor:
         """Tap table of a convolution onto this map; ``index`` is that of its compact input."""
         rows = self.rows
-
-        def plan() -> tuple[Tensor, list[kernels.Launch]]:
-            table, launch = tables.plan_tap_table(rows, self.shape[0], geometry, index)
-            return table, [launch]
-
-        return self._planned((geometry, id(index)), plan)
+        return self._planned(
+            (geometry, id(index)),
+            lambda: tables.plan_tap_table(rows, self.shape[0], geometry, index),
+        )

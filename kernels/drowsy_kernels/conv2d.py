@@ -27,9 +27,11 @@ from drowsy_kernels.launch import (
     ALL_REGISTERS,
     MAX_ELEMENTS,
     Launch,
-    check_device,
     check_operand,
     interpreted,
+    launched,
+    plan_of,
+    planned,
 )
 from drowsy_kernels.lists import AwakeBlocks, AwakeCells, AwakeChannels, AwakeRows
 from drowsy_kernels.pack_input import pack_input_kernel
@@ -52,6 +54,7 @@ _PACK_BLOCK = 512
 _ADD_BLOCK = (32, 64)
 
 
+@launched
 def conv2d(
     x: Tensor,
     weight: PackedWeight,
@@ -106,52 +109,6 @@ def conv2d(
         ValueError, TypeError: an argument outside of what is listed here, or shapes that do not
             fit each other.
     """
-    device = check_device("x", x)
-    out, launches = plan_conv2d(
-        x,
-        weight,
-        bias,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        activation=activation,
-        bitmap=bitmap,
-        cell=cell,
-        awake=awake,
-        x_blocks=x_blocks,
-        scale=scale,
-        residual=residual,
-        post_activation=post_activation,
-        precision=precision,
-        out=out,
-        config=config,
-    )
-    for launch in launches:
-        launch.run(device)
-    return out
-
-
-def plan_conv2d(
-    x: Tensor,
-    weight: PackedWeight,
-    bias: Tensor | None = None,
-    *,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    activation: str = "none",
-    bitmap: Tensor | None = None,
-    cell: tuple[int, int] | None = None,
-    awake: Awake | None = None,
-    x_blocks: AwakeBlocks | None = None,
-    scale: Tensor | None = None,
-    residual: Tensor | None = None,
-    post_activation: str = "none",
-    precision: str = "ieee",
-    out: Tensor | None = None,
-    config: ConvConfig | None = None,
-) -> tuple[Tensor, tuple[Launch, ...]]:
-    """Check arguments, allocate the output and say what to launch; see ``conv2d``."""
     kind, slope = parse_activation(activation)
     post_kind, post_slope = parse_activation(post_activation)
     if precision not in PRECISIONS:
@@ -194,7 +151,7 @@ def plan_conv2d(
             raise ValueError("residual: got the memory of out, allowed: memory of its own")
     _check_lists(awake, x_blocks, cell, (images, positions, out_channels), x)
     if out.numel() == 0:
-        return out, ()
+        return planned(out, on=("x", x))
 
     view, packing = _input_view(x, weight, stride, padding, dilation)
     groups = weight.groups // weight.merged
@@ -248,7 +205,7 @@ def plan_conv2d(
     if weight.depthwise:
         arguments |= sleep.arguments(config.block_m, config.block_n, out_channels, False)
         launch = _depthwise(arguments, config, images * positions, channels)
-        return out, (*packing, launch)
+        return planned(out, *packing, launch, on=("x", x))
     arguments |= {
         "GROUPS": groups,
         "W_STRIDE": weight.data.shape[1],
@@ -260,8 +217,12 @@ def plan_conv2d(
         "block_counts": None if x_blocks is None else x_blocks.counts,
     }
     if awake is None:
-        return out, (*packing, *_masked(arguments, config, sleep))
-    return out, (*packing, _listed(arguments, config, sleep, awake))
+        return planned(out, *packing, *_masked(arguments, config, sleep), on=("x", x))
+    return planned(out, *packing, _listed(arguments, config, sleep, awake), on=("x", x))
+
+
+plan_conv2d = plan_of(conv2d)
+"""``(result, launches)`` of ``conv2d``, and nothing is run: meta tensors will do."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,15 @@ from drowsy_kernels.epilogue import (
     tile_words,
 )
 from drowsy_kernels.heuristics import ConvConfig, multiprocessors
-from drowsy_kernels.launch import VIEWS, Launch, check_device, check_operand, interpreted
+from drowsy_kernels.launch import (
+    VIEWS,
+    Launch,
+    check_operand,
+    interpreted,
+    launched,
+    plan_of,
+    planned,
+)
 from drowsy_kernels.weight import PackedWeight
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -432,6 +440,7 @@ def box_supports(
     return ""
 
 
+@launched
 def conv2d_box(
     x: Tensor,
     weight: PackedWeight,
@@ -476,46 +485,6 @@ def conv2d_box(
         ValueError, TypeError: an argument outside of what is listed here, shapes that do not fit
             each other, or a convolution that ``box_supports`` refuses.
     """
-    device = check_device("x", x)
-    out, launches = plan_conv2d_box(
-        x,
-        weight,
-        bias,
-        padding=padding,
-        dilation=dilation,
-        activation=activation,
-        bitmap=bitmap,
-        cell=cell,
-        scale=scale,
-        residual=residual,
-        post_activation=post_activation,
-        precision=precision,
-        out=out,
-        config=config,
-    )
-    for launch in launches:
-        launch.run(device)
-    return out
-
-
-def plan_conv2d_box(
-    x: Tensor,
-    weight: PackedWeight,
-    bias: Tensor | None = None,
-    *,
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    activation: str = "none",
-    bitmap: Tensor | None = None,
-    cell: tuple[int, int] | None = None,
-    scale: Tensor | None = None,
-    residual: Tensor | None = None,
-    post_activation: str = "none",
-    precision: str = "ieee",
-    out: Tensor | None = None,
-    config: ConvConfig | None = None,
-) -> tuple[Tensor, tuple[Launch, ...]]:
-    """Check arguments, allocate the output and say what to launch; see ``conv2d_box``."""
     kind, slope = parse_activation(activation)
     post_kind, post_slope = parse_activation(post_activation)
     if precision not in PRECISIONS:
@@ -549,7 +518,7 @@ def plan_conv2d_box(
                     f"{name}: got address {tensor.data_ptr():#x}, allowed: multiples of 16 bytes"
                 )
     if out.numel() == 0:
-        return out, ()
+        return planned(out, on=("x", x))
     if config is None:
         config = choose_box_config(
             images=images,
@@ -658,7 +627,11 @@ def plan_conv2d_box(
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
-    return out, (launch,)
+    return planned(out, launch, on=("x", x))
+
+
+plan_conv2d_box = plan_of(conv2d_box)
+"""``(result, launches)`` of ``conv2d_box``, and nothing is run: meta tensors will do."""
 
 
 def _resident(config: ConvConfig, itemsize: int, residual: bool) -> int:

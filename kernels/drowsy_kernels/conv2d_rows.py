@@ -26,9 +26,11 @@ from drowsy_kernels.launch import (
     MAX_ELEMENTS,
     VIEWS,
     Launch,
-    check_device,
     check_operand,
     interpreted,
+    launched,
+    plan_of,
+    planned,
 )
 from drowsy_kernels.weight import DTYPES, PackedWeight
 from torch import Tensor
@@ -138,6 +140,7 @@ def conv2d_rows_kernel(
         )
 
 
+@launched
 def conv2d_rows(
     x: Tensor,
     weight: PackedWeight,
@@ -173,42 +176,6 @@ def conv2d_rows(
         ValueError, TypeError: an argument outside of what is listed here, or shapes that do not
             fit each other.
     """
-    device = check_device("x", x)
-    out, launches = plan_conv2d_rows(
-        x,
-        weight,
-        bias,
-        table=table,
-        count=count,
-        activation=activation,
-        scale=scale,
-        residual=residual,
-        post_activation=post_activation,
-        precision=precision,
-        out=out,
-        config=config,
-    )
-    for launch in launches:
-        launch.run(device)
-    return out
-
-
-def plan_conv2d_rows(
-    x: Tensor,
-    weight: PackedWeight,
-    bias: Tensor | None = None,
-    *,
-    table: Tensor | None,
-    count: Tensor,
-    activation: str = "none",
-    scale: Tensor | None = None,
-    residual: Tensor | None = None,
-    post_activation: str = "none",
-    precision: str = "ieee",
-    out: Tensor | None = None,
-    config: ConvConfig | None = None,
-) -> tuple[Tensor, tuple[Launch, ...]]:
-    """Check arguments, allocate the output and say what to launch; see ``conv2d_rows``."""
     kind, slope = parse_activation(activation)
     post_kind, post_slope = parse_activation(post_activation)
     if precision not in PRECISIONS:
@@ -239,7 +206,7 @@ def plan_conv2d_rows(
         if tensor is not None:
             check_operand(name, tensor, dtypes=(x.dtype,), shape=shape, device=x.device)
     if out.numel() == 0:
-        return out, ()
+        return planned(out, on=("x", x))
 
     if config is None:
         config = choose_config(
@@ -295,4 +262,8 @@ def plan_conv2d_rows(
         config.num_stages if table is None else 2 * config.num_stages - 1,
         config.max_registers(x.element_size(), "rows"),
     )
-    return out, (launch,)
+    return planned(out, launch, on=("x", x))
+
+
+plan_conv2d_rows = plan_of(conv2d_rows)
+"""``(result, launches)`` of ``conv2d_rows``, and nothing is run: meta tensors will do."""

@@ -11,6 +11,7 @@ bitmap ``[N, PC, W]`` for a tile whose rows lie in the map rows ``row`` (``n * P
 from __future__ import annotations
 
 import functools
+import math
 import re
 
 import triton
@@ -292,9 +293,10 @@ def offsets(m, PITCH: tl.constexpr, WIDE: tl.constexpr):
 
 @functools.lru_cache(maxsize=64)
 def parse_activation(name: str) -> tuple[str, float]:
-    """``(kind, slope)``; the slope is 0 but for ``leaky_relu``."""
+    """``(kind, slope)``; the slope is 0 but for ``leaky_relu``, where it is a finite number."""
     kind, _, slope = name.partition(":")
-    if kind == "leaky_relu" and re.fullmatch(r"-?\d+(\.\d*)?(e-?\d+)?", slope):
+    number = re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", slope)
+    if kind == "leaky_relu" and number and math.isfinite(float(slope)):
         return kind, float(slope)
     if name not in ACTIVATIONS[:-1]:
         raise ValueError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")

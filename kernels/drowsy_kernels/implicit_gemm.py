@@ -26,6 +26,9 @@ import triton.language as tl
 from drowsy_kernels.epilogue import all_asleep, dot, finish, finish_at, offsets, store_rest
 from drowsy_kernels.launch import VIEWS
 
+# Channels of the widest store, 16 bytes of halves.
+VECTOR = tl.constexpr(8)
+
 
 @triton.jit
 def locate(
@@ -393,18 +396,24 @@ def _store_sleepers(
     POST_ACTIVATION: tl.constexpr,
     POST_SLOPE: tl.constexpr,
     WIDE: tl.constexpr,
+    RUN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Sleepers over channels [first_c, last_c): whole vectors but for the ends."""
-    UNIT: tl.constexpr = 8
-    first_whole = (first_c + UNIT - 1) // UNIT * UNIT
-    last_whole = last_c // UNIT * UNIT
-    c = first_c // UNIT * UNIT + tl.arange(0, UNIT)
-    m_c = (c >= first_c) & (c < tl.minimum(first_whole, last_c))
-    store_rest(y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, UNIT)
+    """Sleepers over channels [first_c, last_c): whole vectors but for the ends.
+
+    Both are multiples of ``RUN``: where that is a vector there are no ends.
+    """
+    first_whole = (first_c + VECTOR - 1) // VECTOR * VECTOR
+    last_whole = last_c // VECTOR * VECTOR
+    if RUN < VECTOR:
+        c = first_c // VECTOR * VECTOR + tl.arange(0, VECTOR)
+        m_c = (c >= first_c) & (c < tl.minimum(first_whole, last_c))
+        store_rest(
+            y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, VECTOR
+        )
     for whole in range(first_whole, last_whole, BLOCK_N):
-        c_whole = tl.multiple_of(whole, UNIT) + tl.arange(0, BLOCK_N)
+        c_whole = tl.multiple_of(whole, VECTOR) + tl.arange(0, BLOCK_N)
         store_rest(
             y,
             residual,
@@ -419,9 +428,12 @@ def _store_sleepers(
             BLOCK_M,
             BLOCK_N,
         )
-    c = last_whole + tl.arange(0, UNIT)
-    m_c = (c >= first_whole) & (c < last_c)
-    store_rest(y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, UNIT)
+    if RUN < VECTOR:
+        c = last_whole + tl.arange(0, VECTOR)
+        m_c = (c >= first_whole) & (c < last_c)
+        store_rest(
+            y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, VECTOR
+        )
 
 
 @triton.jit(do_not_specialize_on_alignment=VIEWS)
@@ -487,6 +499,9 @@ def awake_conv2d_kernel(
     OC_G: tl.constexpr = OC // GROUPS
     TILES_UNIT: tl.constexpr = (UNIT + BLOCK_N - 1) // BLOCK_N
     TILES_CELL: tl.constexpr = TILES_UNIT * CELL_UNITS
+    # Of a list of channels: runs so long that begin at multiples of it, as cells are listed whole.
+    # It is the largest power of two up to a vector that divides both.
+    RUN: tl.constexpr = (VECTOR | UNIT | OC) & -(VECTOR | UNIT | OC)
     i_m = tl.arange(0, BLOCK_M)
     i_n = tl.arange(0, BLOCK_N)
     if AWAKE == "cells":
@@ -544,9 +559,10 @@ def awake_conv2d_kernel(
             if AWAKE == "channels":
                 group = 0
                 j = first_j + i_n
-                m_c = j < channels
+                m_c = j < tl.multiple_of(channels, RUN)
                 p_channels = awake + n * OC
                 c = tl.load(p_channels + j, mask=m_c, other=0)
+                c = tl.max_contiguous(tl.multiple_of(c, RUN), RUN)
                 count = tl.where(channels > 0, count, 0)
             else:
                 group = unit * UNIT // OC_G
@@ -613,6 +629,7 @@ def awake_conv2d_kernel(
                     POST_ACTIVATION,
                     POST_SLOPE,
                     WIDE,
+                    RUN,
                     BLOCK_M,
                     BLOCK_N,
                 )

@@ -1,14 +1,24 @@
 """What a launcher has decided: a kernel, its grid and every argument.
 
 Launchers are split into a plan and its execution, so that offline compilation (``offline.py``)
-compiles exactly what would be launched, from meta tensors and without a GPU.
+compiles exactly what would be launched, from meta tensors and without a GPU. A launcher is written
+once, as the plan, and ends in ``planned``; ``launched`` makes of it what runs, ``plan_of`` what
+only plans:
+
+    @launched
+    def double(x: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        return planned(out, Launch(...), on=("x", x))
+
+    plan_double = plan_of(double)  # x -> (out, launches)
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 import triton
@@ -19,6 +29,8 @@ ALL_REGISTERS = 255
 # Of whatever a kernel addresses with 32 bits: one image's input, output or map.
 MAX_ELEMENTS = 2**31 - 1
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 # Pointers that may lie inside a buffer which layers share: one layer's threshold among those of
 # all, a slice of a bias. How they are aligned differs from layer to layer, and a kernel made for it
@@ -146,3 +158,61 @@ def check_operand(
         )
     if tensor.device != device:
         raise ValueError(f"{name}: got a tensor on {tensor.device}, allowed: {device}")
+
+
+# --- from a plan to its execution -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan(Generic[_Result]):
+    """A launcher's result and what must run before it holds; ``on``: an operand and its name."""
+
+    result: _Result
+    launches: tuple[Launch, ...]
+    on: tuple[str, Tensor]
+
+
+def planned(result: _Result, *launches: Launch, on: tuple[str, Tensor]) -> _Result:
+    """What a function under ``launched`` returns: its result, once ``launches`` have run.
+
+    To its callers it returns the result, and is typed so.
+
+    Args:
+        result: of the launcher.
+        launches: in their order.
+        on: name and tensor of an operand, on whose device they run.
+    """
+    return cast(_Result, _Plan(result, launches, on))
+
+
+def launched(plan: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """The launcher that does what ``plan`` has planned."""
+
+    @functools.wraps(plan)
+    def launcher(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        made = cast(_Plan[_Result], plan(*args, **kwargs))
+        device = check_device(*made.on)
+        for launch in made.launches:
+            launch.run(device)
+        return made.result
+
+    return launcher
+
+
+def plan_of(
+    launcher: Callable[_Arguments, _Result],
+) -> Callable[_Arguments, tuple[_Result, tuple[Launch, ...]]]:
+    """What ``launcher``, of ``launched``, would return and launch: ``(result, launches)``.
+
+    Arguments are checked and the result is allocated as a launch would; nothing runs, so that
+    operands may be meta tensors.
+    """
+    plan: Callable[_Arguments, _Result] = launcher.__wrapped__  # type: ignore[attr-defined]
+
+    def planner(
+        *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> tuple[_Result, tuple[Launch, ...]]:
+        made = cast(_Plan[_Result], plan(*args, **kwargs))
+        return made.result, made.launches
+
+    return planner

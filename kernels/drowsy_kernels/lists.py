@@ -22,7 +22,15 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from drowsy_kernels.launch import MAX_ELEMENTS, VIEWS, Launch, check_device, check_operand
+from drowsy_kernels.launch import (
+    MAX_ELEMENTS,
+    VIEWS,
+    Launch,
+    check_operand,
+    launched,
+    plan_of,
+    planned,
+)
 from torch import Tensor
 
 Shape = tuple[int, int, int, int]
@@ -207,6 +215,7 @@ def _scatter_kernel(
 # --- launchers ----------------------------------------------------------------------------------
 
 
+@launched
 def awake_cells(
     bitmap: Tensor, shape: Shape, cell: tuple[int, int], out: AwakeCells | None = None
 ) -> AwakeCells:
@@ -221,11 +230,18 @@ def awake_cells(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here, or 2**31 items or more.
     """
-    made, launches = plan_awake_cells(bitmap, shape, cell, out)
-    _run(launches, bitmap)
-    return made
+    rows, cells = _check(bitmap, shape, cell)
+    items = shape[0] * rows * cells
+    indices, counts = _lists(bitmap, (items,), 1, None if out is None else (out.indices, out.count))
+    launches = _compact(bitmap, indices, counts, "cells", items, shape, cell)
+    return planned(AwakeCells(indices, counts), *launches, on=("bitmap", bitmap))
 
 
+plan_awake_cells = plan_of(awake_cells)
+"""``(result, launches)`` of ``awake_cells``, and nothing is run: meta tensors will do."""
+
+
+@launched
 def awake_rows(
     bitmap: Tensor,
     shape: Shape,
@@ -243,56 +259,6 @@ def awake_rows(
             there that divides ``OH * OW``; ``threshold`` int32, one element, read on the device.
             Saves the counting launch.
     """
-    made, launches = plan_awake_rows(bitmap, shape, cell, out, exact=exact)
-    _run(launches, bitmap)
-    return made
-
-
-def awake_channels(
-    bitmap: Tensor, shape: Shape, cell: tuple[int, int], out: AwakeChannels | None = None
-) -> AwakeChannels:
-    """List the awake channels of every image; needs ``cell_p >= OH * OW``. See ``awake_cells``."""
-    made, launches = plan_awake_channels(bitmap, shape, cell, out)
-    _run(launches, bitmap)
-    return made
-
-
-def awake_blocks(
-    bitmap: Tensor,
-    shape: Shape,
-    cell: tuple[int, int],
-    block: int,
-    out: AwakeBlocks | None = None,
-) -> AwakeBlocks:
-    """List the blocks of ``block`` channels with an awake channel, of every image.
-
-    Needs ``cell_p >= OH * OW``; the last block may be narrower. See ``awake_cells``.
-    """
-    made, launches = plan_awake_blocks(bitmap, shape, cell, block, out)
-    _run(launches, bitmap)
-    return made
-
-
-def plan_awake_cells(
-    bitmap: Tensor, shape: Shape, cell: tuple[int, int], out: AwakeCells | None = None
-) -> tuple[AwakeCells, Launches]:
-    """Check arguments, allocate the list and say what to launch; see ``awake_cells``."""
-    rows, cells = _check(bitmap, shape, cell)
-    items = shape[0] * rows * cells
-    indices, counts = _lists(bitmap, (items,), 1, None if out is None else (out.indices, out.count))
-    launches = _compact(bitmap, indices, counts, "cells", items, shape, cell)
-    return AwakeCells(indices, counts), launches
-
-
-def plan_awake_rows(
-    bitmap: Tensor,
-    shape: Shape,
-    cell: tuple[int, int],
-    out: AwakeRows | None = None,
-    *,
-    exact: tuple[int, Tensor] | None = None,
-) -> tuple[AwakeRows, Launches]:
-    """Check arguments, allocate the lists and say what to launch; see ``awake_rows``."""
     _, cells = _check(bitmap, shape, cell)
     if cell[0] != 1:
         raise ValueError(f"cell: got {cell}, allowed: one position (lists of rows)")
@@ -311,31 +277,48 @@ def plan_awake_rows(
     given = None if out is None else (out.indices, out.counts)
     indices, counts = _lists(bitmap, (cells, items), cells, given)
     launches = _compact(bitmap, indices, counts, "rows", items, shape, cell, exact=exact)
-    return AwakeRows(indices, counts), launches
+    return planned(AwakeRows(indices, counts), *launches, on=("bitmap", bitmap))
 
 
-def plan_awake_channels(
+plan_awake_rows = plan_of(awake_rows)
+"""``(result, launches)`` of ``awake_rows``, and nothing is run: meta tensors will do."""
+
+
+@launched
+def awake_channels(
     bitmap: Tensor, shape: Shape, cell: tuple[int, int], out: AwakeChannels | None = None
-) -> tuple[AwakeChannels, Launches]:
-    """Check arguments, allocate the lists and say what to launch; see ``awake_channels``."""
+) -> AwakeChannels:
+    """List the awake channels of every image; needs ``cell_p >= OH * OW``. See ``awake_cells``."""
     given = None if out is None else (out.indices, out.counts)
     return_lists, launches = _plan_channels(bitmap, shape, cell, 1, given)
-    return AwakeChannels(*return_lists), launches
+    return planned(AwakeChannels(*return_lists), *launches, on=("bitmap", bitmap))
 
 
-def plan_awake_blocks(
+plan_awake_channels = plan_of(awake_channels)
+"""``(result, launches)`` of ``awake_channels``, and nothing is run: meta tensors will do."""
+
+
+@launched
+def awake_blocks(
     bitmap: Tensor,
     shape: Shape,
     cell: tuple[int, int],
     block: int,
     out: AwakeBlocks | None = None,
-) -> tuple[AwakeBlocks, Launches]:
-    """Check arguments, allocate the lists and say what to launch; see ``awake_blocks``."""
+) -> AwakeBlocks:
+    """List the blocks of ``block`` channels with an awake channel, of every image.
+
+    Needs ``cell_p >= OH * OW``; the last block may be narrower. See ``awake_cells``.
+    """
     if block < 1:
         raise ValueError(f"block: got {block}, allowed: 1 channel or more")
     given = None if out is None else (out.indices, out.counts)
     made, launches = _plan_channels(bitmap, shape, cell, block, given)
-    return AwakeBlocks(*made, block), launches
+    return planned(AwakeBlocks(*made, block), *launches, on=("bitmap", bitmap))
+
+
+plan_awake_blocks = plan_of(awake_blocks)
+"""``(result, launches)`` of ``awake_blocks``, and nothing is run: meta tensors will do."""
 
 
 def combine(
@@ -359,12 +342,6 @@ def combine(
 
 
 # --- shared by the launchers --------------------------------------------------------------------
-
-
-def _run(launches: Launches, bitmap: Tensor) -> None:
-    device = check_device("bitmap", bitmap)
-    for launch in launches:
-        launch.run(device)
 
 
 def _check(bitmap: Tensor, shape: Shape, cell: tuple[int, int]) -> tuple[int, int]:

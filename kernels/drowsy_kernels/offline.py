@@ -57,6 +57,7 @@ class CompileReport:
         shared_bytes: shared memory of a program.
         programs: in the grid.
         resident: programs that share a multiprocessor, by shared memory and registers.
+        narrowest_store: bytes of the narrowest store to global memory in the PTX; 0 without one.
         wgmma, mma, tcgen05: matrix instructions in the PTX, by generation.
         loop_instructions: machine instructions of a turn of the main loop that skips what can be
             skipped, such as the epilogue of a tile that goes on (0 where there is no loop: few K
@@ -74,6 +75,7 @@ class CompileReport:
     shared_bytes: int
     programs: int
     resident: int
+    narrowest_store: int
     wgmma: int
     mma: int
     tcgen05: int
@@ -110,6 +112,7 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
         shared_bytes=shared,
         programs=launch.grid[0],
         resident=_resident(arch, registers, launch.num_warps, shared),
+        narrowest_store=min(_store_widths(ptx), default=0),
         wgmma=ptx.count("wgmma.mma_async"),
         mma=len(re.findall(r"\bmma\.sync", ptx)),
         tcgen05=len(re.findall(r"\btcgen05\.mma", ptx)),
@@ -213,6 +216,12 @@ def _disassembled(cubin: bytes) -> list[_Line]:
         )
         for address, guard, name, operands in _INSTRUCTION.findall(_dump(cubin, "sass"))
     ]
+
+
+def _store_widths(ptx: str) -> list[int]:
+    """Bytes that each store to global memory writes for a thread."""
+    stores = re.findall(r"\bst\.global(?:\.[a-z]\w*)*?(?:\.v(\d))?\.[a-z](\d+)\b", ptx)
+    return [int(count or 1) * int(bits) // 8 for count, bits in stores]
 
 
 def _spilled(sass: list[_Line]) -> int:

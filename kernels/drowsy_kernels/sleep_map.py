@@ -24,8 +24,10 @@ from drowsy_kernels.launch import (
     MAX_ELEMENTS,
     VIEWS,
     Launch,
-    check_device,
     check_operand,
+    launched,
+    plan_of,
+    planned,
 )
 from torch import Tensor
 
@@ -64,6 +66,20 @@ def _half(w0, w1, w2, w3, BIT: tl.constexpr):
     return (word >> 16 if BIT % 2 else word & 0xFFFF).to(tl.int32)
 
 
+@triton.jit
+def _lanes(row_bytes, blocks, BLOCK: tl.constexpr):
+    """A program's image, and of each lane: its place there, its row and its byte of the row."""
+    n = tl.program_id(0) // blocks
+    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    return n, place, place // row_bytes, place % row_bytes
+
+
+@triton.jit
+def _store_bytes(out, b_bits, n, place, image_bytes):
+    p_out = out + n.to(tl.int64) * image_bytes + place
+    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+
+
 @triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
 def _bernoulli_kernel(
     out,
@@ -78,9 +94,7 @@ def _bernoulli_kernel(
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    n = tl.program_id(0) // blocks
-    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    pc, byte = place // row_bytes, place % row_bytes
+    n, place, pc, byte = _lanes(row_bytes, blocks, BLOCK)
     j = tl.load(threshold)
     b_bits = tl.zeros([BLOCK], tl.int32)
     if j > 0:
@@ -95,8 +109,7 @@ def _bernoulli_kernel(
                 level = K - 1 - level
             asleep = (level < j) & (byte * 8 + bit < cells)
             b_bits |= asleep.to(tl.int32) << bit
-    p_out = out + n.to(tl.int64) * image_bytes + place
-    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+    _store_bytes(out, b_bits, n, place, image_bytes)
 
 
 @triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
@@ -115,9 +128,7 @@ def _stratified_runs_kernel(
     BLOCK: tl.constexpr,
 ):
     """Runs along positions, small k: a lane pair (run, channel cell) ranks all k keys at once."""
-    n = tl.program_id(0) // blocks
-    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    run, byte = place // row_bytes, place % row_bytes
+    n, _, run, byte = _lanes(row_bytes, blocks, BLOCK)
     bit = tl.arange(0, 8)
     cell = byte[:, None] * 8 + bit[None, :]
     j = tl.load(threshold)
@@ -166,9 +177,7 @@ def _stratified_cells_kernel(
     BLOCK: tl.constexpr,
 ):
     """Any k, runs along positions or channels: every cell counts the smaller keys of its run."""
-    n = tl.program_id(0) // blocks
-    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    pc, byte = place // row_bytes, place % row_bytes
+    n, place, pc, byte = _lanes(row_bytes, blocks, BLOCK)
     bit = tl.arange(0, 8)
     cell = byte[:, None] * 8 + bit[None, :]
     j = tl.load(threshold)
@@ -198,8 +207,7 @@ def _stratified_cells_kernel(
             level = K - 1 - level
         asleep = ((level < j) & (cell < cells)).to(tl.int32)
         b_bits = tl.sum(asleep << bit[None, :], axis=1)
-    p_out = out + n.to(tl.int64) * image_bytes + place
-    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+    _store_bytes(out, b_bits, n, place, image_bytes)
 
 
 @triton.jit
@@ -227,9 +235,7 @@ def _lattice_kernel(
     K: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    n = tl.program_id(0) // blocks
-    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    pc, byte = place // row_bytes, place % row_bytes
+    n, place, pc, byte = _lanes(row_bytes, blocks, BLOCK)
     j = tl.load(threshold)
     b_bits = tl.zeros([BLOCK], tl.int32)
     if j > 0:
@@ -249,8 +255,7 @@ def _lattice_kernel(
             level = tl.load(tile + at).to(tl.int32)
             asleep = (level < j) & (byte * 8 + bit < cells)
             b_bits |= asleep.to(tl.int32) << bit
-    p_out = out + n.to(tl.int64) * image_bytes + place
-    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+    _store_bytes(out, b_bits, n, place, image_bytes)
 
 
 @triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
@@ -269,9 +274,7 @@ def _fovea_kernel(
     BLOCK: tl.constexpr,
 ):
     """The lattice's phase chooses a whole map from the table."""
-    n = tl.program_id(0) // blocks
-    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    pc, byte = place // row_bytes, place % row_bytes
+    n, place, pc, byte = _lanes(row_bytes, blocks, BLOCK)
     j = tl.load(threshold)
     b_bits = tl.zeros([BLOCK], tl.int32)
     if j > 0:
@@ -284,8 +287,7 @@ def _fovea_kernel(
             at = (first + bit) % K * positions + pc
             level = tl.load(table + at, mask=exists, other=0).to(tl.int32)
             b_bits |= ((level < j) & exists).to(tl.int32) << bit
-    p_out = out + n.to(tl.int64) * image_bytes + place
-    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+    _store_bytes(out, b_bits, n, place, image_bytes)
 
 
 @triton.jit(do_not_specialize=_STREAM, do_not_specialize_on_alignment=VIEWS)
@@ -304,9 +306,7 @@ def _bluenoise_kernel(
     BLOCK: tl.constexpr,
 ):
     """Every channel cell looks up its own shift of the tile, 8 bits down and 8 across."""
-    n = tl.program_id(0) // blocks
-    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    pc, byte = place // row_bytes, place % row_bytes
+    n, place, pc, byte = _lanes(row_bytes, blocks, BLOCK)
     j = tl.load(threshold)
     b_bits = tl.zeros([BLOCK], tl.int32)
     if j > 0:
@@ -320,8 +320,7 @@ def _bluenoise_kernel(
             level = tl.load(table + at).to(tl.int32)
             asleep = (level < j) & (byte * 8 + bit < cells)
             b_bits |= asleep.to(tl.int32) << bit
-    p_out = out + n.to(tl.int64) * image_bytes + place
-    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+    _store_bytes(out, b_bits, n, place, image_bytes)
 
 
 @triton.jit(do_not_specialize_on_alignment=VIEWS)
@@ -340,9 +339,7 @@ def _lfsr_kernel(
     PERIOD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    n = tl.program_id(0) // blocks
-    place = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    pc, byte = place // row_bytes, place % row_bytes
+    n, place, pc, byte = _lanes(row_bytes, blocks, BLOCK)
     j = tl.load(threshold)
     b_bits = tl.zeros([BLOCK], tl.int32)
     if j > 0:
@@ -358,10 +355,10 @@ def _lfsr_kernel(
             step = ((cell // ENGINES) * positions + pc) % PERIOD
             level = tl.load(table + (phase + start + step) % PERIOD).to(tl.int32)
             b_bits |= ((level < j) & exists).to(tl.int32) << bit
-    p_out = out + n.to(tl.int64) * image_bytes + place
-    tl.store(p_out, b_bits.to(tl.uint8), mask=place < image_bytes)
+    _store_bytes(out, b_bits, n, place, image_bytes)
 
 
+@launched
 def sleep_map(
     source: str,
     shape: tuple[int, int, int, int],
@@ -409,43 +406,6 @@ def sleep_map(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    device = check_device("clock", clock)
-    out, launch = plan_sleep_map(
-        source,
-        shape,
-        cell=cell,
-        k=k,
-        stream=stream,
-        threshold=threshold,
-        clock=clock,
-        upside_down=upside_down,
-        lattice=lattice,
-        fovea=fovea,
-        bluenoise=bluenoise,
-        lfsr=lfsr,
-        out=out,
-    )
-    launch.run(device)
-    return out
-
-
-def plan_sleep_map(
-    source: str,
-    shape: tuple[int, int, int, int],
-    *,
-    cell: tuple[int, int],
-    k: int,
-    stream: int,
-    threshold: Tensor,
-    clock: Tensor,
-    upside_down: bool = False,
-    lattice: tuple[Tensor, Tensor] | None = None,
-    fovea: Tensor | None = None,
-    bluenoise: Tensor | None = None,
-    lfsr: tuple[Tensor, Tensor] | None = None,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Launch]:
-    """Check arguments, allocate the bitmap and say what to launch; see ``sleep_map``."""
     _check_numbers(source, shape, cell, k, stream)
     device = clock.device
     check_operand("threshold", threshold, dtypes=(torch.int32,), shape=(1,), device=device)
@@ -532,7 +492,15 @@ def plan_sleep_map(
         arguments |= _lfsr_arguments(*lfsr, positions=positions, device=device)
     blocks = triton.cdiv(items, block)
     arguments |= {"blocks": blocks, "BLOCK": block}
-    return out, Launch(kernel, (n * blocks,), arguments, num_warps=4, num_stages=1)
+    return planned(
+        out,
+        Launch(kernel, (n * blocks,), arguments, num_warps=4, num_stages=1),
+        on=("clock", clock),
+    )
+
+
+plan_sleep_map = plan_of(sleep_map)
+"""``(result, launches)`` of ``sleep_map``, and nothing is run: meta tensors will do."""
 
 
 def _check_numbers(

@@ -29,7 +29,15 @@ import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import check_epilogue, output_size
 from drowsy_kernels.epilogue import activate, parse_activation
-from drowsy_kernels.launch import MAX_ELEMENTS, VIEWS, Launch, check_device, check_operand
+from drowsy_kernels.launch import (
+    MAX_ELEMENTS,
+    VIEWS,
+    Launch,
+    check_operand,
+    launched,
+    plan_of,
+    planned,
+)
 from drowsy_kernels.lists import AwakeRows
 from drowsy_kernels.weight import DTYPES
 from torch import Tensor
@@ -232,6 +240,7 @@ def _fill_unread_kernel(
 # --- launchers ----------------------------------------------------------------------------------
 
 
+@launched
 def row_index(
     bitmap: Tensor,
     rows: AwakeRows,
@@ -257,22 +266,6 @@ def row_index(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    device = check_device("bitmap", bitmap)
-    out, launches = plan_row_index(bitmap, rows, size, fill, out=out)
-    for launch in launches:
-        launch.run(device)
-    return out
-
-
-def plan_row_index(
-    bitmap: Tensor,
-    rows: AwakeRows,
-    size: tuple[int, int],
-    fill: str = "zero",
-    *,
-    out: Tensor | None = None,
-) -> tuple[Tensor, list[Launch]]:
-    """Check arguments, allocate the index and say what to launch; see ``row_index``."""
     if fill not in INDEX_FILLS:
         raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(INDEX_FILLS)}")
     device, (height, width) = bitmap.device, size
@@ -303,9 +296,14 @@ def plan_row_index(
             "BLOCK": _BLOCK,
         }
         launches.append(Launch(_nearest_kernel, grid, arguments, num_warps=4, num_stages=1))
-    return out, launches
+    return planned(out, *launches, on=("bitmap", bitmap))
 
 
+plan_row_index = plan_of(row_index)
+"""``(result, launches)`` of ``row_index``, and nothing is run: meta tensors will do."""
+
+
+@launched
 def tap_table(
     rows: AwakeRows,
     images: int,
@@ -332,21 +330,6 @@ def tap_table(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    device = check_device("rows.indices", rows.indices)
-    out, launch = plan_tap_table(rows, images, geometry, index, out=out)
-    launch.run(device)
-    return out
-
-
-def plan_tap_table(
-    rows: AwakeRows,
-    images: int,
-    geometry: Geometry,
-    index: Tensor | None = None,
-    *,
-    out: Tensor | None = None,
-) -> tuple[Tensor, Launch]:
-    """Check arguments, allocate the table and say what to launch; see ``tap_table``."""
     device = rows.indices.device
     (height, width), (oh, ow) = geometry.size, geometry.size_out
     positions, taps = oh * ow, geometry.kernel_size[0] * geometry.kernel_size[1]
@@ -382,9 +365,18 @@ def plan_tap_table(
         "BLOCK": _BLOCK,
     }
     grid = (triton.cdiv(capacity, _BLOCK),)
-    return out, Launch(_tap_table_kernel, grid, arguments, num_warps=4, num_stages=1)
+    return planned(
+        out,
+        Launch(_tap_table_kernel, grid, arguments, num_warps=4, num_stages=1),
+        on=("rows.indices", rows.indices),
+    )
 
 
+plan_tap_table = plan_of(tap_table)
+"""``(result, launches)`` of ``tap_table``, and nothing is run: meta tensors will do."""
+
+
+@launched
 def expand_rows(
     rows: Tensor,
     index: Tensor,
@@ -410,24 +402,6 @@ def expand_rows(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    device = check_device("rows", rows)
-    out, launch = plan_expand_rows(
-        rows, index, shape, residual=residual, post_activation=post_activation, out=out
-    )
-    launch.run(device)
-    return out
-
-
-def plan_expand_rows(
-    rows: Tensor,
-    index: Tensor,
-    shape: tuple[int, int, int, int],
-    *,
-    residual: Tensor | None = None,
-    post_activation: str = "none",
-    out: Tensor | None = None,
-) -> tuple[Tensor, Launch]:
-    """Check arguments, allocate the map and say what to launch; see ``expand_rows``."""
     kind, slope = parse_activation(post_activation)
     device, (images, channels, oh, ow) = rows.device, shape
     total = images * oh * ow
@@ -455,9 +429,18 @@ def plan_expand_rows(
         "BLOCK_N": block_n,
     }
     grid = (triton.cdiv(total, _BLOCK_POSITIONS) * blocks,)
-    return out, Launch(_expand_rows_kernel, grid, arguments, num_warps=4, num_stages=1)
+    return planned(
+        out,
+        Launch(_expand_rows_kernel, grid, arguments, num_warps=4, num_stages=1),
+        on=("rows", rows),
+    )
 
 
+plan_expand_rows = plan_of(expand_rows)
+"""``(result, launches)`` of ``expand_rows``, and nothing is run: meta tensors will do."""
+
+
+@launched
 def join_rows(parts: Sequence[Tensor], count: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Concatenate the channels of compact activations of one map.
 
@@ -474,17 +457,6 @@ def join_rows(parts: Sequence[Tensor], count: Tensor, *, out: Tensor | None = No
     """
     if not parts:
         raise ValueError("parts: got none, allowed: one or more")
-    device = check_device("parts", parts[0])
-    out, launches = plan_join_rows(parts, count, out=out)
-    for launch in launches:
-        launch.run(device)
-    return out
-
-
-def plan_join_rows(
-    parts: Sequence[Tensor], count: Tensor, *, out: Tensor | None = None
-) -> tuple[Tensor, list[Launch]]:
-    """Check arguments, allocate the result and say what to launch; see ``join_rows``."""
     device, dtype, length = parts[0].device, parts[0].dtype, len(parts[0])
     for part in parts:
         shape = (length, *part.shape[1:2])
@@ -512,9 +484,14 @@ def plan_join_rows(
         grid = (triton.cdiv(length, _BLOCK_POSITIONS) * blocks,)
         launches.append(Launch(_join_rows_kernel, grid, arguments, num_warps=4, num_stages=1))
         first += channels
-    return out, launches
+    return planned(out, *launches, on=("parts", parts[0]))
 
 
+plan_join_rows = plan_of(join_rows)
+"""``(result, launches)`` of ``join_rows``, and nothing is run: meta tensors will do."""
+
+
+@launched
 def fill_unread(
     y: Tensor,
     bitmap: Tensor,
@@ -543,32 +520,6 @@ def fill_unread(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    device = check_device("y", y)
-    plan_fill_unread(
-        y,
-        bitmap,
-        zeros,
-        bias,
-        activation=activation,
-        scale=scale,
-        residual=residual,
-        post_activation=post_activation,
-    ).run(device)
-    return y
-
-
-def plan_fill_unread(
-    y: Tensor,
-    bitmap: Tensor,
-    zeros: Tensor,
-    bias: Tensor | None = None,
-    *,
-    activation: str = "none",
-    scale: Tensor | None = None,
-    residual: Tensor | None = None,
-    post_activation: str = "none",
-) -> Launch:
-    """Check arguments and say what to launch; see ``fill_unread``."""
     kind, slope = parse_activation(activation)
     post_kind, post_slope = parse_activation(post_activation)
     if y.dim() != 4:
@@ -598,7 +549,13 @@ def plan_fill_unread(
         "BLOCK_N": block_n,
     }
     grid = (triton.cdiv(images * oh * ow, _BLOCK_POSITIONS) * blocks,)
-    return Launch(_fill_unread_kernel, grid, arguments, num_warps=4, num_stages=1)
+    return planned(
+        y, Launch(_fill_unread_kernel, grid, arguments, num_warps=4, num_stages=1), on=("y", y)
+    )
+
+
+plan_fill_unread = plan_of(fill_unread)
+"""``(result, launches)`` of ``fill_unread``, and nothing is run: meta tensors will do."""
 
 
 def _check_maps(dtypes: tuple[torch.dtype, ...], **maps: Tensor | None) -> None:

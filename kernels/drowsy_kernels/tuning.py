@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drowsy_kernels.conv2d import output_size
 from drowsy_kernels.conv2d_box import BOX_CONFIGS
 from drowsy_kernels.heuristics import SHIPPED_CONFIGS, ConvConfig
 
@@ -89,24 +90,18 @@ class ConvShape:
                 f"groups: got {self.groups}, allowed: divisors of {self.channels} and "
                 f"{self.out_channels} channels"
             )
-        if min(self.out_size) < 1:
+        try:
+            _ = self.out_size
+        except ValueError as error:
             raise ValueError(
                 f"size: got {self.size} with padding {self.padding}, allowed: at least the extent "
                 f"of a kernel {self.kernel_size} with dilation {self.dilation}"
-            )
+            ) from error
 
     @property
     def out_size(self) -> tuple[int, int]:
         """``(OH, OW)``."""
-        left, right, top, bottom = self.padding
-        padded = (self.size[0] + top + bottom, self.size[1] + left + right)
-        high, wide = (
-            (length - d * (k - 1) - 1) // s + 1
-            for length, d, k, s in zip(
-                padded, self.dilation, self.kernel_size, self.stride, strict=True
-            )
-        )
-        return high, wide
+        return output_size(self.size, self.kernel_size, self.stride, self.padding, self.dilation)
 
     @property
     def positions(self) -> int:

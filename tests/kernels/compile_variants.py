@@ -192,7 +192,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
         ):
             if source in ("fovea", "bluenoise") and cell[0] > 1:
                 continue
-            _, launch = kernels.plan_sleep_map(
+            _, (launch,) = kernels.plan_sleep_map(
                 source,
                 shape,
                 cell=cell,
@@ -213,7 +213,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
             )
             yield f"sleep_map {source} {shape} {cell}", launch
     for source, k in (("bernoulli", 8), ("stratified", 8), ("stratified", 31)):
-        _, launch = kernels.plan_sleep_map(
+        _, (launch,) = kernels.plan_sleep_map(
             source,
             (2, 40, 5, 7),
             cell=(1, 1),
@@ -267,7 +267,7 @@ def fill_plans() -> Iterator[tuple[str, kernels.Launch]]:
             options["residual"] = y
         if fill == "stencil":
             options["table"] = meta(256, 9, channels, dtype=torch.float16)
-        launch = kernels.plan_fill_sleepers(y, bitmap, cell, fill, **options)
+        _, (launch,) = kernels.plan_fill_sleepers(y, bitmap, cell, fill, **options)
         return f"fill {fill} {channels}x{size}x{size} {cell}", launch
 
     for fill in kernels.FILLS[1:]:
@@ -290,24 +290,24 @@ def table_plans() -> Iterator[tuple[str, kernels.Launch]]:
         for kernel, table_index in ((1, None), (3, None), (3, index)):
             edge = kernel // 2
             geometry = kernels.Geometry(size, (kernel, kernel), padding=(edge, edge, edge, edge))
-            _, launch = kernels.plan_tap_table(rows, 2, geometry, table_index)
+            _, (launch,) = kernels.plan_tap_table(rows, 2, geometry, table_index)
             yield f"tap table {size} {kernel}x{kernel}", launch
         shape = (2, channels, *size)
         data = meta(2 * positions, channels, dtype=dtype)
         full = meta(*shape, dtype=dtype).to(memory_format=torch.channels_last)
-        _, launch = kernels.plan_expand_rows(data, index, shape)
+        _, (launch,) = kernels.plan_expand_rows(data, index, shape)
         yield f"expand rows {channels}x{size}", launch
-        _, launch = kernels.plan_expand_rows(
+        _, (launch,) = kernels.plan_expand_rows(
             data, index, shape, residual=full, post_activation="relu"
         )
         yield f"expand rows {channels}x{size} with residual", launch
         bias, scale = meta(channels, dtype=dtype), meta(1)
-        launch = kernels.plan_fill_unread(full, bitmap, bitmap)
+        _, (launch,) = kernels.plan_fill_unread(full, bitmap, bitmap)
         yield f"fill unread {channels}x{size}", launch
         _, launches = kernels.plan_join_rows([data, data], rows.counts)
         for launch in launches:
             yield f"join rows {channels}x{size}", launch
-        launch = kernels.plan_fill_unread(
+        _, (launch,) = kernels.plan_fill_unread(
             full, bitmap, bitmap, bias, activation="relu", scale=scale, residual=full
         )
         yield f"fill unread {channels}x{size} with all", launch

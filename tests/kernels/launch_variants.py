@@ -157,8 +157,7 @@ def check_jobs() -> None:
             ("channel", "channels"),
         ):
             sleep = kind and problem.sleep_map(grain_of(kind, SHAPE), 0.5)
-            mapped = sleep is not None
-            (call,) = problem.copies(way, sleep, with_map=mapped, checked=False)
+            (call,) = problem.copies(way, sleep, checked=False, with_map=True)
             ahead = wanted(functools.partial(compile_job, Job(SHAPE, IMAGES, "bf16", kind, way)))
             assert ahead == launched(call), (kind, way)
 

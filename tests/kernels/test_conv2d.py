@@ -15,9 +15,10 @@ from typing import Any
 import drowsy_kernels as kernels
 import pytest
 import torch
+from drowsy_kernels.epilogue import parse_activation
 from torch import Tensor
 
-from drowsy.neuron import ConvSpec, awake_conv2d
+from drowsy.neuron import ConvSpec, awake_conv2d, check_activation
 from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
 from tests.kernels.moving import moved
 
@@ -310,6 +311,53 @@ def test_lists_of_any_cell(lists: str, grain: str, j: int, triton_device: torch.
     if lists != "channels":
         assert torch.equal(y.isnan(), layer.asleep)
         y = y.where(~layer.asleep, layer.residual)
+    layer.check(y, layer.expected(1))
+
+
+NUMBERS = ("0.1", "-0.5", "1e-3", "1e16", "1e+16", "-1.5e-07", "3.", "1e308")
+NO_NUMBERS = ("", "x", "inf", "nan", "1e999", "-1e999", "1e", "1e+", ".5", "+1", "1 ", "0x1", "1_0")
+
+
+@pytest.mark.parametrize("slope", NUMBERS)
+def test_a_slope_is_a_finite_number(slope: str) -> None:
+    name = f"leaky_relu:{slope}"
+    assert parse_activation(name) == ("leaky_relu", float(slope))
+    assert parse_activation(check_activation(name)) == ("leaky_relu", float(slope))
+
+
+@pytest.mark.parametrize("slope", NO_NUMBERS)
+def test_other_slopes_are_refused_as_drowsy_refuses_them(slope: str) -> None:
+    for check in (parse_activation, check_activation):
+        with pytest.raises(ValueError, match="activation: got"):
+            check(f"leaky_relu:{slope}")
+
+
+@pytest.mark.parametrize("j", [0, 3, 8])
+@pytest.mark.parametrize(
+    ("cell", "out_channels"), [(2, 70), (4, 100), (8, 136), (8, 70), (16, 136), (24, 80), (200, 40)]
+)
+def test_channels_are_listed_by_whole_cells(
+    cell: int, out_channels: int, j: int, triton_device: torch.device
+) -> None:
+    """Of two channels and more, also where the last cell is narrower: runs of the list in vectors.
+
+    What is written is what the map masks, to the bit.
+    """
+    case = Case(
+        channels=32,
+        size=(8, 9),
+        out_channels=out_channels,
+        kernel=(1, 1),
+        padding=(0, 0, 0, 0),
+        grain=f"tile:200x{cell}",
+        config=kernels.ConvConfig(64, 32, 32, 4, 4),
+        lists="channels",
+        residual=True,
+        post="silu",
+    )
+    layer = make_layer(case, triton_device, j)
+    y = layer.run()
+    assert torch.equal(y, layer.run(awake=None))
     layer.check(y, layer.expected(1))
 
 

@@ -130,6 +130,12 @@ def test_every_branch_compiles() -> None:
     run_python(str(Path(__file__).with_name("compile_variants.py")))
 
 
+@pytest.mark.parametrize("check", ["spills", "stores"])
+def test_figures_of_the_report(check: str) -> None:
+    """They show what is known of a kernel."""
+    run_python(str(Path(__file__).with_name("compiled_figures.py")), check)
+
+
 @pytest.mark.parametrize("check", ["views", "networks", "slices", "jobs"])
 def test_launches_want_what_is_compiled_ahead(check: str) -> None:
     """One kernel serves every layer that it can, and it is there before it is wanted."""
