@@ -20,7 +20,7 @@ def install() -> None:
 
 
 def _work_out_no_overflows() -> None:
-    """Sums and products of 32 bits are made in 64 as well, for a check that only ``debug`` makes."""
+    """Sums of 32 bits are made in 64 as well, for a check that only ``debug`` makes."""
     builder = interpreter.interpreter_builder
     if not builder.options.debug:
         builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
