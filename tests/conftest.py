@@ -18,6 +18,11 @@ if not torch.cuda.is_available():
     # Must be set before Triton is first imported, which ``import torch`` leaves to later.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if os.environ.get("TRITON_INTERPRET") == "1":
+    import quick_interpreter
+
+    quick_interpreter.install()
+
 GPU_FIXTURES = {"triton_device", "cuda_device"}
 
 

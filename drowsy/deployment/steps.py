@@ -135,8 +135,8 @@ class RowsConv(Conv):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if x.dim() == 4:
-            # The rows of a full map are its positions.
-            x = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+            # The rows of a full map are its positions; those of a single image are but a view.
+            x = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).contiguous()
         wait(self._ready)
         return kernels.conv2d_rows(
             x,

@@ -98,11 +98,14 @@ def compile_launch(launch: Launch, arch: int) -> CompileReport:
     """
     compiled = _compile(launch, arch)
     ptx, cubin = compiled.asm["ptx"], compiled.asm["cubin"]
-    sass = _disassembled(cubin)
+    usage = _usage(cubin)
+    # Disassembly takes as long as assembly: integers alone without a stack have nothing to show.
+    shows = usage["STACK"] or re.search(r"\.b?f(16|32|64)|mma", ptx)
+    sass = _disassembled(cubin) if shows else []
     loop = _main_loop(sass)
     loads = sum(line.operation in _GLOBAL_LOADS for line in loop)
     steps = _steps(loop, launch.arguments, 32 * launch.num_warps)
-    registers = _usage(cubin)["REG"]
+    registers = usage["REG"]
     shared = compiled.metadata.shared
     return CompileReport(
         kernel=launch.kernel.__name__,

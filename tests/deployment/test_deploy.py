@@ -288,6 +288,18 @@ def test_not_compact(triton_device: torch.device) -> None:
     check(net, fast, x)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_compact_rows_of_one_image(
+    layout: torch.memory_format, triton_device: torch.device
+) -> None:
+    """Whose channels may lie apart: a map of one image has rows in either order."""
+    net, x = noticing("plain", triton_device)
+    x = x[:1].contiguous(memory_format=layout)
+    fast = drowsy.deploy(net, x, graph=False)
+    assert (fast.steps[0].reads, fast.steps[0].output) == ("full", "compact")
+    check(net, fast, x)
+
+
 def test_result_does_not_depend_on_the_split_into_batches(triton_device: torch.device) -> None:
     net, x = make("fire", triton_device, images=4)
     net.set(0.5, fill="nearest")
@@ -549,7 +561,7 @@ CHANGES: dict[str, tuple[str, Callable[[DrowsyNet, Path], object]]] = {
     "align": (
         "plain",
         lambda net, _: drowsy.align(
-            net, torch.zeros(2, 3, 5, 4, device=_first(net).weight.device), step=1
+            net, torch.zeros(1, 3, 5, 4, device=_first(net).weight.device), step=1
         ),
     ),
     "layer.set_stencil": ("stencil", lambda net, _: _install_random_tables(net, 4)),
@@ -573,7 +585,7 @@ def noticing(state: str, device: torch.device) -> tuple[DrowsyNet, Tensor]:
     )
     model = lively(model).to(device, memory_format=torch.channels_last)
     net = drowsy.convert(model, source="lattice", grain="position")
-    x = torch.randn(2, 3, 5, 4, device=device)
+    x = torch.randn(1, 3, 5, 4, device=device)
     drowsy.align(net, x)
     net.set(0.5, fill="nearest")
     if state == "corrected":

@@ -141,8 +141,9 @@ def nodes() -> Iterator[TwoNodes]:
         there.cluster.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(nodes: TwoNodes) -> Iterator[RayEngine]:
+    """One for all tests: a worker takes seconds to come up."""
     with RayEngine(nodes.complete()) as made:
         yield made
 
@@ -156,20 +157,7 @@ def straight(tmp_path: Path) -> Measurer:
     return measurer
 
 
-def test_ray_counts_what_this_process_counts(engine: RayEngine, tmp_path: Path) -> None:
-    """Bit for bit; also after the fills were changed, by workers that stayed."""
-    net, (images, labels) = recording_net(tmp_path / "log", 0.001), images_and_labels()
-    images = images.contiguous(memory_format=torch.channels_last)
-    settings = all_settings(3, 6)[::5]
-    for fill in ("zero", "rescale"):
-        net.set(0, fill=fill)
-        mine, theirs = (
-            Measurer(net, images, labels, seeds=(0, 3), batch=16, engine=each)
-            for each in (InProcess(), engine)
-        )
-        assert mine.measure(settings) == theirs.measure(settings)
-        assert rows(mine) == rows(theirs)
-    assert len(inferences(tmp_path / "log")) == 2
+# Before ``engine``, to which this process stays connected and whose workers take all cores.
 
 
 def test_the_command_line_finds_the_cluster(nodes: TwoNodes, tmp_path: Path) -> None:
@@ -194,6 +182,22 @@ def test_without_a_cluster_or_without_ray_the_error_says_so(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r'pip install "drowsynet\[ray\]"'):
         RayEngine()
+
+
+def test_ray_counts_what_this_process_counts(engine: RayEngine, tmp_path: Path) -> None:
+    """Bit for bit; also after the fills were changed, by workers that stayed."""
+    net, (images, labels) = recording_net(tmp_path / "log", 0.001), images_and_labels()
+    images = images.contiguous(memory_format=torch.channels_last)
+    settings = all_settings(3, 6)[::5]
+    for fill in ("zero", "rescale"):
+        net.set(0, fill=fill)
+        mine, theirs = (
+            Measurer(net, images, labels, seeds=(0, 3), batch=16, engine=each)
+            for each in (InProcess(), engine)
+        )
+        assert mine.measure(settings) == theirs.measure(settings)
+        assert rows(mine) == rows(theirs)
+    assert len(inferences(tmp_path / "log")) == 2
 
 
 def test_what_an_evaluation_raises_is_raised_here(engine: RayEngine, tmp_path: Path) -> None:

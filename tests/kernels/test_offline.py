@@ -136,10 +136,9 @@ def test_figures_of_the_report(check: str) -> None:
     run_python(str(Path(__file__).with_name("compiled_figures.py")), check)
 
 
-@pytest.mark.parametrize("check", ["views", "networks", "slices", "jobs"])
-def test_launches_want_what_is_compiled_ahead(check: str) -> None:
+def test_launches_want_what_is_compiled_ahead() -> None:
     """One kernel serves every layer that it can, and it is there before it is wanted."""
-    run_python("-m", "tests.kernels.launch_variants", check)
+    run_python("-m", "tests.kernels.launch_variants", "views", "networks", "slices", "jobs")
 
 
 @pytest.mark.skipif(not kernels.interpreted(), reason="kernels are compiled in this process")
