@@ -54,7 +54,7 @@ def test_another_process_gives_the_tests_the_same_names(request: pytest.FixtureR
 def test_the_gpu_stage_runs_what_touches_the_device_and_nothing_else() -> None:
     """With what the stage says it needs: torch, triton, pytest and pytest-benchmark."""
     script = (ROOT / "bench/gpu_session.sh").read_text(encoding="utf-8")
-    (arguments,) = re.findall(r"^check\(\) .*?-m pytest (.*?) \$workers", script, re.S | re.M)
+    (arguments,) = re.findall(r"^check\(\) .*?run pytest (.*?) \$workers", script, re.S | re.M)
     extras = "PIL matplotlib optuna pynvml ray safetensors tqdm"
     chosen = collected(*shlex.split(arguments), absent=extras)
     devices = {"triton_device", "cuda_device"}

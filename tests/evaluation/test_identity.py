@@ -67,7 +67,7 @@ def test_the_text_of_a_stretch_of_the_images(measurer: Measurer) -> None:
 
 def test_the_text_of_corrections(measurer: Measurer) -> None:
     correction = drowsy.Correction(torch.ones(2), torch.arange(2.0))
-    measurer.net._apply_corrections({"0": correction, "2": correction})
+    measurer.net._corrections.apply({"0": correction, "2": correction})
     expected = f'{{"corrected": "{CORRECTED}", "k": 8, {LAYERS}'
     assert stored(measurer.context(0)) == (WEIGHTS, DATA, expected, 0)
 
