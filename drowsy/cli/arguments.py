@@ -56,7 +56,10 @@ def read_range(text: str) -> range:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="drowsy", description=(__doc__ or "").strip())
+    parser = argparse.ArgumentParser(
+        prog="drowsy",
+        description="A power-accuracy knob for pretrained CNNs that turns while they run.",
+    )
     parser.add_argument("--version", action="version", version=f"drowsy {_distribution.VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -144,7 +144,8 @@ class DrowsyNet(fx.GraphModule):
         Args:
             setting: one rate for all layers; or a mapping from layer names to rates (layers that it
                 does not name stay as they are); or a ``Schedule`` or an ``OperatingPoint`` (layers
-                that it does not name wake up; streams that it does not tell stay).
+                that it does not name wake up; streams that it does not tell stay). These two also
+                give the layers that they name their grains and fills.
             fill: also change every layer's flavour: ``zero``, ``rescale``, ``nearest``,
                 ``interpolate``, ``stencil``, or ``auto`` for what ``convert`` chose.
 
