@@ -30,7 +30,9 @@ def imported(path: Path) -> Iterator[tuple[str, str | None]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        elif isinstance(node, ast.ImportFrom):
+            if node.level or node.module is None:
+                raise ValueError(f"{path}:{node.lineno}: a relative import, allowed: whole names")
             yield from ((node.module, alias.name) for alias in node.names)
 
 

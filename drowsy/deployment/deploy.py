@@ -133,6 +133,7 @@ class Deployed:
     def _build(self) -> None:
         from drowsy.deployment.builder import Builder
 
+        version = self.net.control.version
         with torch.no_grad():
             builder = Builder(self.net, self._example, self._compact)
             module = builder.build()
@@ -140,7 +141,9 @@ class Deployed:
             # A captured graph knows addresses alone: weights, maps and tables must outlive it.
             self._module = module
             self._steps, self._copied = builder.steps, builder.copied
-            self._structure = self._read_structure()
+            structure = self._read_structure()
+            # Where another thread turned the knob meanwhile, the next call builds anew.
+            self._structure = structure if self.net.control.version == version else None
 
     def _read_structure(self) -> object:
         from drowsy.deployment.builder import structure

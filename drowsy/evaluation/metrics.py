@@ -47,10 +47,10 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """Counts over the images of both."""
-        more = other.sums
+        one, more = self.sums, other.sums
         sums: dict[str, float | None] = {}
-        for name, mine in self.sums.items():
-            theirs = more.get(name)
+        for name in dict.fromkeys((*one, *more)):
+            mine, theirs = one.get(name), more.get(name)
             sums[name] = None if mine is None or theirs is None else mine + theirs
         return Counts.of(self.images + other.images, sums)
 

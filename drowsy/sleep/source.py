@@ -71,8 +71,13 @@ class Source(abc.ABC):
             raise ValueError(
                 f"source: got the name {cls.name!r}, allowed: lower-case letters, digits and _"
             )
-        if cls.name in SOURCES:
-            raise ValueError(f"source: {cls.name!r} is the name of {SOURCES[cls.name]!r}")
+        known = SOURCES.get(cls.name)
+        # Defined anew, by a notebook's cell that runs twice or by a decorator: the last one counts.
+        anew = known and (known.__module__, known.__name__) == (cls.__module__, cls.__name__)
+        if known and not anew:
+            raise ValueError(f"source: {cls.name!r} is the name of {known!r}")
+        if cls.draw is Source.draw:
+            raise TypeError(f"source {cls.name!r}: has no draw")
         SOURCES[cls.name] = cls
 
     @abc.abstractmethod

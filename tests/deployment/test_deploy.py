@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import drowsy
+from drowsy.deployment.builder import Builder
 from drowsy.deployment.deploy import Deployed
 from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.layer import DrowsyConv2d
@@ -674,6 +675,26 @@ def test_a_build_that_fails_is_tried_again(
         patched.setattr("drowsy.deployment.builder.Builder.build", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fast(x)
+    expected = _outputs(net, net, x)
+    torch.testing.assert_close(_outputs(net, fast, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_knob_turned_by_another_thread_during_a_build_is_followed(
+    triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = noticing("plain", triton_device)
+    fast = drowsy.deploy(net, x, graph=False)
+    build = Builder.build
+
+    def slow(builder: Builder) -> Any:
+        built = build(builder)
+        net.set(0.5, fill="nearest")
+        return built
+
+    net.set_grain("position")
+    with monkeypatch.context() as patched:
+        patched.setattr(Builder, "build", slow)
+        fast(x)
     expected = _outputs(net, net, x)
     torch.testing.assert_close(_outputs(net, fast, x), expected, rtol=1e-4, atol=1e-4)
 

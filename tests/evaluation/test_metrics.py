@@ -77,6 +77,7 @@ def test_sums_of_two_sets_of_images_add_up() -> None:
     two = Counts(4, 2, 3, 4, 0.25, {"margin": 3.0})
     # What was not measured on both is not known of both.
     assert one + two == Counts(7, 3, None, 7, 0.75, {"margin": 5.0, "other": None})
+    assert two + one == one + two
     assert Counts.of(7, (one + two).sums) == one + two
     assert list((one + two).rates()) == [
         "top1",

@@ -137,3 +137,25 @@ def test_a_source_must_draw() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Base()
     assert Base not in SOURCES.values()
+
+
+def test_a_source_may_be_defined_anew_and_must_say_how_it_draws() -> None:
+    def define() -> type[Source]:
+        @dataclass(frozen=True, slots=True)
+        class Again(Source):
+            name: ClassVar[str] = "again"
+
+            def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+                return torch.zeros(len(images), *layer.cells)
+
+        return Again
+
+    try:
+        define()
+        again = define()
+        assert SOURCES["again"] is again
+    finally:
+        SOURCES.pop("again", None)
+    with pytest.raises(TypeError, match="source 'still': has no draw"):
+        type("Still", (Source,), {"name": "still"})
+    assert "still" not in SOURCES
