@@ -5,15 +5,16 @@ frontier = drowsy.search(net, images, labels)    # measured trade-off, resumable
 net.set(frontier.at(saving=0.25))                # in place, per batch if you like
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from drowsy import energy
 from drowsy._distribution import VERSION
-from drowsy.comparison.compare import compare
 from drowsy.correction.calibrate import calibrate
 from drowsy.correction.stencils import calibrate_stencils, load_stencils, save_stencils
 from drowsy.deployment.deploy import Deployed, deploy
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.measurer import Measurer
-from drowsy.evaluation.ray_engine import RayEngine
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert, revert
 from drowsy.graph.stages import Stage, align, find_stages, find_ties
@@ -25,6 +26,10 @@ from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
 from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
+
+if TYPE_CHECKING:
+    from drowsy.comparison.compare import compare
+    from drowsy.evaluation.ray_engine import RayEngine
 
 __version__ = VERSION
 
@@ -68,3 +73,16 @@ __all__ = [
     "save_stencils",
     "search",
 ]
+
+# Imported when they are first asked for: what few programs use must not slow down the others.
+_LATER = {"compare": "drowsy.comparison.compare", "RayEngine": "drowsy.evaluation.ray_engine"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
