@@ -47,14 +47,16 @@ class Metric:
             raise ValueError(f"{self.name}: got {figure}, allowed: a finite number")
 
 
-CLASSIFICATION = (
-    Metric("top1", "top-1 accuracy", needs_labels=True),
-    Metric("top5", "top-5 accuracy", needs_labels=True),
-    Metric("agreement", "agreement"),
-    Metric("divergence", "divergence", "nats", higher_is_better=False),
-)
 # By name, in the order of columns.
-METRICS = {metric.name: metric for metric in CLASSIFICATION}
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("top1", "top-1 accuracy", needs_labels=True),
+        Metric("top5", "top-5 accuracy", needs_labels=True),
+        Metric("agreement", "agreement"),
+        Metric("divergence", "divergence", "nats", higher_is_better=False),
+    )
+}
 
 
 def objectives(labelled: bool = True) -> list[str]:
