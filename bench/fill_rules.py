@@ -110,13 +110,13 @@ def measured(net: drowsy.DrowsyNet, images: Tensor, labels: Tensor, calibration:
 
 def followers(net: drowsy.DrowsyNet) -> dict[str, str]:
     """What follows each layer, behind activations; where several do, all of them."""
-    modules = dict(net.named_modules(remove_duplicate=False))
+    modules = net.parts
 
     def behind(node: fx.Node) -> list[fx.Node]:
         return readers(node, lambda user: activation_name(user, modules))
 
     found: dict[str, dict[str, None]] = {name: {} for name in net.layers}
-    for node in net.graph.nodes:
+    for node in net.need_graph("a fill rule").nodes:
         for user in behind(node) if node.target in found else ():
             kind = _kind(user, modules)
             if kind == "max-pooling" and any(

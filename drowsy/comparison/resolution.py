@@ -68,18 +68,20 @@ def fit_flatten(net: DrowsyNet, image: Sequence[int]) -> list[str]:
     except RuntimeError:
         fitted = []
     trained = shapes(net, next(net.parameters()).new_zeros(1, *image))
-    for node in list(net.graph.nodes):
+    graph = net.need_graph("scaling features")
+    for node in list(graph.nodes):
         if len(node.all_input_nodes) != 1:
             continue
         (features,) = node.all_input_nodes
         before, after = trained.get(features, ()), trained.get(node, ())
         if len(before) == 4 and len(after) == 2 and before.numel() == after.numel():
-            with net.graph.inserting_before(node):
+            with graph.inserting_before(node):
                 size = tuple(before[-2:])
-                scaled = net.graph.call_function(
+                scaled = graph.call_function(
                     F.interpolate, (features,), {"size": size, "mode": "bilinear"}
                 )
             node.replace_input_with(features, scaled)
             fitted.append(features.name)
-    net.recompile()
+    if fitted:
+        net.rewrite_graph(graph)
     return fitted

@@ -59,7 +59,7 @@ def _kept(net: DrowsyNet, share: float) -> dict[str, Tensor]:
 
 def _read_by_layers(net: DrowsyNet) -> list[str]:
     """Layers whose outputs a convolution or linear layer reads; the others give the logits."""
-    modules = dict(net.named_modules(remove_duplicate=False))
+    modules = net.parts
 
     def weighs(node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -67,13 +67,10 @@ def _read_by_layers(net: DrowsyNet) -> list[str]:
         return node.target is F.linear
 
     read: dict[fx.Node, bool] = {}
-    for node in reversed(net.graph.nodes):
+    nodes = net.need_graph("dropping channels").nodes
+    for node in reversed(nodes):
         read[node] = any(weighs(user) or read[user] for user in node.users)
-    return [
-        name
-        for name in net.layers
-        if all(read[node] for node in net.graph.nodes if node.target == name)
-    ]
+    return [name for name in net.layers if all(read[node] for node in nodes if node.target == name)]
 
 
 def _silence(layer: DrowsyConv2d, removed: Tensor) -> None:
@@ -102,7 +99,7 @@ def _multiplies(
         values = executor.start(next(net.parameters()).new_ones(image))
         for node in executor.nodes:
             name = str(node.target)
-            module = net.get_submodule(name) if node.op == "call_module" else None
+            module = net.known.value(name) if node.op == "call_module" else None
             if isinstance(module, nn.BatchNorm2d):
                 values[node] = values[node.all_input_nodes[0]]
             elif isinstance(module, nn.Conv2d):

@@ -7,7 +7,6 @@ full map, as the awake rows of a shared map (*compact*), or as both, whichever i
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from drowsy_kernels.tuning import Choice
 from torch import Tensor, fx, nn
 
 from drowsy.backends.triton import choose, exact_run, kernel_options, padded
-from drowsy.deployment.maps import Draw, Map, Prologue
+from drowsy.deployment.maps import Advance, Draw, Map, Prologue
 from drowsy.deployment.steps import Conv, Expand, FullConv, Join, RowsConv, Step, fill
 from drowsy.graph.nodes import activation_name, pointwise
 from drowsy.graph.overwriting import without_overwriting
@@ -101,9 +100,9 @@ class Builder:
 
     def __init__(self, net: DrowsyNet, example: Tensor, compact: bool) -> None:
         self._net, self._example, self._compact = net, example, compact
-        self._modules: dict[str, Any] = dict(net.named_modules(remove_duplicate=False))
+        self._modules: dict[str, Any] = net.parts
         copies: dict[fx.Node, fx.Node] = {}
-        self._source = without_overwriting(net.graph, self._modules, copies)
+        self._source = without_overwriting(net.need_graph("deployment"), self._modules, copies)
         self._shapes = {copies[node]: shape for node, shape in shapes(net, example).items()}
         self._prologue = Prologue(example.device)
         self._graph = fx.Graph()
@@ -132,13 +131,13 @@ class Builder:
                 self._values[node] = self._emit_layer(node)
             else:
                 self._emit_other(node)
-        used = {node.target for node in self._graph.nodes if node.op in ("call_module", "get_attr")}
-        root = {
-            name: self._modules[name]
-            if name in self._modules
-            else operator.attrgetter(name)(self._net)
-            for name in map(str, used)
-        }
+        root = {}
+        for node in self._graph.nodes:
+            if node.op in ("call_module", "get_attr"):
+                name = str(node.target)
+                # Below one name, so that no name of the model is one of fx.GraphModule's own.
+                node.target = f"net.{name}"
+                root[node.target] = self._modules.get(name) or self._net.known.value(name)
         return fx.GraphModule(root, self._graph, "Deployed")
 
     # --- nodes ----------------------------------------------------------------------------------
@@ -150,6 +149,8 @@ class Builder:
 
     def _emit_other(self, node: fx.Node) -> None:
         """Copy a node; on rows where all of its tensors have them and it treats rows alone."""
+        if node.op == "output":
+            self._call("advance", Advance(self._net.control, len(self._example)), ())
         values = [self._values[used] for used in node.all_input_nodes]
         alike = values and all(value.same_form(values[0]) for value in values)
         kind = pointwise(node, self._modules) if alike else None

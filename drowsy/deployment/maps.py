@@ -12,6 +12,8 @@ import torch
 from drowsy_kernels import lists, tables
 from torch import Tensor, nn
 
+from drowsy.knob.control import Control
+
 
 class Prologue:
     """Work that needs no data, in the order in which the layers need it.
@@ -74,6 +76,17 @@ class Draw(nn.Module):
 
     def forward(self) -> None:
         self._prologue.run()
+
+
+class Advance(nn.Module):
+    """Advances a network's clock at the end of an inference."""
+
+    def __init__(self, control: Control, images: int) -> None:
+        super().__init__()
+        self.control, self._images = control, images
+
+    def forward(self) -> None:
+        self.control.advance(self._images)
 
 
 @dataclass(eq=False)

@@ -129,7 +129,7 @@ class Evaluator:
         assert len(self._first_calls) == len(self.layers), (
             "layers are numbered in order of execution"
         )
-        modules = dict(self.net.named_modules(remove_duplicate=False))
+        modules = self.net.parts
         found = {node: overwriting(node, modules) for node in nodes}
         self._overwritten = {node: each.overwritten for node, each in found.items() if each}
 

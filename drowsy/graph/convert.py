@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from drowsy.backends.ops import choose_backend
-from drowsy.graph.default_fills import Choice, choose_fill
-from drowsy.graph.nodes import Neuron, common_neuron, hooked
-from drowsy.graph.tracing import convolution_calls, trace
-from drowsy.knob.control import Control
+from drowsy.graph.settling import Settling
 from drowsy.network.layer import DrowsyConv2d
-from drowsy.network.net import DrowsyNet, LayerReport, check_network
+from drowsy.network.net import DrowsyNet, check_network
 from drowsy.sleep import DEFAULT_K, FILLS, Grain, SleepSpec, Source, check_fill
 
 
 def convert(
     model: nn.Module,
+    example: Any = None,
     *,
     source: str | Source = "bernoulli",
     grain: str | Grain = "neuron",
@@ -30,16 +27,26 @@ def convert(
     fold_bn: bool = True,
     skip: Sequence[str] = (),
     backend: str = "auto",
+    verify: bool = True,
 ) -> DrowsyNet:
     """Give a pretrained CNN a knob.
 
-    Every ``nn.Conv2d`` becomes a ``DrowsyConv2d`` together with the batch norm and activation that
-    follow it. Weights are shared with ``model``, which stays as it was; ``state_dict`` keys are the
-    same. The network starts at rate 0, where it computes what ``model`` computes. Modules with
-    forward hooks, and convolutions whose weight is computed anew at every call, stay as they are.
+    What runs is a copy of the model's own module tree, in which every ``nn.Conv2d`` is a
+    ``DrowsyConv2d`` that also computes the batch norm and activation that follow it. Weights are
+    shared with ``model``, which stays as it was; ``state_dict`` keys are the same. The network
+    starts at rate 0, where it computes what ``model`` computes: that is compared with an example,
+    or at the first call. Modules with forward hooks, and convolutions whose weight is computed anew
+    at every call, stay as they are.
+
+    Where ``torch.fx`` can trace the model, what is known of its graph serves ``deploy``, stages and
+    searches that compute what settings share once; elsewhere the network does without
+    (``net.known.reason`` says why).
 
     Args:
-        model: a network in eval mode that ``torch.fx`` can trace.
+        model: a network in eval mode; wrapped by ``torch.compile`` or ``nn.DataParallel``, what is
+            inside is converted.
+        example: what the model is called with: a tensor, a tuple of arguments, or a dictionary of
+            keyword arguments. With one, the network is compared with the model at once.
         source: how sleep maps are drawn, e.g. ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``.
         grain: which neurons share a bit, e.g. ``neuron`` or ``position:64``.
         k: rates are multiples of ``1/k``.
@@ -51,62 +58,37 @@ def convert(
             hand), or fold at every inference from the live batch norm.
         skip: layers to leave awake and untouched: exact names, or ``re:`` and a pattern.
         backend: ``auto``, ``torch`` or ``triton``.
+        verify: compare the network with the model.
 
     Raises:
         TypeError: ``model`` is no ``nn.Module``.
-        ValueError: training mode, no convolution, an unknown name in ``skip``, a fill that the
-            grain does not allow, or a network whose forward cannot be traced.
+        ValueError: training mode, a model that is scripted or drowsy already, no convolution, an
+            unknown name in ``skip``, a fill that the grain does not allow; or the network does not
+            compute what the model does on the example.
     """
+    model = _inside(model)
     check_model(model)
     spec = SleepSpec(source, grain, k)  # type: ignore[arg-type]
     _check_fill(fill, spec.grain)
     choose_backend(backend, torch.device("cpu"))
+    # Tensors made in inference mode could not be used outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        settling = Settling(spec, fill, fold_bn, backend, skip, verify)
+        call = None if example is None else as_call(example)
+        net = settling.network(model, seed, call)
+        if call is not None:
+            args, kwargs = call
+            net.settle(*args, **kwargs)
+    return net
 
-    graph = trace(model)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    calls = convolution_calls(graph, modules)
-    left = _left_awake(calls, modules, skip)
-    convertible = {name: nodes for name, nodes in calls.items() if name not in left}
-    if not convertible:
-        reasons = [f"; {name}: {reason}" for name in calls if (reason := why_not(modules[name]))]
-        raise ValueError(f"model: has no nn.Conv2d to convert{''.join(reasons[:1])}")
 
-    # Choices are made on the graph as it was written, before anything is absorbed.
-    neurons = {name: common_neuron(nodes, modules) for name, nodes in convertible.items()}
-    choices = {
-        name: choose_fill((neurons[name].absorbed or nodes)[-1], modules, spec)
-        if fill == "auto"
-        else Choice(fill, "as asked")
-        for name, nodes in convertible.items()
-    }
-    report = [
-        LayerReport(
-            name, _geometry(modules[name]), norm=None, activation=None, fill=None, reason=left[name]
-        )
-        if name in left
-        else _reported(name, modules[name], neurons[name], choices[name])
-        for name in calls
-    ]
-
-    control = Control(len(convertible), seed, device=_device(model))
-    layers = {}
-    for index, (name, neuron) in enumerate(neurons.items()):
-        conv = modules[name]
-        assert isinstance(conv, nn.Conv2d)
-        layer = DrowsyConv2d.from_conv(
-            conv,
-            norm=neuron.norm,
-            cache_folded=fold_bn,
-            activation=neuron.activation,
-            sleep=replace(spec, stream=index),
-            fill=choices[name].fill,
-            backend=backend,
-        )
-        layer.control, layer.index, layer.owns_control = control, index, False
-        layers[name] = layer
-        _absorb(graph, neuron)
-    _advance_clock(graph)
-    return DrowsyNet.assemble(model, graph, layers, control, report)
+def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of an example."""
+    if isinstance(example, tuple) and not hasattr(example, "_fields"):
+        return example, {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example,), {}
 
 
 def revert(net: DrowsyNet) -> nn.Module:
@@ -125,8 +107,30 @@ def check_model(model: nn.Module) -> None:
         raise TypeError(f"model: got {type(model).__name__}, allowed: an nn.Module")
     if isinstance(model, DrowsyNet):
         raise ValueError("model: is already drowsy; revert it first")
-    if any(module.training for module in model.modules()):
-        raise ValueError("model: is in training mode; drowsy is for inference, call model.eval()")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "model: is scripted or traced (torch.jit), which fixes its code; convert the "
+            "model that it was made of"
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, DrowsyNet | DrowsyConv2d):
+            raise ValueError(f"model: {name} is already drowsy; revert or replace it first")
+        if module.training:
+            raise ValueError(
+                f"model: is in training mode ({name or 'all of it'}); drowsy is for inference, "
+                "call model.eval()"
+            )
+
+
+def _inside(model: nn.Module) -> nn.Module:
+    """What a model wraps that torch has compiled or spread over devices."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inside := getattr(model, "_orig_mod", None), nn.Module):
+            model = inside
+        else:
+            return model
 
 
 def _check_fill(fill: str, grain: Grain) -> None:
@@ -134,83 +138,3 @@ def _check_fill(fill: str, grain: Grain) -> None:
         raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
     if fill != "auto":
         check_fill(fill, grain)
-
-
-def _left_awake(
-    calls: Mapping[str, list[fx.Node]], modules: Mapping[str, nn.Module], skip: Sequence[str]
-) -> dict[str, str]:
-    """The convolutions that stay as they are, and why."""
-    skipped = _matching(skip, list(calls))
-    left = {}
-    for name in calls:
-        if name in skipped:
-            left[name] = "left awake, as asked"
-        elif reason := why_not(modules[name]):
-            left[name] = f"left awake: {reason}"
-    return left
-
-
-def _reported(name: str, conv: nn.Module, neuron: Neuron, choice: Choice) -> LayerReport:
-    return LayerReport(
-        name, _geometry(conv), neuron.norm_name, neuron.activation, choice.fill, choice.reason
-    )
-
-
-def _device(model: nn.Module) -> torch.device | None:
-    return next((tensor.device for tensor in model.parameters()), None)
-
-
-def _matching(patterns: Sequence[str], names: list[str]) -> set[str]:
-    if isinstance(patterns, str):
-        raise TypeError(f"skip: got the string {patterns!r}, allowed: a list of names")
-    found: set[str] = set()
-    for pattern in patterns:
-        if pattern.startswith("re:"):
-            try:
-                hits = [name for name in names if re.search(pattern[3:], name)]
-            except re.error as error:
-                raise ValueError(
-                    f"skip: got {pattern!r}, allowed: a name, or re: and a regular expression "
-                    f"({error})"
-                ) from error
-        else:
-            hits = [name for name in names if name == pattern]
-        if not hits:
-            raise ValueError(
-                f"skip: {pattern!r} names no convolution; there are {', '.join(names)}"
-            )
-        found.update(hits)
-    return found
-
-
-def _absorb(graph: fx.Graph, neuron: Neuron) -> None:
-    for node in neuron.absorbed:
-        node.replace_all_uses_with(node.all_input_nodes[0])
-        graph.erase_node(node)
-
-
-def _advance_clock(graph: fx.Graph) -> None:
-    """Let the network advance its clock once an inference, after its last layer."""
-    image = next(node for node in graph.nodes if node.op == "placeholder")
-    output = next(node for node in graph.nodes if node.op == "output")
-    with graph.inserting_before(output):
-        graph.call_module("control", (image,))
-
-
-def _geometry(module: nn.Module) -> str:
-    if not isinstance(module, nn.Conv2d):
-        return type(module).__name__ if type(module) is not nn.Module else "F.conv2d"
-    size = "x".join(map(str, module.kernel_size))
-    groups = f" groups {module.groups}" if module.groups > 1 else ""
-    stride = f" stride {module.stride[0]}" if module.stride != (1, 1) else ""
-    return f"{module.in_channels}->{module.out_channels} {size}{stride}{groups}"
-
-
-def why_not(module: nn.Module) -> str | None:
-    """Why a convolution cannot become a drowsy layer; None where it can."""
-    if type(module) is not nn.Conv2d:
-        kind = _geometry(module) if type(module) is nn.Module else type(module).__name__
-        return f"{kind} is not an nn.Conv2d"
-    if "weight" not in module._parameters:
-        return "its weight is computed anew at every call (weight_norm, prune): make it permanent"
-    return "it has hooks, which a drowsy layer would not call" if hooked(module) else None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from drowsy.graph.observing import Observed, Reading
+from drowsy.network.tail import Activated
 from drowsy.neuron import check_activation
 
 _MODULE_ACTIVATIONS: dict[type[nn.Module], Callable[..., str | None]] = {
@@ -36,46 +38,93 @@ _CALL_ACTIVATIONS: dict[object, str] = {
 
 @dataclass(frozen=True)
 class Neuron:
-    """A convolution with what belongs to its neurons: nodes to absorb, and what they are."""
+    """A convolution with what belongs to its neurons.
+
+    Attributes:
+        norm, norm_name: the batch norm that follows it, and its name.
+        activation: one of ``drowsy.neuron.ACTIVATIONS``.
+        steps: what the model's code calls after the convolution and is in the neuron already: the
+            modules, and the name of an activation that is called as a function.
+        absorbed: the nodes of these calls, where they were found in a graph.
+    """
 
     norm: nn.BatchNorm2d | None = None
     norm_name: str | None = None
     activation: str = "none"
+    steps: tuple[nn.Module | str, ...] = ()
     absorbed: tuple[fx.Node, ...] = ()
 
     def same_kind(self, other: Neuron) -> bool:
-        return (self.norm, self.activation) == (other.norm, other.activation)
+        return (self.norm, self.activation, self.steps) == (
+            other.norm,
+            other.activation,
+            other.steps,
+        )
 
 
-def common_neuron(nodes: list[fx.Node], modules: dict[str, nn.Module]) -> Neuron:
-    """What belongs to a convolution's neurons; nothing where its calls are not alike."""
-    neurons = [neuron_of(node, modules) for node in nodes]
+def common_neuron(neurons: Sequence[Neuron]) -> Neuron:
+    """What belongs to a convolution's neurons at all of its calls; nothing where they differ."""
     if not all(neurons[0].same_kind(other) for other in neurons):
         return Neuron()
     return replace(neurons[0], absorbed=sum((n.absorbed for n in neurons), ()))
 
 
 def neuron_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Neuron:
-    """What belongs to the neurons of one call of a convolution."""
-    norm, norm_name, absorbed = None, None, []
-    after = _only_user(node)
-    if after is not None and after.op == "call_module":
-        module = modules[str(after.target)]
-        # What has hooks stays, so that they are called.
-        if (
-            type(module) is nn.BatchNorm2d
-            and module.running_mean is not None
-            and not hooked(module)
-        ):
-            norm, norm_name = module, str(after.target)
-            absorbed.append(after)
+    """What belongs to the neurons of one call of a convolution, by a graph."""
+    neuron, after = Neuron(), _only_user(node)
+    if after is not None and after.op == "call_module" and absorbable(modules[str(after.target)]):
+        norm = modules[str(after.target)]
+        if isinstance(norm, nn.BatchNorm2d):
+            neuron = Neuron(norm, str(after.target), "none", (norm,), (after,))
             after = _only_user(after)
-    if after is not None and after.op == "call_module" and hooked(modules[str(after.target)]):
-        after = None
-    name = None if after is None else activation_name(after, modules)
-    if after is None or name is None:
-        return Neuron(norm, norm_name, "none", tuple(absorbed))
-    return Neuron(norm, norm_name, name, (*absorbed, after))
+    name: str | None = None
+    step: nn.Module | str | None = None
+    if after is not None and after.op == "call_module":
+        step = modules[str(after.target)]
+        name = module_activation(step) if absorbable(step) else None
+    elif after is not None:
+        name = step = activation_name(after, modules)
+    if after is None or name is None or step is None:
+        return neuron
+    steps, absorbed = (*neuron.steps, step), (*neuron.absorbed, after)
+    return replace(neuron, activation=name, steps=steps, absorbed=absorbed)
+
+
+def observed_neuron(output: Tensor, seen: Observed, names: Mapping[int, str]) -> Neuron:
+    """What belongs to the neurons of one call of a convolution, by an observed run.
+
+    Args:
+        output: of the call.
+        seen: the run.
+        names: of modules, by their ``id``.
+    """
+    neuron = Neuron()
+    readings = seen.readings(output)
+    after = _only_reading(output, readings)
+    if after is not None and isinstance(norm := after.by, nn.BatchNorm2d) and absorbable(norm):
+        neuron = Neuron(norm, names[id(norm)], "none", (norm,))
+        # What overwrites its argument puts out the very tensor that it has read.
+        rest = readings[1:] if after.output is output else seen.readings(after.output)
+        output = after.output
+        readings, after = rest, _only_reading(output, rest)
+    if after is None:
+        return neuron
+    if isinstance(after.by, nn.Module):
+        name = module_activation(after.by) if absorbable(after.by) else None
+        step: nn.Module | str | None = after.by
+    else:
+        name = step = called_activation(after.by, after.args, after.kwargs)
+    if name is None or step is None:
+        return neuron
+    return replace(neuron, activation=name, steps=(*neuron.steps, step))
+
+
+def absorbable(module: nn.Module) -> bool:
+    """Whether a layer may compute a norm or activation in its place. What has hooks is called."""
+    if hooked(module):
+        return False
+    norm = type(module) is nn.BatchNorm2d and module.running_mean is not None
+    return norm or module_activation(module) is not None
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
@@ -85,21 +134,48 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return users[0] if alone and users[0].all_input_nodes == [node] else None
 
 
+def _only_reading(output: Tensor, readings: Sequence[Reading]) -> Reading | None:
+    """The one that reads a tensor first, and alone unless it overwrites it."""
+    if not readings or not readings[0].is_of(output):
+        return None
+    return readings[0] if len(readings) == 1 or readings[0].output is output else None
+
+
+def module_activation(module: nn.Module) -> str | None:
+    """Which of ``drowsy.neuron.ACTIVATIONS`` a module applies, None where it is something else."""
+    name_of = _MODULE_ACTIVATIONS.get(type(module))
+    return name_of(module) if name_of else None
+
+
 def activation_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
     """Which of ``drowsy.neuron.ACTIVATIONS`` a node applies, None where it is something else."""
     if node.op == "call_module":
-        module = modules[str(node.target)]
-        name_of = _MODULE_ACTIVATIONS.get(type(module))
-        return name_of(module) if name_of else None
+        return module_activation(modules[str(node.target)])
     if node.op not in ("call_function", "call_method"):
         return None
-    options = {key: value for key, value in node.kwargs.items() if key != "inplace"}
-    if node.target in (F.gelu,) and set(options) <= {"approximate"}:
+    return called_activation(node.target, node.args, node.kwargs)
+
+
+def called_activation(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """Which of ``drowsy.neuron.ACTIVATIONS`` a call applies, None where it is something else.
+
+    Args:
+        function: of torch; a method by its name, or as ``Tensor`` has it.
+        args, kwargs: of the call.
+    """
+    options = {key: value for key, value in kwargs.items() if key != "inplace"}
+    name = getattr(function, "__name__", None)
+    if name is not None and getattr(Tensor, name, None) is function:
+        function = name
+    if function is F.gelu and set(options) <= {"approximate"}:
         return "gelu_tanh" if options.get("approximate") == "tanh" else "gelu"
-    if node.target in (F.leaky_relu, F.leaky_relu_):
-        slope = node.args[1] if len(node.args) > 1 else options.get("negative_slope", 0.01)
+    if function in (F.leaky_relu, F.leaky_relu_):
+        slope = args[1] if len(args) > 1 else options.get("negative_slope", 0.01)
         return _leaky_relu(slope)
-    return None if options else _CALL_ACTIVATIONS.get(node.target)
+    return None if options else _CALL_ACTIVATIONS.get(function)
+
+
+Activated.name_of = staticmethod(called_activation)  # type: ignore[method-assign]
 
 
 def _leaky_relu(slope: Any) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from drowsy.graph.running import Executor, Values
+from drowsy.network.net import DrowsyNet
 
 _OPERATORS: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add,
@@ -111,7 +112,7 @@ def give_own_memory(values: Values, node: fx.Node) -> None:
         values[holder] = fx.node.map_aggregate(held, moved)
 
 
-def check_overwritten(net: fx.GraphModule, example: Tensor) -> None:
+def check_overwritten(net: DrowsyNet, example: Tensor) -> None:
     """Raise ValueError if a node overwrites a tensor that is read later through another view."""
     executor = Executor(net)
     place = {node: i for i, node in enumerate(executor.nodes)}

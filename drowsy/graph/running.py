@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +16,6 @@ Values = dict[fx.Node, Any]
 """What nodes have put out so far."""
 
 
-def advances_clock(node: fx.Node) -> bool:
-    """Whether a node is a network's call of its control, which computes nothing."""
-    return node.op == "call_module" and node.target == "control"
-
-
 class Executor:
     """Runs the nodes of a network's graph one at a time, on values that the caller holds.
 
@@ -29,13 +23,13 @@ class Executor:
     layers put out what they do with nobody asleep, whatever their rates; corrections hold.
 
     Attributes:
-        nodes: in order of execution, without the one that advances the clock.
+        nodes: in order of execution.
         last_reader: of every node that is read, the last of ``nodes`` that does.
     """
 
-    def __init__(self, net: fx.GraphModule) -> None:
+    def __init__(self, net: DrowsyNet) -> None:
         self.net = net
-        self.nodes = [node for node in net.graph.nodes if not advances_clock(node)]
+        self.nodes = list(net.need_graph("a walk through it").nodes)
         self.last_reader = {used: node for node in self.nodes for used in node.all_input_nodes}
 
     def start(self, image: Any) -> Values:
@@ -64,9 +58,9 @@ class Executor:
         kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
         match node.op:
             case "get_attr":
-                return operator.attrgetter(target)(self.net)
+                return self.net.known.value(target)
             case "call_module":
-                module = self.net.get_submodule(target)
+                module = self.net.known.value(target)
                 called = module.awake if isinstance(module, DrowsyConv2d) else module
                 return called(*args, **kwargs)
             case "call_method":
@@ -92,7 +86,7 @@ class Executor:
             self.drop(node, values)
 
 
-def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
+def shapes(net: DrowsyNet, example: Tensor) -> dict[fx.Node, torch.Size]:
     """The shape of every node's tensor for inputs like ``example``; computes nothing.
 
     Nodes whose result is no tensor are left out.
@@ -106,7 +100,10 @@ def shapes(net: fx.GraphModule, example: Tensor) -> dict[fx.Node, torch.Size]:
 
 
 def check_example(net: DrowsyNet, example: Tensor) -> None:
-    """Raise unless ``net`` is converted, takes one input, and ``example`` is a batch of images."""
+    """Raise unless ``net`` is converted, takes one input, and ``example`` is a batch of images.
+
+    Compares the network with its model, if that was not done yet: a graph is read afterwards.
+    """
     check_network(net)
     if not isinstance(example, Tensor) or not example.is_floating_point():
         kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
@@ -115,6 +112,8 @@ def check_example(net: DrowsyNet, example: Tensor) -> None:
         raise ValueError(
             f"example: got shape {tuple(example.shape)}, allowed: [N, C, H, W], none of them 0"
         )
-    inputs = [node for node in net.graph.nodes if node.op == "placeholder" and not node.args]
+    net.settle(example)
+    graph = net.need_graph("this")
+    inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
         raise ValueError(f"net: takes {len(inputs)} inputs, allowed: one")

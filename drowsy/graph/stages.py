@@ -57,11 +57,11 @@ def find_stages(net: DrowsyNet, example: Tensor) -> list[Stage]:
     """
     check_example(net, example)
     sizes = shapes(net, example)
-    modules = dict(net.named_modules(remove_duplicate=False))
+    modules = net.parts
     groups = _Groups()
     # Layers whose outputs reach a node, at the node's resolution, through pointwise operations.
     reaching: dict[fx.Node, list[str]] = {}
-    for node in net.graph.nodes:
+    for node in net.need_graph("a stage").nodes:
         sources = _at_size(node, sizes, reaching)
         if node.op == "call_module" and isinstance(modules[str(node.target)], DrowsyConv2d):
             name = str(node.target)
@@ -127,9 +127,9 @@ def find_ties(net: DrowsyNet, example: Tensor) -> list[tuple[str, ...]]:
     """
     check_example(net, example)
     sizes = shapes(net, example)
-    modules = dict(net.named_modules(remove_duplicate=False))
+    modules = net.parts
     calls: dict[str, list[fx.Node]] = {name: [] for name in net.layers}
-    for node in net.graph.nodes:
+    for node in net.need_graph("a stage").nodes:
         if node.op == "call_module" and node.target in calls:
             calls[str(node.target)].append(node)
     groups = _Groups()
@@ -217,7 +217,7 @@ def _borders(
     """``(inputs, ends)`` of the stage of these layers."""
     inputs: list[str] = []
     ends: list[str] = []
-    for node in net.graph.nodes:
+    for node in net.need_graph("a stage").nodes:
         is_layer = node.op == "call_module" and node.target in net.layers
         inside = is_layer and node.target in members
         for used in node.all_input_nodes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
+
+from drowsy.graph.tree import copied
 
 CONVOLUTIONS = (
     nn.Conv1d,
@@ -24,26 +26,38 @@ class _Tracer(fx.Tracer):
         return leaf or super().is_leaf_module(module, name)
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """A network's graph, convolutions and library modules whole; ValueError where there is none."""
+def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """A network's graph, convolutions and library modules whole, and its constants.
+
+    Constants are tensors that the model makes while it runs, or that no module has by that name.
+
+    Raises:
+        ValueError: torch.fx cannot trace the model.
+    """
+    # What tracing does to a module (constants, attributes that its forward sets) is done to a copy.
+    scratch = copied(model, {})
+    before = {name: {*module.__dict__} for name, module in scratch.named_modules()}
     try:
-        graph = _Tracer().trace(model)
+        graph = _Tracer().trace(scratch)
     except Exception as error:  # fx raises whatever the model's own code raises on a proxy
-        raise ValueError(
-            f"model: torch.fx cannot trace {type(model).__name__} ({error}); its forward must not "
-            "branch on tensor values. Convert the traceable part (a backbone, say) instead"
-        ) from error
+        raise ValueError(f"torch.fx cannot trace {type(model).__name__} ({error})") from error
+    constants = {}
     for node in graph.nodes:
         # Annotations written as strings cannot be pickled with the graph's code.
         node.type = None
-    return graph
+        if node.op == "get_attr":
+            home, _, name = str(node.target).rpartition(".")
+            owner = scratch.get_submodule(home)
+            if name not in before[home] and name in owner.__dict__:
+                constants[str(node.target)] = owner.__dict__[name]
+    return graph, constants
 
 
 def convolution_calls(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[str, list[fx.Node]]:
     """Nodes by convolution module, in order of execution; aliases of a module count as one.
 
-    A call of ``F.conv2d`` has no module: it is listed by its node's name, and ``modules`` gets an
-    empty one by that name.
+    A call of ``F.conv2d`` has no module: it is listed by its node's name (and a tick where a module
+    has that), and ``modules`` gets an empty one by that name.
     """
     first_name: dict[int, str] = {}
     calls: dict[str, list[fx.Node]] = {}
@@ -53,6 +67,9 @@ def convolution_calls(graph: fx.Graph, modules: dict[str, nn.Module]) -> dict[st
             node.target = name
             calls.setdefault(name, []).append(node)
         elif node.op == "call_function" and node.target in (F.conv2d, torch.conv2d):
-            modules[node.name] = nn.Module()
-            calls[node.name] = [node]
+            name = node.name
+            while name in modules:
+                name += "'"
+            modules[name] = nn.Module()
+            calls[name] = [node]
     return calls

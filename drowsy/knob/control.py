@@ -7,10 +7,13 @@ nothing synchronises, and a captured CUDA graph sees the new values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from drowsy.knob.turns import Turns
 
 MAX_SEED = 2**63 - 1
 
@@ -31,9 +34,6 @@ class Control(nn.Module):
 
     version = 0
 
-    # Graph passes must not drop the call that advances the clock: its result has no user.
-    _is_impure = True
-
     thresholds: Tensor
     scales: Tensor
     clock: Tensor
@@ -48,6 +48,8 @@ class Control(nn.Module):
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
         self.settings = [0] * layers
+        self.turns = Turns()
+        self._since: dict[int, int] = {}
         self.reseed(seed)
 
     def set(self, thresholds: Sequence[int], scales: Sequence[float]) -> None:
@@ -65,15 +67,40 @@ class Control(nn.Module):
         self.thresholds[index] = threshold
         self.scales[index] = scale
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let nobody sleep for a while."""
+        settings, tensors = self.settings, (self.thresholds.clone(), self.scales.clone())
+        self.settings, self.version = [0] * len(settings), self.version + 1
+        self.thresholds.zero_()
+        self.scales.fill_(1)
+        try:
+            yield
+        finally:
+            self.settings, self.version = settings, self.version + 1
+            for mine, before in zip((self.thresholds, self.scales), tensors, strict=True):
+                mine.copy_(before)
+
     def reseed(self, seed: int, image: int = 0) -> None:
         """Restart the sleep maps at this seed and image index (each 0 to ``2**63 - 1``)."""
         check_seed("seed", seed)
         check_seed("image", image)
+        self._since.clear()
         self.clock.copy_(torch.tensor([seed, image]), non_blocking=True)
 
-    def forward(self, x: Tensor) -> None:
-        """Advance the clock past the images of ``x`` ``[N, ...]``."""
-        self.clock[1:].add_(x.shape[0])
+    def advance(self, images: int) -> None:
+        """Advance the clock past so many images."""
+        self.clock[1:].add_(images)
+
+    def called_alone(self, layer: int, images: int) -> None:
+        """Note that a layer is about to run on so many images outside of its network's call.
+
+        There nobody tells when an inference is over: it is when a layer runs again.
+        """
+        if layer in self._since:
+            self.advance(max(self._since.values()))
+            self._since.clear()
+        self._since[layer] = images
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         """Follow the model's device, never its dtype: scales stay float32 under ``.half()``."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from drowsy.backends.ops import choose_backend
 from drowsy.knob.control import Control
+from drowsy.network.inference import in_graph, joined
+from drowsy.network.tail import Tail, mark
 from drowsy.neuron import RING, ConvSpec, awake_conv2d, check_activation
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
@@ -101,8 +103,12 @@ class DrowsyConv2d(nn.Conv2d):
         self.index = 0
         # A network's layers share one Control, whose clock the network advances.
         self.owns_control = True
+        # What the network's own code calls after this layer, and is in it already.
+        self.tail: Tail | None = None
         # The batch norm folded into this layer, held in a tuple so that it is not a submodule.
         self._norm: tuple[nn.BatchNorm2d, ...] = ()
+        self.folded_weight: Tensor | None
+        self.folded_bias: Tensor | None
         for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
             self.register_buffer(name, None, persistent=False)
 
@@ -255,6 +261,16 @@ class DrowsyConv2d(nn.Conv2d):
         self._sleep_text = str(sleep)
         self._fill_text = fill if fill in NEIGHBOUR_FILLS else "zero"
 
+    def absorb(self, norm: nn.BatchNorm2d | None, activation: str, tail: Tail | None) -> None:
+        """Compute a norm and an activation in the neuron; the model's code passes over ``tail``."""
+        self.activation = check_activation(activation)
+        self._norm = () if norm is None else (norm,)
+        self.tail = tail
+        self.uncorrect()
+        if norm is None:
+            self.folded_weight = self.folded_bias = None
+        self.refresh()
+
     # --- folding --------------------------------------------------------------------------------
 
     @property
@@ -365,10 +381,18 @@ class DrowsyConv2d(nn.Conv2d):
                 )
             if input.dim() == 3:
                 return self.forward(input[None])[0]
-        y = self.awake(input) if self._idle(input) else self._drowse(input)
         if self.owns_control:
-            self.control(input)
-        return y
+            y = self._compute(input)
+            self.control.advance(input.shape[0])
+            return y
+        if in_graph(input):
+            return self._compute(input)
+        inference = joined(self.control, self.index, input.shape[0])
+        y = self._compute(input)
+        return y if self.tail is None else mark(y, self.tail, inference)
+
+    def _compute(self, input: Tensor) -> Tensor:
+        return self.awake(input) if self._idle(input) else self._drowse(input)
 
     def _idle(self, input: Tensor) -> bool:
         """Whether nobody sleeps now and torch's own convolution can serve.

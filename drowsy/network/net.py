@@ -2,83 +2,83 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.fx.graph_module import reduce_graph_module
+from torch import nn
 
 from drowsy.knob.control import Control
 from drowsy.knob.schedule import LayerSetting, Schedule, named
 from drowsy.network.calibration import Calibration, Correction
+from drowsy.network.converted import Converted, Settler
 from drowsy.network.corrections import Corrections
+from drowsy.network.known import KnownGraph
 from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.report import LayerReport
 from drowsy.network.wishes import Rate, Scheduled, wishes
 from drowsy.sleep import FILLS, Grain, scale
 
 
-@dataclass(frozen=True)
-class LayerReport:
-    """What ``convert`` did with one convolution, and why.
-
-    Attributes:
-        name: of its module.
-        geometry: channels, kernel, stride and groups as text; the kind of what is no ``nn.Conv2d``.
-        norm: name of the batch norm folded into it; None for none.
-        activation: what its neurons apply, ``none`` included; None where it is left awake.
-        fill: what its sleepers output; None where it is left awake.
-        reason: of the fill, or of being left awake.
-    """
-
-    name: str
-    geometry: str
-    norm: str | None
-    activation: str | None
-    fill: str | None
-    reason: str
-
-
-class DrowsyNet(fx.GraphModule):
+class DrowsyNet(Converted):
     """A network whose convolutions can sleep. Made by ``drowsy.convert``.
 
     Call it as the original network, under ``torch.inference_mode()``. Every inference draws fresh
     sleep maps; ``reseed`` makes them repeat.
+
+    What runs is ``model``: a copy of the original's own module tree with drowsy layers in the place
+    of convolutions. Its attributes and methods are the network's too, and ``isinstance`` takes the
+    network for one of its class; where both have a name (``layers``, ``set``), the network's own is
+    found, and the model's at ``net.model``.
+
+    Threads may run one network side by side and turn its knob: an inference sees one setting whole,
+    and the knob turns between inferences. They share one clock; for maps that repeat, give each
+    thread a copy (``copy.deepcopy``).
+
+    Attributes:
+        control: the knob's tensors.
+        report: what ``convert`` did with each convolution.
+        known: of the model's graph, or why it is not.
+        resting: layers that one rate for all leaves awake, with the reason; known once the network
+            has run. A mapping or schedule sets them as any other.
     """
 
-    control: Control
+    _own = frozenset(
+        {"report", "known", "resting", "_layers", "_own_fills", "_corrections", "_original"}
+        | {"_settler", "_settled", "_uniform", "_rewritten"}
+    )
+
     report: list[LayerReport]
-    _original: tuple[nn.Module, ...]
+    resting: dict[str, str]
+    _original: nn.Module
     _layers: dict[str, DrowsyConv2d]
     _own_fills: dict[str, str]
     _corrections: Corrections
+    _uniform: Rate | None
 
     @classmethod
     def assemble(
         cls,
+        original: nn.Module,
         model: nn.Module,
-        graph: fx.Graph,
         layers: dict[str, DrowsyConv2d],
         control: Control,
         report: list[LayerReport],
+        settler: Settler,
     ) -> DrowsyNet:
-        """Put the drowsy layers in the place of the convolutions of ``model``'s traced graph."""
-        net = cls(nn.Module(), fx.Graph())
-        _adopt(net, model, layers)
-        net.add_module("control", control)
-        net.report = report
-        # A tuple hides the module from nn.Module's registration.
-        net._original = (model,)
-        net._layers = layers
+        """Stand in for ``model``, a copy of ``original`` with these layers in it; no graph yet."""
+        net = cls(model)
+        net.__dict__["control"] = control
+        net.report, net.resting = report, {}
+        net._original, net._layers = original, layers
         net._own_fills = {name: layer.fill for name, layer in layers.items()}
         net._corrections = Corrections(layers)
-        net.graph = graph
-        net.eval()
-        net.register_load_state_dict_post_hook(_refresh_after_load)
+        net._settler, net._uniform = settler, 0
+        net._settled = net._rewritten = False
+        net.known = KnownGraph(model, None, "not traced yet")
         return net
 
     # --- what is in it ------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class DrowsyNet(fx.GraphModule):
     @property
     def original(self) -> nn.Module:
         """The model this network was converted from; the two share their weights."""
-        return self._original[0]
+        return self._original
 
     @property
     def layers(self) -> dict[str, DrowsyConv2d]:
@@ -142,10 +142,10 @@ class DrowsyNet(fx.GraphModule):
         """Turn the knob, in place: nothing is rebuilt, and the next inference follows.
 
         Args:
-            setting: one rate for all layers; or a mapping from layer names to rates (layers that it
-                does not name stay as they are); or a ``Schedule`` or an ``OperatingPoint`` (layers
-                that it does not name wake up; streams that it does not tell stay). These two also
-                give the layers that they name their grains and fills.
+            setting: one rate for all layers but those of ``resting``; or a mapping from layer names
+                to rates (layers that it does not name stay as they are); or a ``Schedule`` or an
+                ``OperatingPoint`` (layers that it does not name wake up; streams that it does not
+                tell stay). These two also give the layers that they name their grains and fills.
             fill: also change every layer's flavour: ``zero``, ``rescale``, ``nearest``,
                 ``interpolate``, ``stencil``, or ``auto`` for what ``convert`` chose.
 
@@ -154,10 +154,17 @@ class DrowsyNet(fx.GraphModule):
                 fill, a fill that a layer's grain does not allow, ``stencil`` for a layer without
                 weights for it, a schedule for another ``k``. The network is then as it was.
         """
+        with self._turning():
+            self._set(setting, fill)
+
+    def _set(self, setting: Any, fill: str | None) -> None:
         fills = self._fills(fill)
         present = dict(zip(self.layers, self.control.settings, strict=True))
         wanted = wishes(setting, present, self.k)
         wanted |= {name: replace(wanted[name], fill=own) for name, own in fills.items()}
+        uniform = not isinstance(getattr(setting, "schedule", setting), Mapping | Schedule)
+        if uniform:
+            wanted |= {name: replace(wanted[name], threshold=0) for name in self.resting}
         for name, wish in wanted.items():
             named(name, self.layers[name].check, fill=wish.fill, grain=wish.grain)
         scales = []
@@ -166,6 +173,7 @@ class DrowsyNet(fx.GraphModule):
             layer.stage(fill=wish.fill, grain=wish.grain, stream=wish.stream, phase=wish.phase)
             scales.append(scale(wish.threshold, self.k, layer.fill))
         self.control.set([wish.threshold for wish in wanted.values()], scales)
+        self._uniform = setting if uniform else None
         self._correct()
 
     def reseed(self, seed: int, image: int = 0) -> None:
@@ -182,17 +190,19 @@ class DrowsyNet(fx.GraphModule):
         grain = Grain.parse(grain)
         for name, layer in self.layers.items():
             named(name, layer.check, grain=grain)
-        for layer in self.layers.values():
-            layer.stage(grain=grain)
-        self._correct()
+        with self._turning():
+            for layer in self.layers.values():
+                layer.stage(grain=grain)
+            self._correct()
 
     def refresh(self) -> None:
         """Fold batch norms again, after parameters or statistics were changed by hand."""
-        for layer in self.layers.values():
-            layer.refresh()
-        # Written anew, over the weights as they are now.
-        self._corrections.point = None
-        self._correct()
+        with self._turning():
+            for layer in self.layers.values():
+                layer.refresh()
+            # Written anew, over the weights as they are now.
+            self._corrections.point = None
+            self._correct()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -212,6 +222,11 @@ class DrowsyNet(fx.GraphModule):
             self.set(schedule)
             self.control.clock.copy_(clock)
             self.calibration = calibration
+
+    def _follow_settling(self) -> None:
+        # One rate was set before it was known who rests.
+        if self._uniform is not None and self.resting:
+            self.set(self._uniform)
 
     # --- corrections ----------------------------------------------------------------------------
 
@@ -271,7 +286,15 @@ class DrowsyNet(fx.GraphModule):
         """Corrections follow the network's device, never its dtype."""
         super()._apply(fn, recurse)
         self._corrections.to(self.control.thresholds.device)
+        self.known.follow()
         return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's; folds batch norms again."""
+        loaded = super().load_state_dict(*args, **kwargs)
+        with torch.no_grad():
+            self.refresh()
+        return loaded
 
     def _fills(self, fill: str | None) -> dict[str, str]:
         if fill is None:
@@ -282,62 +305,8 @@ class DrowsyNet(fx.GraphModule):
             raise ValueError(f"fill: got {fill!r}, allowed: auto, {', '.join(FILLS)}")
         return dict.fromkeys(self._layers, fill)
 
-    # --- copying --------------------------------------------------------------------------------
-    # GraphModule copies only what its graph calls; batch norms that were folded must come along.
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DrowsyNet:
-        state = {key: value for key, value in self.__dict__.items() if key != "_graph"}
-        copied = _restore(copy.deepcopy(state, memo), copy.deepcopy(self._graph))
-        memo[id(self)] = copied
-        return copied
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        _, (state, imports) = super().__reduce__()
-        return _unpickle, (state, imports)
-
 
 def check_network(net: object) -> None:
     """Raise TypeError unless ``net`` is converted."""
     if not isinstance(net, DrowsyNet):
         raise TypeError(f"net: got {type(net).__name__}, allowed: a DrowsyNet (drowsy.convert)")
-
-
-def _adopt(net: DrowsyNet, model: nn.Module, layers: dict[str, DrowsyConv2d]) -> None:
-    """Rebuild ``model``'s tree in ``net``: its own containers, shared leaves, drowsy layers."""
-
-    def copy_tree(target: nn.Module, source: nn.Module, prefix: str) -> None:
-        for key, parameter in source._parameters.items():
-            target.register_parameter(key, parameter)
-        for key, buffer in source._buffers.items():
-            target.register_buffer(key, buffer, key not in source._non_persistent_buffers_set)
-        for key, child in source._modules.items():
-            name = f"{prefix}{key}"
-            if name in layers:
-                target.add_module(key, layers[name])
-            elif child is None or not any(layer.startswith(f"{name}.") for layer in layers):
-                target.add_module(key, child)
-            else:
-                container = nn.Module()
-                target.add_module(key, container)
-                copy_tree(container, child, f"{name}.")
-
-    copy_tree(net, model, "")
-
-
-def _restore(state: dict[str, Any], graph: fx.Graph) -> DrowsyNet:
-    net = DrowsyNet(nn.Module(), fx.Graph())
-    net.__dict__.update(state)
-    net.graph = graph
-    return net
-
-
-def _unpickle(state: dict[str, Any], imports: str) -> DrowsyNet:
-    traced = reduce_graph_module(dict(state), imports)
-    assert isinstance(traced, fx.GraphModule)
-    return _restore({k: v for k, v in state.items() if k != "_code"}, traced.graph)
-
-
-def _refresh_after_load(net: nn.Module, _: Any) -> None:
-    assert isinstance(net, DrowsyNet)
-    with torch.no_grad():
-        net.refresh()

@@ -1,0 +1,356 @@
+"""How a model becomes a drowsy network, and how the two are made to agree."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
+
+from drowsy.graph.agreement import copied as copied_values
+from drowsy.graph.agreement import disagreement
+from drowsy.graph.convolutions import geometry, left_awake
+from drowsy.graph.default_fills import Choice, choose_fill
+from drowsy.graph.nodes import Neuron, absorbable, common_neuron, neuron_of, observed_neuron
+from drowsy.graph.observing import Observed, observe
+from drowsy.graph.tracing import CONVOLUTIONS, convolution_calls, trace
+from drowsy.graph.tree import copied
+from drowsy.knob.control import Control
+from drowsy.network.inference import inference
+from drowsy.network.known import KnownGraph
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.net import DrowsyNet
+from drowsy.network.report import LayerReport
+from drowsy.network.tail import Absorbed, OtherWay, Tail
+from drowsy.sleep import SleepSpec
+
+# A layer with a smaller share of the multiplications saves nothing that could be measured.
+SMALL_SHARE = 1e-3
+_NO_GRAPH = Choice("rescale", "no graph tells what reads it")
+
+
+@dataclass
+class Settling:
+    """How a network was asked for, and what has been compared of it.
+
+    Attributes:
+        sleep, fill, fold, backend, skip: as ``convert`` takes them.
+        verify: whether to compare the network with its model.
+        compared: methods of the model that have been.
+    """
+
+    sleep: SleepSpec
+    fill: str
+    fold: bool
+    backend: str
+    skip: Sequence[str]
+    verify: bool
+    compared: tuple[str, ...] = ()
+
+    # --- making it ------------------------------------------------------------------------------
+
+    def network(self, model: nn.Module, seed: int, example: Any) -> DrowsyNet:
+        """The network of a model, with what its graph tells of neurons, if there is one.
+
+        Args:
+            model: in eval mode.
+            seed: of the sleep maps.
+            example: a call of it ``(args, kwargs)``, which tells the order of layers where no graph
+                does; None for none.
+        """
+        modules = dict(model.named_modules(remove_duplicate=False))
+        graph, reason = None, "traced, not compared with the model yet"
+        constants: dict[str, Tensor] = {}
+        try:
+            graph, constants = trace(model)
+        except ValueError as error:
+            reason = str(error)
+        calls = {} if graph is None else convolution_calls(graph, modules)
+        names = list(calls) if graph is not None else _in_order(model, modules, example)
+        left = left_awake(names, modules, self.skip)
+        layers = {name: modules[name] for name in names if name not in left}
+        if not layers:
+            reasons = [f"; {name}: {left[name]}" for name in names]
+            raise ValueError(f"model: has no nn.Conv2d to convert{''.join(reasons[:1])}")
+
+        # Choices are made on the graph as it was written, before anything is absorbed.
+        neurons = {
+            name: common_neuron([neuron_of(node, modules) for node in calls[name]])
+            if name in calls
+            else Neuron()
+            for name in layers
+        }
+        choices = {
+            name: self._fill((neurons[name].absorbed or tuple(calls[name]))[-1], modules)
+            if name in calls
+            else self._fill(None, modules)
+            for name in layers
+        }
+        control = Control(len(layers), seed, device=_device(model))
+        made = {
+            name: self._layer(conv, control, index, choices[name].fill)
+            for index, (name, conv) in enumerate(layers.items())
+        }
+        swaps: dict[int, nn.Module] = {
+            id(module): Absorbed(module) for module in modules.values() if absorbable(module)
+        }
+        swaps |= {id(layers[name]): layer for name, layer in made.items()}
+        report = [
+            LayerReport(name, geometry(modules[name]), None, None, None, left[name])
+            if name in left
+            else LayerReport(
+                name,
+                geometry(modules[name]),
+                None,
+                "none",
+                choices[name].fill,
+                choices[name].reason,
+            )
+            for name in names
+        ]
+        net = DrowsyNet.assemble(model, copied(model, swaps), made, control, report, self)
+        _absorb(net, neurons)
+        if graph is not None:
+            for neuron in neurons.values():
+                _erase(graph, neuron)
+        net.known = KnownGraph(net.model, graph, reason, constants)
+        return net
+
+    def _layer(self, conv: nn.Module, control: Control, index: int, fill: str) -> DrowsyConv2d:
+        assert isinstance(conv, nn.Conv2d)
+        layer = DrowsyConv2d.from_conv(
+            conv,
+            cache_folded=self.fold,
+            sleep=replace(self.sleep, stream=index),
+            fill=fill,
+            backend=self.backend,
+        )
+        layer.control, layer.index, layer.owns_control = control, index, False
+        return layer
+
+    def _fill(self, node: fx.Node | None, modules: Mapping[str, nn.Module]) -> Choice:
+        if self.fill != "auto":
+            return Choice(self.fill, "as asked")
+        if node is not None:
+            return choose_fill(node, modules, self.sleep)
+        if self.sleep.grain.of_single_positions and self.sleep.source.spreads:
+            return Choice("interpolate", f"{self.sleep.source.name} leaves awake neighbours")
+        return _NO_GRAPH
+
+    # --- making it agree ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def settle(self, net: DrowsyNet, method: str, args: Any, kwargs: Any) -> None:
+        """Compare the network with its model on a call; drop what was thought to be known of it.
+
+        Raises:
+            ValueError: nobody asleep and nothing folded, the network still computes another thing.
+        """
+        if method in self.compared:
+            return
+        call = _Comparison(net, method, args, kwargs)
+        if not self.compared and net.graph is None:
+            self._observe(net, call)
+        with net.uncorrected(), net.control.awake():
+            if self.verify:
+                self._compare(net, call)
+            net.resting = _resting(net, call)
+        self.compared = (*self.compared, method)
+
+    def _observe(self, net: DrowsyNet, call: _Comparison) -> None:
+        """Find from one run of the model's code what belongs to neurons."""
+        modules = {name: net.original.get_submodule(name) for name in net.layers}
+        watched = [module for module in net.original.modules() if absorbable(module)]
+        args, kwargs = call.given()
+        seen = observe(net.original, [*modules.values(), *watched], call.method, args, kwargs)
+        _absorb(net, observed_neurons(seen, net.original, modules))
+
+    def _compare(self, net: DrowsyNet, call: _Comparison) -> None:
+        found = call.of_network()
+        if found is not None and net.graph is not None:
+            net.known = KnownGraph(net.model, None, f"its code does not follow its graph ({found})")
+            self._observe(net, call)
+            found = call.of_network()
+        if found is not None:
+            _absorb(net, {})
+            found = call.of_network()
+        if found is not None:
+            raise ValueError(
+                f"model: at rate 0 the converted {type(net.original).__name__} does not compute "
+                f"what the model does: {found}. If two calls of the model differ by themselves, "
+                "convert it with verify=False"
+            )
+        if net.graph is None:
+            return
+        reason = call.of_graph()
+        if reason is None:
+            net.known.reason = "traced, agrees with the model"
+        else:
+            net.known = KnownGraph(net.model, None, reason)
+
+    def take_other_way(self, net: DrowsyNet, reason: str) -> None:
+        """Do without what was found of neurons: the model's code went another way than then."""
+        warnings.warn(
+            f"net: the model's code went another way than when it was compared ({reason}): layers "
+            "sleep on their convolutions' outputs from now on, without norms and activations",
+            stacklevel=5,
+        )
+        net.known = KnownGraph(net.model, None, f"the model's code takes several ways ({reason})")
+        net.calibration = None
+        _absorb(net, {})
+
+
+class _Comparison:
+    """One call, of the model and of the network."""
+
+    def __init__(self, net: DrowsyNet, method: str, args: Any, kwargs: Any) -> None:
+        self.net, self.method = net, method
+        self._args, self._kwargs = args, kwargs
+        self._expected: Any = None
+        self._ran = False
+
+    def given(self) -> tuple[Any, Any]:
+        """The arguments, which a call may overwrite."""
+        return copied_values(self._args), copied_values(self._kwargs)
+
+    @property
+    def expected(self) -> Any:
+        """What the model returns."""
+        if not self._ran:
+            args, kwargs = self.given()
+            self._expected, self._ran = (
+                getattr(self.net.original, self.method)(*args, **kwargs),
+                True,
+            )
+        return self._expected
+
+    def run(self) -> Any:
+        """What the network's own copy of the model's code returns."""
+        args, kwargs = self.given()
+        with inference(self.net.control) as begun:
+            output = getattr(self.net.model, self.method)(*args, **kwargs)
+        if begun.awaited:
+            raise OtherWay(f"{begun.awaited} norms or activations were not called")
+        return output
+
+    def of_network(self) -> str | None:
+        """How the network differs; None where it does not."""
+        try:
+            return disagreement(self.run(), self.expected, self._rerun)
+        except OtherWay as error:
+            return str(error)
+
+    def of_graph(self) -> str | None:
+        """How the graph differs, or why it could not be compared; None where it agrees."""
+        module = self.net.known.module
+        one = len(self._args) == 1 and not self._kwargs and isinstance(self._args[0], Tensor)
+        if self.method != "forward" or not one or module is None:
+            return "graphs are of calls with one tensor alone, and it was called otherwise"
+        args, _ = self.given()
+        try:
+            with inference(self.net.control, in_graph=True):
+                output = module(*args)
+        except Exception as error:  # the graph may hold what the model's code does not come to
+            return f"its graph does not run ({type(error).__name__}: {error})"
+        found = disagreement(output, self.expected, self._rerun)
+        return None if found is None else f"its graph does not compute what it does ({found})"
+
+    def _rerun(self, change: Any) -> Any:
+        def changed(leaf: Any) -> Any:
+            floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+            return change(leaf) if floating else leaf
+
+        args, kwargs = tree_map(changed, self.given())
+        return getattr(self.net.original, self.method)(*args, **kwargs)
+
+
+def observed_neurons(
+    seen: Observed, model: nn.Module, convolutions: Mapping[str, nn.Module]
+) -> dict[str, Neuron]:
+    """What belongs to the neurons of each convolution, by an observed run of a model."""
+    names = {id(module): name for name, module in model.named_modules()}
+    outputs: dict[int, list[Tensor]] = {}
+    for call in seen.calls:
+        outputs.setdefault(id(call.module), []).append(call.output)
+    return {
+        name: common_neuron([observed_neuron(y, seen, names) for y in outputs[id(module)]])
+        for name, module in convolutions.items()
+        if id(module) in outputs
+    }
+
+
+def _absorb(net: DrowsyNet, neurons: Mapping[str, Neuron]) -> None:
+    """Let layers compute what belongs to their neurons; the others compute convolutions alone."""
+    names = {id(module): name for name, module in net.original.named_modules()}
+    report = {line.name: line for line in net.report}
+    for name, layer in net.layers.items():
+        neuron = neurons.get(name, Neuron())
+        tail: Tail | None = None
+        for step in reversed(neuron.steps):
+            at = step if isinstance(step, str) else net.model.get_submodule(names[id(step)])
+            assert isinstance(at, str | Absorbed)
+            tail = (at, tail)
+        layer.absorb(neuron.norm, neuron.activation, tail)
+        report[name] = replace(report[name], norm=neuron.norm_name, activation=neuron.activation)
+    net.report = list(report.values())
+
+
+def _erase(graph: fx.Graph, neuron: Neuron) -> None:
+    for node in neuron.absorbed:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        graph.erase_node(node)
+
+
+def _in_order(model: nn.Module, modules: Mapping[str, nn.Module], example: Any) -> list[str]:
+    """Convolutions in order of execution on an example; of definition without one."""
+    named: dict[int, str] = {}
+    for name, module in modules.items():
+        if isinstance(module, CONVOLUTIONS):
+            named.setdefault(id(module), name)
+    if example is None:
+        return list(named.values())
+    convolutions = [model.get_submodule(name) for name in named.values()]
+    args, kwargs = copied_values(example)
+    seen = observe(model, convolutions, "forward", args, kwargs)
+    return list(dict.fromkeys(named[id(call.module)] for call in seen.calls))
+
+
+def _resting(net: DrowsyNet, call: _Comparison) -> dict[str, str]:
+    """Layers that one rate for all leaves awake, and why, by one call."""
+    multiplies = dict.fromkeys(net.layers, 0)
+    positions = dict.fromkeys(net.layers, 0)
+
+    def counted(name: str, layer: DrowsyConv2d) -> Any:
+        def hook(_: nn.Module, __: Any, y: Tensor) -> None:
+            per_output = layer.weight[0].numel()
+            multiplies[name] += y.numel() * per_output
+            positions[name] = max(positions[name], math.prod(y.shape[-2:]))
+
+        return hook
+
+    handles = [
+        layer.register_forward_hook(counted(name, layer)) for name, layer in net.layers.items()
+    ]
+    try:
+        call.run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    total = sum(multiplies.values())
+    found = {}
+    for name, count in multiplies.items():
+        if positions[name] == 1:
+            found[name] = "its output is one position, which a whole image hangs on"
+        elif count < SMALL_SHARE * total:
+            found[name] = f"it holds {count / total:.2%} of the multiplications"
+    # A network of such layers alone has nothing else to sleep in.
+    return found if len(found) < len(multiplies) else {}
+
+
+def _device(model: nn.Module) -> torch.device | None:
+    return next((tensor.device for tensor in model.parameters()), None)

@@ -1,0 +1,205 @@
+"""A converted model as it runs: by its own code, and by its graph where one is compiled."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from drowsy.knob.control import Control
+from drowsy.network.inference import in_graph, inference, running
+from drowsy.network.known import KnownGraph
+from drowsy.network.standin import Standin
+from drowsy.network.tail import Absorbed, OtherWay
+
+
+class Settler(Protocol):
+    """Compares a network with its model, and mends it until they agree (``graph.settling``)."""
+
+    def settle(self, net: Any, method: str, args: Any, kwargs: Any) -> None:
+        """By one inference of this input."""
+
+    def take_other_way(self, net: Any, reason: str) -> None:
+        """The model's code went another way than was observed."""
+
+
+class Converted(Standin):
+    """A model whose convolutions are drowsy layers, as it runs.
+
+    Attributes:
+        control: the knob's tensors.
+        known: of the model's graph, or why it is not.
+    """
+
+    control: Control
+    known: KnownGraph
+    _settler: Settler
+    _settled: bool
+    _rewritten: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """The copy of the original's module tree that runs, drowsy layers in it."""
+        return self.stood_for
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns for these arguments, whoever sleeps sleeping.
+
+        The first call is compared with the original model, unless ``convert`` has done that.
+
+        Raises:
+            RuntimeError: gradients are enabled; or the network is compiled or exported before it
+                was compared, or without a graph.
+            ValueError: at rate 0 the network does not compute what the model does.
+        """
+        if self._rewritten or _is_traced(args, kwargs):
+            return self._run_graph(args, kwargs)
+        return self._infer("forward", args, kwargs)[0]
+
+    def settle(self, *args: Any, **kwargs: Any) -> None:
+        """Compare with the original model on these arguments, if no call has been compared yet.
+
+        Raises:
+            ValueError: at rate 0 the network does not compute what the model does.
+        """
+        if not self._settled:
+            self._settle("forward", args, kwargs)
+
+    def _infer(self, method: str, args: Any, kwargs: Any) -> tuple[Any, int]:
+        """What a method of the model returns, and how many images its layers saw."""
+        call = getattr(self.model, method)
+        inside = running()
+        if inside is not None and inside.control is self.control:
+            return call(*args, **kwargs), 0
+        if not self._settled and method == "forward":
+            self._settle(method, args, kwargs)
+        with self.control.turns.inferring(), inference(self.control) as begun:
+            try:
+                output = call(*args, **kwargs)
+                other = f"{begun.awaited} norms or activations were not called"
+            except OtherWay as error:
+                begun.awaited, other = 1, str(error)
+            if not begun.awaited:
+                if begun.images:
+                    self.control.advance(begun.images)
+                return output, begun.images
+        with self._turning():
+            self._settler.take_other_way(self, other)
+        return self._infer(method, args, kwargs)
+
+    def _run_graph(self, args: Any, kwargs: Any) -> Any:
+        if not self._settled:
+            # Leaves a compiler's graph, or fails there.
+            self._settle("forward", args, kwargs)
+        if (module := self.known.module) is None:
+            raise RuntimeError(
+                "net: is compiled, exported or traced, which needs its graph, and there is none: "
+                f"{self.known.reason}. Compile or export drowsy.revert(net), where nobody sleeps"
+            )
+        if _is_traced(args, kwargs):
+            output = module(*args, **kwargs)
+        else:
+            with inference(self.control, in_graph=True):
+                output = module(*args, **kwargs)
+        self.control.advance(args[0].shape[0])
+        return output
+
+    @torch.compiler.disable(
+        reason="a drowsy network is compared with its model at its first call: call it once before "
+        "it is compiled, or give drowsy.convert an example"
+    )
+    def _settle(self, method: str, args: Any, kwargs: Any) -> None:
+        if _is_traced(args, kwargs):
+            raise RuntimeError(
+                "net: is traced or exported before it was compared with its model: call it once "
+                "first, or give drowsy.convert an example"
+            )
+        with self._turning():
+            if self._settled:  # another thread was first
+                return
+            self._settler.settle(self, method, args, kwargs)
+            self._settled = True
+            self._follow_settling()
+
+    def _follow_settling(self) -> None:
+        """What a subclass does once the network was compared."""
+
+    @contextmanager
+    def _turning(self) -> Iterator[None]:
+        inside = running()
+        with self.control.turns.turning(inside is not None and inside.control is self.control):
+            yield
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        if isinstance(value, types.MethodType) and value.__self__ is self.__dict__["_module"]:
+            return functools.partial(self._call, name)
+        return value
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """A method of the model, which may be an inference: one runs layers."""
+        output, images = self._infer(method, args, kwargs)
+        if images and not self._settled:
+            self._settle(method, args, kwargs)
+            output, _ = self._infer(method, args, kwargs)
+        return output
+
+    def train(self, mode: bool = True) -> Converted:
+        """Only ``eval``: the statistics of batch norms are the original's too.
+
+        Raises:
+            RuntimeError: ``mode`` is true.
+        """
+        if mode:
+            raise RuntimeError(
+                "net: drowsy networks are for inference; train drowsy.revert(net) and call "
+                "net.refresh(), or convert again"
+            )
+        self.model.train(False)
+        return self
+
+    # --- its graph ------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> fx.Graph | None:
+        """What is known of the model's graph; None where tracing gives none that agrees with it.
+
+        Nodes name modules of ``model``, layers in the place of what belongs to their neurons.
+        """
+        return self.known.graph
+
+    def need_graph(self, what: str) -> fx.Graph:
+        """The graph; ValueError where there is none, which ``what`` needs."""
+        if self.graph is None:
+            raise ValueError(
+                f"net: {what} needs the network's graph, and there is none: {self.known.reason}"
+            )
+        return self.graph
+
+    def rewrite_graph(self, graph: fx.Graph) -> None:
+        """From now on the network is a graph of its layers that differs from its model's code."""
+        self.known, self._rewritten = self.known.rewritten(graph), True
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The model's modules by name, aliases included."""
+        return {
+            name: module.stood_for if type(module) is Absorbed else module
+            for name, module in self.model.named_modules(remove_duplicate=False)
+        }
+
+
+def _is_traced(args: Any, kwargs: Any) -> bool:
+    """Whether a call makes a graph that outlives it: by a compiler, an export, a tracer."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+        return False
+    leaves = tree_leaves((args, kwargs))
+    return any(in_graph(leaf) for leaf in leaves if isinstance(leaf, Tensor | fx.Proxy))

@@ -1,0 +1,77 @@
+"""One inference of a network: whose images it counts, and which setting it sees."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from drowsy.knob.control import Control
+
+
+class Inference:
+    """What one call of a network, in one thread, finds out while it runs.
+
+    Attributes:
+        control: of the network.
+        images: of the largest batch that a layer has seen.
+        awaited: neurons whose norm or activation the model's code has not come to yet.
+        in_graph: whether the network's graph runs, and not the model's code.
+    """
+
+    __slots__ = ("awaited", "control", "images", "in_graph")
+
+    def __init__(self, control: Control, in_graph: bool = False) -> None:
+        self.control, self.in_graph = control, in_graph
+        self.images = self.awaited = 0
+
+
+class _Thread(threading.local):
+    inference: Inference | None = None
+
+
+_thread = _Thread()
+
+
+def running() -> Inference | None:
+    """The inference that this thread is in; None outside of a network's call."""
+    return _thread.inference
+
+
+def joined(control: Control, layer: int, images: int) -> Inference | None:
+    """The inference in which a layer is about to run on so many images; None for none.
+
+    Outside of its network's call nobody tells when an inference is over.
+    """
+    begun = _thread.inference
+    if begun is None or begun.control is not control:
+        control.called_alone(layer, images)
+        return None
+    begun.images = max(begun.images, images)
+    return begun
+
+
+def in_graph(x: object) -> bool:
+    """Whether ``x`` is on its way through a graph, or makes one, and not through the model's code.
+
+    A network's graph holds nothing that a layer computes already, and advances the clock itself.
+    """
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
+        return True
+    return torch.jit.is_tracing() or (_thread.inference is not None and _thread.inference.in_graph)
+
+
+@contextmanager
+def inference(control: Control, in_graph: bool = False) -> Iterator[Inference]:
+    """One inference of the network that has this control."""
+    before = _thread.inference
+    _thread.inference = begun = Inference(control, in_graph)
+    try:
+        yield begun
+    finally:
+        _thread.inference = before

@@ -1,0 +1,111 @@
+"""A module that stands in for another one: it shares its tensors and children and answers as it."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+
+class Standin(nn.Module):
+    """Stands in for a module: for whoever asks, the same children, tensors, attributes and class.
+
+    A subclass says what it does differently. Its own attributes lie apart from the module's, so
+    that neither sees the other's; where both have a name, the stand-in's is found first. What is
+    set goes to the module, unless the subclass lists it in ``_own``.
+
+    Hooks of the module are the stand-in's: a subclass calls the module's ``forward`` alone.
+    """
+
+    _own: frozenset[str] = frozenset()
+
+    def __init__(self, module: nn.Module) -> None:
+        # Not nn.Module.__init__: dictionaries of children and tensors are the module's own, so that
+        # whatever walks or moves them walks and moves the module's.
+        self.__dict__["_module"] = module
+
+    @property
+    def stood_for(self) -> nn.Module:
+        """The module."""
+        return cast(nn.Module, self.__dict__["_module"])
+
+    @property
+    def __class__(self) -> type:
+        """For ``isinstance``: of this class and of the module's. ``type`` tells this one alone."""
+        module = self.__dict__.get("_module")
+        return type(self) if module is None else _both(type(self), type(module))
+
+    @__class__.setter
+    def __class__(self, value: type) -> None:
+        raise AttributeError(
+            f"__class__: got {value.__name__}, allowed: nothing, it is the module's"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        module = self.__dict__.get("_module")
+        # Protocols of Python's own (copying, pickling) are the stand-in's, not the module's.
+        if module is None or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = name in self._own or name == "__dict__"
+        if own or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.stood_for, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__:
+            object.__delattr__(self, name)
+        else:
+            delattr(self.stood_for, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self.stood_for)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bare, (type(self),), dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    # nn.Module finds these by attribute, where a child's name would be mistaken for a stand-in's.
+
+    def get_submodule(self, target: str) -> nn.Module:
+        return self.stood_for.get_submodule(target) if target else self
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        return self.stood_for.get_parameter(target)
+
+    def get_buffer(self, target: str) -> Tensor:
+        return self.stood_for.get_buffer(target)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.stood_for.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.stood_for.load_state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Standin:
+        self.stood_for.train(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Standin:
+        self.stood_for._apply(fn, recurse)
+        return self
+
+
+@functools.cache
+def _both(standin: type, of: type) -> type:
+    """A class of both kinds, of which no instance is made."""
+    try:
+        return types.new_class(f"{standin.__name__}{of.__name__}", (standin, of))
+    except TypeError:  # their metaclasses do not go together
+        return standin
+
+
+def _bare(kind: type[Standin]) -> Standin:
+    return kind.__new__(kind)
