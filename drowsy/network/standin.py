@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from typing import Any, cast
 
@@ -98,13 +97,19 @@ class Standin(nn.Module):
         return self
 
 
-@functools.cache
+_classes: dict[tuple[type, type], type] = {}
+
+
 def _both(standin: type, of: type) -> type:
     """A class of both kinds, of which no instance is made."""
-    try:
-        return types.new_class(f"{standin.__name__}{of.__name__}", (standin, of))
-    except TypeError:  # their metaclasses do not go together
-        return standin
+    found = _classes.get((standin, of))
+    if found is None:
+        try:
+            found = types.new_class(f"{standin.__name__}{of.__name__}", (standin, of))
+        except TypeError:  # their metaclasses do not go together
+            found = standin
+        _classes[standin, of] = found
+    return found
 
 
 def _bare(kind: type[Standin]) -> Standin:
