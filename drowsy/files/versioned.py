@@ -13,7 +13,6 @@ from typing import Any
 
 from drowsy.files.messages import legible, listed, quoted
 
-
 # Far above any file of the project: frontiers of thousands of points have tens of megabytes.
 _BYTES = 1 << 28
 _LEVELS = 32

@@ -49,8 +49,8 @@ class LayerSetting:
         told = (self.stream, self.phase)
         if told != (None, None) and not all(type(n) is int and 0 <= n < 2**32 for n in told):
             raise ValueError(
-                f"stream and phase: got {quoted(self.stream)} and {quoted(self.phase)}, allowed: two "
-                "integers from 0 to 2**32 - 1, or none"
+                f"stream and phase: got {quoted(self.stream)} and {quoted(self.phase)}, allowed: "
+                "two integers from 0 to 2**32 - 1, or none"
             )
 
 

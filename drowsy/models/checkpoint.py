@@ -22,8 +22,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises:
         ValueError: names that are missing or unexpected, shapes that differ, tensors that are not
-            floating point or not finite in float32; of each the first few are listed. The network is
-            as it was.
+            floating point or not finite in float32; of each the first few are listed. The network
+            is as it was.
     """
     tensors = read_tensors(path)
     wanted = model.state_dict()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drowsy.files.messages import legible, listed, quoted
+from drowsy.files.messages import legible, quoted
 from drowsy.files.tensors import read_described, write_tensors
 from drowsy.files.versioned import check_header, check_keys, is_number
 from drowsy.knob.schedule import Setting
@@ -84,8 +84,8 @@ class Calibration:
         if (self.k, self.layers) != (k, tuple(layers)):
             raise ValueError(
                 f"calibration: is of {len(self.layers)} layers with k = {self.k} "
-                f"({', '.join(map(legible, self.layers[:3]))} ...), the network has {len(layers)} with k = "
-                f"{k} ({', '.join(list(layers)[:3])} ...)"
+                f"({', '.join(map(legible, self.layers[:3]))} ...), the network has {len(layers)} "
+                f"with k = {k} ({', '.join(list(layers)[:3])} ...)"
             )
         for setting, corrections in self.points.items():
             if len(setting) != len(layers) or not corrections.keys() <= layers.keys():
@@ -223,8 +223,8 @@ def _corrections(
             )
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(
-                f"{where}: {legible(key)}: got {tensor.dtype}, NaN or infinity, allowed: finite numbers of "
-                "floating point"
+                f"{where}: {legible(key)}: got {tensor.dtype}, NaN or infinity, allowed: finite "
+                "numbers of floating point"
             )
         parts[numbers[number]].setdefault(name, {})[part] = tensor
     for point, layer_parts in enumerate(parts):

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from drowsy.files.messages import quoted
 
-
 # As many digits as the text form has; beyond any layer, and below what kernels count to.
 _LARGEST = 999_999_999
 
