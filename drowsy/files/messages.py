@@ -17,7 +17,7 @@ _LISTED = 8
 
 
 class _Short(reprlib.Repr):
-    """``repr`` to a few elements, levels and characters; integers in full, if Python writes them."""
+    """``repr`` to a few elements, levels and characters; integers in full, if Python can."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,16 +34,15 @@ class Grain:
     _FORMS: ClassVar[str] = "neuron, position, position:G, channel, channel:G, tile:MxN"
 
     def __post_init__(self) -> None:
-        needs = {
-            "neuron": self.positions == 0 and self.channels == 0,
-            "channel": self.positions == 0 and self.channels >= 0,
-            "position": self.positions == 0 and self.channels >= 0,
-            "tile": self.positions > 0 and self.channels > 0,
-        }
         sizes = (self.positions, self.channels)
-        if not all(type(size) is int and size <= _LARGEST for size in sizes) or not needs.get(
-            self.kind, False
-        ):
+        countable = all(type(size) is int and 0 <= size <= _LARGEST for size in sizes)
+        needs = {
+            "neuron": sizes == (0, 0),
+            "channel": self.positions == 0,
+            "position": self.positions == 0,
+            "tile": 0 not in sizes,
+        }
+        if not countable or not needs.get(self.kind, False):
             raise ValueError(
                 f"grain: got kind={quoted(self.kind)}, positions={quoted(self.positions)}, "
                 f"channels={quoted(self.channels)}; allowed: {self._FORMS} with positive G, M, N "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,9 +340,42 @@ def test_a_bad_cifar_file_is_told(cifar: Path):
         load_images(cifar, CIFAR)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 0}, "crop: got 0, allowed: an integer, 1 or more"),
+        ({"crop": 4.0}, r"crop: got 4\.0, allowed: an integer"),
+        ({"resize": 0}, "resize: got 0, allowed: an integer, 1 or more, or None"),
+        ({"resize": True}, "resize: got True, allowed: an integer"),
+        ({"mean": (0.0, 0.0)}, r"mean: got \(0\.0, 0\.0\), allowed: three finite numbers"),
+        ({"mean": (0.0, math.nan, 0.0)}, "mean: got .*nan.*, allowed: three finite numbers"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std: got \(1\.0, 0\.0, 1\.0\), allowed: .* above 0"),
+        ({"std": (1.0, -1.0, 1.0)}, "std: got .*allowed: three finite numbers above 0"),
+    ],
+    ids=str,
+)
+def test_what_no_image_can_be_prepared_by_is_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(PLAIN, **changes)
+
+
+def test_a_crop_beyond_what_images_are_scaled_down_to_is_refused(tmp_path: Path):
+    save(tmp_path / "a.png", size=(40, 40))
+    with pytest.raises(ValueError, match=r"resize: got 3, allowed: 4 \(crop\) or more"):
+        load_images(tmp_path, replace(PLAIN, resize=3))
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.0, True], ids=str)
+def test_classes_are_a_number_of_them(tmp_path: Path, classes: Any):
+    save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"classes: got .*, allowed: an integer, 1 or more"):
+        load_images(tmp_path, PLAIN, classes=classes)
+
+
 def test_images_that_normalisation_spoilt_do_not_reach_a_network(tmp_path: Path):
     save(tmp_path / "a.png", 0)
-    spoilt = load_images(tmp_path, Preprocess(None, 4, (0.0,) * 3, (0.0,) * 3)).images
+    # In float32 these are 0.
+    spoilt = load_images(tmp_path, Preprocess(None, 4, (0.0,) * 3, (1e-60,) * 3)).images
     with pytest.raises(ValueError, match="images: number 0 holds NaN or infinity"):
         check_images(spoilt)
 
