@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
 # Longer paths than any system opens are shortened.
@@ -30,6 +31,10 @@ class _Short(reprlib.Repr):
             return repr(x)
         except ValueError:  # a few thousand digits, no more
             return f"an integer of {x.bit_length()} bits"
+
+    def repr_Fraction(self, x: Fraction, level: int) -> str:
+        parts = (x.numerator, x.denominator) if x.denominator > 1 else (x.numerator,)
+        return "/".join(self.repr_int(part, level) for part in parts)
 
 
 _SHORT = _Short()

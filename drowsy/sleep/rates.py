@@ -21,5 +21,7 @@ def threshold(rate: float | Fraction, k: int = DEFAULT_K) -> int:
         raise TypeError(f"rate: got {quoted(rate)}, allowed: a number in [0, 1)")
     j = round(rate * k) if 0 <= rate < 1 else k
     if j >= k or abs(float(rate) - j / k) > 1e-9:
-        raise ValueError(f"rate: got {rate}, allowed: multiples of 1/{k} from 0 to {k - 1}/{k}")
+        raise ValueError(
+            f"rate: got {quoted(rate)}, allowed: multiples of 1/{k} from 0 to {k - 1}/{k}"
+        )
     return j

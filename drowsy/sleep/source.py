@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import re
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import ClassVar
 
 from torch import Tensor
@@ -159,9 +159,8 @@ def _numbers(text: str) -> tuple[int, ...] | None:
 
 def check_options(source: Source) -> None:
     """Raise ValueError unless ``parse_source`` reads the source's text form back."""
-    text = source_text(source)
     try:
-        readable = source_text(parse_source(text)) == text
+        readable = astuple(parse_source(source_text(source))) == astuple(source)
     except ValueError:
         readable = False
     if not readable:

@@ -47,9 +47,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
             4,
             r"weights: \S*x: header: a: given more than once",
         ),
-        (f'{{"a": {entry("F4", [8], 4)}}}', 4, r"weights: \S*x holds what torch cannot read"),
+        (f'{{"a": {entry("F4", [8], 4)}}}', 4, r"weights: \S*x (holds what|is not a whole)"),
         (
-            f'{{"a": {entry("F32", [0, 2**62, 4], 0)}}}',
+            f'{{"a": {entry("F32", [0, 2**63 - 1, 2], 0)}}}',
             0,
             r"weights: \S*x holds what torch cannot read",
         ),

@@ -31,7 +31,7 @@ def test_json_is_read(tmp_path: Path, value: Any) -> None:
     ids=["33 lists", "900 lists", "100,000 lists", "33 objects"],
 )
 def test_deep_json_is_refused_however_deep_the_parser_goes(text: str) -> None:
-    with pytest.raises(ValueError, match="^here: nested too deeply, allowed: a few levels$"):
+    with pytest.raises(ValueError, match=r"^here: nested too deeply, allowed: a few levels$"):
         parse_json(text, "here")
 
 

@@ -326,6 +326,30 @@ def test_bad_cifar_labels_are_told(cifar: Path, values: Any, message: str):
         load_images(cifar, CIFAR, classes=10)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000 + "]" * 5000, "cannot be read .*nested too deeply"),
+        ("[1, 2, " + "9" * 5000 + "]", "cannot be read .*an integer of 5000 digits"),
+        ("[1, 2, 1.0]", r"holds 1\.0, allowed: integers"),
+        ("[1, 2, NaN]", "holds nan, allowed: integers"),
+        ("[1, 2, [[[[[[]]]]]]]", r"holds \[\[\[\[\[\.\.\.\]\]\]\]\], allowed: integers"),
+        ('{"a": 1, "a": 2}', "cannot be read .*a: given more than once"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_label_files_of_strangers_are_told(cifar: Path, text: str, message: str):
+    (cifar / "labels.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"labels: \S*labels\.json {message}"):
+        load_images(cifar, CIFAR)
+
+
+def test_labels_are_numbers_that_a_tensor_holds(cifar: Path):
+    (cifar / "labels.json").write_text(f"[1, 2, {2**63}]")
+    with pytest.raises(ValueError, match=rf"labels: got {2**63} .*allowed: 0 to 2\*\*63 - 1"):
+        load_images(cifar, CIFAR)
+
+
 def test_a_bad_cifar_file_is_told(cifar: Path):
     with pytest.raises(ValueError, match=r"test_batch\.png is 1024 wide for images of 4 pixels"):
         load_images(cifar, PLAIN)
