@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drowsy.files.messages import legible, quoted
 from drowsy.files.versioned import read_json
-from drowsy.images.listing import check_label, list_images
+from drowsy.images.listing import check_label, check_regular, list_images
 from drowsy.images.preprocess import Preprocess
 from drowsy.images.reading import read_images, read_rgb
 
@@ -147,6 +147,7 @@ def _load_cifar(
         )
     where = f"labels: {legible(label_file)}"
     try:
+        check_regular(label_file, "labels")
         values = read_json(label_file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{where} cannot be read ({legible(error)})") from error

@@ -35,9 +35,16 @@ def list_images(root: Path, labels: Path | None, classes: int | None) -> Listed:
             raise FileNotFoundError(f"labels: no file {legible(labels)}")
         return _of_table(labels, root)
     for table in (root / LABELS, root.parent / LABELS):
-        if table.is_file():
+        if table.exists():
+            check_regular(table, "labels")
             return _of_table(table, root)
     return _of_folders(root, classes)
+
+
+def check_regular(path: Path, what: str) -> None:
+    """Raise ValueError for what only looks like a file: a pipe would wait for a writer forever."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{what}: {legible(path)} is no regular file, allowed: one")
 
 
 def check_label(label: int | None, classes: int | None, where: Path) -> None:

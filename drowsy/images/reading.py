@@ -15,6 +15,7 @@ from torch import Tensor
 
 from drowsy._optional import require
 from drowsy.files.messages import legible
+from drowsy.images.listing import check_regular
 from drowsy.images.preprocess import Preprocess
 
 # Tags of EXIF and TIFF, and their values.
@@ -92,9 +93,7 @@ def read_rgb(path: Path) -> tuple[Any, bool]:
     """
     pillow = require("PIL.Image", "data")
     where = f"data: {legible(path)}"
-    # A pipe would wait for a writer forever.
-    if not os.path.isfile(path):
-        raise ValueError(f"{where} is no regular file, allowed: images")
+    check_regular(path, "data")
     try:
         with pillow.open(path) as file:
             return _to_rgb(file), _is_upright(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_one_class_may_be_all(classes: Path):
         ("a.png," + "9" * 19, ValueError, r"gives '9+' for a\.png, allowed: an integer of up to"),
         ("a.png," + "9" * 5000, ValueError, r"gives '9+\.\.\.9+' for a\.png, allowed: an integ"),
         ("n" * 5000 + ",1", FileNotFoundError, r"names 'n+\.\.\.n+', which is not in "),
-        ("folder,1", ValueError, r"data: \S*folder is no regular file, allowed: images"),
+        ("folder,1", ValueError, r"data: \S*folder is no regular file, allowed: one"),
         ("gone.png,1", FileNotFoundError, r"names gone\.png, which is not in "),
         (
             "\x1b[2Jb\u202e.png,1",
@@ -203,6 +204,16 @@ def test_a_row_that_says_no_class_of_a_file_is_told(
     with pytest.raises(error, match=message) as told:
         load_images(tmp_path, PLAIN)
     assert str(told.value).isprintable()
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_a_table_that_is_a_pipe_is_not_waited_for(tmp_path: Path, above: bool):
+    save(tmp_path / "set" / "a.png")
+    os.mkfifo(tmp_path / "labels.csv" if above else tmp_path / "set" / "labels.csv")
+    with pytest.raises(
+        ValueError, match=r"labels: \S*labels\.csv is no regular file, allowed: one"
+    ):
+        load_images(tmp_path / "set", PLAIN)
 
 
 def test_columns_have_one_name_each(tmp_path: Path):

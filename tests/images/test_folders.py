@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -355,6 +356,12 @@ def test_a_bad_cifar_file_is_told(cifar: Path):
         load_images(cifar, PLAIN)
     (cifar / "labels.json").write_text("[1, 2")
     with pytest.raises(ValueError, match=r"labels: \S*labels\.json cannot be read"):
+        load_images(cifar, CIFAR)
+    (cifar / "labels.json").unlink()
+    os.mkfifo(cifar / "labels.json")
+    with pytest.raises(
+        ValueError, match=r"labels: \S*labels\.json cannot be read .*is no regular file"
+    ):
         load_images(cifar, CIFAR)
     (cifar / "labels.json").unlink()
     with pytest.raises(ValueError, match=r"labels: \S*labels\.json cannot be read"):

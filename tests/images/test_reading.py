@@ -146,9 +146,9 @@ def too_small(path: Path) -> None:
 
 BAD = {
     no_image: "b.png cannot be read as an image (cannot identify",
-    pipe: "b.png is no regular file, allowed: images",
-    device: "b.png is no regular file, allowed: images",
-    nowhere: "b.png is no regular file, allowed: images",
+    pipe: "b.png is no regular file, allowed: one",
+    device: "b.png is no regular file, allowed: one",
+    nowhere: "b.png is no regular file, allowed: one",
     bomb: "b.png cannot be read as an image (Image size (900000000 pixels) exceeds limit",
     too_small: "b.png is 3 x 9, allowed: at least 4 pixels a side",
 }
