@@ -715,6 +715,27 @@ CASES = [
         ValueError,
         "stream and phase: got 0.5 and 0, allowed: two integers",
     ),
+    Case(
+        "stream between", lambda _: SleepSpec(stream=1.5), ValueError, r"stream: got 1\.5, allowed"
+    ),
+    Case(
+        "specification of another form",
+        lambda _: SleepSpec.parse("bernoulli;neuron"),
+        ValueError,
+        "sleep: got 'bernoulli;neuron', allowed: SOURCE;GRAIN;K;STREAM",
+    ),
+    Case(
+        "register of two widths",
+        lambda _: net(source="lfsr:width=8.9"),
+        ValueError,
+        r"source lfsr: got option 'width=8\.9', allowed: width, taps, .*each once",
+    ),
+    Case(
+        "frontier that is not there",
+        lambda folder: Frontier.load(folder / "none.json"),
+        FileNotFoundError,
+        r"none\.json",
+    ),
     Case("negative phase", lambda _: SleepSpec(phase=-1), ValueError, "phase: got -1, allowed: 0"),
     Case("already drowsy", lambda _: convert(net()), ValueError, "model: is already drowsy"),
     Case(

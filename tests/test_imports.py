@@ -12,8 +12,10 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # Rooms from the ground up; those of one group do not know each other.
 GROUPS = (
     {"_distribution", "net"},
-    {"sleep", "_optional"},
-    {"files", "images", "sensors", "neuron"},
+    {"_optional"},
+    {"files"},
+    {"sleep", "images", "sensors"},
+    {"neuron"},
     {"knob", "backends", "models"},
     {"network"},
     {"graph", "energy"},

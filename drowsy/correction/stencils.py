@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drowsy.files.messages import legible, listed
 from drowsy.files.tensors import read_tensors, write_tensors
 from drowsy.graph.running import Executor
 from drowsy.images.checks import check_batch, check_images
@@ -197,11 +198,11 @@ def load_stencils(net: DrowsyNet, path: str | os.PathLike[str]) -> None:
     layers = _fillable(net)
     tables = read_tensors(path, "stencils")
     if missing := [name for name in layers if name not in tables]:
-        raise ValueError(f"stencils: {path} has no table for {', '.join(missing)}")
+        raise ValueError(f"stencils: {legible(path)} has no table for {listed(missing)}")
     try:
         _install(layers, tables)
     except ValueError as error:
-        raise ValueError(f"stencils: {path}: {error}") from error
+        raise ValueError(f"stencils: {legible(path)}: {error}") from error
 
 
 def _install(layers: dict[str, DrowsyConv2d], tables: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from drowsy._optional import require
 from drowsy.files.atomic import replacing
+from drowsy.files.messages import legible
 from drowsy.files.versioned import parse_json
 
 # Where in the header, which is text by name, the JSON is.
@@ -42,7 +44,8 @@ def read_tensors(path: str | os.PathLike[str], what: str = "weights") -> dict[st
     Raises:
         FileNotFoundError: no file there.
         ImportError: safetensors is not installed.
-        ValueError: a file that is truncated or of another format.
+        ValueError: a file that is truncated or of another format, that has a name twice, or whose
+            tensors are of a kind that torch cannot turn into float32 or copy.
     """
     return _read(Path(path), what, "safetensors")[0]
 
@@ -54,23 +57,37 @@ def read_described(path: str | os.PathLike[str], what: str) -> tuple[dict[str, T
         ValueError: a header that is no JSON.
     """
     tensors, header = _read(Path(path), what, what)
-    return tensors, parse_json(header.get(_ENTRY, "{}"), f"{what}: {path}")
+    return tensors, parse_json(header.get(_ENTRY, "{}"), f"{what}: {legible(path)}")
 
 
 def _read(path: Path, what: str, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     safetensors = require("safetensors", "models")
+    where = f"{what}: {legible(path)}"
     if not path.is_file():
-        raise FileNotFoundError(f"{what}: no file {path}")
+        raise FileNotFoundError(f"{what}: no file {legible(path)}")
     try:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _in_memory(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{what}: {path} is not a whole {kind} file; it is truncated or of another "
-            f"format ({error})"
+            f"{where} is not a whole {kind} file; it is truncated or of another format "
+            f"({legible(error)})"
         ) from error
-    return {name: _in_memory(tensor) for name, tensor in tensors.items()}, header
+    except RuntimeError as error:  # a shape or a type that torch has no tensors of
+        raise ValueError(f"{where} holds what torch cannot read ({legible(error)})") from error
+    _check_header(path, where)
+    return tensors, header
+
+
+def _check_header(path: Path, where: str) -> None:
+    """Raise ValueError where a header, known to be whole, has a name twice.
+
+    The format forbids it, and what reads the format takes the last one.
+    """
+    with open(path, "rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        parse_json(file.read(size).decode("utf-8"), f"{where}: header")
 
 
 def _in_memory(tensor: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,13 +17,33 @@ class Preprocess:
         resize: shortest side in pixels to scale a larger image down to, keeping its aspect ratio.
             An image that is smaller already is not enlarged. None: never scale.
         crop: side in pixels of the square cut from the centre.
-        mean, std: one value for each of R, G and B, on the scale 0 to 1.
+        mean, std: one value for each of R, G and B, on the scale 0 to 1; ``std`` above 0.
+
+    Raises:
+        ValueError: an argument outside of what is listed here.
     """
 
     resize: int | None
     crop: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if type(self.crop) is not int or self.crop < 1:
+            raise ValueError(f"crop: got {self.crop!r}, allowed: an integer, 1 or more")
+        if self.resize is not None and (type(self.resize) is not int or self.resize < 1):
+            raise ValueError(
+                f"resize: got {self.resize!r}, allowed: an integer, 1 or more, or None"
+            )
+        if not _three_finite(self.mean):
+            raise ValueError(f"mean: got {self.mean!r}, allowed: three finite numbers")
+        if not _three_finite(self.std) or min(self.std) <= 0:
+            raise ValueError(f"std: got {self.std!r}, allowed: three finite numbers above 0")
+
+
+def _three_finite(values: Any) -> bool:
+    numbers = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
+    return len(values) == len(numbers) == 3
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

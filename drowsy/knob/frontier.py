@@ -7,10 +7,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from drowsy.files.atomic import write_text
+from drowsy.files.messages import legible, quoted
 from drowsy.files.tables import align, csv_text
 from drowsy.files.versioned import check_header, check_keys, is_number, read_json
 from drowsy.knob.costs import ROUNDING
@@ -20,6 +20,7 @@ from drowsy.knob.schedule import Schedule
 FORMAT, VERSION = "drowsy.frontier", 1
 # What accuracy is traded for, and where an operating point has it.
 COSTS = {"macs": "saving", "latency": "latency_ms", "joules": "joules"}
+_MEASURED = ("latency_ms", "joules")
 
 
 class NoSuchPoint(LookupError):
@@ -66,10 +67,16 @@ class OperatingPoint:
             )
         for name, figure in self.figures.items():
             METRICS[name].check(figure)
-        for name in ("latency_ms", "joules"):
+        for name in _MEASURED:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}: got {value}, allowed: a finite number, 0 or more")
+        for name, value in (self.spread or {}).items():
+            if name not in METRICS.keys() | _MEASURED or not 0 <= value < math.inf:
+                raise ValueError(
+                    f"spread: got {quoted(name)}: {quoted(value)}, allowed: of "
+                    f"{', '.join([*METRICS, *_MEASURED])} finite numbers, 0 or more"
+                )
 
     @property
     def figures(self) -> dict[str, float]:
@@ -105,19 +112,21 @@ class OperatingPoint:
         check_keys(data, {*names, *further}, where)
         schedule = Schedule.from_dict(data["schedule"], f"{where}: schedule")
         own = [name for name in METRICS if name in _FIELDS]
-        for name in ("saving", *own, *further, "latency_ms", "joules"):
+        for name in ("saving", *own, *further, *_MEASURED):
             value = data[name]
             if not is_number(value) and (value is not None or name in ("saving", *further)):
-                raise ValueError(f"{where}: {name}: got {value!r}, allowed: a number")
+                raise ValueError(f"{where}: {name}: got {quoted(value)}, allowed: a number")
         images, seeds, spread = data["images"], data["seeds"], data["spread"]
         if type(images) is not int or images < 0:
-            raise ValueError(f"{where}: images: got {images!r}, allowed: an integer, 0 or more")
+            raise ValueError(
+                f"{where}: images: got {quoted(images)}, allowed: an integer, 0 or more"
+            )
         if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
-            raise ValueError(f"{where}: seeds: got {seeds!r}, allowed: a list of integers")
+            raise ValueError(f"{where}: seeds: got {quoted(seeds)}, allowed: a list of integers")
         if spread is not None and not (
             isinstance(spread, dict) and all(map(is_number, spread.values()))
         ):
-            raise ValueError(f"{where}: spread: got {spread!r}, allowed: names with numbers")
+            raise ValueError(f"{where}: spread: got {quoted(spread)}, allowed: names with numbers")
         try:
             values = {name: data[name] for name in names}
             values |= {"schedule": schedule, "seeds": tuple(seeds)}
@@ -132,7 +141,7 @@ _FIELDS = frozenset(field.name for field in fields(OperatingPoint))
 def check_cost(cost: str) -> None:
     """Raise unless accuracy can be traded for this."""
     if cost not in tuple(COSTS):
-        raise ValueError(f"cost: got {cost!r}, allowed: {', '.join(COSTS)}")
+        raise ValueError(f"cost: got {quoted(cost)}, allowed: {', '.join(COSTS)}")
 
 
 def spared(point: OperatingPoint, cost: str) -> float:
@@ -151,7 +160,7 @@ def pareto(
     """
     check_cost(cost)
     if objective not in objectives():
-        raise ValueError(f"objective: got {objective!r}, allowed: {', '.join(objectives())}")
+        raise ValueError(f"objective: got {quoted(objective)}, allowed: {', '.join(objectives())}")
     kept: list[OperatingPoint] = []
     best = -math.inf
     pool = list(points)
@@ -207,13 +216,16 @@ class Frontier:
         """Fraction of the cost at rate 0 that the point saves.
 
         Raises:
-            ValueError: latency or joules, and no point at rate 0 was given.
+            ValueError: latency or joules, and no point at rate 0 was given, or it has 0.
         """
         if self.cost == "macs":
             return point.saving
         if self.reference is None:
             raise ValueError(f"saved: {self.cost} at rate 0 was not measured")
-        return 1 - spared(point, self.cost) / spared(self.reference, self.cost)
+        whole = spared(self.reference, self.cost)
+        if not whole:
+            raise ValueError(f"saved: {self.cost} at rate 0 is 0, of which nothing can be saved")
+        return 1 - spared(point, self.cost) / whole
 
     def at(
         self,
@@ -338,15 +350,19 @@ class Frontier:
         """Read a frontier file.
 
         Raises:
-            ValueError: not JSON, another format or version, or a point that is not allowed.
+            OSError: the file cannot be opened: FileNotFoundError, IsADirectoryError and others.
+            ValueError: not JSON, another format or version, or a point that is not allowed; names
+                the file, the point, the field, what it holds and what is allowed.
         """
-        data, where = read_json(path), str(Path(path))
+        data, where = read_json(path), legible(path)
         check_header(data, FORMAT, VERSION, where)
         # Files from before searches by latency and joules do not name a cost.
         data.setdefault("cost", "macs")
         check_keys(data, {"format", "version", "objective", "cost", "reference", "points"}, where)
         if not isinstance(data["points"], list) or not data["points"]:
-            raise ValueError(f"{where}: points: got {data['points']!r}, allowed: a list of points")
+            raise ValueError(
+                f"{where}: points: got {quoted(data['points'])}, allowed: a list of points"
+            )
         points = [
             OperatingPoint.from_dict(entry, f"{where}: point {i}")
             for i, entry in enumerate(data["points"])

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from drowsy.files.atomic import write_text
+from drowsy.files.messages import legible, quoted
 from drowsy.files.versioned import check_header, check_keys, parse_json, read_json
 from drowsy.sleep import DEFAULT_K, MAX_K, Grain, check_fill, threshold
 
@@ -48,8 +49,8 @@ class LayerSetting:
         told = (self.stream, self.phase)
         if told != (None, None) and not all(type(n) is int and 0 <= n < 2**32 for n in told):
             raise ValueError(
-                f"stream and phase: got {self.stream!r} and {self.phase!r}, allowed: two integers "
-                "from 0 to 2**32 - 1, or none"
+                f"stream and phase: got {quoted(self.stream)} and {quoted(self.phase)}, allowed: "
+                "two integers from 0 to 2**32 - 1, or none"
             )
 
 
@@ -69,12 +70,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if type(self.k) is not int or not 2 <= self.k <= MAX_K:
-            raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
+            raise ValueError(f"k: got {quoted(self.k)}, allowed: an integer from 2 to {MAX_K}")
         for name, layer in self.layers.items():
             if not isinstance(name, str):
-                raise TypeError(f"layers: got the name {name!r}, allowed: text")
+                raise TypeError(f"layers: got the name {quoted(name)}, allowed: text")
             if not isinstance(layer, LayerSetting):
-                raise TypeError(f"layer {name}: got {layer!r}, allowed: a LayerSetting")
+                raise TypeError(
+                    f"layer {legible(name)}: got {quoted(layer)}, allowed: a LayerSetting"
+                )
         exact = {
             name: replace(layer, rate=Fraction(named(name, threshold, layer.rate, self.k), self.k))
             for name, layer in self.layers.items()
@@ -118,10 +121,10 @@ class Schedule:
         check_header(data, FORMAT, VERSION, where)
         check_keys(data, {"format", "version", "k", "layers"}, where)
         if not isinstance(data["layers"], dict):
-            raise ValueError(f"{where}: layers: got {data['layers']!r}, allowed: an object")
+            raise ValueError(f"{where}: layers: got {quoted(data['layers'])}, allowed: an object")
         layers = {}
         for name, entry in data["layers"].items():
-            place = f"{where}: layers: {name}"
+            place = f"{where}: layers: {legible(name)}"
             shared = isinstance(entry, dict) and entry.keys() & {"stream", "phase"}
             keys = {"rate", "grain", "fill"} | ({"stream", "phase"} if shared else set())
             check_keys(entry, keys, place)
@@ -152,11 +155,11 @@ class Schedule:
         """Read a schedule file.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: the file cannot be opened: FileNotFoundError, IsADirectoryError and others.
             ValueError: not JSON, another format or version, or a setting that is not allowed; names
                 the file, the field, what it holds and what is allowed.
         """
-        return cls.from_dict(read_json(path), str(path))
+        return cls.from_dict(read_json(path), legible(path))
 
 
 def _number(rate: Any) -> Fraction:
@@ -168,7 +171,9 @@ def _number(rate: Any) -> Fraction:
             return Fraction(rate)
     except (ValueError, OverflowError, ZeroDivisionError):
         pass
-    raise ValueError(f'rate: got {rate!r}, allowed: a number in [0, 1), or text such as "3/8"')
+    raise ValueError(
+        f'rate: got {quoted(rate)}, allowed: a number in [0, 1), or text such as "3/8"'
+    )
 
 
 def named(name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -176,4 +181,4 @@ def named(name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return function(*args, **kwargs)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"layer {name}: {error}") from error
+        raise ValueError(f"layer {legible(name)}: {error}") from error

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from drowsy.files.messages import legible, listed
 from drowsy.files.tensors import read_tensors
 
 # The counter of training batches in a batch norm; many files leave it out and inference ignores it.
 _COUNTER = "num_batches_tracked"
-_LISTED = 8
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -23,7 +22,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Raises:
         ValueError: names that are missing or unexpected, shapes that differ, tensors that are not
-            floating point; all are listed. The network is as it was.
+            floating point or not finite in float32; of each the first few are listed. The network
+            is as it was.
     """
     tensors = read_tensors(path)
     wanted = model.state_dict()
@@ -43,15 +43,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
             for name in wanted.keys() & tensors.keys()
             if tensors[name].dtype != wanted[name].dtype
         ],
+        "NaN or infinity in": [
+            name for name in wanted.keys() & tensors.keys() if not tensors[name].isfinite().all()
+        ],
     }
-    lines = [f"  {what}: {_listed(names)}" for what, names in problems.items() if names]
+    lines = [f"  {what}: {listed(names)}" for what, names in problems.items() if names]
     if lines:
-        raise ValueError("\n".join([f"weights: {path} does not fit the network", *lines]))
+        raise ValueError("\n".join([f"weights: {legible(path)} does not fit the network", *lines]))
     model.load_state_dict(tensors, assign=True)
-
-
-def _listed(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    ordered = sorted(names)
-    more = len(ordered) - _LISTED
-    return ", ".join(ordered[:_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drowsy.files.messages import legible, quoted
 from drowsy.files.tensors import read_described, write_tensors
 from drowsy.files.versioned import check_header, check_keys, is_number
 from drowsy.knob.schedule import Setting
@@ -83,8 +84,8 @@ class Calibration:
         if (self.k, self.layers) != (k, tuple(layers)):
             raise ValueError(
                 f"calibration: is of {len(self.layers)} layers with k = {self.k} "
-                f"({', '.join(self.layers[:3])} ...), the network has {len(layers)} with k = "
-                f"{k} ({', '.join(list(layers)[:3])} ...)"
+                f"({', '.join(map(legible, self.layers[:3]))} ...), the network has {len(layers)} "
+                f"with k = {k} ({', '.join(list(layers)[:3])} ...)"
             )
         for setting, corrections in self.points.items():
             if len(setting) != len(layers) or not corrections.keys() <= layers.keys():
@@ -156,7 +157,7 @@ class Calibration:
                 that holds what no calibration can; names the field or tensor.
         """
         tensors, about = read_described(path, "calibration")
-        where = f"calibration: {path}"
+        where = f"calibration: {legible(path)}"
         _check_about(about, where)
         settings = [tuple(setting) for setting in about["settings"]]
         layers, shares, norms = (tuple(about[name]) for name in ("layers", "shares", "norms"))
@@ -174,7 +175,7 @@ def _check_about(about: Any, where: str) -> None:
 
     def check(name: str, good: bool, allowed: str) -> None:
         if not good:
-            raise ValueError(f"{where}: {name}: got {about[name]!r:.80}, allowed: {allowed}")
+            raise ValueError(f"{where}: {name}: got {quoted(about[name])}, allowed: {allowed}")
 
     def listed(values: Any, good: Callable[[Any], bool], count: int | None = None) -> bool:
         right = isinstance(values, list) and all(map(good, values))
@@ -209,25 +210,29 @@ def _corrections(
 ) -> list[dict[str, Correction]]:
     """Each point's corrections by layer, of tensors that are called ``POINT/LAYER/PART``."""
     numbers = {str(number): number for number in range(points)}
+    known = frozenset(layers)
     parts: list[dict[str, dict[str, Tensor]]] = [{} for _ in numbers]
     for key, tensor in tensors.items():
         number, _, rest = key.partition("/")
         name, _, part = rest.rpartition("/")
-        if number not in numbers or name not in layers or part not in ("scale", "bias", "delta"):
+        if number not in numbers or name not in known or part not in ("scale", "bias", "delta"):
             raise ValueError(
-                f"{where}: got a tensor {key!r}, allowed: POINT/LAYER/PART with scale, bias or "
-                f"delta, of {points} points and the layers {', '.join(layers[:3])} ..."
+                f"{where}: got a tensor {quoted(key)}, allowed: POINT/LAYER/PART with scale, bias "
+                f"or delta, of {points} points and the layers {', '.join(map(legible, layers[:3]))}"
+                " ..."
             )
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(
-                f"{where}: {key}: got {tensor.dtype}, NaN or infinity, allowed: finite numbers of "
-                "floating point"
+                f"{where}: {legible(key)}: got {tensor.dtype}, NaN or infinity, allowed: finite "
+                "numbers of floating point"
             )
         parts[numbers[number]].setdefault(name, {})[part] = tensor
     for point, layer_parts in enumerate(parts):
         for name, found in layer_parts.items():
             if missing := {"scale", "bias"} - found.keys():
-                raise ValueError(f"{where}: {point}/{name}: missing {', '.join(sorted(missing))}")
+                raise ValueError(
+                    f"{where}: {point}/{legible(name)}: missing {', '.join(sorted(missing))}"
+                )
     return [{name: Correction(**found) for name, found in each.items()} for each in parts]
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from drowsy.files.messages import quoted
 from drowsy.sleep.grain import Grain
 
 NEIGHBOUR_FILLS = ("nearest", "interpolate", "stencil")
@@ -19,7 +20,7 @@ def check_fill(fill: str, grain: Grain) -> str:
             the grain's cells are larger than a position.
     """
     if fill not in FILLS:
-        raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(FILLS)}")
+        raise ValueError(f"fill: got {quoted(fill)}, allowed: {', '.join(FILLS)}")
     if fill in NEIGHBOUR_FILLS and not grain.of_single_positions:
         raise ValueError(
             f"fill: got {fill!r} with grain {grain}, allowed: "

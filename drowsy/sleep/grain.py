@@ -6,6 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from drowsy.files.messages import quoted
+
+# As many digits as the text form has; beyond any layer, and below what kernels count to.
+_LARGEST = 999_999_999
+
 
 @dataclass(frozen=True)
 class Grain:
@@ -29,16 +34,19 @@ class Grain:
     _FORMS: ClassVar[str] = "neuron, position, position:G, channel, channel:G, tile:MxN"
 
     def __post_init__(self) -> None:
+        sizes = (self.positions, self.channels)
+        countable = all(type(size) is int and 0 <= size <= _LARGEST for size in sizes)
         needs = {
-            "neuron": self.positions == 0 and self.channels == 0,
-            "channel": self.positions == 0 and self.channels >= 0,
-            "position": self.positions == 0 and self.channels >= 0,
-            "tile": self.positions > 0 and self.channels > 0,
+            "neuron": sizes == (0, 0),
+            "channel": self.positions == 0,
+            "position": self.positions == 0,
+            "tile": 0 not in sizes,
         }
-        if not needs.get(self.kind, False):
+        if not countable or not needs.get(self.kind, False):
             raise ValueError(
-                f"grain: got kind={self.kind!r}, positions={self.positions}, "
-                f"channels={self.channels}; allowed: {self._FORMS} with positive G, M, N"
+                f"grain: got kind={quoted(self.kind)}, positions={quoted(self.positions)}, "
+                f"channels={quoted(self.channels)}; allowed: {self._FORMS} with positive G, M, N "
+                f"up to {_LARGEST:,}"
             )
 
     @classmethod
@@ -47,13 +55,14 @@ class Grain:
         if isinstance(text, Grain):
             return text
         if not isinstance(text, str):
-            raise TypeError(f"grain: got {text!r}, allowed: {cls._FORMS}")
+            raise TypeError(f"grain: got {quoted(text)}, allowed: {cls._FORMS}")
         match = re.fullmatch(
-            r"(neuron|channel|position)|(channel|position):([1-9]\d*)|tile:([1-9]\d*)x([1-9]\d*)",
+            r"(neuron|channel|position)|(channel|position):([1-9][0-9]{0,8})|"
+            r"tile:([1-9][0-9]{0,8})x([1-9][0-9]{0,8})",
             text,
         )
         if match is None:
-            raise ValueError(f"grain: got {text!r}, allowed: {cls._FORMS}")
+            raise ValueError(f"grain: got {quoted(text)}, allowed: {cls._FORMS}")
         plain, grouped, group, rows, columns = match.groups()
         if plain:
             return cls(plain)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import re
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import ClassVar
 
 from torch import Tensor
+
+from drowsy.files.messages import quoted
 
 
 @dataclass(frozen=True)
@@ -129,20 +131,43 @@ def parse_source(text: str | Source) -> Source:
         return text
     name, _, options = str(text).partition(":")
     if name not in SOURCES:
-        raise ValueError(f"source: got {text!r}, allowed: {', '.join(SOURCES)}")
+        raise ValueError(f"source: got {quoted(text)}, allowed: {', '.join(SOURCES)}")
     kind = SOURCES[name]
     defaults = {field.name: field.default for field in fields(kind)}
     values: dict[str, int | tuple[int, ...]] = {}
     for option in filter(None, options.split(",")):
-        key, _, value = option.partition("=")
-        if key not in defaults or not re.fullmatch(r"\d+(\.\d+)*", value):
+        key, given, value = option.partition("=")
+        numbers = _numbers(value) if given else None
+        several = isinstance(defaults.get(key), tuple)
+        again = key in values
+        if key not in defaults or again or numbers is None or not (several or len(numbers) == 1):
             raise ValueError(
-                f"source {name}: got option {option!r}, allowed: "
-                f"{', '.join(defaults) or 'none'}, each with dot-separated integers"
+                f"source {name}: got option {quoted(option)}, allowed: "
+                f"{', '.join(defaults) or 'none'}, each once, with dot-separated integers"
             )
-        numbers = tuple(int(number) for number in value.split("."))
-        values[key] = numbers if isinstance(defaults[key], tuple) else numbers[0]
+        values[key] = numbers if several else numbers[0]
     return kind(**values)
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    """Dot-separated integers of a text, which may be none; None where it holds something else."""
+    parts = text.split(".") if text else []
+    if not all(re.fullmatch("-?[0-9]{1,18}", part) for part in parts):
+        return None
+    return tuple(map(int, parts))
+
+
+def check_options(source: Source) -> None:
+    """Raise ValueError unless ``parse_source`` reads the source's text form back."""
+    try:
+        readable = astuple(parse_source(source_text(source))) == astuple(source)
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ValueError(
+            f"source: got {quoted(source)}, allowed: options that are integers of up to 18 digits, "
+            "or tuples of such, as the field's default is"
+        )
 
 
 def source_text(source: Source) -> str:

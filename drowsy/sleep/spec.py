@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field, replace
 
+from drowsy.files.messages import quoted
 from drowsy.sleep.counters import MASK32
 from drowsy.sleep.grain import Grain
 from drowsy.sleep.independent import Bernoulli
 from drowsy.sleep.rates import DEFAULT_K, MAX_K
-from drowsy.sleep.source import LayerMap, Source, parse_source, source_text
+from drowsy.sleep.source import LayerMap, Source, check_options, parse_source, source_text
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,20 @@ class SleepSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", parse_source(self.source))
+        check_options(self.source)
         object.__setattr__(self, "grain", Grain.parse(self.grain))
         if self.source.single_positions and not self.grain.of_single_positions:
             raise ValueError(
                 f"grain: got {self.grain} with source {self.source.name}, allowed: grains of "
                 "single positions (neuron, position, position:G, tile:1xN)"
             )
-        if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
-            raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
+        if type(self.k) is not int or not 2 <= self.k <= MAX_K:
+            raise ValueError(f"k: got {quoted(self.k)}, allowed: an integer from 2 to {MAX_K}")
         for name, number in (("stream", self.stream), ("phase", self.phase)):
-            if not 0 <= number <= MASK32:
-                raise ValueError(f"{name}: got {number}, allowed: 0 to {MASK32}")
+            if type(number) is not int or not 0 <= number <= MASK32:
+                raise ValueError(
+                    f"{name}: got {quoted(number)}, allowed: 0 to {MASK32}, an integer"
+                )
 
     def layer_map(self, shape: tuple[int, int, int, int]) -> LayerMap:
         """What a source is told of a layer whose output is ``(N, C, OH, OW)``."""
@@ -64,9 +69,20 @@ class SleepSpec:
     @staticmethod
     @functools.lru_cache(maxsize=4096)
     def parse(text: str) -> SleepSpec:
-        """Read ``str(spec)`` back; the layer's operator carries its spec in this form."""
-        source, grain, *numbers = text.split(";")
-        return SleepSpec(parse_source(source), Grain.parse(grain), *map(int, numbers))
+        """Read ``str(spec)`` back; the layer's operator carries its spec in this form.
+
+        Raises:
+            ValueError: a text of another form, or one that names what no specification can have.
+        """
+        form = "([^;]*);([^;]*);([0-9]{1,3});([0-9]{1,10})(?:;([0-9]{1,10}))?"
+        match = re.fullmatch(form, text)
+        if match is None:
+            raise ValueError(
+                f"sleep: got {quoted(text)}, allowed: SOURCE;GRAIN;K;STREAM or "
+                "SOURCE;GRAIN;K;STREAM;PHASE"
+            )
+        source, grain, k, stream, phase = match.groups(default="0")
+        return SleepSpec(parse_source(source), Grain.parse(grain), int(k), int(stream), int(phase))
 
 
 @functools.lru_cache(maxsize=4096)

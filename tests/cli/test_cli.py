@@ -28,10 +28,11 @@ STUDY = ["study", "--model", "caffenet_cifar", "--k", "3"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three classes of four random images."""
+    """Four random images of each of the first three of ten classes."""
     rng = np.random.default_rng(0)
-    for label in range(3):
+    for label in range(10):
         (tmp_path / "data" / f"class{label}").mkdir(parents=True)
+    for label in range(3):
         for i in range(4):
             pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / f"class{label}" / f"{i}.png")
@@ -150,12 +151,12 @@ def test_a_network_of_ones_own(
         "from torch import nn\n"
         "def build():\n"
         "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
-        "                         nn.Flatten(), nn.Linear(4, 3))\n"
+        "                         nn.Flatten(), nn.Linear(4, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = ["uniform", "--model", "mynets:build", "--data", str(folder), "--crop", "32"]
-    assert main([*arguments, "--classes", "3", "--out", "mine", "--fill", "interpolate"]) == 0
+    assert main([*arguments, "--classes", "10", "--out", "mine", "--fill", "interpolate"]) == 0
     with open(tmp_path / "mine" / "uniform.csv", newline="") as file:
         assert {row["fill"] for row in csv.DictReader(file)} == {"rescale", "zero", "interpolate"}
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -324,11 +327,41 @@ def test_bad_cifar_labels_are_told(cifar: Path, values: Any, message: str):
         load_images(cifar, CIFAR, classes=10)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000 + "]" * 5000, "cannot be read .*nested too deeply"),
+        ("[1, 2, " + "9" * 5000 + "]", "cannot be read .*an integer of 5000 digits"),
+        ("[1, 2, 1.0]", r"holds 1\.0, allowed: integers"),
+        ("[1, 2, NaN]", "holds nan, allowed: integers"),
+        ("[1, 2, [[[[[[]]]]]]]", r"holds \[\[\[\[\[\.\.\.\]\]\]\]\], allowed: integers"),
+        ('{"a": 1, "a": 2}', "cannot be read .*a: given more than once"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_label_files_of_strangers_are_told(cifar: Path, text: str, message: str):
+    (cifar / "labels.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"labels: \S*labels\.json {message}"):
+        load_images(cifar, CIFAR)
+
+
+def test_labels_are_numbers_that_a_tensor_holds(cifar: Path):
+    (cifar / "labels.json").write_text(f"[1, 2, {2**63}]")
+    with pytest.raises(ValueError, match=rf"labels: got {2**63} .*allowed: 0 to 2\*\*63 - 1"):
+        load_images(cifar, CIFAR)
+
+
 def test_a_bad_cifar_file_is_told(cifar: Path):
     with pytest.raises(ValueError, match=r"test_batch\.png is 1024 wide for images of 4 pixels"):
         load_images(cifar, PLAIN)
     (cifar / "labels.json").write_text("[1, 2")
     with pytest.raises(ValueError, match=r"labels: \S*labels\.json cannot be read"):
+        load_images(cifar, CIFAR)
+    (cifar / "labels.json").unlink()
+    os.mkfifo(cifar / "labels.json")
+    with pytest.raises(
+        ValueError, match=r"labels: \S*labels\.json cannot be read .*is no regular file"
+    ):
         load_images(cifar, CIFAR)
     (cifar / "labels.json").unlink()
     with pytest.raises(ValueError, match=r"labels: \S*labels\.json cannot be read"):
@@ -338,9 +371,42 @@ def test_a_bad_cifar_file_is_told(cifar: Path):
         load_images(cifar, CIFAR)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 0}, "crop: got 0, allowed: an integer, 1 or more"),
+        ({"crop": 4.0}, r"crop: got 4\.0, allowed: an integer"),
+        ({"resize": 0}, "resize: got 0, allowed: an integer, 1 or more, or None"),
+        ({"resize": True}, "resize: got True, allowed: an integer"),
+        ({"mean": (0.0, 0.0)}, r"mean: got \(0\.0, 0\.0\), allowed: three finite numbers"),
+        ({"mean": (0.0, math.nan, 0.0)}, "mean: got .*nan.*, allowed: three finite numbers"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std: got \(1\.0, 0\.0, 1\.0\), allowed: .* above 0"),
+        ({"std": (1.0, -1.0, 1.0)}, "std: got .*allowed: three finite numbers above 0"),
+    ],
+    ids=str,
+)
+def test_what_no_image_can_be_prepared_by_is_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        replace(PLAIN, **changes)
+
+
+def test_a_crop_beyond_what_images_are_scaled_down_to_is_refused(tmp_path: Path):
+    save(tmp_path / "a.png", size=(40, 40))
+    with pytest.raises(ValueError, match=r"resize: got 3, allowed: 4 \(crop\) or more"):
+        load_images(tmp_path, replace(PLAIN, resize=3))
+
+
+@pytest.mark.parametrize("classes", [0, -1, 2.0, True], ids=str)
+def test_classes_are_a_number_of_them(tmp_path: Path, classes: Any):
+    save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"classes: got .*, allowed: an integer, 1 or more"):
+        load_images(tmp_path, PLAIN, classes=classes)
+
+
 def test_images_that_normalisation_spoilt_do_not_reach_a_network(tmp_path: Path):
     save(tmp_path / "a.png", 0)
-    spoilt = load_images(tmp_path, Preprocess(None, 4, (0.0,) * 3, (0.0,) * 3)).images
+    # In float32 these are 0.
+    spoilt = load_images(tmp_path, Preprocess(None, 4, (0.0,) * 3, (1e-60,) * 3)).images
     with pytest.raises(ValueError, match="images: number 0 holds NaN or infinity"):
         check_images(spoilt)
 

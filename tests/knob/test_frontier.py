@@ -284,7 +284,18 @@ def test_a_network_without_labels_has_a_frontier_of_agreement(tmp_path: Path):
             "point 1: spread: got .*, allowed: names with",
         ),
         (("points", 1, "spread"), {"top1": math.inf}, "point 1: spread: got .*, allowed: names wi"),
+        (
+            ("points", 1, "spread"),
+            {"top1": -0.1},
+            r"point 1: spread: got 'top1': -0\.1, allowed: of",
+        ),
+        (
+            ("points", 1, "spread"),
+            {"\n": 0.1},
+            r"point 1: spread: got '\\n': 0\.1, allowed: of top1",
+        ),
         (("points", 1, "speed"), 1, "point 1: unknown speed"),
+        (("points", 1, "a\x1b[2J"), 1, r"point 1: unknown 'a\\x1b\[2J'; allowed: "),
         (("points", 1, "schedule", "k"), 1, "point 1: schedule: k: got 1, allowed: an integer"),
         (("reference", "saving"), 2, "reference: saving: got 2, allowed: 0 to 1"),
         (("reference", "schedule", "layers", "a", "rate"), "1/8", "reference: allowed: a point wh"),
@@ -309,6 +320,20 @@ def test_a_bad_field_is_named_with_its_file(
     path.write_text(json.dumps(data))
     with pytest.raises(ValueError, match=rf"bad\.json: {message}"):
         Frontier.load(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        Frontier.load(tmp_path / "none.json")
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        Frontier.load(tmp_path)
+
+
+def test_of_no_cost_nothing_can_be_saved():
+    points = [point(0.0, 0.8, joules=0.0), point(0.5, 0.9, joules=1.0)]
+    frontier = Frontier(points, cost="joules")
+    with pytest.raises(ValueError, match="saved: joules at rate 0 is 0, of which nothing"):
+        frontier.saved(points[1])
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path, frontier: Frontier):

@@ -193,6 +193,24 @@ def test_every_misfit_is_listed(small):
     assert message.endswith("not floating point: bn1.weight (torch.int8)")
 
 
+def test_what_is_not_finite_is_no_weight(small):
+    state, path = small
+    state = {name: tensor.double() for name, tensor in state.items() if "num_b" not in name}
+    state["bn1.weight"][3] = float("nan")
+    state["linear.bias"][0] = 1e300  # beyond float32
+    safetensors_torch.save_file(state, path)
+    with pytest.raises(ValueError, match=r"NaN or infinity in: bn1\.weight, linear\.bias$"):
+        models.load("cifar_resnet20", path)
+
+
+def test_names_of_a_file_do_not_write_to_the_terminal(small):
+    state, path = small
+    state["a\x1b[2J\nb"] = torch.zeros(1)
+    safetensors_torch.save_file(state, path)
+    with pytest.raises(ValueError, match=r"  unexpected: 'a\\x1b\[2J\\nb'$"):
+        models.load("cifar_resnet20", path)
+
+
 def test_a_long_list_of_misfits_is_cut(small):
     state, path = small
     safetensors_torch.save_file(state, path)

@@ -58,7 +58,11 @@ def test_every_multiple_of_a_step_is_a_rate(k: int) -> None:
         assert threshold(Fraction(j, k), k) == j
 
 
-@pytest.mark.parametrize("rate", [1.0, -0.125, 2, 0.1, 1 / 3, 0.124, math.nan, math.inf])
+@pytest.mark.parametrize(
+    "rate",
+    [1.0, -0.125, 2, 0.1, 1 / 3, 0.124, math.nan, math.inf, 10**5000, Fraction(10**5000, 3)],
+    ids=lambda rate: str(float(rate)) if rate < 9 else "large",
+)
 def test_other_numbers_are_not_rates(rate: float) -> None:
     with pytest.raises(ValueError, match=r"rate: got .*allowed: multiples of 1/8 from 0 to 7/8"):
         threshold(rate, 8)
