@@ -54,6 +54,7 @@ class DrowsyConv2d(nn.Conv2d):
 
     stencil: Tensor | None
     laid = written = 0
+    pads_same = False
 
     def __init__(
         self,
