@@ -56,7 +56,7 @@ class _Call(NamedTuple):
     @classmethod
     def of(cls, *arguments: Any) -> _Call:
         """Arguments in the order of the operator's schema."""
-        spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER])
+        spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER]).at(arguments[0].shape[-2:])
         return cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
 
 

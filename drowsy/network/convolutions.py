@@ -40,6 +40,7 @@ TAKEN = frozenset(
         "fill",
         "folded_bias",
         "folded_weight",
+        "folds",
         "from_conv",
         "index",
         "laid",
@@ -92,6 +93,16 @@ class ComputedParameters:
     def __init__(self, module: nn.Conv2d) -> None:
         self._module = _twin(module)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the module's own parameters and buffers."""
+        return [*self._module._parameters, *self._module._buffers]
+
+    @property
+    def parts(self) -> list[str]:
+        """Of its submodules."""
+        return [*self._module._modules]
+
     def __call__(self, owner: nn.Module) -> tuple[Tensor, Tensor | None]:
         """Compute them.
 
@@ -139,6 +150,8 @@ def conv_at_heart(module: nn.Module) -> ConvAtHeart | str:
             "its weight has a parametrization that may be anything: make it permanent "
             "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
+    if taken := TAKEN & {*module._parameters, *module._buffers, *module._modules}:
+        return f"it has a part named {min(taken)}, as a drowsy layer has"
     if not hooks and _is_plain(module):
         return ConvAtHeart(module)
     try:
@@ -203,8 +216,6 @@ def _watched(module: nn.Conv2d) -> ConvAtHeart:
         return ConvAtHeart(module, pads_same)
     if any(each.training for each in module.modules()):
         raise _NotOne("its weight is computed anew at every call, in training mode: call eval()")
-    if taken := TAKEN & {*parameters, *module._buffers, *module._modules}:
-        raise _NotOne(f"{kind} has a part named {min(taken)}, as a drowsy layer has")
     if first.weight.shape[:2] != (module.out_channels, module.in_channels // module.groups):
         raise _NotOne(f"{kind} computes a weight for other channels than its attributes tell")
     if not all(

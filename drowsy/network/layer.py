@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from drowsy.backends.ops import choose_backend
 from drowsy.knob.control import Control
-from drowsy.neuron import RING, ConvSpec, awake_conv2d, check_activation
+from drowsy.network.folded import FoldedConv2d
+from drowsy.neuron import RING, awake_conv2d, check_activation
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     Grain,
@@ -26,7 +27,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _BUILT_IN = frozenset({"sleep", "_fill", "stencil", "laid", "written"})
 
 
-class DrowsyConv2d(nn.Conv2d):
+class DrowsyConv2d(FoldedConv2d):
     """Convolution, bias, activation and sleep as one inference-only layer.
 
     Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
@@ -48,13 +49,9 @@ class DrowsyConv2d(nn.Conv2d):
     Attributes:
         stencil: the table ``[256, 9, OC]`` of fill ``stencil``, as ``drowsy.neuron.sleep`` takes
             it, or None; a buffer that is not part of ``state_dict``.
-        laid, written: how often the weight in effect has moved to other memory, or may have, and
-            how often a correction was written into it.
     """
 
     stencil: Tensor | None
-    laid = written = 0
-    pads_same = False
 
     def __init__(
         self,
@@ -102,17 +99,14 @@ class DrowsyConv2d(nn.Conv2d):
         self.index = 0
         # A network's layers share one Control, whose clock the network advances.
         self.owns_control = True
-        # The batch norm folded into this layer, held in a tuple so that it is not a submodule.
-        self._norm: tuple[nn.BatchNorm2d, ...] = ()
-        for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
-            self.register_buffer(name, None, persistent=False)
+        self._become_folded()
 
     @classmethod
     def from_conv(
         cls,
         conv: nn.Conv2d,
         *,
-        norm: nn.BatchNorm2d | None = None,
+        norm: nn.Module | None = None,
         cache_folded: bool = True,
         activation: str = "none",
         sleep: SleepSpec | None = None,
@@ -122,40 +116,37 @@ class DrowsyConv2d(nn.Conv2d):
         """Make a drowsy layer that shares a convolution's parameters.
 
         Args:
-            conv: an ``nn.Conv2d``; its weight and bias are shared, not copied.
-            norm: a batch norm with running statistics that follows ``conv``, folded into it.
+            conv: an ``nn.Conv2d``, or what is one at heart (``drowsy.network.convolutions``); its
+                parameters are shared, not copied.
+            norm: a batch norm with running statistics that follows ``conv``, folded into it, with
+                the activation that it has of its own (``drowsy.network.norms``).
             cache_folded: fold once and keep the folded copy (``refresh`` folds again), or fold at
                 every call from the live batch norm.
             activation, sleep, fill, backend: as for ``DrowsyConv2d``.
+
+        Raises:
+            ValueError: ``conv`` is no convolution at heart, ``norm`` no batch norm with running
+                statistics in eval mode, or there would be two activations.
         """
-        if norm is not None and (norm.running_mean is None or norm.running_var is None):
-            raise ValueError("norm: a batch norm without running statistics cannot be folded")
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layer.__dict__.update({k: v for k, v in conv.__dict__.items() if not k.startswith("_")})
-        layer._reversed_padding_repeated_twice = conv._reversed_padding_repeated_twice
-        layer.weight = conv.weight
-        layer.bias = conv.bias
-        layer._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
-        layer._norm = () if norm is None else (norm,)
-        layer._cache_folded = cache_folded
+        own = layer._adopt(conv, norm, cache_folded)
+        if activation != "none" and own != "none":
+            raise ValueError(
+                f"activation: got {activation!r} after a norm that applies {own} itself, allowed: "
+                "none"
+            )
+        layer._become_drowsy(
+            own if activation == "none" else activation, sleep or SleepSpec(), fill, backend
+        )
         layer.refresh()
         return layer
-
-    _cache_folded = True
-    corrected_weight: Tensor | None
-    corrected_bias: Tensor | None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what graphs are built from counts in ``control.version``."""
         super().__setattr__(name, value)
         if name in _BUILT_IN and "control" in self._modules:
             self.control.version += 1
-
-    def _apply(self, fn: Any, recurse: bool = True) -> DrowsyConv2d:
-        super()._apply(fn, recurse)
-        self.laid += 1
-        return self
 
     # --- the knob -----------------------------------------------------------------------------
 
@@ -256,94 +247,6 @@ class DrowsyConv2d(nn.Conv2d):
         self._sleep_text = str(sleep)
         self._fill_text = fill if fill in NEIGHBOUR_FILLS else "zero"
 
-    # --- folding --------------------------------------------------------------------------------
-
-    @property
-    def norm(self) -> nn.BatchNorm2d | None:
-        """The batch norm folded into this layer."""
-        return self._norm[0] if self._norm else None
-
-    def refresh(self) -> None:
-        """Fold again, after the parameters or the batch norm's statistics changed."""
-        if self._norm and self._cache_folded:
-            with torch.no_grad():
-                self.folded_weight, self.folded_bias = self._fold()
-        self.laid += 1
-
-    def correct(
-        self, scale: Tensor | None, bias: Tensor | None = None, delta: Tensor | None = None
-    ) -> None:
-        """Compute with ``scale * weight + delta`` and ``bias`` instead of the layer's own.
-
-        Written into the same buffers at every call, so that captured CUDA graphs follow. The
-        layer's parameters stay as they are.
-
-        Args:
-            scale: ``[OC]`` factor on the weight in effect; None puts what is not corrected into
-                the buffers, if there are any.
-            bias: ``[OC]``, instead of the bias in effect.
-            delta: shaped as the weight, added to it; None for nothing.
-        """
-        if scale is None and self.corrected_weight is None:
-            return
-        with torch.no_grad():
-            weight, own = self._uncorrected()
-            if self.corrected_weight is None or self.corrected_bias is None:
-                # Tensors made in inference mode could not be written to outside of it.
-                with torch.inference_mode(False):
-                    self.corrected_weight = torch.empty_like(weight)
-                    self.corrected_bias = weight.new_empty(weight.shape[0])
-                self.laid += 1
-            self.written += 1
-            if scale is None:
-                self.corrected_weight.copy_(weight)
-                if own is None:
-                    self.corrected_bias.zero_()
-                else:
-                    self.corrected_bias.copy_(own)
-                return
-            # In float32 at least: what is added may be far smaller than the weight.
-            wide = torch.promote_types(weight.dtype, torch.float32)
-            corrected = weight.to(wide) * scale.to(weight.device, wide)[:, None, None, None]
-            if delta is not None:
-                corrected += delta.to(weight.device, wide)
-            self.corrected_weight.copy_(corrected)
-            assert bias is not None, "a correction has a bias"
-            self.corrected_bias.copy_(bias)
-
-    def uncorrect(self) -> None:
-        """Take a correction back, and its buffers."""
-        if self.corrected_weight is not None:
-            self.corrected_weight = self.corrected_bias = None
-            self.laid += 1
-
-    def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
-        """``(weight, bias)`` that the convolution uses: batch norm and correction included."""
-        if self.corrected_weight is not None:
-            return self.corrected_weight, self.corrected_bias
-        return self._uncorrected()
-
-    def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
-        if not self._norm:
-            return self.weight, self.bias
-        if self._cache_folded:
-            return self.folded_weight, self.folded_bias  # type: ignore[return-value]
-        return self._fold()
-
-    def _fold(self) -> tuple[Tensor, Tensor]:
-        norm = self._norm[0]
-        # In float32 at least: 1 / sqrt(var + eps) in half precision would cost three digits.
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        mean, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)  # type: ignore[union-attr]
-        factor = torch.rsqrt(var + norm.eps)
-        if norm.weight is not None:
-            factor = factor * norm.weight.to(dtype)
-        bias = -mean * factor if self.bias is None else (self.bias.to(dtype) - mean) * factor
-        if norm.bias is not None:
-            bias = bias + norm.bias.to(dtype)
-        weight = self.weight.to(dtype) * factor[:, None, None, None]
-        return weight.to(self.weight.dtype), bias.to(self.weight.dtype)
-
     # --- inference ------------------------------------------------------------------------------
 
     def forward(self, input: Tensor) -> Tensor:
@@ -413,20 +316,9 @@ class DrowsyConv2d(nn.Conv2d):
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
         return awake_conv2d(input, *self.parameters_in_effect(), self.spec)
 
-    @property
-    def reads_single_positions(self) -> bool:
-        """Whether every output reads the input at its own position only."""
-        spec = self.spec
-        return (self.kernel_size, spec.stride) == ((1, 1), (1, 1)) and not any(spec.padding)
-
-    @property
-    def spec(self) -> ConvSpec:
-        """Geometry and activation."""
-        return ConvSpec.of_conv(self, self.activation)
-
     def extra_repr(self) -> str:
         """``nn.Conv2d``'s line, then the neuron's."""
-        norm = ", norm folded" if self._norm else ""
+        norm = ", norm folded" if self.norm is not None else ""
         return (
             f"{super().extra_repr()}, activation={self.activation}{norm}, "
             f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -223,7 +224,7 @@ def _same(size: int, stride: int, reach: int) -> tuple[int, int]:
         stride: of the windows.
         reach: from a window's first cell to its last.
     """
-    missing = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
+    missing = torch.sym_max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
     return missing // 2, missing - missing // 2
 
 
