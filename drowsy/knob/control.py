@@ -48,6 +48,7 @@ class Control(nn.Module):
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
         self.settings = [0] * layers
+        self._own = self.thresholds, self.scales, self.clock
         self.reseed(seed)
 
     def set(self, thresholds: Sequence[int], scales: Sequence[float]) -> None:
@@ -65,6 +66,14 @@ class Control(nn.Module):
         self.thresholds[index] = threshold
         self.scales[index] = scale
 
+    def awake(self, index: int) -> bool:
+        """Whether nobody of layer ``index`` sleeps, told without a synchronisation.
+
+        False where it cannot be told: other tensors than those that were written to are in the
+        places of the buffers (``torch.func.functional_call``).
+        """
+        return self.settings[index] == 0 and self._buffers["thresholds"] is self._own[0]
+
     def reseed(self, seed: int, image: int = 0) -> None:
         """Restart the sleep maps at this seed and image index (each 0 to ``2**63 - 1``)."""
         check_seed("seed", seed)
@@ -80,6 +89,7 @@ class Control(nn.Module):
         scales = self.scales
         super()._apply(fn, recurse)
         self.scales = scales.to(self.scales.device)
+        self._own = self.thresholds, self.scales, self.clock
         return self
 
 

@@ -80,6 +80,9 @@ class FoldedConv2d(nn.Conv2d):
         Raises:
             ValueError: no convolution at heart, or no norm.
         """
+        for name, given in (("conv", conv), ("norm", norm)):
+            if given is not None and not isinstance(given, nn.Module):
+                raise TypeError(f"{name}: got {type(given).__name__}, allowed: an nn.Module")
         heart = conv_at_heart(conv)
         if isinstance(heart, str):
             raise ValueError(f"conv: got {type(conv).__name__}, which cannot be drowsy: {heart}")
@@ -154,6 +157,10 @@ class FoldedConv2d(nn.Conv2d):
     def folds(self) -> bool:
         """Whether the weight in effect is another than the parameter, corrections aside."""
         return self._norm is not None or self._computed is not None
+
+    def _wants_gradient(self) -> bool:
+        """Whether something that the weight in effect is made of requires a gradient."""
+        return any(tensor.requires_grad for _, _, tensor in self._ingredients())
 
     def refresh(self) -> None:
         """Fold again, after the parameters or the batch norm's statistics changed."""

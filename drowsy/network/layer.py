@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from drowsy.backends.ops import choose_backend
 from drowsy.knob.control import Control
@@ -23,6 +25,7 @@ from drowsy.sleep import (
 )
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_ANY_SLEEP = SleepSpec()
 # Attributes that a graph built from a layer depends on.
 _BUILT_IN = frozenset({"sleep", "_fill", "stencil", "laid", "written"})
 
@@ -86,10 +89,15 @@ class DrowsyConv2d(FoldedConv2d):
             device,
             dtype,
         )
-        self._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
+        self._become_drowsy(activation, _ANY_SLEEP if sleep is None else sleep, fill, backend)
         self.set(rate=rate)
 
     def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
+        if not isinstance(sleep, SleepSpec):
+            raise TypeError(
+                f"sleep: got {sleep!r}, allowed: a drowsy.SleepSpec, such as "
+                'SleepSpec("stratified", "position")'
+            )
         self.activation = check_activation(activation)
         self.register_buffer("stencil", None, persistent=False)
         self._set(sleep, self._check_fill(fill, sleep.grain))
@@ -137,7 +145,10 @@ class DrowsyConv2d(FoldedConv2d):
                 "none"
             )
         layer._become_drowsy(
-            own if activation == "none" else activation, sleep or SleepSpec(), fill, backend
+            own if activation == "none" else activation,
+            _ANY_SLEEP if sleep is None else sleep,
+            fill,
+            backend,
         )
         layer.refresh()
         return layer
@@ -253,20 +264,13 @@ class DrowsyConv2d(FoldedConv2d):
         """Run the layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
 
         Raises:
-            RuntimeError: gradients are enabled and something requires them; the layer is for
-                inference.
+            RuntimeError: gradients are enabled and something requires them, the layer being for
+                inference; a transform of ``torch.func`` is at work; a correction is in force and
+                ``torch.func.functional_call`` gives other weights.
             TypeError: a dtype that is not supported.
         """
         if not isinstance(input, torch.fx.Proxy):
-            if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
-                raise RuntimeError(
-                    "DrowsyConv2d is for inference and has no gradient: call the network under "
-                    "torch.inference_mode() or torch.no_grad()"
-                )
-            if input.dtype not in _DTYPES:
-                raise TypeError(
-                    f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}"
-                )
+            self._check_call(input)
             if input.dim() == 3:
                 return self.forward(input[None])[0]
         y = self.awake(input) if self._idle(input) else self._drowse(input)
@@ -274,17 +278,35 @@ class DrowsyConv2d(FoldedConv2d):
             self.control(input)
         return y
 
+    def _check_call(self, input: Tensor) -> None:
+        if torch.is_grad_enabled() and (input.requires_grad or self._wants_gradient()):
+            raise RuntimeError(
+                "DrowsyConv2d is for inference and has no gradient: call the network under "
+                "torch.inference_mode() or torch.no_grad()"
+            )
+        if input.dtype not in _DTYPES:
+            raise TypeError(f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}")
+        if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
+            raise RuntimeError(
+                "DrowsyConv2d cannot run under transforms of torch.func (vmap, grad, jvp): its "
+                "maps are drawn for the images of a batch. Call it with the whole batch, or "
+                "transform the network that drowsy.revert(net) gives"
+            )
+
     def _idle(self, input: Tensor) -> bool:
         """Whether nobody sleeps now and torch's own convolution can serve.
 
         On the CPU that spares the operator's dispatch, tens of microseconds that small layers
         notice; on CUDA cuDNN computes the layer where it is the faster. Not while a graph is made
-        that outlives this rate: tracers see subclasses of tensors, compilers and captures say so.
+        that outlives this rate: some tracers see subclasses of tensors, the others, compilers and
+        captures say so.
         """
         if (
             torch.compiler.is_compiling()
             or type(input) is not Tensor
-            or self.control.settings[self.index] != 0
+            or not self.control.awake(self.index)
+            or torch.jit.is_tracing()
+            or get_proxy_mode() is not None
         ):
             return False
         if not input.is_cuda:
@@ -315,6 +337,13 @@ class DrowsyConv2d(FoldedConv2d):
     def awake(self, input: Tensor) -> Tensor:
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
         return awake_conv2d(input, *self.parameters_in_effect(), self.spec)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            "DrowsyConv2d cannot be compiled by torch.jit.script: use torch.jit.trace, torch.compile "
+            "or torch.export, which follow its knob, or script the network that "
+            "drowsy.revert(net) gives"
+        )
 
     def extra_repr(self) -> str:
         """``nn.Conv2d``'s line, then the neuron's."""

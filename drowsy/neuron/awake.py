@@ -28,11 +28,15 @@ ACTIVATIONS = (*_ACTIVATIONS, "leaky_relu:SLOPE")
 
 
 def check_activation(name: str) -> str:
-    """Return the name of an activation, or raise ValueError if it is not one of ``ACTIVATIONS``.
+    """Return the name of an activation.
+
+    Raises ValueError if it is not one of ``ACTIVATIONS``, TypeError if it is no text.
 
     A slope is a finite number; it is returned in the form that every backend reads: ``1e16`` for
     ``1e+16``.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")
     _activation(name)
     return name.replace("e+", "e")
 
