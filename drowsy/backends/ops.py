@@ -6,7 +6,7 @@ run-time arguments (rates, seed) are tensors, so a captured or compiled network 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +98,18 @@ def _conv2d_shape(*arguments: Any) -> Tensor:
     return y
 
 
+NO_TRANSFORMS = (
+    "a drowsy layer cannot run under transforms of torch.func (vmap, grad, jvp): its maps are "
+    "drawn for the images of a batch. Call it with the whole batch, or transform the "
+    "network that drowsy.revert(net) gives"
+)
+
+
+def _refuse_vmap(*_: Any) -> NoReturn:
+    raise RuntimeError(NO_TRANSFORMS)
+
+
 for _key in ("CPU", "CUDA"):
     _library.impl("conv2d", _conv2d, _key)
 torch.library.register_fake("drowsy::conv2d", _conv2d_shape, lib=_library)
+torch.library.register_vmap("drowsy::conv2d", _refuse_vmap, lib=_library)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from drowsy.backends.ops import choose_backend
+from drowsy.backends.ops import NO_TRANSFORMS, choose_backend
 from drowsy.knob.control import Control
 from drowsy.network.folded import FoldedConv2d
 from drowsy.neuron import RING, awake_conv2d, check_activation
@@ -287,11 +287,7 @@ class DrowsyConv2d(FoldedConv2d):
         if input.dtype not in _DTYPES:
             raise TypeError(f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}")
         if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
-            raise RuntimeError(
-                "DrowsyConv2d cannot run under transforms of torch.func (vmap, grad, jvp): its "
-                "maps are drawn for the images of a batch. Call it with the whole batch, or "
-                "transform the network that drowsy.revert(net) gives"
-            )
+            raise RuntimeError(NO_TRANSFORMS)
 
     def _idle(self, input: Tensor) -> bool:
         """Whether nobody sleeps now and torch's own convolution can serve.
@@ -340,8 +336,8 @@ class DrowsyConv2d(FoldedConv2d):
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(
-            "DrowsyConv2d cannot be compiled by torch.jit.script: use torch.jit.trace, torch.compile "
-            "or torch.export, which follow its knob, or script the network that "
+            "DrowsyConv2d cannot be compiled by torch.jit.script: use torch.jit.trace, "
+            "torch.compile or torch.export, which follow its knob, or script the network that "
             "drowsy.revert(net) gives"
         )
 
