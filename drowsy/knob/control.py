@@ -7,10 +7,12 @@ nothing synchronises, and a captured CUDA graph sees the new values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 MAX_SEED = 2**63 - 1
 
@@ -74,6 +76,10 @@ class Control(nn.Module):
         """
         return self.settings[index] == 0 and self._buffers["thresholds"] is self._own[0]
 
+    def present(self) -> Tensor:
+        """The clock itself, where tracers have put another tensor in its place."""
+        return self._own[2]
+
     def reseed(self, seed: int, image: int = 0) -> None:
         """Restart the sleep maps at this seed and image index (each 0 to ``2**63 - 1``)."""
         check_seed("seed", seed)
@@ -81,7 +87,12 @@ class Control(nn.Module):
         self.clock.copy_(torch.tensor([seed, image]), non_blocking=True)
 
     def forward(self, x: Tensor) -> None:
-        """Advance the clock past the images of ``x`` ``[N, ...]``."""
+        """Advance the clock past the images of ``x`` ``[N, ...]``.
+
+        Not for an export to ONNX, whose maps are those of the moment.
+        """
+        if exporting_onnx():
+            return
         self.clock[1:].add_(x.shape[0])
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
@@ -91,6 +102,24 @@ class Control(nn.Module):
         self.scales = scales.to(self.scales.device)
         self._own = self.thresholds, self.scales, self.clock
         return self
+
+
+def exporting_onnx() -> bool:
+    """Whether ``torch.onnx.export`` is looking."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return traced and torch.onnx.is_in_onnx_export()
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Compute with numbers that tracers do not see."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def check_seed(name: str, value: int) -> None:

@@ -12,14 +12,15 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from drowsy.backends.ops import NO_TRANSFORMS, choose_backend
-from drowsy.knob.control import Control
+from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
-from drowsy.neuron import RING, awake_conv2d, check_activation
+from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     Grain,
     SleepSpec,
     check_fill,
+    levels,
     scale,
     threshold,
 )
@@ -48,6 +49,11 @@ class DrowsyConv2d(FoldedConv2d):
     Input ``[N, C, H, W]`` (or ``[C, H, W]``), float32, float16, bfloat16 (and float64 on the torch
     backend), contiguous or channels_last. Each inference draws fresh maps: the layer counts the
     images that it has seen. ``layer.control.reseed(seed, image)`` restarts the count.
+
+    ``torch.compile``, ``torch.export``, ``torch.jit.trace``, ``make_fx`` and fx take the layer as
+    one operator that goes on following rate, factor, seed and count. ``torch.onnx.export`` has no
+    such operator: it gets the maps of the moment as constants, for the example's batch, and no
+    other runtime saves anything by them.
 
     Attributes:
         stencil: the table ``[256, 9, OC]`` of fill ``stencil``, as ``drowsy.neuron.sleep`` takes
@@ -316,6 +322,8 @@ class DrowsyConv2d(FoldedConv2d):
         return self.backend == "auto" and library_wins(input, self.weight, self.spec)
 
     def _drowse(self, input: Tensor) -> Tensor:
+        if exporting_onnx():
+            return self._fixed(input)
         return torch.ops.drowsy.conv2d(
             input,
             *self.parameters_in_effect(),
@@ -329,6 +337,27 @@ class DrowsyConv2d(FoldedConv2d):
             self._fill_text,
             self.backend,
         )
+
+    def _fixed(self, input: Tensor) -> Tensor:
+        """The layer with the maps of the clock's present time as constants, for other runtimes."""
+        y = self.awake(input)
+        j, k = self.control.settings[self.index], self.sleep.k
+        if j == 0:
+            return y
+        if any(isinstance(size, torch.SymInt) for size in y.shape):
+            raise RuntimeError(
+                "ONNX: the maps of a sleeping layer are constants for the example's shape, which "
+                "cannot be dynamic: export without dynamic_shapes, at rate 0, or the network that "
+                "drowsy.revert(net) gives"
+            )
+        with untraced():
+            shape = (int(y.shape[0]), int(y.shape[1]), int(y.shape[2]), int(y.shape[3]))
+            drawn = levels(self.sleep, shape, self.control.present())
+            asleep = FixedSleep(
+                drawn, j, scale(j, k, self._fill), shape, self.sleep.grain, self._fill_text
+            )
+        # Other sizes, where a runtime is given them, must not pass by broadcasting.
+        return asleep(y.reshape(shape), self.table)
 
     def awake(self, input: Tensor) -> Tensor:
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
