@@ -90,6 +90,8 @@ def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:
 
 def _conv2d_shape(*arguments: Any) -> Tensor:
     """What the operator returns, for tracing: shape, dtype and strides without values."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(NO_ONNX)
     call = _Call.of(*arguments)
     x, spec = F.pad(call.x, call.spec.padding), call.spec
     y = F.conv2d(x, call.weight, call.bias, spec.stride, 0, spec.dilation, spec.groups)
@@ -98,6 +100,11 @@ def _conv2d_shape(*arguments: Any) -> Tensor:
     return y
 
 
+NO_ONNX = (
+    "ONNX has no operator for a sleeping layer, and the constants that stand for it are of the "
+    "example's shape: export the network itself, and no program that torch.export made of it, "
+    "without dynamic_shapes or at rate 0; or the network that drowsy.revert(net) gives"
+)
 NO_TRANSFORMS = (
     "a drowsy layer cannot run under transforms of torch.func (vmap, grad, jvp): its maps are "
     "drawn for the images of a batch. Call it with the whole batch, or transform the "

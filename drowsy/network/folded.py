@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from drowsy.knob.control import untraced
 from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
 from drowsy.network.norms import NormAtHeart, norm_at_heart
 from drowsy.neuron import ConvSpec
@@ -136,7 +137,8 @@ class FoldedConv2d(nn.Conv2d):
         if torch.compiler.is_compiling():  # would be compiled anew where one is remembered
             return ConvSpec.of_conv(self, self.activation)
         if self._spec is None:
-            vars(self)["_spec"] = ConvSpec.of_conv(self, self.activation)
+            with untraced():
+                vars(self)["_spec"] = ConvSpec.of_conv(self, self.activation)
         return self._spec  # type: ignore[return-value]
 
     @property

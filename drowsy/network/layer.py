@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from drowsy.backends.ops import NO_TRANSFORMS, choose_backend
+from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend
 from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
 from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
@@ -340,23 +340,25 @@ class DrowsyConv2d(FoldedConv2d):
 
     def _fixed(self, input: Tensor) -> Tensor:
         """The layer with the maps of the clock's present time as constants, for other runtimes."""
-        y = self.awake(input)
+        spec = self.spec
+        if spec.padding_mode == "same" and torch.jit.is_tracing():
+            # Worked out for this size: others, where a runtime is given them, must not pass.
+            with untraced():
+                size = [int(n) for n in input.shape]
+            input, spec = input.reshape(size), spec.at(size[2:])
+        y = awake_conv2d(input, *self.parameters_in_effect(), spec)
         j, k = self.control.settings[self.index], self.sleep.k
         if j == 0:
             return y
         if any(isinstance(size, torch.SymInt) for size in y.shape):
-            raise RuntimeError(
-                "ONNX: the maps of a sleeping layer are constants for the example's shape, which "
-                "cannot be dynamic: export without dynamic_shapes, at rate 0, or the network that "
-                "drowsy.revert(net) gives"
-            )
+            raise RuntimeError(NO_ONNX)
         with untraced():
             shape = (int(y.shape[0]), int(y.shape[1]), int(y.shape[2]), int(y.shape[3]))
             drawn = levels(self.sleep, shape, self.control.present())
             asleep = FixedSleep(
                 drawn, j, scale(j, k, self._fill), shape, self.sleep.grain, self._fill_text
             )
-        # Other sizes, where a runtime is given them, must not pass by broadcasting.
+        # Nor must other sizes pass by broadcasting.
         return asleep(y.reshape(shape), self.table)
 
     def awake(self, input: Tensor) -> Tensor:

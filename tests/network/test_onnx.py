@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from unusual import BatchNormAct, ConvSame, StdConv, randomise
 
+import drowsy
 from drowsy.network.layer import DrowsyConv2d
-from drowsy.sleep import FILLS, SleepSpec
+from drowsy.sleep import SleepSpec
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -19,28 +20,42 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WAYS = pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+SLEEPS = [
+    ("zero", "neuron"),
+    ("rescale", "channel"),
+    ("nearest", "position"),
+    ("interpolate", "tile:1x4"),
+    ("stencil", "position"),
+]
 
 
-class Pair(nn.Module):
-    """Two layers, of whom the second reads what the first left."""
+class Chain(nn.Module):
+    """Layers of these fills and grains, one after the other."""
 
-    def __init__(self, fill: str, grain: str, kind: type[nn.Conv2d] = nn.Conv2d) -> None:
+    def __init__(self, sleeps: list[tuple[str, str]]) -> None:
         super().__init__()
-        first = kind(3, 8, 3, stride=2).eval()
-        norm = randomise(BatchNormAct(8))
-        self.first = DrowsyConv2d.from_conv(first, norm=norm, sleep=SleepSpec(grain=grain))
-        self.second = DrowsyConv2d(8, 5, 3, padding=1, sleep=SleepSpec("stratified", grain))
-        for layer in (self.first, self.second):
-            layer.set_stencil(torch.randn(256, 9, layer.out_channels))
+        kinds = (nn.Conv2d, ConvSame, StdConv)
+        self.layers = nn.ModuleList()
+        for number, (fill, grain) in enumerate(sleeps):
+            conv = kinds[number % 3](8 if number else 3, 8, 3, stride=2 if number < 2 else 1)
+            layer = DrowsyConv2d.from_conv(
+                conv.eval(),
+                norm=randomise(BatchNormAct(8, nn.Sigmoid())) if number % 2 else None,
+                sleep=SleepSpec("stratified", grain, stream=number),
+            )
+            layer.set_stencil(torch.randn(256, 9, 8))
             layer.set(rate=0.5, fill=fill)
-        self.eval().requires_grad_(False)
+            self.layers.append(layer)
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x))
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
     def reseed(self) -> None:
-        self.first.control.reseed(3, 17)
-        self.second.control.reseed(4, 1)
+        for number, layer in enumerate(self.layers):
+            layer.control.reseed(3, 17 + number)
 
 
 def exported(model: nn.Module, x: Tensor, file: Path, dynamo: bool, **options: Any) -> Any:
@@ -53,52 +68,71 @@ def run(session: Any, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
-@WAYS
-@pytest.mark.parametrize("grain", ["neuron", "position", "tile:1x4", "channel", "position:8"])
-@pytest.mark.parametrize("fill", FILLS)
-def test_file_sleeps_as_the_layers_do_now(
-    fill: str, grain: str, dynamo: bool, tmp_path: Path
-) -> None:
-    if fill not in ("zero", "rescale") and grain in ("channel", "position:8"):
-        pytest.skip("fills from neighbours need single positions")
-    model, x = Pair(fill, grain), torch.randn(2, 3, 13, 12)
-    model.reseed()
-    session = exported(model, x, tmp_path / "pair.onnx", dynamo)
-    assert model.first.control.clock.tolist() == [3, 17]
+def expected(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
-        expected = model(x)
-    torch.testing.assert_close(run(session, x), expected, rtol=1e-4, atol=1e-5)
-    assert (expected == 0).any() == (fill in ("zero", "rescale"))
+        return model(x)
 
 
 @WAYS
-@pytest.mark.parametrize("kind", [ConvSame, StdConv])
-def test_unusual_convolutions_are_written_too(
-    kind: type[nn.Conv2d], dynamo: bool, tmp_path: Path
-) -> None:
-    model, x = Pair("zero", "position", kind), torch.randn(2, 3, 13, 12)
+def test_file_sleeps_as_the_layers_do_now(dynamo: bool, tmp_path: Path) -> None:
+    model, x = Chain(SLEEPS), torch.randn(2, 3, 53, 56)
     model.reseed()
-    session = exported(model, x, tmp_path / "pair.onnx", dynamo)
-    with torch.no_grad():
-        torch.testing.assert_close(run(session, x), model(x), rtol=1e-4, atol=1e-5)
+    session = exported(model, x, tmp_path / "chain.onnx", dynamo)
+    assert [layer.control.clock.tolist() for layer in model.layers] == [
+        [3, 17 + number] for number in range(len(SLEEPS))
+    ]
+    torch.testing.assert_close(run(session, x), expected(model, x), rtol=1e-3, atol=1e-4)
+    model.layers[-1].control.reseed(4)
+    assert not torch.allclose(run(session, x), expected(model, x), atol=1e-2)
 
 
 @WAYS
-def test_other_batches_do_not_pass_by_broadcasting(dynamo: bool, tmp_path: Path) -> None:
-    model, x = Pair("zero", "neuron"), torch.randn(1, 3, 13, 12)
-    options = {} if dynamo else {"input_names": ["x"], "dynamic_axes": {"x": {0: "N"}}}
-    session = exported(model, x, tmp_path / "pair.onnx", dynamo, **options)
+def test_converted_network_is_written(dynamo: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), randomise(nn.BatchNorm2d(8)), nn.ReLU(), nn.Conv2d(8, 4, 3)
+    )
+    net, x = (
+        drowsy.convert(model.eval(), source="lattice", grain="position"),
+        torch.randn(2, 3, 9, 9),
+    )
+    net.set(0.25)
+    net.reseed(5, 7)
+    session = exported(net, x, tmp_path / "net.onnx", dynamo)
+    assert net.control.clock.tolist() == [5, 7]
+    torch.testing.assert_close(run(session, x), expected(net, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("number", "rate", "other"),
+    [(0, 0.5, (2, 3, 13, 12)), (1, 0, (1, 8, 14, 12))],
+    ids=["maps", "padding"],
+)
+def test_other_shapes_do_not_pass(
+    number: int, rate: float, other: tuple[int, ...], tmp_path: Path
+) -> None:
+    layer = Chain([("zero", "neuron")] * 2).layers[number]
+    layer.set(rate=rate)
+    x = torch.randn(1, other[1], 13, 12)
+    axes = {"x": {0: "N", 2: "H", 3: "W"}}
+    file = tmp_path / "layer.onnx"
+    session = exported(layer, x, file, False, input_names=["x"], dynamic_axes=axes)
+    torch.testing.assert_close(
+        run(session, x), (layer.control.reseed(0), expected(layer, x))[1], rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(Exception, match=r"(?i)shape|dimension"):
-        run(session, torch.randn(2, 3, 13, 12))
+        run(session, torch.randn(other))
 
 
 def test_dynamic_shapes_are_for_layers_that_are_awake(tmp_path: Path) -> None:
-    model, x = Pair("zero", "neuron"), torch.randn(2, 3, 13, 12)
-    options = {"dynamic_shapes": {"x": {0: torch.export.Dim.DYNAMIC}}}
-    with pytest.raises(Exception, match="without dynamic_shapes, at rate 0, or"):
-        exported(model, x, tmp_path / "pair.onnx", True, **options)
-    for layer in (model.first, model.second):
-        layer.set(rate=0)
-    session = exported(model, x, tmp_path / "pair.onnx", True, **options)
+    layer, x = Chain([("zero", "neuron")]).layers[0], torch.randn(2, 3, 13, 12)
+    options = {"dynamic_shapes": {"input": {0: torch.export.Dim.DYNAMIC}}}
+    with pytest.raises(Exception, match=r"without dynamic_shapes or at rate 0; or.*revert"):
+        exported(layer, x, tmp_path / "layer.onnx", True, **options)
+    with torch.no_grad():
+        program = torch.export.export(layer, (x,))
+    with pytest.raises(Exception, match="export the network itself, and no program"):
+        torch.onnx.export(program, (), str(tmp_path / "program.onnx"), verbose=False)
+    layer.set(rate=0)
+    session = exported(layer, x, tmp_path / "layer.onnx", True, **options)
     more = torch.randn(5, 3, 13, 12)
-    torch.testing.assert_close(run(session, more), model(more), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(session, more), expected(layer, more), rtol=1e-4, atol=1e-5)
