@@ -114,7 +114,7 @@ class ComputedParameters:
             mine, given = vars(self._module)[name], vars(owner)[name]
             mine.update((key, given[key]) for key in mine)
         call = _watch(self._module, _sizes(self._module)[0])
-        return call.weight, call.bias
+        return call.weight.detach(), None if call.bias is None else call.bias.detach()
 
 
 def conv_at_heart(module: nn.Module) -> ConvAtHeart | str:
@@ -254,6 +254,8 @@ def _twin(module: nn.Conv2d) -> nn.Conv2d:
     twin: nn.Conv2d = object.__new__(type(module))
     for name, value in vars(module).items():
         vars(twin)[name] = copy.copy(value) if isinstance(value, (dict, list)) else value
+        if isinstance(value, Tensor):  # a computed one, which could not be copied with its history
+            vars(twin)[name] = value.detach()
     return twin
 
 

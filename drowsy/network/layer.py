@@ -96,7 +96,8 @@ class DrowsyConv2d(FoldedConv2d):
             dtype,
         )
         self._become_drowsy(activation, _ANY_SLEEP if sleep is None else sleep, fill, backend)
-        self.set(rate=rate)
+        # A rate of None is none, where ``set`` would leave what there is.
+        self.set(rate=Fraction(threshold(rate, self.sleep.k), self.sleep.k))
 
     def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
         if not isinstance(sleep, SleepSpec):
