@@ -356,9 +356,8 @@ class DrowsyConv2d(FoldedConv2d):
         with untraced():
             shape = (int(y.shape[0]), int(y.shape[1]), int(y.shape[2]), int(y.shape[3]))
             drawn = levels(self.sleep, shape, self.control.present())
-            asleep = FixedSleep(
-                drawn, j, scale(j, k, self._fill), shape, self.sleep.grain, self._fill_text
-            )
+            factor = scale(j, k, self._fill)
+            asleep = FixedSleep(drawn, j, factor, shape, y.dtype, self.sleep.grain, self._fill_text)
         # Nor must other sizes pass by broadcasting.
         return asleep(y.reshape(shape), self.table)
 

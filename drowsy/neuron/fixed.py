@@ -23,7 +23,7 @@ class FixedSleep:
         levels: uint8 level map ``[N, PC, CC]`` of this grain.
         j: threshold; a cell sleeps when its level is below it.
         scale: factor on awake outputs; not read where sleepers are filled from them.
-        shape: ``(N, C, OH, OW)`` of the outputs.
+        shape, dtype: ``(N, C, OH, OW)`` of the outputs, and their dtype.
         grain: of the map; single positions for fills that read neighbours.
         fill: as for ``sleep``.
     """
@@ -34,10 +34,12 @@ class FixedSleep:
         j: int,
         scale: float,
         shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
         grain: Grain,
         fill: str,
     ) -> None:
         self._shape, self._scale, self._fill = shape, scale, fill
+        self._wide = torch.promote_types(dtype, torch.float32)
         n, channels, height, width = shape
         cells = levels < j
         if fill not in NEIGHBOUR_FILLS:
@@ -55,7 +57,7 @@ class FixedSleep:
             self._source = (here + steps_to_nearest(width, levels.device)[choice.int()]).flatten(2)
             self._nobody = (choice == NOBODY).contiguous()
         elif fill == "interpolate":
-            near, far = window_sums((~cells).float())
+            near, far = window_sums((~cells).to(self._wide))
             weight = torch.where(near == 0, far, near)
             self._alone = over_channels(near == 0, channels, grain).contiguous()
             # Nobody in the window: 0 / 1.
@@ -72,13 +74,12 @@ class FixedSleep:
             source = self._source.expand(-1, self._shape[1], -1)
             taken = y.flatten(2).gather(2, source).reshape(self._shape)
             return torch.where(self._nobody, zero, taken)
-        dtype = torch.promote_types(y.dtype, torch.float32)
-        awake = F.pad(torch.where(self._asleep, zero, y).to(dtype), (REACH,) * 4)
+        awake = F.pad(torch.where(self._asleep, zero, y).to(self._wide), (REACH,) * 4)
         if self._fill == "interpolate":
             value = self._mean(awake)
         else:
             assert table is not None
-            value = self._predicted(awake, table.to(dtype))
+            value = self._predicted(awake, table.to(self._wide))
         return torch.where(self._asleep, value.to(y.dtype), y)
 
     def _mean(self, awake: Tensor) -> Tensor:
