@@ -6,7 +6,7 @@ run-time arguments (rates, seed) are tensors, so a captured or compiled network 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ class _Call(NamedTuple):
     @classmethod
     def of(cls, *arguments: Any) -> _Call:
         """Arguments in the order of the operator's schema."""
-        spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER])
+        spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER]).at(arguments[0].shape[-2:])
         return cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
 
 
@@ -90,6 +90,8 @@ def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:
 
 def _conv2d_shape(*arguments: Any) -> Tensor:
     """What the operator returns, for tracing: shape, dtype and strides without values."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(NO_ONNX)
     call = _Call.of(*arguments)
     x, spec = F.pad(call.x, call.spec.padding), call.spec
     y = F.conv2d(x, call.weight, call.bias, spec.stride, 0, spec.dilation, spec.groups)
@@ -98,6 +100,23 @@ def _conv2d_shape(*arguments: Any) -> Tensor:
     return y
 
 
+NO_ONNX = (
+    "ONNX has no operator for a sleeping layer, and the constants that stand for it are of the "
+    "example's shape: export the network itself, and no program that torch.export made of it, "
+    "without dynamic_shapes or at rate 0; or the network that drowsy.revert(net) gives"
+)
+NO_TRANSFORMS = (
+    "a drowsy layer cannot run under transforms of torch.func (vmap, grad, jvp): its maps are "
+    "drawn for the images of a batch. Call it with the whole batch, or transform the "
+    "network that drowsy.revert(net) gives"
+)
+
+
+def _refuse_vmap(*_: Any) -> NoReturn:
+    raise RuntimeError(NO_TRANSFORMS)
+
+
 for _key in ("CPU", "CUDA"):
     _library.impl("conv2d", _conv2d, _key)
 torch.library.register_fake("drowsy::conv2d", _conv2d_shape, lib=_library)
+torch.library.register_vmap("drowsy::conv2d", _refuse_vmap, lib=_library)

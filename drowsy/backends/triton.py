@@ -55,6 +55,7 @@ def conv2d(
 
 def padded(x: Tensor, spec: ConvSpec) -> tuple[Tensor, ConvSpec]:
     """``x`` with the padding that kernels do not know, and what is left of ``spec``."""
+    spec = spec.at(x.shape[-2:])
     if spec.padding_mode == "zeros":
         return x, spec
     x = F.pad(x, spec.padding, mode=spec.padding_mode)

@@ -306,8 +306,8 @@ def patches(
     corner = (image * x.shape[1] + top) * x.shape[2] + left
     taps = [
         flat[corner + ky * spec.dilation[0] * x.shape[2] + kx * spec.dilation[1]]
-        for ky in range(layer.kernel_size[0])
-        for kx in range(layer.kernel_size[1])
+        for ky in range(layer.weight.shape[2])
+        for kx in range(layer.weight.shape[3])
     ]
     # [taps, rows, channels]: one group's channels of every tap lie side by side.
     split = torch.stack(taps).chunk(groups, dim=2)

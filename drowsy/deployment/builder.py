@@ -202,10 +202,11 @@ class Builder:
         layer = self._modules[str(node.target)]
         x = node.all_input_nodes[0]
         value = self._values[x]
-        spec, height_width = layer.spec, self._shapes[x][2:]
+        height_width = self._shapes[x][2:]
+        spec = layer.spec.at(height_width)
         geometry = tables.Geometry(
             (height_width[0], height_width[1]),
-            layer.kernel_size,
+            tuple(layer.weight.shape[2:]),
             spec.stride,
             spec.padding,
             spec.dilation,

@@ -35,8 +35,7 @@ def convert(
     ``DrowsyConv2d`` that also computes the batch norm and activation that follow it. Weights are
     shared with ``model``, which stays as it was; ``state_dict`` keys are the same. The network
     starts at rate 0, where it computes what ``model`` computes: that is compared with an example,
-    or at the first call. Modules with forward hooks, and convolutions whose weight is computed anew
-    at every call, stay as they are.
+    or at the first call. Convolutions, norms and activations with forward hooks stay as they are.
 
     Where ``torch.fx`` can trace the model, what is known of its graph serves ``deploy``, stages and
     searches that compute what settings share once; elsewhere the network does without

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from drowsy.graph.nodes import hooked
+from drowsy.network.convolutions import conv_at_heart
 
 
 def left_awake(
@@ -35,12 +35,8 @@ def geometry(module: nn.Module) -> str:
 
 def why_not(module: nn.Module) -> str | None:
     """Why a convolution cannot become a drowsy layer; None where it can."""
-    if type(module) is not nn.Conv2d:
-        kind = geometry(module) if type(module) is nn.Module else type(module).__name__
-        return f"{kind} is not an nn.Conv2d"
-    if "weight" not in module._parameters:
-        return "its weight is computed anew at every call (weight_norm, prune): make it permanent"
-    return "it has hooks, which a drowsy layer would not call" if hooked(module) else None
+    found = conv_at_heart(module)
+    return found if isinstance(found, str) else None
 
 
 def _matching(patterns: Sequence[str], names: list[str]) -> set[str]:

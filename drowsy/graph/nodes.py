@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from drowsy.graph.observing import Observed, Reading
+from drowsy.network.norms import activation_at_heart, leaky_relu, norm_at_heart
 from drowsy.network.tail import Activated
-from drowsy.neuron import check_activation
 
-_MODULE_ACTIVATIONS: dict[type[nn.Module], Callable[..., str | None]] = {
-    nn.ReLU: lambda m: "relu",
-    nn.ReLU6: lambda m: "relu6",
-    nn.LeakyReLU: lambda m: _leaky_relu(m.negative_slope),
-    nn.SiLU: lambda m: "silu",
-    nn.GELU: lambda m: "gelu" if m.approximate == "none" else "gelu_tanh",
-    nn.Hardswish: lambda m: "hardswish",
-    nn.Sigmoid: lambda m: "sigmoid",
-    nn.Tanh: lambda m: "tanh",
-}
 _CALL_ACTIVATIONS: dict[object, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
     F.relu6: "relu6",
@@ -41,14 +30,14 @@ class Neuron:
     """A convolution with what belongs to its neurons.
 
     Attributes:
-        norm, norm_name: the batch norm that follows it, and its name.
+        norm, norm_name: the batch norm at heart that follows it, and its name.
         activation: one of ``drowsy.neuron.ACTIVATIONS``.
         steps: what the model's code calls after the convolution and is in the neuron already: the
             modules, and the name of an activation that is called as a function.
         absorbed: the nodes of these calls, where they were found in a graph.
     """
 
-    norm: nn.BatchNorm2d | None = None
+    norm: nn.Module | None = None
     norm_name: str | None = None
     activation: str = "none"
     steps: tuple[nn.Module | str, ...] = ()
@@ -72,16 +61,17 @@ def common_neuron(neurons: Sequence[Neuron]) -> Neuron:
 def neuron_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Neuron:
     """What belongs to the neurons of one call of a convolution, by a graph."""
     neuron, after = Neuron(), _only_user(node)
-    if after is not None and after.op == "call_module" and absorbable(modules[str(after.target)]):
-        norm = modules[str(after.target)]
-        if isinstance(norm, nn.BatchNorm2d):
-            neuron = Neuron(norm, str(after.target), "none", (norm,), (after,))
-            after = _only_user(after)
+    if after is not None and after.op == "call_module":
+        norm = norm_at_heart(modules[str(after.target)])
+        if norm is not None:
+            target = str(after.target)
+            neuron = Neuron(norm.module, target, norm.activation, (norm.module,), (after,))
+            after = _only_user(after) if norm.activation == "none" else None
     name: str | None = None
     step: nn.Module | str | None = None
     if after is not None and after.op == "call_module":
         step = modules[str(after.target)]
-        name = module_activation(step) if absorbable(step) else None
+        name = _activation_of(step)
     elif after is not None:
         name = step = activation_name(after, modules)
     if after is None or name is None or step is None:
@@ -101,8 +91,13 @@ def observed_neuron(output: Tensor, seen: Observed, names: Mapping[int, str]) ->
     neuron = Neuron()
     readings = seen.readings(output)
     after = _only_reading(output, readings)
-    if after is not None and isinstance(norm := after.by, nn.BatchNorm2d) and absorbable(norm):
-        neuron = Neuron(norm, names[id(norm)], "none", (norm,))
+    norm = None
+    if after is not None and isinstance(after.by, nn.Module):
+        norm = norm_at_heart(after.by)
+    if after is not None and norm is not None:
+        neuron = Neuron(norm.module, names[id(norm.module)], norm.activation, (norm.module,))
+        if norm.activation != "none":
+            return neuron
         # What overwrites its argument puts out the very tensor that it has read.
         rest = readings[1:] if after.output is output else seen.readings(after.output)
         output = after.output
@@ -110,7 +105,7 @@ def observed_neuron(output: Tensor, seen: Observed, names: Mapping[int, str]) ->
     if after is None:
         return neuron
     if isinstance(after.by, nn.Module):
-        name = module_activation(after.by) if absorbable(after.by) else None
+        name = _activation_of(after.by)
         step: nn.Module | str | None = after.by
     else:
         name = step = called_activation(after.by, after.args, after.kwargs)
@@ -121,10 +116,7 @@ def observed_neuron(output: Tensor, seen: Observed, names: Mapping[int, str]) ->
 
 def absorbable(module: nn.Module) -> bool:
     """Whether a layer may compute a norm or activation in its place. What has hooks is called."""
-    if hooked(module):
-        return False
-    norm = type(module) is nn.BatchNorm2d and module.running_mean is not None
-    return norm or module_activation(module) is not None
+    return norm_at_heart(module) is not None or _activation_of(module) is not None
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
@@ -141,10 +133,15 @@ def _only_reading(output: Tensor, readings: Sequence[Reading]) -> Reading | None
     return readings[0] if len(readings) == 1 or readings[0].output is output else None
 
 
+def _activation_of(module: nn.Module) -> str | None:
+    """Which activation a layer may compute in a module's place."""
+    return None if hooked(module) else module_activation(module)
+
+
 def module_activation(module: nn.Module) -> str | None:
     """Which of ``drowsy.neuron.ACTIVATIONS`` a module applies, None where it is something else."""
-    name_of = _MODULE_ACTIVATIONS.get(type(module))
-    return name_of(module) if name_of else None
+    name = activation_at_heart(module)
+    return None if name == "none" else name
 
 
 def activation_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
@@ -171,18 +168,12 @@ def called_activation(function: Any, args: Sequence[Any], kwargs: Mapping[str, A
         return "gelu_tanh" if options.get("approximate") == "tanh" else "gelu"
     if function in (F.leaky_relu, F.leaky_relu_):
         slope = args[1] if len(args) > 1 else options.get("negative_slope", 0.01)
-        return _leaky_relu(slope)
+        # A slope that the graph computes is no part of a neuron.
+        return None if isinstance(slope, fx.Node) else leaky_relu(slope)
     return None if options else _CALL_ACTIVATIONS.get(function)
 
 
 Activated.name_of = staticmethod(called_activation)  # type: ignore[method-assign]
-
-
-def _leaky_relu(slope: Any) -> str | None:
-    """A neuron's name for it; None where the slope is no finite number, or known to the graph."""
-    if isinstance(slope, fx.Node) or not math.isfinite(slope):
-        return None
-    return check_activation(f"leaky_relu:{+slope}")
 
 
 def hooked(module: nn.Module) -> bool:

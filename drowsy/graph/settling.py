@@ -156,7 +156,7 @@ class Settling:
         call = _Comparison(net, method, args, kwargs)
         if not self.compared and net.graph is None:
             self._observe(net, call)
-        with net.uncorrected(), net.control.awake():
+        with net.uncorrected(), net.control.nobody_asleep():
             if self.verify:
                 self._compare(net, call)
             net.resting = _resting(net, call)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from drowsy.graph.nodes import absorbable
 from drowsy.graph.tree import copied
 
 CONVOLUTIONS = (
@@ -19,10 +20,10 @@ CONVOLUTIONS = (
 
 
 class _Tracer(fx.Tracer):
-    """Keeps library modules whole, and convolutions of any kind so that they can be reported."""
+    """Keeps library modules whole, convolutions of any kind, and what belongs to neurons."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        leaf = isinstance(module, CONVOLUTIONS)
+        leaf = isinstance(module, CONVOLUTIONS) or absorbable(module)
         return leaf or super().is_leaf_module(module, name)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from drowsy.knob.turns import Turns
 
@@ -48,6 +49,7 @@ class Control(nn.Module):
         for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
         self.settings = [0] * layers
+        self._own = self.thresholds, self.scales, self.clock
         self.turns = Turns()
         self._since: dict[int, int] = {}
         self.reseed(seed)
@@ -68,7 +70,7 @@ class Control(nn.Module):
         self.scales[index] = scale
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def nobody_asleep(self) -> Iterator[None]:
         """Let nobody sleep for a while."""
         settings, tensors = self.settings, (self.thresholds.clone(), self.scales.clone())
         self.settings, self.version = [0] * len(settings), self.version + 1
@@ -81,6 +83,18 @@ class Control(nn.Module):
             for mine, before in zip((self.thresholds, self.scales), tensors, strict=True):
                 mine.copy_(before)
 
+    def awake(self, index: int) -> bool:
+        """Whether nobody of layer ``index`` sleeps, told without a synchronisation.
+
+        False where it cannot be told: other tensors than those that were written to are in the
+        places of the buffers (``torch.func.functional_call``).
+        """
+        return self.settings[index] == 0 and self._buffers["thresholds"] is self._own[0]
+
+    def present(self) -> Tensor:
+        """The clock itself, where tracers have put another tensor in its place."""
+        return self._own[2]
+
     def reseed(self, seed: int, image: int = 0) -> None:
         """Restart the sleep maps at this seed and image index (each 0 to ``2**63 - 1``)."""
         check_seed("seed", seed)
@@ -89,8 +103,12 @@ class Control(nn.Module):
         self.clock.copy_(torch.tensor([seed, image]), non_blocking=True)
 
     def advance(self, images: int) -> None:
-        """Advance the clock past so many images."""
-        self.clock[1:].add_(images)
+        """Advance the clock past so many images.
+
+        Not for an export to ONNX, whose maps are those of the moment.
+        """
+        if not exporting_onnx():
+            self.clock[1:].add_(images)
 
     def called_alone(self, layer: int, images: int) -> None:
         """Note that a layer is about to run on so many images outside of its network's call.
@@ -107,7 +125,26 @@ class Control(nn.Module):
         scales = self.scales
         super()._apply(fn, recurse)
         self.scales = scales.to(self.scales.device)
+        self._own = self.thresholds, self.scales, self.clock
         return self
+
+
+def exporting_onnx() -> bool:
+    """Whether ``torch.onnx.export`` is looking."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return traced and torch.onnx.is_in_onnx_export()
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Compute with numbers that tracers do not see."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def check_seed(name: str, value: int) -> None:

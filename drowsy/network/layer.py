@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from drowsy.backends.ops import choose_backend
-from drowsy.knob.control import Control
+from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend
+from drowsy.knob.control import Control, exporting_onnx, untraced
+from drowsy.network.folded import FoldedConv2d
 from drowsy.network.inference import in_graph, joined
 from drowsy.network.tail import Tail, mark
-from drowsy.neuron import RING, ConvSpec, awake_conv2d, check_activation
+from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     Grain,
     SleepSpec,
     check_fill,
+    levels,
     scale,
     threshold,
 )
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_ANY_SLEEP = SleepSpec()
 # Attributes that a graph built from a layer depends on.
 _BUILT_IN = frozenset({"sleep", "_fill", "stencil", "laid", "written"})
 
 
-class DrowsyConv2d(nn.Conv2d):
+class DrowsyConv2d(FoldedConv2d):
     """Convolution, bias, activation and sleep as one inference-only layer.
 
     Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
@@ -47,15 +52,17 @@ class DrowsyConv2d(nn.Conv2d):
     backend), contiguous or channels_last. Each inference draws fresh maps: the layer counts the
     images that it has seen. ``layer.control.reseed(seed, image)`` restarts the count.
 
+    ``torch.compile``, ``torch.export``, ``torch.jit.trace``, ``make_fx`` and fx take the layer as
+    one operator that goes on following rate, factor, seed and count. ``torch.onnx.export`` has no
+    such operator: it gets the maps of the moment as constants, for the example's batch, and no
+    other runtime saves anything by them.
+
     Attributes:
         stencil: the table ``[256, 9, OC]`` of fill ``stencil``, as ``drowsy.neuron.sleep`` takes
             it, or None; a buffer that is not part of ``state_dict``.
-        laid, written: how often the weight in effect has moved to other memory, or may have, and
-            how often a correction was written into it.
     """
 
     stencil: Tensor | None
-    laid = written = 0
 
     def __init__(
         self,
@@ -90,10 +97,16 @@ class DrowsyConv2d(nn.Conv2d):
             device,
             dtype,
         )
-        self._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
-        self.set(rate=rate)
+        self._become_drowsy(activation, _ANY_SLEEP if sleep is None else sleep, fill, backend)
+        # A rate of None is none, where ``set`` would leave what there is.
+        self.set(rate=Fraction(threshold(rate, self.sleep.k), self.sleep.k))
 
     def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
+        if not isinstance(sleep, SleepSpec):
+            raise TypeError(
+                f"sleep: got {sleep!r}, allowed: a drowsy.SleepSpec, such as "
+                'SleepSpec("stratified", "position")'
+            )
         self.activation = check_activation(activation)
         self.register_buffer("stencil", None, persistent=False)
         self._set(sleep, self._check_fill(fill, sleep.grain))
@@ -105,19 +118,14 @@ class DrowsyConv2d(nn.Conv2d):
         self.owns_control = True
         # What the network's own code calls after this layer, and is in it already.
         self.tail: Tail | None = None
-        # The batch norm folded into this layer, held in a tuple so that it is not a submodule.
-        self._norm: tuple[nn.BatchNorm2d, ...] = ()
-        self.folded_weight: Tensor | None
-        self.folded_bias: Tensor | None
-        for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
-            self.register_buffer(name, None, persistent=False)
+        self._become_folded()
 
     @classmethod
     def from_conv(
         cls,
         conv: nn.Conv2d,
         *,
-        norm: nn.BatchNorm2d | None = None,
+        norm: nn.Module | None = None,
         cache_folded: bool = True,
         activation: str = "none",
         sleep: SleepSpec | None = None,
@@ -127,40 +135,46 @@ class DrowsyConv2d(nn.Conv2d):
         """Make a drowsy layer that shares a convolution's parameters.
 
         Args:
-            conv: an ``nn.Conv2d``; its weight and bias are shared, not copied.
-            norm: a batch norm with running statistics that follows ``conv``, folded into it.
+            conv: an ``nn.Conv2d``, or what is one at heart (``drowsy.network.convolutions``); its
+                parameters are shared, not copied.
+            norm: a batch norm with running statistics that follows ``conv``, folded into it, with
+                the activation that it has of its own (``drowsy.network.norms``).
             cache_folded: fold once and keep the folded copy (``refresh`` folds again), or fold at
                 every call from the live batch norm.
             activation, sleep, fill, backend: as for ``DrowsyConv2d``.
+
+        Raises:
+            ValueError: ``conv`` is no convolution at heart, ``norm`` no batch norm with running
+                statistics in eval mode, or there would be two activations.
         """
-        if norm is not None and (norm.running_mean is None or norm.running_var is None):
-            raise ValueError("norm: a batch norm without running statistics cannot be folded")
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
-        layer.__dict__.update({k: v for k, v in conv.__dict__.items() if not k.startswith("_")})
-        layer._reversed_padding_repeated_twice = conv._reversed_padding_repeated_twice
-        layer.weight = conv.weight
-        layer.bias = conv.bias
-        layer._become_drowsy(activation, sleep or SleepSpec(), fill, backend)
-        layer._norm = () if norm is None else (norm,)
-        layer._cache_folded = cache_folded
+        own = layer._adopt(conv, norm, cache_folded)
+        if activation != "none" and own != "none":
+            raise ValueError(
+                f"activation: got {activation!r} after a norm that applies {own} itself, allowed: "
+                "none"
+            )
+        layer._become_drowsy(
+            own if activation == "none" else activation,
+            _ANY_SLEEP if sleep is None else sleep,
+            fill,
+            backend,
+        )
         layer.refresh()
         return layer
 
-    _cache_folded = True
-    corrected_weight: Tensor | None
-    corrected_bias: Tensor | None
+    def absorb(self, norm: nn.Module | None, activation: str, tail: Tail | None) -> None:
+        """Compute a norm and an activation in the neuron; the model's code passes over ``tail``."""
+        self._fold_in(norm)
+        self.activation, self.tail = check_activation(activation), tail
+        self.refresh()
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what graphs are built from counts in ``control.version``."""
         super().__setattr__(name, value)
         if name in _BUILT_IN and "control" in self._modules:
             self.control.version += 1
-
-    def _apply(self, fn: Any, recurse: bool = True) -> DrowsyConv2d:
-        super()._apply(fn, recurse)
-        self.laid += 1
-        return self
 
     # --- the knob -----------------------------------------------------------------------------
 
@@ -261,124 +275,19 @@ class DrowsyConv2d(nn.Conv2d):
         self._sleep_text = str(sleep)
         self._fill_text = fill if fill in NEIGHBOUR_FILLS else "zero"
 
-    def absorb(self, norm: nn.BatchNorm2d | None, activation: str, tail: Tail | None) -> None:
-        """Compute a norm and an activation in the neuron; the model's code passes over ``tail``."""
-        self.activation = check_activation(activation)
-        self._norm = () if norm is None else (norm,)
-        self.tail = tail
-        self.uncorrect()
-        if norm is None:
-            self.folded_weight = self.folded_bias = None
-        self.refresh()
-
-    # --- folding --------------------------------------------------------------------------------
-
-    @property
-    def norm(self) -> nn.BatchNorm2d | None:
-        """The batch norm folded into this layer."""
-        return self._norm[0] if self._norm else None
-
-    def refresh(self) -> None:
-        """Fold again, after the parameters or the batch norm's statistics changed."""
-        if self._norm and self._cache_folded:
-            with torch.no_grad():
-                self.folded_weight, self.folded_bias = self._fold()
-        self.laid += 1
-
-    def correct(
-        self, scale: Tensor | None, bias: Tensor | None = None, delta: Tensor | None = None
-    ) -> None:
-        """Compute with ``scale * weight + delta`` and ``bias`` instead of the layer's own.
-
-        Written into the same buffers at every call, so that captured CUDA graphs follow. The
-        layer's parameters stay as they are.
-
-        Args:
-            scale: ``[OC]`` factor on the weight in effect; None puts what is not corrected into
-                the buffers, if there are any.
-            bias: ``[OC]``, instead of the bias in effect.
-            delta: shaped as the weight, added to it; None for nothing.
-        """
-        if scale is None and self.corrected_weight is None:
-            return
-        with torch.no_grad():
-            weight, own = self._uncorrected()
-            if self.corrected_weight is None or self.corrected_bias is None:
-                # Tensors made in inference mode could not be written to outside of it.
-                with torch.inference_mode(False):
-                    self.corrected_weight = torch.empty_like(weight)
-                    self.corrected_bias = weight.new_empty(weight.shape[0])
-                self.laid += 1
-            self.written += 1
-            if scale is None:
-                self.corrected_weight.copy_(weight)
-                if own is None:
-                    self.corrected_bias.zero_()
-                else:
-                    self.corrected_bias.copy_(own)
-                return
-            # In float32 at least: what is added may be far smaller than the weight.
-            wide = torch.promote_types(weight.dtype, torch.float32)
-            corrected = weight.to(wide) * scale.to(weight.device, wide)[:, None, None, None]
-            if delta is not None:
-                corrected += delta.to(weight.device, wide)
-            self.corrected_weight.copy_(corrected)
-            assert bias is not None, "a correction has a bias"
-            self.corrected_bias.copy_(bias)
-
-    def uncorrect(self) -> None:
-        """Take a correction back, and its buffers."""
-        if self.corrected_weight is not None:
-            self.corrected_weight = self.corrected_bias = None
-            self.laid += 1
-
-    def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
-        """``(weight, bias)`` that the convolution uses: batch norm and correction included."""
-        if self.corrected_weight is not None:
-            return self.corrected_weight, self.corrected_bias
-        return self._uncorrected()
-
-    def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
-        if not self._norm:
-            return self.weight, self.bias
-        if self._cache_folded:
-            return self.folded_weight, self.folded_bias  # type: ignore[return-value]
-        return self._fold()
-
-    def _fold(self) -> tuple[Tensor, Tensor]:
-        norm = self._norm[0]
-        # In float32 at least: 1 / sqrt(var + eps) in half precision would cost three digits.
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)
-        mean, var = norm.running_mean.to(dtype), norm.running_var.to(dtype)  # type: ignore[union-attr]
-        factor = torch.rsqrt(var + norm.eps)
-        if norm.weight is not None:
-            factor = factor * norm.weight.to(dtype)
-        bias = -mean * factor if self.bias is None else (self.bias.to(dtype) - mean) * factor
-        if norm.bias is not None:
-            bias = bias + norm.bias.to(dtype)
-        weight = self.weight.to(dtype) * factor[:, None, None, None]
-        return weight.to(self.weight.dtype), bias.to(self.weight.dtype)
-
     # --- inference ------------------------------------------------------------------------------
 
     def forward(self, input: Tensor) -> Tensor:
         """Run the layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
 
         Raises:
-            RuntimeError: gradients are enabled and something requires them; the layer is for
-                inference.
+            RuntimeError: gradients are enabled and something requires them, the layer being for
+                inference; a transform of ``torch.func`` is at work; a correction is in force and
+                ``torch.func.functional_call`` gives other weights.
             TypeError: a dtype that is not supported.
         """
         if not isinstance(input, torch.fx.Proxy):
-            if torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad):
-                raise RuntimeError(
-                    "DrowsyConv2d is for inference and has no gradient: call the network under "
-                    "torch.inference_mode() or torch.no_grad()"
-                )
-            if input.dtype not in _DTYPES:
-                raise TypeError(
-                    f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}"
-                )
+            self._check_call(input)
             if input.dim() == 3:
                 return self.forward(input[None])[0]
         if self.owns_control:
@@ -394,17 +303,31 @@ class DrowsyConv2d(nn.Conv2d):
     def _compute(self, input: Tensor) -> Tensor:
         return self.awake(input) if self._idle(input) else self._drowse(input)
 
+    def _check_call(self, input: Tensor) -> None:
+        if torch.is_grad_enabled() and (input.requires_grad or self._wants_gradient()):
+            raise RuntimeError(
+                "DrowsyConv2d is for inference and has no gradient: call the network under "
+                "torch.inference_mode() or torch.no_grad()"
+            )
+        if input.dtype not in _DTYPES:
+            raise TypeError(f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}")
+        if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
+            raise RuntimeError(NO_TRANSFORMS)
+
     def _idle(self, input: Tensor) -> bool:
         """Whether nobody sleeps now and torch's own convolution can serve.
 
         On the CPU that spares the operator's dispatch, tens of microseconds that small layers
         notice; on CUDA cuDNN computes the layer where it is the faster. Not while a graph is made
-        that outlives this rate: tracers see subclasses of tensors, compilers and captures say so.
+        that outlives this rate: some tracers see subclasses of tensors, the others, compilers and
+        captures say so.
         """
         if (
             torch.compiler.is_compiling()
             or type(input) is not Tensor
-            or self.control.settings[self.index] != 0
+            or not self.control.awake(self.index)
+            or torch.jit.is_tracing()
+            or get_proxy_mode() is not None
         ):
             return False
         if not input.is_cuda:
@@ -418,6 +341,8 @@ class DrowsyConv2d(nn.Conv2d):
         return self.backend == "auto" and library_wins(input, self.weight, self.spec)
 
     def _drowse(self, input: Tensor) -> Tensor:
+        if exporting_onnx():
+            return self._fixed(input)
         return torch.ops.drowsy.conv2d(
             input,
             *self.parameters_in_effect(),
@@ -432,24 +357,42 @@ class DrowsyConv2d(nn.Conv2d):
             self.backend,
         )
 
+    def _fixed(self, input: Tensor) -> Tensor:
+        """The layer with the maps of the clock's present time as constants, for other runtimes."""
+        spec = self.spec
+        if spec.padding_mode == "same" and torch.jit.is_tracing():
+            # Worked out for this size: others, where a runtime is given them, must not pass.
+            with untraced():
+                size = [int(n) for n in input.shape]
+            input, spec = input.reshape(size), spec.at(size[2:])
+        y = awake_conv2d(input, *self.parameters_in_effect(), spec)
+        j, k = self.control.settings[self.index], self.sleep.k
+        if j == 0:
+            return y
+        if any(isinstance(size, torch.SymInt) for size in y.shape):
+            raise RuntimeError(NO_ONNX)
+        with untraced():
+            shape = (int(y.shape[0]), int(y.shape[1]), int(y.shape[2]), int(y.shape[3]))
+            drawn = levels(self.sleep, shape, self.control.present())
+            factor = scale(j, k, self._fill)
+            asleep = FixedSleep(drawn, j, factor, shape, y.dtype, self.sleep.grain, self._fill_text)
+        # Nor must other sizes pass by broadcasting.
+        return asleep(y.reshape(shape), self.table)
+
     def awake(self, input: Tensor) -> Tensor:
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
         return awake_conv2d(input, *self.parameters_in_effect(), self.spec)
 
-    @property
-    def reads_single_positions(self) -> bool:
-        """Whether every output reads the input at its own position only."""
-        spec = self.spec
-        return (self.kernel_size, spec.stride) == ((1, 1), (1, 1)) and not any(spec.padding)
-
-    @property
-    def spec(self) -> ConvSpec:
-        """Geometry and activation."""
-        return ConvSpec.of_conv(self, self.activation)
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            "DrowsyConv2d cannot be compiled by torch.jit.script: use torch.jit.trace, "
+            "torch.compile or torch.export, which follow its knob, or script the network that "
+            "drowsy.revert(net) gives"
+        )
 
     def extra_repr(self) -> str:
         """``nn.Conv2d``'s line, then the neuron's."""
-        norm = ", norm folded" if self._norm else ""
+        norm = ", norm folded" if self.norm is not None else ""
         return (
             f"{super().extra_repr()}, activation={self.activation}{norm}, "
             f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"

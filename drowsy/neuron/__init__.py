@@ -31,6 +31,7 @@ from drowsy.neuron.awake import (
     check_activation,
     padded_input,
 )
+from drowsy.neuron.fixed import FixedSleep
 from drowsy.neuron.size import ConvSize
 from drowsy.neuron.stencil import RING
 
@@ -39,6 +40,7 @@ __all__ = [
     "RING",
     "ConvSize",
     "ConvSpec",
+    "FixedSleep",
     "activate",
     "awake_conv2d",
     "check_activation",

@@ -80,25 +80,30 @@ _SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 # --- from awake neighbours -----------------------------------------------------------------------
 
-_NOBODY = 255
+NOBODY = 255
 
 
 def _nearest(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     """``y`` with the sleepers of the map ``[N, CC, OH, OW]`` replaced by their nearest awake."""
     n, channels, height, width = y.shape
-    choice = _choose_nearest(asleep)
-    steps = torch.zeros(_NOBODY + 1, dtype=torch.int64)
-    steps[1 : len(WINDOW) + 1] = torch.tensor([dy * width + dx for _, dy, dx in WINDOW])
+    choice = choose_nearest(asleep)
     here = torch.arange(height * width, device=y.device).view(height, width)
-    source = here + steps.to(y.device)[choice.int()]
+    source = here + steps_to_nearest(width, y.device)[choice.int()]
     filled = torch.empty_like(y)
     source = over_channels(source, channels, grain).expand_as(y)
     torch.gather(y.flatten(2), 2, source.flatten(2), out=filled.view(n, channels, -1))
-    nobody = (choice == _NOBODY).permute(0, 2, 3, 1).flatten(1, 2)
+    nobody = (choice == NOBODY).permute(0, 2, 3, 1).flatten(1, 2)
     return _clear(filled, nobody, grain)
 
 
-def _choose_nearest(asleep: Tensor) -> Tensor:
+def steps_to_nearest(width: int, device: torch.device) -> Tensor:
+    """How far away in a map of this width the neuron is that ``choose_nearest`` numbers so."""
+    steps = torch.zeros(NOBODY + 1, dtype=torch.int64)
+    steps[1 : len(WINDOW) + 1] = torch.tensor([dy * width + dx for _, dy, dx in WINDOW])
+    return steps.to(device)
+
+
+def choose_nearest(asleep: Tensor) -> Tensor:
     """Whom each neuron takes its value from, for a boolean map ``[N, CC, OH, OW]``.
 
     A neuron starts with 0 if it is awake and with 255 if it sleeps. Every neighbour offers its own
@@ -119,7 +124,7 @@ def _choose_nearest(asleep: Tensor) -> Tensor:
     Returns:
         uint8 ``[N, CC, OH, OW]``: 0 itself, a neighbour's number, or 255 for nobody.
     """
-    start = pad(asleep.to(torch.uint8).mul_(_NOBODY), _NOBODY)
+    start = pad(asleep.to(torch.uint8).mul_(NOBODY), NOBODY)
     choice = shift(start, 0, 0).clone()
     for number, (_, dy, dx) in enumerate(WINDOW, start=1):
         torch.minimum(choice, shift(start, dy, dx) | number, out=choice)
@@ -131,8 +136,8 @@ def _interpolate(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     channels = y.shape[1]
     dtype = torch.promote_types(y.dtype, torch.float32)
     awake = _clear(y, asleep.permute(0, 2, 3, 1).flatten(1, 2), grain)
-    near, far = _window_sums(awake.to(dtype))
-    near_weight, far_weight = _window_sums((~asleep).to(dtype))
+    near, far = window_sums(awake.to(dtype))
+    near_weight, far_weight = window_sums((~asleep).to(dtype))
     alone = near_weight == 0
     weight = torch.where(alone, far_weight, near_weight)
     # Nobody in the window: 0 / 1.
@@ -143,7 +148,7 @@ def _interpolate(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     return torch.where(sleeper, mean.to(y.dtype), y, out=torch.empty_like(y))
 
 
-def _window_sums(values: Tensor) -> tuple[Tensor, Tensor]:
+def window_sums(values: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over the 3x3 window, and over what the 5x5 window adds to it.
 
     Weighted by the inverse of the squared distance; the centre and what lies outside count 0.

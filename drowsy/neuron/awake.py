@@ -6,9 +6,10 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,11 +28,15 @@ ACTIVATIONS = (*_ACTIVATIONS, "leaky_relu:SLOPE")
 
 
 def check_activation(name: str) -> str:
-    """Return the name of an activation, or raise ValueError if it is not one of ``ACTIVATIONS``.
+    """Return the name of an activation.
+
+    Raises ValueError if it is not one of ``ACTIVATIONS``, TypeError if it is no text.
 
     A slope is a finite number; it is returned in the form that every backend reads: ``1e16`` for
     ``1e+16``.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")
     _activation(name)
     return name.replace("e+", "e")
 
@@ -59,7 +64,9 @@ class ConvSpec:
     Args:
         stride, dilation: ``(vertical, horizontal)``.
         padding: cells added ``(left, right, top, bottom)``, as in ``F.pad``.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+        padding_mode: ``zeros``, ``reflect``, ``replicate``, ``circular``; or ``same``: as many
+            zeros as TensorFlow's rule of that name adds, which depends on the size of the input
+            (``at``). ``padding`` is then what it adds at stride 1.
         groups: number of groups.
         activation: one of ``ACTIVATIONS``.
     """
@@ -109,21 +116,87 @@ class ConvSpec:
         )
 
     @classmethod
-    def of_conv(cls, conv: nn.Conv2d, activation: str = "none") -> ConvSpec:
-        """The geometry of an ``nn.Conv2d``, and what follows it inside the neuron."""
+    def of_conv(
+        cls,
+        conv: nn.Conv2d,
+        activation: str = "none",
+        *,
+        weight: Tensor | None = None,
+        pads_same: bool | None = None,
+    ) -> ConvSpec:
+        """The geometry that an ``nn.Conv2d``'s attributes tell now, as its ``forward`` reads them.
+
+        Args:
+            conv: the convolution; integers, pairs and names of paddings are all allowed.
+            activation: what follows it inside the neuron.
+            weight: what it convolves with, if not ``conv.weight``; its size is read.
+            pads_same: whether it pads by TensorFlow's rule; None: its attribute of that name.
+
+        Raises:
+            ValueError: a geometry that ``F.conv2d`` does not take.
+        """
+        kernel = (conv.weight if weight is None else weight).shape
+        if getattr(conv, "pads_same", False) if pads_same is None else pads_same:
+            spec = cls.of_call(kernel, 1, "same", conv.dilation, conv.groups, activation)
+            return replace(spec, stride=_pair("stride", conv.stride), padding_mode="same")
+        if conv.padding_mode == "zeros":
+            given = conv.stride, conv.padding, conv.dilation, conv.groups, activation
+            return cls.of_call(kernel, *given)
         return cls.of(
-            conv.stride,
-            # As ``F.pad`` takes it, with the uneven padding of ``padding="same"`` worked out.
+            _pair("stride", conv.stride),
+            # Written down when the convolution was made, whatever became of its ``padding``.
             conv._reversed_padding_repeated_twice,
             conv.padding_mode,
-            conv.dilation,
+            _pair("dilation", conv.dilation),
             conv.groups,
             activation,
         )
 
+    @classmethod
+    def of_call(
+        cls,
+        kernel: Sequence[int],
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        activation: str = "none",
+    ) -> ConvSpec:
+        """The geometry of a call of ``F.conv2d``.
+
+        Args:
+            kernel: sizes of the weight, ``KH`` and ``KW`` at the end.
+            stride, padding, dilation, groups: as ``F.conv2d`` takes them.
+            activation: what follows.
+
+        Raises:
+            ValueError: what ``F.conv2d`` does not take.
+        """
+        steps, holes = _pair("stride", stride), _pair("dilation", dilation)
+        if padding == "same":
+            if steps != (1, 1):
+                raise ValueError(f"padding: got 'same' with stride {steps}, allowed: stride 1")
+            down, across = ((taps - 1) * d for taps, d in zip(kernel[-2:], holes, strict=True))
+            sides = (across // 2, across - across // 2, down // 2, down - down // 2)
+        else:
+            down, across = (0, 0) if padding == "valid" else _pair("padding", padding, least=0)
+            sides = (across, across, down, down)
+        return cls(steps, sides, "zeros", holes, groups, activation)
+
+    def at(self, size: Sequence[int]) -> ConvSpec:
+        """This geometry over inputs of ``size`` ``(H, W)``: mode ``same`` is worked out."""
+        if self.padding_mode != "same":
+            return self
+        left, right, top, bottom = self.padding
+        sides = (
+            *_same(size[1], self.stride[1], left + right),
+            *_same(size[0], self.stride[0], top + bottom),
+        )
+        return replace(self, padding=sides, padding_mode="zeros")
+
     def output_size(self, size: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
         """``(OH, OW)`` over an input of ``size`` ``(H, W)`` before padding."""
-        left, right, top, bottom = self.padding
+        left, right, top, bottom = self.at(size).padding
         height, width = (
             (padded - dilation * (taps - 1) - 1) // stride + 1
             for padded, taps, stride, dilation in zip(
@@ -137,6 +210,28 @@ class ConvSpec:
         return height, width
 
 
+def _pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
+    """``(vertical, horizontal)`` of one number, or of a sequence of one or two."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) == 1:
+        pair *= 2
+    if len(pair) != 2 or pair[0] < least or pair[1] < least:
+        raise ValueError(f"{name}: got {value!r}, allowed: one or two integers from {least} up")
+    return pair
+
+
+def _same(size: int, stride: int, reach: int) -> tuple[int, int]:
+    """Zeros before and after a row of ``size``, for ``ceil(size / stride)`` outputs.
+
+    Args:
+        size: of the row.
+        stride: of the windows.
+        reach: from a window's first cell to its last.
+    """
+    missing = torch.sym_max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
+    return missing // 2, missing - missing // 2
+
+
 def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
     """What the neurons would output if none slept: ``act(conv2d(x) + bias)``.
 
@@ -146,6 +241,7 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         bias: ``[OC]`` or None.
         spec: geometry and activation.
     """
+    spec = spec.at(x.shape[-2:])
     left, right, top, bottom = spec.padding
     if spec.padding_mode != "zeros" or (left, top) != (right, bottom):
         x = padded_input(x, spec)
@@ -156,5 +252,6 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
 
 def padded_input(x: Tensor, spec: ConvSpec) -> Tensor:
     """``x`` ``[N, C, H, W]`` with its padding written out, whatever the mode."""
+    spec = spec.at(x.shape[-2:])
     mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
     return F.pad(x, spec.padding, mode=mode)

@@ -16,12 +16,15 @@ class ConvSize:
     Args:
         input: ``(N, IC, H, W)``, before padding.
         weight: ``(OC, IC / groups, KH, KW)``.
-        spec: geometry and activation.
+        spec: geometry and activation; mode ``same`` is worked out.
     """
 
     input: tuple[int, int, int, int]
     weight: tuple[int, int, int, int]
     spec: ConvSpec
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", self.spec.at(self.input[2:]))
 
     @functools.cached_property
     def output(self) -> tuple[int, int, int, int]:

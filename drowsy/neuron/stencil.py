@@ -27,7 +27,7 @@ def predict(y: Tensor, asleep: Tensor, grain: Grain, table: Tensor) -> Tensor:
 
     sleepers = asleep.permute(0, 2, 3, 1).flatten().nonzero()[:, 0]
     # Sleepers with the same awake neighbours have the same weights.
-    order = _awake_sets(asleep).permute(0, 2, 3, 1).flatten()[sleepers].sort(stable=True)
+    order = awake_sets(asleep).permute(0, 2, 3, 1).flatten()[sleepers].sort(stable=True)
     counts = order.values.bincount(minlength=len(table)).tolist()
 
     filled = y.clone(memory_format=torch.channels_last)
@@ -46,7 +46,7 @@ def predict(y: Tensor, asleep: Tensor, grain: Grain, table: Tensor) -> Tensor:
     return torch.empty_like(y).copy_(filled)
 
 
-def _awake_sets(asleep: Tensor) -> Tensor:
+def awake_sets(asleep: Tensor) -> Tensor:
     """The row of the table for each cell: bit ``i`` where neighbour ``RING[i]`` is awake."""
     height, width = asleep.shape[2:]
     awake = F.pad(~asleep, (1, 1, 1, 1))

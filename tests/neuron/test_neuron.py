@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drowsy.neuron import ACTIVATIONS, ConvSize, ConvSpec, awake_conv2d, check_activation, sleep
-from drowsy.neuron.asleep import _choose_nearest
+from drowsy.neuron.asleep import choose_nearest
 from drowsy.neuron.window import WINDOW
 from drowsy.sleep import NEIGHBOUR_FILLS, Grain, check_fill, expand_cells, scale
 
@@ -268,7 +268,7 @@ def test_neighbours_are_added_up_in_float32(
 def test_three_neurons_in_a_row_take_from_the_first() -> None:
     """The example that ``drowsy.neuron.asleep`` works out for the choice of the nearest."""
     asleep = torch.tensor([False, True, True]).view(1, 1, 1, 3)
-    assert _choose_nearest(asleep).flatten().tolist() == [0, 2, 10]
+    assert choose_nearest(asleep).flatten().tolist() == [0, 2, 10]
     assert [(dy, dx) for _, dy, dx in (WINDOW[2 - 1], WINDOW[10 - 1])] == [(0, -1), (0, -2)]
     y = torch.tensor([1.5, math.nan, math.nan]).view(1, 1, 1, 3)
     filled = sleep(y, asleep.logical_not().byte().view(1, 3, 1), 1, 1.0, Grain(), "nearest")

@@ -1,0 +1,324 @@
+"""``FoldedConv2d``: a convolution, and the weight and bias that it convolves with in effect."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from drowsy.knob.control import untraced
+from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
+from drowsy.network.norms import NormAtHeart, norm_at_heart
+from drowsy.neuron import ConvSpec
+
+# Where ``nn.Module`` keeps what is called by name.
+_PARTS = ("_parameters", "_buffers", "_modules")
+_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_NAMES = ("weight", "bias")
+_NORM_NAMES = (*_NAMES, "running_mean", "running_var")
+# A tensor: where a module keeps it, under which name, and the tensor.
+_Ingredient = tuple[dict[str, Any], str, Tensor]
+# What ``ConvSpec.of_conv`` reads.
+_GEOMETRY = frozenset(
+    {
+        "weight",
+        "stride",
+        "padding",
+        "padding_mode",
+        "dilation",
+        "groups",
+        "activation",
+        "pads_same",
+        "_reversed_padding_repeated_twice",
+    }
+)
+
+
+class FoldedConv2d(nn.Conv2d):
+    """A convolution whose parameters are combined with others before they are used.
+
+    The weight in effect is that of the parameters, or computed from them (``weight_norm``, say);
+    with a batch norm folded in; corrected, where a correction is in force.
+
+    Attributes:
+        activation: what follows the convolution inside the neuron.
+        pads_same: whether it pads by TensorFlow's rule, whatever ``padding`` says.
+        laid, written: how often the weight in effect has moved to other memory, or may have, and
+            how often a correction was written into it. A change of geometry counts as a move.
+    """
+
+    activation: str
+    pads_same = False
+    laid = written = 0
+
+    folded_weight: Tensor | None
+    folded_bias: Tensor | None
+    corrected_weight: Tensor | None
+    corrected_bias: Tensor | None
+
+    _norm: NormAtHeart | None = None
+    _computed: ComputedParameters | None = None
+    _cache_folded = True
+    _spec: ConvSpec | None = None
+    # What was folded or corrected.
+    _made_of: tuple[_Ingredient, ...] = ()
+
+    def _become_folded(self) -> None:
+        for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
+            self.register_buffer(name, None, persistent=False)
+
+    def _adopt(self, conv: nn.Conv2d, norm: nn.Module | None, cache_folded: bool) -> str:
+        """Share a convolution's parameters; returns the norm's own activation.
+
+        Raises:
+            ValueError: no convolution at heart, or no norm.
+        """
+        for name, given in (("conv", conv), ("norm", norm)):
+            if given is not None and not isinstance(given, nn.Module):
+                raise TypeError(f"{name}: got {type(given).__name__}, allowed: an nn.Module")
+        heart = conv_at_heart(conv)
+        if isinstance(heart, str):
+            raise ValueError(f"conv: got {type(conv).__name__}, which cannot be drowsy: {heart}")
+        self._norm = _norm_of(norm)
+        self._cache_folded, self._computed = cache_folded, heart.computed
+        public = {
+            name: value
+            for name, value in vars(conv).items()
+            if not name.startswith("_") and name not in TAKEN | {*_NAMES}
+        }
+        vars(self).update(public, pads_same=heart.pads_same)
+        # A tuple: who wants other padding must say so where it is noticed.
+        self._reversed_padding_repeated_twice = tuple(conv._reversed_padding_repeated_twice)  # type: ignore[assignment]
+        for name in _HOOKS:
+            vars(self)[name].update(vars(conv)[name])
+        for part in _PARTS:
+            vars(self)[part].update(vars(conv)[part])
+        self._non_persistent_buffers_set.update(conv._non_persistent_buffers_set)
+        if self._computed is not None:
+            # Who asks for the weight of a convolution gets one, though it is no parameter.
+            with torch.no_grad():
+                for name, value in zip(_NAMES, self._computed(self), strict=True):
+                    if name not in self._parameters:
+                        self.register_buffer(name, value, persistent=False)
+        return "none" if self._norm is None else self._norm.activation
+
+    def _fold_in(self, norm: nn.Module | None) -> None:
+        """Fold this norm from now on, or none; a correction is taken back."""
+        self.uncorrect()
+        self._norm = _norm_of(norm)
+        if not self.folds:
+            self.folded_weight = self.folded_bias = None
+            self._made_of = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _GEOMETRY:
+            vars(self)["_spec"] = None
+            self.laid += 1
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FoldedConv2d:
+        super()._apply(fn, recurse)
+        self.laid += 1
+        return self
+
+    # --- geometry -------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> ConvSpec:
+        """Geometry and activation, as the attributes tell them now.
+
+        Of mode ``same`` where the layer pads by TensorFlow's rule: ``spec.at(size)`` works it out.
+        """
+        if torch.compiler.is_compiling():  # would be compiled anew where one is remembered
+            return ConvSpec.of_conv(self, self.activation)
+        if self._spec is None:
+            with untraced():
+                vars(self)["_spec"] = ConvSpec.of_conv(self, self.activation)
+        return self._spec  # type: ignore[return-value]
+
+    @property
+    def reads_single_positions(self) -> bool:
+        """Whether every output reads the input at its own position only."""
+        spec = self.spec
+        kernel = tuple(self.weight.shape[2:])
+        return (kernel, spec.stride) == ((1, 1), (1, 1)) and not any(spec.padding)
+
+    # --- folding --------------------------------------------------------------------------------
+
+    @property
+    def norm(self) -> Any:
+        """The batch norm folded into this layer."""
+        return None if self._norm is None else self._norm.module
+
+    @property
+    def folds(self) -> bool:
+        """Whether the weight in effect is another than the parameter, corrections aside."""
+        return self._norm is not None or self._computed is not None
+
+    def _wants_gradient(self) -> bool:
+        """Whether something that the weight in effect is made of requires a gradient."""
+        return any(tensor.requires_grad for _, _, tensor in self._ingredients())
+
+    def refresh(self) -> None:
+        """Fold again, after the parameters or the batch norm's statistics changed."""
+        if self.folds and self._cache_folded:
+            with torch.no_grad():
+                self.folded_weight, self.folded_bias = self._fold()
+                self._made_of = tuple(self._ingredients())
+        self.laid += 1
+
+    def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
+        """``(weight, bias)`` that the convolution uses: batch norm and correction included."""
+        if self.corrected_weight is None:
+            return self._uncorrected()
+        if self._replaced():
+            raise RuntimeError(
+                "a correction is in force over other weights than those that the layer is called "
+                "with: set net.calibration = None, or load the weights into the network"
+            )
+        return self.corrected_weight, self.corrected_bias
+
+    def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
+        if not self.folds:
+            return self.weight, self.bias
+        if self._cache_folded and not self._replaced():
+            return self.folded_weight, self.folded_bias  # type: ignore[return-value]
+        return self._fold()
+
+    def _fold(self) -> tuple[Tensor, Tensor | None]:
+        weight, own = self.weight, self.bias
+        if self._computed is not None:
+            weight, own = self._computed(self)
+        if self._norm is None:
+            return weight, own
+        norm = self._norm
+        # In float32 at least: 1 / sqrt(var + eps) in half precision would cost three digits.
+        like = weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32))
+        factor, mean = norm.factor(like), norm.mean.to(like)
+        bias = -mean * factor if own is None else (own.to(like) - mean) * factor
+        if norm.bias is not None:
+            bias = bias + norm.bias.to(like)
+        return (weight.to(like) * factor[:, None, None, None]).to(weight), bias.to(weight)
+
+    def _ingredients(self) -> Iterator[_Ingredient]:
+        """What the weight in effect is made of, corrections aside."""
+        names = _NAMES if self._computed is None else self._computed.names
+        yield from _kept(self, names)
+        if self._computed is not None:
+            for name in self._computed.parts:
+                for module in self.get_submodule(name).modules():
+                    yield from _kept(module)
+        if self._norm is not None:
+            yield from _kept(self._norm.module, _NORM_NAMES)
+
+    def _replaced(self) -> bool:
+        """Whether other tensors are in the places of those that were folded or corrected.
+
+        ``torch.func.functional_call`` puts them there, and ``load_state_dict(assign=True)``.
+        """
+        for kept, name, was in self._made_of:
+            if kept[name] is not was:
+                break
+        else:
+            return False
+        others = [(kept[name], was) for kept, name, was in self._made_of if kept[name] is not was]
+        if not all(_stands_for(now, was) for now, was in others):
+            return True
+        if not any(isinstance(now, FakeTensor) for now, _ in others):
+            self._made_of = tuple(self._ingredients())
+        return False
+
+    # --- corrections ----------------------------------------------------------------------------
+
+    def correct(
+        self, scale: Tensor | None, bias: Tensor | None = None, delta: Tensor | None = None
+    ) -> None:
+        """Compute with ``scale * weight + delta`` and ``bias`` instead of the layer's own.
+
+        Written into the same buffers at every call, so that captured CUDA graphs follow. The
+        layer's parameters stay as they are.
+
+        Args:
+            scale: ``[OC]`` factor on the weight in effect; None puts what is not corrected into
+                the buffers, if there are any.
+            bias: ``[OC]``, instead of the bias in effect.
+            delta: shaped as the weight, added to it; None for nothing.
+        """
+        if scale is None and self.corrected_weight is None:
+            return
+        with torch.no_grad():
+            weight, own = self._uncorrected()
+            if self.corrected_weight is None or self.corrected_bias is None:
+                # Tensors made in inference mode could not be written to outside of it.
+                with torch.inference_mode(False):
+                    self.corrected_weight = torch.empty_like(weight)
+                    self.corrected_bias = weight.new_empty(weight.shape[0])
+                self.laid += 1
+            self.written += 1
+            self._made_of = tuple(self._ingredients())
+            if scale is None:
+                self.corrected_weight.copy_(weight)
+                if own is None:
+                    self.corrected_bias.zero_()
+                else:
+                    self.corrected_bias.copy_(own)
+                return
+            # In float32 at least: what is added may be far smaller than the weight.
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            corrected = weight.to(wide) * scale.to(weight.device, wide)[:, None, None, None]
+            if delta is not None:
+                corrected += delta.to(weight.device, wide)
+            self.corrected_weight.copy_(corrected)
+            assert bias is not None, "a correction has a bias"
+            self.corrected_bias.copy_(bias)
+
+    def uncorrect(self) -> None:
+        """Take a correction back, and its buffers."""
+        if self.corrected_weight is not None:
+            self.corrected_weight = self.corrected_bias = None
+            self.laid += 1
+
+
+def _kept(module: nn.Module, names: Collection[str] | None = None) -> Iterator[_Ingredient]:
+    """Parameters and buffers that a module keeps itself, under these names or all of them."""
+    for part in ("_parameters", "_buffers"):
+        for name, tensor in vars(module)[part].items():
+            if tensor is not None and (names is None or name in names):
+                yield vars(module)[part], name, tensor
+
+
+def _stands_for(now: Tensor | None, was: Tensor) -> bool:
+    """Whether a tensor is what has become of another, by a move to another device or dtype, say."""
+    if now is None or now.shape != was.shape:
+        return False
+    if isinstance(now, FakeTensor):  # what torch.export puts in its place
+        return now.fake_mode.from_tensor(was) is now
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False  # numbers cannot be looked at
+    return torch.equal(now, was.to(now))
+
+
+def _norm_of(norm: nn.Module | None) -> NormAtHeart | None:
+    if norm is None:
+        return None
+    found = norm_at_heart(norm)
+    if found is None:
+        raise ValueError(
+            f"norm: got {type(norm).__name__} {_lacks(norm)}, allowed: a batch norm with running "
+            "statistics, in eval mode and without hooks"
+        )
+    return found
+
+
+def _lacks(norm: nn.Module) -> str:
+    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
+        return "without running statistics"
+    return "in training mode" if norm.training else "that computes something else"
