@@ -2,6 +2,11 @@
 
 ``torch.ops.drowsy.conv2d`` is one opaque node to ``torch.compile``, ``torch.export`` and fx. Its
 run-time arguments (rates, seed) are tensors, so a captured or compiled network follows the knob.
+
+Under ``torch.autocast`` it is a convolution like torch's own: input, weight and bias are rounded to
+autocast's dtype (float64 stays), and so is the output, at every rate. A folded batch norm is part
+of the weight and bias, which are folded in float32 at least and then rounded once; a batch norm of
+its own after the layer is torch's, and takes the layer's output as it takes a convolution's.
 """
 
 from __future__ import annotations
@@ -9,9 +14,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from drowsy import neuron
 from drowsy.backends import cpu, eager
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import SleepSpec
@@ -67,12 +72,15 @@ _AFTER = len(_Call._fields) - _BEFORE - 1
 
 def _conv2d(*arguments: Any) -> Tensor:
     call = _Call.of(*arguments)
-    x, layer = call.x, call.layer
+    x, layer, clock = call.x, call.layer, call.clock
     sleep = SleepSpec.parse(call.sleep)
     threshold, scale = call.thresholds[layer], call.scales[layer]
+    if x.device.type == "cpu":
+        # Another thread may turn the knob meanwhile: all of a call reads what it found first.
+        threshold, scale, clock = threshold.clone(), scale.clone(), clock.clone()
     if x.dtype == torch.float64:
         scale = _in_float64(scale, threshold, sleep.k)
-    knob = (threshold, scale, call.clock)
+    knob = (threshold, scale, clock)
     given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
     if choose_backend(call.backend, x.device) == "torch":
         return (cpu if x.device.type == "cpu" else eager).conv2d(*given)
@@ -91,13 +99,24 @@ def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:
 def _conv2d_shape(*arguments: Any) -> Tensor:
     """What the operator returns, for tracing: shape, dtype and strides without values."""
     call = _Call.of(*arguments)
-    x, spec = F.pad(call.x, call.spec.padding), call.spec
-    y = F.conv2d(x, call.weight, call.bias, spec.stride, 0, spec.dilation, spec.groups)
-    if choose_backend(call.backend, x.device) == "triton":
-        y = y.contiguous(memory_format=torch.channels_last)
+    y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.spec)
+    if choose_backend(call.backend, call.x.device) == "triton":
+        y = torch.empty_like(y, memory_format=torch.channels_last)
     return y
+
+
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device)
+    operands = (
+        operand if operand is None or operand.dtype == torch.float64 else operand.to(dtype)
+        for operand in (x, weight, bias)
+    )
+    with torch.autocast(device, enabled=False):
+        return torch.ops.drowsy.conv2d(*operands, *rest)
 
 
 for _key in ("CPU", "CUDA"):
     _library.impl("conv2d", _conv2d, _key)
+    _library.impl("conv2d", _autocast, f"Autocast{_key}")
 torch.library.register_fake("drowsy::conv2d", _conv2d_shape, lib=_library)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import drowsy_kernels as kernels
 import torch
-import torch.nn.functional as F
 from drowsy_kernels import tuning
 from drowsy_kernels.conv2d import Awake
 from torch import Tensor
 
-from drowsy.neuron import ConvSize, ConvSpec
+from drowsy.neuron import ConvSize, ConvSpec, padded
 from drowsy.sleep import NEIGHBOUR_FILLS, LayerMap, SleepSpec, Source
 
 # The rate is on the device and may change under a captured graph: a layer is run as suits this one.
@@ -51,14 +49,6 @@ def conv2d(
     if fill in NEIGHBOUR_FILLS or isinstance(awake, (kernels.AwakeCells, kernels.AwakeRows)):
         kernels.fill_sleepers(y, bitmap, cell, fill, table=table)
     return y
-
-
-def padded(x: Tensor, spec: ConvSpec) -> tuple[Tensor, ConvSpec]:
-    """``x`` with the padding that kernels do not know, and what is left of ``spec``."""
-    if spec.padding_mode == "zeros":
-        return x, spec
-    x = F.pad(x, spec.padding, mode=spec.padding_mode)
-    return x, replace(spec, padding=(0, 0, 0, 0), padding_mode="zeros")
 
 
 def choose(

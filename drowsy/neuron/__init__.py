@@ -29,6 +29,7 @@ from drowsy.neuron.awake import (
     activate,
     awake_conv2d,
     check_activation,
+    padded,
     padded_input,
 )
 from drowsy.neuron.size import ConvSize
@@ -43,6 +44,7 @@ __all__ = [
     "awake_conv2d",
     "check_activation",
     "clear_",
+    "padded",
     "padded_input",
     "sleep",
 ]

@@ -6,9 +6,10 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,8 +18,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu_,
     "relu6": lambda y: y.clamp_(0, 6),
     "silu": lambda y: F.silu(y, inplace=True),
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "gelu": torch.ops.aten.gelu_,
+    "gelu_tanh": functools.partial(torch.ops.aten.gelu_, approximate="tanh"),
     "hardswish": lambda y: F.hardswish(y, inplace=True),
     "sigmoid": Tensor.sigmoid_,
     "tanh": Tensor.tanh_,
@@ -48,7 +49,7 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def activate(y: Tensor, name: str) -> Tensor:
-    """Apply one of ``ACTIVATIONS``, in place where it can be."""
+    """Apply one of ``ACTIVATIONS`` in place, so that the layout stays to the last stride."""
     return _activation(name)(y)
 
 
@@ -146,12 +147,24 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         bias: ``[OC]`` or None.
         spec: geometry and activation.
     """
+    x, spec = padded(x, spec)
     left, right, top, bottom = spec.padding
-    if spec.padding_mode != "zeros" or (left, top) != (right, bottom):
+    if (left, top) != (right, bottom):
         x = padded_input(x, spec)
         top = left = 0
     y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
     return activate(y, spec.activation)
+
+
+def padded(x: Tensor, spec: ConvSpec) -> tuple[Tensor, ConvSpec]:
+    """``x`` with a padding of other than zeros written out, and what is left of ``spec``.
+
+    Before anything is decided by the input's layout: a circular padding is contiguous, whatever
+    the input was.
+    """
+    if spec.padding_mode == "zeros":
+        return x, spec
+    return padded_input(x, spec), replace(spec, padding=(0, 0, 0, 0), padding_mode="zeros")
 
 
 def padded_input(x: Tensor, spec: ConvSpec) -> Tensor:

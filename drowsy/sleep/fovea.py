@@ -52,7 +52,7 @@ class Fovea(Source):
         return Lattice() if any(j == last for _, last in _halves_of(k)) else self
 
 
-@remembered(256 << 20)
+@remembered
 def fovea_table(
     k: int, height: int, width: int, device: torch.device = _CPU, phase: int = 0
 ) -> Tensor:

@@ -103,7 +103,7 @@ def lfsr_rates(source: Lfsr, k: int = DEFAULT_K) -> list[float]:
     return [(table < j).float().mean().item() for j in range(k)]
 
 
-@remembered(64 << 20)
+@remembered
 def _level_table(
     source: Lfsr, k: int, upside_down: bool = False, device: torch.device = _CPU
 ) -> Tensor:
@@ -114,7 +114,7 @@ def _level_table(
     return (states * k >> source.width).to(torch.uint8).to(device)
 
 
-@remembered(1 << 20)
+@remembered
 def _seeded_starts(source: Lfsr, device: torch.device) -> Tensor:
     """Where on the cycle engines start that are seeded by hand: int64 ``[engines]``."""
     cycle = _cycle(source.width, source.taps)
@@ -122,7 +122,7 @@ def _seeded_starts(source: Lfsr, device: torch.device) -> Tensor:
     return starts.expand(source.engines).contiguous().to(device)
 
 
-@remembered(64 << 20)
+@remembered
 def _cycle(width: int, taps: tuple[int, ...]) -> Tensor:
     """States that a Fibonacci register visits from state 1 until it meets one again: int32."""
     state, seen, cycle = 1, set(), []

@@ -67,10 +67,11 @@ def both(
 ) -> tuple[Tensor, Tensor]:
     """Output of a way, and of the oracle."""
     x, weight, bias = tensors
-    layer, clock = Layer.of(x, weight, spec), torch.tensor(CLOCK)
+    written, left = neuron.padded(x, spec)
+    layer, clock = Layer.of(written, weight, left), torch.tensor(CLOCK)
     assert way in candidates(layer, sleep)
     with torch.inference_mode():
-        y = cpu.run(cpu.Call(x, weight, bias, j, scale, clock, layer, sleep), way)
+        y = cpu.run(cpu.Call(written, weight, bias, j, scale, clock, layer, sleep), way)
         expected = eager.conv2d(
             x, weight, bias, torch.tensor(j), torch.tensor(scale), clock, spec, sleep, "zero"
         )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drowsy.sleep.memory import remembered
+from drowsy.sleep.memory import Memory
 
 
 class Made:
@@ -29,14 +29,14 @@ class Made:
 
 def test_a_table_is_made_once() -> None:
     made = Made()
-    table = remembered(1000)(made)
+    table = Memory(1000)(made)
     assert table(10) is table(10)
     assert made.times == {10: 1}
 
 
 def test_bytes_are_bounded_and_those_used_last_stay() -> None:
     made = Made()
-    table = remembered(1000)(made)
+    table = Memory(1000)(made)
     for size in (400, 500, 400, 300):
         table(size)  # 500 is the one used longest ago
     assert made.times == {400: 1, 500: 1, 300: 1}
@@ -49,7 +49,7 @@ def test_bytes_are_bounded_and_those_used_last_stay() -> None:
 
 def test_many_small_tables_are_kept() -> None:
     made = Made()
-    table = remembered(100_000)(made)
+    table = Memory(100_000)(made)
     for _ in range(2):
         for size in range(1, 400):
             table(size)
@@ -58,7 +58,7 @@ def test_many_small_tables_are_kept() -> None:
 
 def test_a_table_larger_than_all_is_kept_until_the_next() -> None:
     made = Made()
-    table = remembered(1000)(made)
+    table = Memory(1000)(made)
     table(5000)
     table(5000)
     assert made.times == {5000: 1}
@@ -70,7 +70,7 @@ def test_a_table_larger_than_all_is_kept_until_the_next() -> None:
 def test_tuples_count_the_bytes_of_all_their_tensors() -> None:
     calls = []
 
-    @remembered(1000)
+    @Memory(1000)
     def tables(number: int) -> tuple[Tensor, int, Tensor]:
         calls.append(number)
         return torch.zeros(50, dtype=torch.int64), number, torch.zeros(100, dtype=torch.uint8)
@@ -82,7 +82,7 @@ def test_tuples_count_the_bytes_of_all_their_tensors() -> None:
 
 def test_threads_make_a_table_once() -> None:
     made = Made()
-    table = remembered(1 << 20)(made)
+    table = Memory(1 << 20)(made)
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(table, [7, 8, 9, 10] * 200))
     assert set(made.times.values()) == {1}
@@ -96,7 +96,7 @@ def test_what_a_captured_graph_reads_stays(monkeypatch: pytest.MonkeyPatch) -> N
     capturing = False
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
 
-    @remembered(100)
+    @Memory(100)
     def table(number: int) -> Tensor:
         return torch.zeros(80, dtype=torch.uint8).as_subclass(OnCuda)
 
