@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from drowsy.sleep.integers import is_integer
+
 
 @dataclass(frozen=True)
 class Grain:
@@ -29,6 +31,9 @@ class Grain:
     _FORMS: ClassVar[str] = "neuron, position, position:G, channel, channel:G, tile:MxN"
 
     def __post_init__(self) -> None:
+        for name in ("positions", "channels"):
+            if not is_integer(number := getattr(self, name)):
+                raise TypeError(f"grain: got {name}={number!r}, allowed: an integer")
         needs = {
             "neuron": self.positions == 0 and self.channels == 0,
             "channel": self.positions == 0 and self.channels >= 0,
@@ -49,7 +54,7 @@ class Grain:
         if not isinstance(text, str):
             raise TypeError(f"grain: got {text!r}, allowed: {cls._FORMS}")
         match = re.fullmatch(
-            r"(neuron|channel|position)|(channel|position):([1-9]\d*)|tile:([1-9]\d*)x([1-9]\d*)",
+            r"(neuron|channel|position)|(channel|position):([1-9][0-9]*)|tile:([1-9][0-9]*)x([1-9][0-9]*)",
             text,
         )
         if match is None:

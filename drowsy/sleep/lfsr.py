@@ -11,7 +11,7 @@ from torch import Tensor
 from drowsy.sleep.counters import philox
 from drowsy.sleep.memory import remembered
 from drowsy.sleep.rates import DEFAULT_K
-from drowsy.sleep.source import LayerMap, Source
+from drowsy.sleep.source import LayerMap, Source, check_options
 
 _TAG = 3
 _CPU = torch.device("cpu")
@@ -42,6 +42,7 @@ class Lfsr(Source):
     seeding: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_options(self)
         if not 2 <= self.width <= 20:
             raise ValueError(f"lfsr width: got {self.width}, allowed: 2 to 20 bits")
         if self.engines < 1:

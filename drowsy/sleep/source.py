@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import re
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
 from torch import Tensor
+
+from drowsy.sleep.integers import is_integer
 
 
 @dataclass(frozen=True)
@@ -124,36 +126,75 @@ class Source(abc.ABC):
 
 
 def parse_source(text: str | Source) -> Source:
-    """Read a source's text form, such as ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``."""
+    """Read a source's text form, such as ``bernoulli`` or ``lfsr:width=8,taps=8.6.5.4``.
+
+    Raises:
+        TypeError: a source with an option that is no integer and no tuple of integers.
+        ValueError: no known source, or an option that it has not, or not in this form.
+    """
     if isinstance(text, Source):
+        check_options(text)
         return text
-    name, _, options = str(text).partition(":")
+    name, colon, options = str(text).partition(":")
     if name not in SOURCES:
         raise ValueError(f"source: got {text!r}, allowed: {', '.join(SOURCES)}")
     kind = SOURCES[name]
-    defaults = {field.name: field.default for field in fields(kind)}
-    values: dict[str, int | tuple[int, ...]] = {}
-    for option in filter(None, options.split(",")):
+    defaults = _defaults(kind)
+    values: dict[str, _Option] = {}
+    for option in options.split(",") if colon else ():
         key, _, value = option.partition("=")
-        if key not in defaults or not re.fullmatch(r"\d+(\.\d+)*", value):
+        several = isinstance(defaults.get(key), tuple)
+        form = r"(-?[0-9]+(\.-?[0-9]+)*)?" if several else r"-?[0-9]+"
+        if key not in defaults or key in values or not re.fullmatch(form, value):
+            tuples = [key for key, default in defaults.items() if isinstance(default, tuple)]
             raise ValueError(
-                f"source {name}: got option {option!r}, allowed: "
-                f"{', '.join(defaults) or 'none'}, each with dot-separated integers"
+                f"source {name}: got option {option!r}, allowed: {', '.join(defaults) or 'none'}, "
+                f"each once, with an integer ({', '.join(tuples) or 'none'}: any number, with dots "
+                "between)"
             )
-        numbers = tuple(int(number) for number in value.split("."))
-        values[key] = numbers if isinstance(defaults[key], tuple) else numbers[0]
+        numbers = tuple(map(int, value.split("."))) if value else ()
+        values[key] = numbers if several else numbers[0]
     return kind(**values)
 
 
 def source_text(source: Source) -> str:
     """The text form of a source; ``parse_source`` reads it back."""
     options = []
-    for field in fields(source):
-        value = getattr(source, field.name)
-        if value != field.default:
+    for name, default in _defaults(type(source)).items():
+        value = getattr(source, name)
+        if value != default:
             text = ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            options.append(f"{field.name}={text}")
+            options.append(f"{name}={text}")
     return source.name + (":" + ",".join(options) if options else "")
+
+
+def check_options(source: Source) -> None:
+    """Raise TypeError unless a source's text form can hold its options."""
+    for name, default in _defaults(type(source)).items():
+        value = getattr(source, name)
+        if not _is_option(value) or isinstance(value, tuple) != isinstance(default, tuple):
+            kind = "a tuple of integers" if isinstance(default, tuple) else "an integer"
+            raise TypeError(f"{source.name} {name}: got {value!r}, allowed: {kind}")
+
+
+_Option = int | tuple[int, ...]
+
+
+def _defaults(kind: type[Source]) -> dict[str, _Option]:
+    """A source's options, each with its default."""
+    defaults = {field.name: field.default for field in fields(kind)}
+    for name, default in defaults.items():
+        if not _is_option(default):
+            got = "none" if default is MISSING else repr(default)
+            raise TypeError(
+                f"source {kind.name}: got {got} as the default of {name}, allowed: an integer or a "
+                "tuple of integers"
+            )
+    return defaults  # type: ignore[return-value]
+
+
+def _is_option(value: object) -> bool:
+    return all(map(is_integer, value)) if isinstance(value, tuple) else is_integer(value)
 
 
 def stored_text(source: Source) -> str:

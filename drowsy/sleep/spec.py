@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field, replace
 
 from drowsy.sleep.counters import MASK32
 from drowsy.sleep.grain import Grain
 from drowsy.sleep.independent import Bernoulli
+from drowsy.sleep.integers import check_integer
 from drowsy.sleep.rates import DEFAULT_K, MAX_K
-from drowsy.sleep.source import LayerMap, Source, parse_source, source_text
+from drowsy.sleep.source import SOURCES, LayerMap, Source, parse_source, source_text
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,8 @@ class SleepSpec:
             )
         if not isinstance(self.k, int) or not 2 <= self.k <= MAX_K:
             raise ValueError(f"k: got {self.k!r}, allowed: an integer from 2 to {MAX_K}")
-        for name, number in (("stream", self.stream), ("phase", self.phase)):
-            if not 0 <= number <= MASK32:
-                raise ValueError(f"{name}: got {number}, allowed: 0 to {MASK32}")
+        check_integer("stream", self.stream, 0, MASK32)
+        check_integer("phase", self.phase, 0, MASK32)
 
     def layer_map(self, shape: tuple[int, int, int, int]) -> LayerMap:
         """What a source is told of a layer whose output is ``(N, C, OH, OW)``."""
@@ -62,11 +63,23 @@ class SleepSpec:
         return f"{source_text(self.source)};{self.grain};{self.k};{self.stream}{phase}"
 
     @staticmethod
-    @functools.lru_cache(maxsize=4096)
     def parse(text: str) -> SleepSpec:
-        """Read ``str(spec)`` back; the layer's operator carries its spec in this form."""
-        source, grain, *numbers = text.split(";")
-        return SleepSpec(parse_source(source), Grain.parse(grain), *map(int, numbers))
+        """Read ``str(spec)`` back; the layer's operator carries its spec in this form.
+
+        Raises:
+            ValueError: the text form of no specification.
+        """
+        # With the class, as a source may be defined anew.
+        return _parsed(text, SOURCES.get(re.split("[;:]", text, maxsplit=1)[0]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str, kind: type[Source] | None) -> SleepSpec:
+    source, *rest = text.split(";")
+    if not re.fullmatch(r"[^;]+;[0-9]+;[0-9]+(;[0-9]+)?", ";".join(rest)):
+        raise ValueError(f"sleep: got {text!r}, allowed: SOURCE;GRAIN;K;STREAM[;PHASE]")
+    grain, *numbers = rest
+    return SleepSpec(parse_source(source), Grain.parse(grain), *map(int, numbers))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -22,7 +22,6 @@ from drowsy.sleep import (
     Source,
     levels,
     parse_source,
-    simplest,
     source_text,
     stored_text,
 )
@@ -50,8 +49,6 @@ def stripes() -> Iterator[type[Source]]:
 
     yield Stripes
     del SOURCES["stripes"]
-    SleepSpec.parse.cache_clear()
-    simplest.cache_clear()
 
 
 def network() -> nn.Module:

@@ -112,8 +112,11 @@ class Grid:
     def gather(self, pixels: Tensor, numbers: Tensor) -> Tensor:
         """What the grids of all images read of ``[N, H, W, IC]``: ``[N * grids, IC, rows, run]``.
 
-        ``numbers`` are those of the grids' starts, int64 ``[N, grids]``. Every grid of every image is one image of this batch, so that the library lays the weights
+        Every grid of every image is one image of this batch, so that the library lays the weights
         out only once.
+
+        Args:
+            numbers: int64 ``[N, grids]``, of the grids' starts.
         """
         n, height, width, channels = pixels.shape
         images = torch.arange(n)[:, None, None] * (height * width)
@@ -160,9 +163,10 @@ def grid(size: ConvSize, spacing: int, pitch: int) -> Grid:
 
 @remembered
 def grid_numbers(k: int, j: int, spacing: int) -> Tensor:
-    """Which of a spacing's grids a lattice at rate ``j/k`` is, for each phase: int64 ``[k, grids]``.
+    """Which grids of a spacing of ``crossover.grids(k, j)`` a lattice is made of.
 
-    The spacing is one of ``crossover.grids(k, j)``.
+    Returns:
+        int64 ``[k, grids]``, numbers of the grids' starts at each phase.
     """
     shifts = lattice_tables(k)[1].long()
     top, left = ((grids(k, j)[spacing] - shifts[:, None]) % spacing).unbind(2)
