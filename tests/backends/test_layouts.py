@@ -83,7 +83,7 @@ def _told(layer: drowsy.DrowsyConv2d, x: Tensor) -> tuple[int, ...]:
             0,
             *layer.spec.arguments(),
             str(layer.sleep),
-            layer.fill if layer.table is not None else "zero",
+            layer.fill if layer.fill in NEIGHBOUR_FILLS else "zero",
             "torch",
         )
     return y.stride()

@@ -50,3 +50,16 @@ def test_source_reads_its_text_back(source: Bernoulli | Lfsr, text: str) -> None
 def test_spec_reads_its_text_back(source: str, grain: str) -> None:
     for spec in (SleepSpec(source, grain, 12, 2**32 - 1), SleepSpec(source, grain, 12, 3, 7)):
         assert SleepSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "bernoulli", "bernoulli;neuron", "bernoulli;neuron;8", "bernoulli;neuron;8;0;0;0"),
+        *("bernoulli;neuron;8;-1", "bernoulli;neuron;8;x", "bernoulli;neuron;8;1.5", ";;;"),
+        "bernoulli;neuron;8;\u0663",
+    ],
+)
+def test_a_text_of_no_spec_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"sleep: got '.*', allowed: SOURCE;GRAIN;K;STREAM"):
+        SleepSpec.parse(text)
