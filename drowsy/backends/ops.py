@@ -72,15 +72,12 @@ _AFTER = len(_Call._fields) - _BEFORE - 1
 
 def _conv2d(*arguments: Any) -> Tensor:
     call = _Call.of(*arguments)
-    x, layer, clock = call.x, call.layer, call.clock
+    x, layer = call.x, call.layer
     sleep = SleepSpec.parse(call.sleep)
     threshold, scale = call.thresholds[layer], call.scales[layer]
-    if x.device.type == "cpu":
-        # Another thread may turn the knob meanwhile: all of a call reads what it found first.
-        threshold, scale, clock = threshold.clone(), scale.clone(), clock.clone()
     if x.dtype == torch.float64:
         scale = _in_float64(scale, threshold, sleep.k)
-    knob = (threshold, scale, clock)
+    knob = (threshold, scale, call.clock)
     given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
     if choose_backend(call.backend, x.device) == "torch":
         return (cpu if x.device.type == "cpu" else eager).conv2d(*given)

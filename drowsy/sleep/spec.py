@@ -70,7 +70,8 @@ class SleepSpec:
             ValueError: the text form of no specification.
         """
         # With the class, as a source may be defined anew.
-        return _parsed(text, SOURCES.get(re.split("[;:]", text, maxsplit=1)[0]))
+        name = text.partition(";")[0].partition(":")[0]
+        return _parsed(text, SOURCES.get(name))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -39,7 +39,9 @@ def conv2d(
     x, spec = neuron.padded(x, spec)
     layer, sleep = Layer.of(x, weight, spec), simplest(sleep, j)
     from_neighbours = fill in NEIGHBOUR_FILLS
-    call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
+    factor = 1.0 if from_neighbours else float(scale)
+    # Another thread may turn the knob or advance the clock meanwhile: a call has one of each.
+    call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep)
     y = run(call, fastest(layer, sleep, j, x.dtype))
     return _from_neighbours(y, call, fill, table) if from_neighbours else y
 
