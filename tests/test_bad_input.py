@@ -41,7 +41,7 @@ from drowsy.network.calibration import Calibration
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
-from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
+from drowsy.sleep import Grain, Lfsr, SleepSpec, levels, unpack_bitmap
 
 Call = Callable[[Path], object]
 
@@ -599,6 +599,29 @@ CASES = [
         lambda _: Lfsr(engines=4, seeding=(1, 2)),
         ValueError,
         "lfsr seeding: got 2 states, allowed: none, 1 or 4",
+    ),
+    *(
+        Case(
+            f"input of {dims} dimensions",
+            lambda _, dims=dims: DrowsyConv2d(3, 4, 1, rate=0.5).requires_grad_(False)(
+                torch.ones((3,) * dims)
+            ),
+            ValueError,
+            r"input: got \(3, .*\), allowed: \[N, C, H, W\]",
+        )
+        for dims in (2, 5)
+    ),
+    Case(
+        "activation a number",
+        lambda _: DrowsyConv2d(3, 4, 1, activation=3),
+        ValueError,
+        "activation: got 3, allowed: none, relu",
+    ),
+    Case(
+        "clock of 32 bits",
+        lambda _: levels(SleepSpec(), (1, 2, 3, 3), torch.zeros(2, dtype=torch.int32)),
+        ValueError,
+        r"clock: got torch.int32 \(2,\), allowed: int64 \[2\]",
     ),
     Case("stream", lambda _: SleepSpec(stream=-1), ValueError, "stream: got -1, allowed: 0 to"),
     Case(

@@ -62,7 +62,10 @@ class _Call(NamedTuple):
     def of(cls, *arguments: Any) -> _Call:
         """Arguments in the order of the operator's schema."""
         spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER])
-        return cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
+        call = cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
+        if call.x.dim() != 4:
+            raise ValueError(f"input: got {tuple(call.x.shape)}, allowed: [N, C, H, W]")
+        return call
 
 
 # How many arguments come before and after those of the specification.

@@ -33,8 +33,6 @@ def conv2d(
     table: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments as for ``backends.eager.conv2d``, the result is channels_last."""
-    if x.dim() != 4:
-        raise ValueError(f"input: got {tuple(x.shape)}, allowed: [N, C, H, W]")
     x, spec = padded(x, spec)
     packed = kernels.pack_weight(weight, spec.groups)
     size = kernels.output_size(

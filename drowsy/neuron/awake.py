@@ -39,7 +39,7 @@ def check_activation(name: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    kind, _, slope = name.partition(":")
+    kind, _, slope = str(name).partition(":")
     number = re.fullmatch(r"-?[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?", slope)
     if kind == "leaky_relu" and number and math.isfinite(float(slope)):
         return functools.partial(F.leaky_relu_, negative_slope=float(slope))

@@ -28,6 +28,8 @@ def levels(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> 
         uint8 tensor ``[N, PC, CC]`` with values in ``0 .. k-1``; a cell sleeps at rate ``j/k``
         when its level is below ``j``.
     """
+    if clock.dtype != torch.int64 or clock.shape != (2,):
+        raise ValueError(f"clock: got {clock.dtype} {tuple(clock.shape)}, allowed: int64 [2]")
     n, layer = shape[0], spec.layer_map(shape)
     out = torch.empty((n, *layer.cells), dtype=torch.uint8, device=clock.device)
     if out.numel() == 0:
