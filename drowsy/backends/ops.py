@@ -106,13 +106,11 @@ def _conv2d_shape(*arguments: Any) -> Tensor:
 
 
 def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device)
-    operands = (
-        operand if operand is None or operand.dtype == torch.float64 else operand.to(dtype)
+    operands = [
+        None if operand is None else operand.to(neuron.autocast_dtype(operand))
         for operand in (x, weight, bias)
-    )
-    with torch.autocast(device, enabled=False):
+    ]
+    with torch.autocast(x.device.type, enabled=False):
         return torch.ops.drowsy.conv2d(*operands, *rest)
 
 

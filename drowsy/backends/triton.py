@@ -12,7 +12,7 @@ from drowsy_kernels import tuning
 from drowsy_kernels.conv2d import Awake
 from torch import Tensor
 
-from drowsy.neuron import ConvSize, ConvSpec, padded
+from drowsy.neuron import ConvSize, ConvSpec, autocast_dtype, padded
 from drowsy.sleep import NEIGHBOUR_FILLS, LayerMap, SleepSpec, Source
 
 # The rate is on the device and may change under a captured graph: a layer is run as suits this one.
@@ -73,10 +73,11 @@ def choose(
 
 def library_wins(x: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
     """Whether torch's own convolution is the fastest way to a layer in which nobody sleeps."""
-    if x.dtype not in _DTYPES or spec.padding_mode != "zeros":
+    dtype = autocast_dtype(x)
+    if dtype not in _DTYPES or spec.padding_mode != "zeros":
         return True
     shape = conv_shape(ConvSize(tuple(x.shape), tuple(weight.shape), spec))  # type: ignore[arg-type]
-    number = tuning.number_format(x.dtype, precision(x.device))
+    number = tuning.number_format(dtype, precision(x.device))
     return _choose(shape, max(len(x), 1), number, x.device, (1, 1), 0.0, True).method == "cudnn"
 
 

@@ -156,6 +156,14 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
     return activate(y, spec.activation)
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to which a convolution rounds this operand: ``torch.autocast``'s where it is on."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
+
+
 def padded(x: Tensor, spec: ConvSpec) -> tuple[Tensor, ConvSpec]:
     """``x`` with a padding of other than zeros written out, and what is left of ``spec``.
 

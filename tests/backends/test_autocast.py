@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy import neuron
-from drowsy.backends import cpu
+from drowsy.backends import cpu, triton
 from drowsy.backends.cpu.crossover import Layer, candidates
 from drowsy.network.layer import DrowsyConv2d
+from drowsy.neuron import ConvSpec
 from drowsy.sleep import FILLS, NEIGHBOUR_FILLS, SleepSpec, levels, scale
 
 K = 8
@@ -116,6 +117,21 @@ def test_triton_follows(triton_device: torch.device) -> None:
         y = layer(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y, exact, rtol=2**-6, atol=2**-6)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_library_is_chosen_by_the_dtype_that_is_computed_in(
+    enabled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = []
+    monkeypatch.setattr(
+        triton.tuning, "number_format", lambda dtype, _: numbers.append(dtype) or "fp32"
+    )
+    x, weight = torch.ones(1, 16, 8, 8), torch.ones(16, 16, 3, 3)
+    with torch.autocast("cpu", torch.float16, enabled=enabled):
+        triton.library_wins(x, weight, ConvSpec())
+        triton.library_wins(x.double(), weight, ConvSpec())  # is the library's: no kernel has it
+    assert numbers == [torch.float16 if enabled else torch.float32]
 
 
 def test_a_compiled_layer_follows() -> None:
