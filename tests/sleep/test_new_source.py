@@ -138,7 +138,7 @@ def test_a_source_must_draw() -> None:
 
 
 def test_a_source_may_be_defined_anew_and_must_say_how_it_draws() -> None:
-    def define() -> type[Source]:
+    def define(level: int = 0) -> type[Source]:
         @dataclass(frozen=True, slots=True)
         class Again(Source):
             name: ClassVar[str] = "again"
@@ -152,7 +152,7 @@ def test_a_source_may_be_defined_anew_and_must_say_how_it_draws() -> None:
     x = torch.ones(1, 1, 4, 4)
     try:
         for level in (7, 0):
-            again = define()
+            again = define(level)
             assert SOURCES["again"] is again
             layer = DrowsyConv2d(1, 1, 1, sleep=SleepSpec("again"), rate=0.5)
             with torch.inference_mode():
