@@ -20,6 +20,7 @@ from drowsy import neuron
 from drowsy.backends import cpu, eager
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import SleepSpec
+from drowsy.sleep.turning import TURNING
 
 BACKENDS = ("auto", "torch", "triton")
 
@@ -78,6 +79,9 @@ def _conv2d(*arguments: Any) -> Tensor:
     x, layer = call.x, call.layer
     sleep = SleepSpec.parse(call.sleep)
     threshold, scale = call.thresholds[layer], call.scales[layer]
+    if x.device.type == "cpu":
+        with TURNING:
+            threshold, scale = threshold.clone(), scale.clone()
     if x.dtype == torch.float64:
         scale = _in_float64(scale, threshold, sleep.k)
     knob = (threshold, scale, call.clock)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from drowsy.sleep.turning import TURNING
+
 MAX_SEED = 2**63 - 1
 
 
@@ -55,15 +57,17 @@ class Control(nn.Module):
         self.settings = list(thresholds)
         self.version += 1
         # Without waiting for the device: it takes its copy of such small tensors at once.
-        self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32), non_blocking=True)
-        self.scales.copy_(torch.tensor(scales, dtype=torch.float32), non_blocking=True)
+        with TURNING:
+            self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32), non_blocking=True)
+            self.scales.copy_(torch.tensor(scales, dtype=torch.float32), non_blocking=True)
 
     def set_layer(self, index: int, threshold: int, scale: float) -> None:
         """Write one layer's threshold and scale."""
         self.settings[index] = threshold
         self.version += 1
-        self.thresholds[index] = threshold
-        self.scales[index] = scale
+        with TURNING:
+            self.thresholds[index] = threshold
+            self.scales[index] = scale
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Restart the sleep maps at this seed and image index (each 0 to ``2**63 - 1``)."""

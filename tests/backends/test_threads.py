@@ -128,3 +128,28 @@ def test_the_operator_reads_the_knob_once(monkeypatch: pytest.MonkeyPatch) -> No
 
         monkeypatch.setattr(cpu.ways, "run", turning)
         assert torch.equal(layer(x), exact)
+
+
+def test_a_layer_has_threshold_and_scale_of_one_setting() -> None:
+    """Outputs of 1, rescaled: their mean is 1 at every rate, and never at two rates mixed."""
+    layer = DrowsyConv2d(8, 8, 1, sleep=SleepSpec("lattice", "position")).requires_grad_(False)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.ones_(layer.bias)  # type: ignore[arg-type]
+    layer.owns_control = False
+    layer.set(rate=0.5, fill="rescale")
+    x = torch.ones(1, 8, 8, 8)
+    finished: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 0:  # turns the knob while others run the layer
+            while len(finished) < THREADS - 1:
+                for j in (2, 4, 6):
+                    layer.set(rate=j / 8)
+            return
+        try:
+            for _ in range(300):
+                assert layer(x).mean() == pytest.approx(1, abs=1e-6)
+        finally:
+            finished.append(number)
+
+    in_threads(work)

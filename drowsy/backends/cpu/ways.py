@@ -40,7 +40,7 @@ def conv2d(
     layer, sleep = Layer.of(x, weight, spec), simplest(sleep, j)
     from_neighbours = fill in NEIGHBOUR_FILLS
     factor = 1.0 if from_neighbours else float(scale)
-    # Another thread may turn the knob or advance the clock meanwhile: a call has one of each.
+    # Another thread may advance the clock meanwhile: map and fill are of the same images.
     call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep)
     y = run(call, fastest(layer, sleep, j, x.dtype))
     return _from_neighbours(y, call, fill, table) if from_neighbours else y
