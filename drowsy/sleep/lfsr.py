@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from array import array
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -126,12 +129,11 @@ def _seeded_starts(source: Lfsr, device: torch.device) -> Tensor:
 @remembered
 def _cycle(width: int, taps: tuple[int, ...]) -> Tensor:
     """States that a Fibonacci register visits from state 1 until it meets one again: int32."""
-    state, seen, cycle = 1, set(), []
-    while state not in seen:
-        seen.add(state)
+    tapped = functools.reduce(operator.xor, (1 << tap - 1 for tap in taps))
+    state, most, seen, cycle = 1, 2**width - 1, bytearray(2**width), array("i")
+    while not seen[state]:
+        seen[state] = 1
         cycle.append(state)
-        feedback = 0
-        for tap in taps:
-            feedback ^= state >> (tap - 1)
-        state = (state << 1 | feedback & 1) & (2**width - 1)
+        feedback = (state & tapped).bit_count() & 1
+        state = (state << 1 | feedback) & most
     return torch.tensor(cycle, dtype=torch.int32)
