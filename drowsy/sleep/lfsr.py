@@ -136,4 +136,4 @@ def _cycle(width: int, taps: tuple[int, ...]) -> Tensor:
         cycle.append(state)
         feedback = (state & tapped).bit_count() & 1
         state = (state << 1 | feedback) & most
-    return torch.tensor(cycle, dtype=torch.int32)
+    return torch.frombuffer(cycle, dtype=torch.int32).clone()
