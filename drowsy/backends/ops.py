@@ -80,7 +80,7 @@ def _conv2d(*arguments: Any) -> Tensor:
     sleep = SleepSpec.parse(call.sleep)
     threshold, scale = call.thresholds[layer], call.scales[layer]
     if x.device.type == "cpu":
-        with TURNING:
+        with TURNING:  # of one setting
             threshold, scale = threshold.clone(), scale.clone()
     if x.dtype == torch.float64:
         scale = _in_float64(scale, threshold, sleep.k)
