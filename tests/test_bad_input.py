@@ -41,7 +41,7 @@ from drowsy.network.calibration import Calibration
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
-from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
+from drowsy.sleep import Grain, Lfsr, SleepSpec, levels, unpack_bitmap
 
 Call = Callable[[Path], object]
 
@@ -600,7 +600,54 @@ CASES = [
         ValueError,
         "lfsr seeding: got 2 states, allowed: none, 1 or 4",
     ),
+    *(
+        Case(
+            f"input of {dims} dimensions",
+            lambda _, dims=dims: DrowsyConv2d(3, 4, 1, rate=0.5).requires_grad_(False)(
+                torch.ones((3,) * dims)
+            ),
+            ValueError,
+            r"input: got \(3, .*\), allowed: \[N, C, H, W\]",
+        )
+        for dims in (2, 5)
+    ),
+    Case(
+        "activation a number",
+        lambda _: DrowsyConv2d(3, 4, 1, activation=3),
+        ValueError,
+        "activation: got 3, allowed: none, relu",
+    ),
+    Case(
+        "clock of 32 bits",
+        lambda _: levels(SleepSpec(), (1, 2, 3, 3), torch.zeros(2, dtype=torch.int32)),
+        ValueError,
+        r"clock: got torch.int32 \(2,\), allowed: int64 \[2\]",
+    ),
     Case("stream", lambda _: SleepSpec(stream=-1), ValueError, "stream: got -1, allowed: 0 to"),
+    Case(
+        "half a stream", lambda _: SleepSpec(stream=1.5), TypeError, r"stream: got 1\.5, .*integer"
+    ),
+    Case("true stream", lambda _: SleepSpec(stream=True), TypeError, "stream: got True, .*integer"),
+    Case("half a phase", lambda _: SleepSpec(phase=0.5), TypeError, r"phase: got 0\.5, .*integer"),
+    Case("true phase", lambda _: SleepSpec(phase=True), TypeError, "phase: got True, .*integer"),
+    Case("half tile", lambda _: Grain("tile", 1.5, 2), TypeError, r"grain: got positions=1\.5, "),
+    Case("true grain", lambda _: Grain("channel", 0, True), TypeError, "grain: got channels=True"),
+    Case("lfsr of 3.0 bits", lambda _: Lfsr(3.0), TypeError, r"lfsr width: got 3\.0, .*integer"),
+    Case(
+        "lfsr of a list", lambda _: Lfsr(3, [3, 2]), TypeError, r"lfsr taps: got \[3, 2\], .*tuple"
+    ),
+    Case(
+        "lfsr of two widths",
+        lambda _: net(source="lfsr:width=3.4"),
+        ValueError,
+        r"source lfsr: got option 'width=3\.4', allowed: width, taps, engines, seeding",
+    ),
+    Case(
+        "lfsr with an option twice",
+        lambda _: net(source="lfsr:width=3,width=4"),
+        ValueError,
+        "source lfsr: got option 'width=4', allowed: .*each once",
+    ),
     Case(
         "unknown backend",
         lambda _: net(backend="cuda"),

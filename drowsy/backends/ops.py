@@ -2,6 +2,11 @@
 
 ``torch.ops.drowsy.conv2d`` is one opaque node to ``torch.compile``, ``torch.export`` and fx. Its
 run-time arguments (rates, seed) are tensors, so a captured or compiled network follows the knob.
+
+Under ``torch.autocast`` it is a convolution like torch's own: input, weight and bias are rounded to
+autocast's dtype (float64 stays), and so is the output, at every rate. A folded batch norm is part
+of the weight and bias, which are folded in float32 at least and then rounded once; a batch norm of
+its own after the layer is torch's, and takes the layer's output as it takes a convolution's.
 """
 
 from __future__ import annotations
@@ -9,12 +14,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from drowsy import neuron
 from drowsy.backends import cpu, eager
 from drowsy.neuron import ConvSpec
 from drowsy.sleep import SleepSpec
+from drowsy.sleep.turning import TURNING
 
 BACKENDS = ("auto", "torch", "triton")
 
@@ -57,7 +63,10 @@ class _Call(NamedTuple):
     def of(cls, *arguments: Any) -> _Call:
         """Arguments in the order of the operator's schema."""
         spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER]).at(arguments[0].shape[-2:])
-        return cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
+        call = cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
+        if call.x.dim() != 4:
+            raise ValueError(f"input: got {tuple(call.x.shape)}, allowed: [N, C, H, W]")
+        return call
 
 
 # How many arguments come before and after those of the specification.
@@ -70,6 +79,9 @@ def _conv2d(*arguments: Any) -> Tensor:
     x, layer = call.x, call.layer
     sleep = SleepSpec.parse(call.sleep)
     threshold, scale = call.thresholds[layer], call.scales[layer]
+    if x.device.type == "cpu":
+        with TURNING:  # of one setting
+            threshold, scale = threshold.clone(), scale.clone()
     if x.dtype == torch.float64:
         scale = _in_float64(scale, threshold, sleep.k)
     knob = (threshold, scale, call.clock)
@@ -93,10 +105,9 @@ def _conv2d_shape(*arguments: Any) -> Tensor:
     if torch.onnx.is_in_onnx_export():
         raise RuntimeError(NO_ONNX)
     call = _Call.of(*arguments)
-    x, spec = F.pad(call.x, call.spec.padding), call.spec
-    y = F.conv2d(x, call.weight, call.bias, spec.stride, 0, spec.dilation, spec.groups)
-    if choose_backend(call.backend, x.device) == "triton":
-        y = y.contiguous(memory_format=torch.channels_last)
+    y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.spec)
+    if choose_backend(call.backend, call.x.device) == "triton":
+        y = torch.empty_like(y, memory_format=torch.channels_last)
     return y
 
 
@@ -116,7 +127,17 @@ def _refuse_vmap(*_: Any) -> NoReturn:
     raise RuntimeError(NO_TRANSFORMS)
 
 
+def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
+    operands = [
+        None if operand is None else operand.to(neuron.autocast_dtype(operand))
+        for operand in (x, weight, bias)
+    ]
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.ops.drowsy.conv2d(*operands, *rest)
+
+
 for _key in ("CPU", "CUDA"):
     _library.impl("conv2d", _conv2d, _key)
+    _library.impl("conv2d", _autocast, f"Autocast{_key}")
 torch.library.register_fake("drowsy::conv2d", _conv2d_shape, lib=_library)
 torch.library.register_vmap("drowsy::conv2d", _refuse_vmap, lib=_library)

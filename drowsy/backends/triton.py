@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import drowsy_kernels as kernels
 import torch
-import torch.nn.functional as F
 from drowsy_kernels import tuning
 from drowsy_kernels.conv2d import Awake
 from torch import Tensor
 
-from drowsy.neuron import ConvSize, ConvSpec
+from drowsy.neuron import ConvSize, ConvSpec, autocast_dtype, padded
 from drowsy.sleep import NEIGHBOUR_FILLS, LayerMap, SleepSpec, Source
 
 # The rate is on the device and may change under a captured graph: a layer is run as suits this one.
@@ -35,8 +33,6 @@ def conv2d(
     table: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments as for ``backends.eager.conv2d``, the result is channels_last."""
-    if x.dim() != 4:
-        raise ValueError(f"input: got {tuple(x.shape)}, allowed: [N, C, H, W]")
     x, spec = padded(x, spec)
     packed = kernels.pack_weight(weight, spec.groups)
     size = kernels.output_size(
@@ -51,15 +47,6 @@ def conv2d(
     if fill in NEIGHBOUR_FILLS or isinstance(awake, (kernels.AwakeCells, kernels.AwakeRows)):
         kernels.fill_sleepers(y, bitmap, cell, fill, table=table)
     return y
-
-
-def padded(x: Tensor, spec: ConvSpec) -> tuple[Tensor, ConvSpec]:
-    """``x`` with the padding that kernels do not know, and what is left of ``spec``."""
-    spec = spec.at(x.shape[-2:])
-    if spec.padding_mode == "zeros":
-        return x, spec
-    x = F.pad(x, spec.padding, mode=spec.padding_mode)
-    return x, replace(spec, padding=(0, 0, 0, 0), padding_mode="zeros")
 
 
 def choose(
@@ -86,10 +73,11 @@ def choose(
 
 def library_wins(x: Tensor, weight: Tensor, spec: ConvSpec) -> bool:
     """Whether torch's own convolution is the fastest way to a layer in which nobody sleeps."""
-    if x.dtype not in _DTYPES or spec.padding_mode != "zeros":
+    dtype = autocast_dtype(x)
+    if dtype not in _DTYPES or spec.padding_mode != "zeros":
         return True
     shape = conv_shape(ConvSize(tuple(x.shape), tuple(weight.shape), spec))  # type: ignore[arg-type]
-    number = tuning.number_format(x.dtype, precision(x.device))
+    number = tuning.number_format(dtype, precision(x.device))
     return _choose(shape, max(len(x), 1), number, x.device, (1, 1), 0.0, True).method == "cudnn"
 
 

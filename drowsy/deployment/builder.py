@@ -17,7 +17,7 @@ from drowsy_kernels import lists, tables
 from drowsy_kernels.tuning import Choice
 from torch import Tensor, fx, nn
 
-from drowsy.backends.triton import choose, exact_run, kernel_options, padded
+from drowsy.backends.triton import choose, exact_run, kernel_options
 from drowsy.deployment.maps import Advance, Draw, Map, Prologue
 from drowsy.deployment.steps import Conv, Expand, FullConv, Join, RowsConv, Step, fill
 from drowsy.graph.nodes import activation_name, pointwise
@@ -25,6 +25,7 @@ from drowsy.graph.overwriting import without_overwriting
 from drowsy.graph.running import shapes
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
+from drowsy.neuron import padded
 from drowsy.sleep import Grain, SleepSpec
 
 

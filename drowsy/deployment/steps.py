@@ -12,9 +12,10 @@ from drowsy_kernels.conv2d import Awake
 from drowsy_kernels.tuning import Choice
 from torch import Tensor, nn
 
-from drowsy.backends.triton import convolve, padded, precision
+from drowsy.backends.triton import convolve, precision
 from drowsy.deployment.maps import Map, channels_last, wait
 from drowsy.network.layer import DrowsyConv2d
+from drowsy.neuron import padded
 from drowsy.sleep import NEIGHBOUR_FILLS
 
 

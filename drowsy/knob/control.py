@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from drowsy.knob.turns import Turns
+from drowsy.sleep.turning import TURNING
 
 MAX_SEED = 2**63 - 1
 
@@ -59,15 +60,17 @@ class Control(nn.Module):
         self.settings = list(thresholds)
         self.version += 1
         # Without waiting for the device: it takes its copy of such small tensors at once.
-        self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32), non_blocking=True)
-        self.scales.copy_(torch.tensor(scales, dtype=torch.float32), non_blocking=True)
+        with TURNING:
+            self.thresholds.copy_(torch.tensor(thresholds, dtype=torch.int32), non_blocking=True)
+            self.scales.copy_(torch.tensor(scales, dtype=torch.float32), non_blocking=True)
 
     def set_layer(self, index: int, threshold: int, scale: float) -> None:
         """Write one layer's threshold and scale."""
         self.settings[index] = threshold
         self.version += 1
-        self.thresholds[index] = threshold
-        self.scales[index] = scale
+        with TURNING:
+            self.thresholds[index] = threshold
+            self.scales[index] = scale
 
     @contextmanager
     def nobody_asleep(self) -> Iterator[None]:

@@ -27,8 +27,10 @@ from drowsy.neuron.awake import (
     ACTIVATIONS,
     ConvSpec,
     activate,
+    autocast_dtype,
     awake_conv2d,
     check_activation,
+    padded,
     padded_input,
 )
 from drowsy.neuron.fixed import FixedSleep
@@ -42,9 +44,11 @@ __all__ = [
     "ConvSpec",
     "FixedSleep",
     "activate",
+    "autocast_dtype",
     "awake_conv2d",
     "check_activation",
     "clear_",
+    "padded",
     "padded_input",
     "sleep",
 ]

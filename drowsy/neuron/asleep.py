@@ -35,10 +35,15 @@ def sleep(
         a new tensor, laid out like ``y``. What a sleeper held, NaN and infinity too, leaves no
         trace in it.
     """
-    shape = (y.shape[0], y.shape[1], y.shape[2], y.shape[3])
     asleep = levels < j
+    return _laid_out(_slept(y, asleep, scale, grain, fill, table), y)
+
+
+def _slept(
+    y: Tensor, asleep: Tensor, scale: float | Tensor, grain: Grain, fill: str, table: Tensor | None
+) -> Tensor:
     if fill in NEIGHBOUR_FILLS and y.numel() > 0:
-        images, _, height, width = shape
+        images, _, height, width = y.shape
         cells = asleep.view(images, height, width, -1).permute(0, 3, 1, 2)
         if fill == "stencil":
             assert table is not None
@@ -46,6 +51,18 @@ def sleep(
         return (_nearest if fill == "nearest" else _interpolate)(y, cells, grain)
     slept = _clear(y, asleep, grain)
     return slept if isinstance(scale, float) and scale == 1 else slept.mul_(scale)
+
+
+def _laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` with the very strides of a tensor of the same layout.
+
+    Strides of dimensions of size 1 are not in use, but what reads a tensor tells its memory format
+    by them too, and ``torch.empty_like`` does not keep them.
+    """
+    strides = zip(like.shape, values.stride(), like.stride(), strict=True)
+    if any(size > 1 and stride != wanted for size, stride, wanted in strides):
+        return values  # ``like`` is not dense
+    return values.as_strided(like.shape, like.stride())
 
 
 def _clear(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:

@@ -18,8 +18,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu_,
     "relu6": lambda y: y.clamp_(0, 6),
     "silu": lambda y: F.silu(y, inplace=True),
-    "gelu": F.gelu,
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "gelu": torch.ops.aten.gelu_,
+    "gelu_tanh": functools.partial(torch.ops.aten.gelu_, approximate="tanh"),
     "hardswish": lambda y: F.hardswish(y, inplace=True),
     "sigmoid": Tensor.sigmoid_,
     "tanh": Tensor.tanh_,
@@ -43,8 +43,8 @@ def check_activation(name: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    kind, _, slope = name.partition(":")
-    number = re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", slope)
+    kind, _, slope = str(name).partition(":")
+    number = re.fullmatch(r"-?[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?", slope)
     if kind == "leaky_relu" and number and math.isfinite(float(slope)):
         return functools.partial(F.leaky_relu_, negative_slope=float(slope))
     if name not in _ACTIVATIONS:
@@ -53,7 +53,7 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def activate(y: Tensor, name: str) -> Tensor:
-    """Apply one of ``ACTIVATIONS``, in place where it can be."""
+    """Apply one of ``ACTIVATIONS`` in place, so that the layout stays to the last stride."""
     return _activation(name)(y)
 
 
@@ -241,13 +241,33 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         bias: ``[OC]`` or None.
         spec: geometry and activation.
     """
-    spec = spec.at(x.shape[-2:])
+    x, spec = padded(x, spec)
     left, right, top, bottom = spec.padding
-    if spec.padding_mode != "zeros" or (left, top) != (right, bottom):
+    if (left, top) != (right, bottom):
         x = padded_input(x, spec)
         top = left = 0
     y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
     return activate(y, spec.activation)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype to which a convolution rounds this operand: ``torch.autocast``'s where it is on."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
+
+
+def padded(x: Tensor, spec: ConvSpec) -> tuple[Tensor, ConvSpec]:
+    """``x`` with a padding of other than zeros written out, and what is left of ``spec``.
+
+    Before anything is decided by the input's layout: a circular padding is contiguous, whatever
+    the input was.
+    """
+    spec = spec.at(x.shape[-2:])
+    if spec.padding_mode == "zeros":
+        return x, spec
+    return padded_input(x, spec), replace(spec, padding=(0, 0, 0, 0), padding_mode="zeros")
 
 
 def padded_input(x: Tensor, spec: ConvSpec) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from drowsy.sensors.counter import Counter
@@ -87,8 +88,8 @@ def rapl_domains() -> list[RaplDomain]:
 
 def _microjoules(file: Path, least: int = 0, most: int | None = None) -> int:
     text = _text(file)
-    # Stricter than int(), which takes "-1" and "1_0".
-    value = int(text) if text.isascii() and text.isdigit() else -1
+    # Stricter than int(), which takes "-1" and "1_0" and breaks at 4,300 digits; 2**64 has 20.
+    value = int(text) if re.fullmatch("[0-9]{1,20}", text) else -1
     if value < least or (most is not None and value > most):
         allowed = f"of {least} or more" if most is None else f"from {least} to {most}"
         raise Unread(f"{file} holds {text[:40]!r}, allowed: an integer {allowed} (microjoules)")

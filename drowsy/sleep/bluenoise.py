@@ -72,7 +72,7 @@ class BlueNoise(Source):
         return (bluenoise_table(layer.k, layer.upside_down, seed.device),)
 
 
-@remembered(1 << 20)
+@remembered
 def bluenoise_table(k: int, upside_down: bool = False, device: torch.device = _CPU) -> Tensor:
     """The level of every position of the blue-noise tile: uint8 ``[64, 64]``, made once."""
     ranks, count = torch.from_numpy(rank_map()), SIDE**2

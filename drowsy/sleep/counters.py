@@ -28,9 +28,9 @@ def philox(c0: Tensor, c1: Tensor, c2: int, c3: int, seed: Tensor) -> tuple[Tens
     Returns:
         four int64 tensors of the broadcast shape, values in [0, 2**32).
     """
-    shape = torch.broadcast_shapes(c0.shape, c1.shape)
-    x0, x1 = c0.expand(shape), c1.expand(shape)
-    x2 = torch.full(shape, c2, dtype=torch.int64, device=c0.device)
+    # (``torch.broadcast_shapes`` would import 500 modules at its first call.)
+    x0, x1 = torch.broadcast_tensors(c0, c1)
+    x2 = torch.full_like(x0, c2, memory_format=torch.contiguous_format)
     x3 = torch.full_like(x2, c3)
     key0, key1 = seed & MASK32, (seed >> 32) & MASK32
     for _ in range(_ROUNDS):

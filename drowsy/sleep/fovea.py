@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from drowsy.sleep.lattice import Lattice, lattice_levels, lattice_phases
+from drowsy.sleep.lattice import Lattice, lattice_phases, lattice_tables
 from drowsy.sleep.memory import remembered
 from drowsy.sleep.source import LayerMap, Source
 
 _CPU = torch.device("cpu")
-# Levels of a table made at a time: indices take eight times as many bytes.
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Fovea(Source):
         return Lattice() if any(j == last for _, last in _halves_of(k)) else self
 
 
-@remembered(256 << 20)
+@remembered
 def fovea_table(
     k: int, height: int, width: int, device: torch.device = _CPU, phase: int = 0
 ) -> Tensor:
@@ -66,20 +65,20 @@ def fovea_table(
     y, x = torch.arange(height)[:, None], torch.arange(width)
     # Twice the distances from the centre as fractions of the sides, all of it times both sides.
     distance = ((2 * y + 1 - height) * width) ** 2 + ((2 * x + 1 - width) * height) ** 2
-    inwards = distance.flatten().argsort(descending=True, stable=True)
-    table = torch.empty((k, height * width), dtype=torch.uint8)
-    phases = (torch.arange(k) + phase) % k
-    for rows in torch.arange(k).split(max(1, _CHUNK // max(1, height * width))):
-        pattern = lattice_levels(k, (height * width, 1), width, phases[rows])[:, inwards, 0]
+    inwards = distance.flatten().argsort(descending=True, stable=True).numpy()
+    table = np.empty((k, height * width), np.uint8)
+    tile, shifts = (each.numpy() for each in lattice_tables(k, _CPU, phase % k))
+    down, across = np.arange(height)[:, None], np.arange(width)
+    for levels, (y, x) in zip(table, shifts.astype(int), strict=True):
+        pattern = tile[(down + y) % len(tile), (across + x) % len(tile)].flatten()[inwards]
+        left = inwards
         for first, last in _halves_of(k):
             # (256 is no uint8 to compare with.)
-            members = (first <= pattern) & (pattern <= last - 1)
-            row, place = members.nonzero(as_tuple=True)
-            count = members.sum(1)
-            rank = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-            pattern[row, place] = (first + rank * (last - first) // count[row]).byte()
-        table[rows[:, None], inwards] = pattern
-    return table.to(device)
+            own = pattern <= last - 1
+            places = left[own]
+            levels[places] = first + np.arange(len(places)) * (last - first) // max(len(places), 1)
+            left, pattern = left[~own], pattern[~own]
+    return torch.from_numpy(table).to(device)
 
 
 def _halves_of(k: int) -> list[tuple[int, int]]:

@@ -86,7 +86,7 @@ def lattice_levels(k: int, cells: tuple[int, int], row: int | None, phases: Tens
     return tile[(y + down) % len(tile), (x + across) % len(tile)]
 
 
-@remembered(64 << 20)
+@remembered
 def lattice_tables(k: int, device: torch.device = _CPU, phase: int = 0) -> tuple[Tensor, Tensor]:
     """``(tile, shifts)`` of the lattice source, made on ``device`` once.
 

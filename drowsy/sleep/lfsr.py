@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from array import array
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -103,7 +106,7 @@ def lfsr_rates(source: Lfsr, k: int = DEFAULT_K) -> list[float]:
     return [(table < j).float().mean().item() for j in range(k)]
 
 
-@remembered(64 << 20)
+@remembered
 def _level_table(
     source: Lfsr, k: int, upside_down: bool = False, device: torch.device = _CPU
 ) -> Tensor:
@@ -114,7 +117,7 @@ def _level_table(
     return (states * k >> source.width).to(torch.uint8).to(device)
 
 
-@remembered(1 << 20)
+@remembered
 def _seeded_starts(source: Lfsr, device: torch.device) -> Tensor:
     """Where on the cycle engines start that are seeded by hand: int64 ``[engines]``."""
     cycle = _cycle(source.width, source.taps)
@@ -122,15 +125,14 @@ def _seeded_starts(source: Lfsr, device: torch.device) -> Tensor:
     return starts.expand(source.engines).contiguous().to(device)
 
 
-@remembered(64 << 20)
+@remembered
 def _cycle(width: int, taps: tuple[int, ...]) -> Tensor:
     """States that a Fibonacci register visits from state 1 until it meets one again: int32."""
-    state, seen, cycle = 1, set(), []
-    while state not in seen:
-        seen.add(state)
+    tapped = functools.reduce(operator.xor, (1 << tap - 1 for tap in taps))
+    state, most, seen, cycle = 1, 2**width - 1, bytearray(2**width), array("i")
+    while not seen[state]:
+        seen[state] = 1
         cycle.append(state)
-        feedback = 0
-        for tap in taps:
-            feedback ^= state >> (tap - 1)
-        state = (state << 1 | feedback & 1) & (2**width - 1)
-    return torch.tensor(cycle, dtype=torch.int32)
+        feedback = (state & tapped).bit_count() & 1
+        state = (state << 1 | feedback) & most
+    return torch.frombuffer(cycle, dtype=torch.int32).clone()

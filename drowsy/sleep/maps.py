@@ -7,8 +7,10 @@ from torch import Tensor
 
 from drowsy.sleep.counters import MASK32
 from drowsy.sleep.grain import Grain
+from drowsy.sleep.source import LayerMap, Source
 from drowsy.sleep.spec import SleepSpec
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Elements of one Philox call on the CPU: its dozen int64 temporaries then stay in the L2 cache.
 _CPU_CHUNK = 1 << 14
 
@@ -26,14 +28,38 @@ def levels(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> 
         uint8 tensor ``[N, PC, CC]`` with values in ``0 .. k-1``; a cell sleeps at rate ``j/k``
         when its level is below ``j``.
     """
+    if clock.dtype != torch.int64 or clock.shape != (2,):
+        raise ValueError(f"clock: got {clock.dtype} {tuple(clock.shape)}, allowed: int64 [2]")
     n, layer = shape[0], spec.layer_map(shape)
     out = torch.empty((n, *layer.cells), dtype=torch.uint8, device=clock.device)
     if out.numel() == 0:
         return out
     images = (clock[1] + torch.arange(n, device=clock.device)) & MASK32
     for part in _image_chunks(n, layer.cells, clock.device):
-        out[part] = spec.source.draw(layer, images[part], clock[0])
+        out[part] = _drawn(spec.source, layer, images[part], clock[0])
     return out
+
+
+def _drawn(source: Source, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+    """What a source draws, once it is known to be levels: a source may be a user's own."""
+    drawn, size = source.draw(layer, images, seed), (len(images), *layer.cells)
+    if not isinstance(drawn, Tensor) or drawn.dtype not in _INTEGERS:
+        kind = drawn.dtype if isinstance(drawn, Tensor) else type(drawn).__name__
+        raise TypeError(f"source {source.name}: drew {kind}, allowed: a tensor of integers")
+    if drawn.shape != size or drawn.device != images.device:
+        raise ValueError(
+            f"source {source.name}: drew {tuple(drawn.shape)} on {drawn.device}, allowed: "
+            f"[N, PC, CC], here {size} on {images.device}"
+        )
+    least, most = (level.long() for level in drawn.aminmax())
+    if drawn.device.type != "cpu":
+        # Without waiting for the device, which a captured graph could not.
+        torch._assert_async((least >= 0) & (most < layer.k), f"source {source.name}: not levels")
+    elif not 0 <= least <= most < layer.k:
+        raise ValueError(
+            f"source {source.name}: drew levels from {least} to {most}, allowed: 0 to {layer.k - 1}"
+        )
+    return drawn
 
 
 def _image_chunks(n: int, cells: tuple[int, int], device: torch.device) -> list[slice]:

@@ -15,56 +15,66 @@ from torch import Tensor
 Made = TypeVar("Made")
 
 
-def remembered(limit: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
-    """Keep what a function returns, like ``functools.lru_cache``, but up to ``limit`` bytes.
+class Memory:
+    """Keeps what functions return, like ``functools.lru_cache``, but up to ``limit`` bytes in all.
 
-    The function takes hashable arguments by position and returns a tensor, or a tuple or dataclass
-    that holds some. Those used longest ago are dropped first; the one made last stays, however
-    large. What is asked for while a CUDA graph is captured stays too: the graph reads it at its
-    address.
+    A function takes hashable arguments by position and returns a tensor, or a tuple, dictionary or
+    dataclass that holds some. It may ask for what others return. Those used longest ago are dropped
+    first; the one made last stays, however large. What is asked for while a CUDA graph is captured
+    stays too: the graph reads it at its address. Threads make a table once.
     """
 
-    def decorate(make: Callable[..., Made]) -> Callable[..., Made]:
-        # With its bytes, and whether it lies on CUDA.
-        kept: OrderedDict[tuple[Hashable, ...], tuple[Made, int, bool]] = OrderedDict()
-        captured: dict[tuple[Hashable, ...], Made] = {}
-        making = threading.Lock()
-        held = 0
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held = limit, 0
+        # By function and arguments, with its bytes, and whether it lies on CUDA.
+        self._kept: OrderedDict[tuple[Hashable, ...], tuple[Any, int, bool]] = OrderedDict()
+        self._captured: dict[tuple[Hashable, ...], Any] = {}
+        self._making = threading.RLock()
 
-        def keep(arguments: tuple[Hashable, ...]) -> tuple[Made, int, bool]:
-            nonlocal held
-            with making:
-                if arguments in kept:  # another thread was waited for
-                    return kept[arguments]
-                made = make(*arguments)
-                tensors = _tensors(made)
-                size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-                entry = kept[arguments] = made, size, any(tensor.is_cuda for tensor in tensors)
-                held += size
-                while held > limit and len(kept) > 1:
-                    held -= kept.popitem(last=False)[1][1]
-                return entry
+    def __call__(self, make: Callable[..., Made]) -> Callable[..., Made]:
+        """The function that returns what is kept of ``make``, and calls it for the rest."""
 
         @functools.wraps(make)
         def remember(*arguments: Hashable) -> Made:
+            key = (make, *arguments)
             try:
-                entry = kept[arguments]
-                kept.move_to_end(arguments)
-            except KeyError:
-                entry = keep(arguments)
+                entry = self._kept[key]
+                self._kept.move_to_end(key)
+            except KeyError:  # or another thread has dropped it
+                entry = self._make(key)
             made, _, on_cuda = entry
             # Asked of tensors on CUDA alone: the question itself may start CUDA.
             if on_cuda and torch.cuda.is_current_stream_capturing():
-                captured[arguments] = made
+                self._captured[key] = made
             return made
 
         return remember
 
-    return decorate
+    def _make(self, key: tuple[Any, ...]) -> tuple[Any, int, bool]:
+        with self._making:
+            if key in self._kept:  # another thread was waited for
+                return self._kept[key]
+            make, *arguments = key
+            # On the CPU first, whatever torch's default device is.
+            with torch.device("cpu"):
+                made = make(*arguments)
+            tensors = _tensors(made)
+            size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+            entry = self._kept[key] = made, size, any(tensor.is_cuda for tensor in tensors)
+            self._held += size
+            while self._held > self._limit and len(self._kept) > 1:
+                self._held -= self._kept.popitem(last=False)[1][1]
+            return entry
+
+
+remembered = Memory(256 << 20)
+"""What every table of sleep maps and of the CPU's ways is kept by."""
 
 
 def _tensors(made: Any) -> list[Tensor]:
     if dataclasses.is_dataclass(made):
-        made = tuple(vars(made).values())
+        made = vars(made)
+    if isinstance(made, dict):
+        made = tuple(made.values())
     parts = made if isinstance(made, tuple) else (made,)
     return [part for part in parts if isinstance(part, Tensor)]

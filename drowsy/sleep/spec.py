@@ -11,7 +11,14 @@ from drowsy.sleep.counters import MASK32
 from drowsy.sleep.grain import Grain
 from drowsy.sleep.independent import Bernoulli
 from drowsy.sleep.rates import DEFAULT_K, MAX_K
-from drowsy.sleep.source import LayerMap, Source, check_options, parse_source, source_text
+from drowsy.sleep.source import (
+    SOURCES,
+    LayerMap,
+    Source,
+    check_options,
+    parse_source,
+    source_text,
+)
 
 
 @dataclass(frozen=True)
@@ -67,22 +74,28 @@ class SleepSpec:
         return f"{source_text(self.source)};{self.grain};{self.k};{self.stream}{phase}"
 
     @staticmethod
-    @functools.lru_cache(maxsize=4096)
     def parse(text: str) -> SleepSpec:
         """Read ``str(spec)`` back; the layer's operator carries its spec in this form.
 
         Raises:
             ValueError: a text of another form, or one that names what no specification can have.
         """
-        form = "([^;]*);([^;]*);([0-9]{1,3});([0-9]{1,10})(?:;([0-9]{1,10}))?"
-        match = re.fullmatch(form, text)
-        if match is None:
-            raise ValueError(
-                f"sleep: got {quoted(text)}, allowed: SOURCE;GRAIN;K;STREAM or "
-                "SOURCE;GRAIN;K;STREAM;PHASE"
-            )
-        source, grain, k, stream, phase = match.groups(default="0")
-        return SleepSpec(parse_source(source), Grain.parse(grain), int(k), int(stream), int(phase))
+        # With the class, as a source may be defined anew.
+        name = text.partition(";")[0].partition(":")[0]
+        return _parsed(text, SOURCES.get(name))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str, kind: type[Source] | None) -> SleepSpec:
+    form = "([^;]*);([^;]*);([0-9]{1,3});([0-9]{1,10})(?:;([0-9]{1,10}))?"
+    match = re.fullmatch(form, text)
+    if match is None:
+        raise ValueError(
+            f"sleep: got {quoted(text)}, allowed: SOURCE;GRAIN;K;STREAM or "
+            "SOURCE;GRAIN;K;STREAM;PHASE"
+        )
+    source, grain, k, stream, phase = match.groups(default="0")
+    return SleepSpec(parse_source(source), Grain.parse(grain), int(k), int(stream), int(phase))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -295,7 +295,7 @@ def offsets(m, PITCH: tl.constexpr, WIDE: tl.constexpr):
 def parse_activation(name: str) -> tuple[str, float]:
     """``(kind, slope)``; the slope is 0 but for ``leaky_relu``, where it is a finite number."""
     kind, _, slope = name.partition(":")
-    number = re.fullmatch(r"-?\d+(\.\d*)?(e[-+]?\d+)?", slope)
+    number = re.fullmatch(r"-?[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?", slope)
     if kind == "leaky_relu" and number and math.isfinite(float(slope)):
         return kind, float(slope)
     if name not in ACTIVATIONS[:-1]:

@@ -57,6 +57,12 @@ def draw(
     return x.to(memory_format=last), weight.to(memory_format=last), bias
 
 
+def written(x: Tensor, weight: Tensor, spec: ConvSpec) -> tuple[Tensor, Tensor, ConvSpec]:
+    """As the ways take a layer: other paddings than of zeros are part of the input."""
+    x, spec = neuron.padded(x, spec)
+    return x, weight, spec
+
+
 def both(
     way: str,
     tensors: tuple[Tensor, Tensor, Tensor | None],
@@ -64,13 +70,15 @@ def both(
     spec: ConvSpec,
     sleep: SleepSpec,
     scale: float = 1.0,
+    image: int = CLOCK[1],
 ) -> tuple[Tensor, Tensor]:
     """Output of a way, and of the oracle."""
     x, weight, bias = tensors
-    layer, clock = Layer.of(x, weight, spec), torch.tensor(CLOCK)
+    inputs, _, left = written(x, weight, spec)
+    layer, clock = Layer.of(inputs, weight, left), torch.tensor([CLOCK[0], image])
     assert way in candidates(layer, sleep)
     with torch.inference_mode():
-        y = cpu.run(cpu.Call(x, weight, bias, j, scale, clock, layer, sleep), way)
+        y = cpu.run(cpu.Call(inputs, weight, bias, j, scale, clock, layer, sleep), way)
         expected = eager.conv2d(
             x, weight, bias, torch.tensor(j), torch.tensor(scale), clock, spec, sleep, "zero"
         )
@@ -413,6 +421,19 @@ def test_layout_is_what_compilers_are_told(generator: torch.Generator) -> None:
             y = layer(x)
         told = torch.nn.functional.conv2d(x, weight)
         assert y.stride() == told.stride()
+
+
+@pytest.mark.parametrize("grain", ["tile:4x3", "position"])
+def test_nobody_awake_is_no_row(grain: str, generator: torch.Generator) -> None:
+    tensors = draw(generator, 3, size=(1, 5, 5, 4), filters=3)
+    sleepers = 0
+    for image in range(20):
+        y, expected = both(
+            "rows", tensors, 7, ConvSpec(), SleepSpec("bernoulli", grain), image=image
+        )
+        check(y, expected)
+        sleepers += not expected.any()
+    assert 0 < sleepers < 20
 
 
 def test_neuron_module_clears_in_place() -> None:

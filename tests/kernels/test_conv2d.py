@@ -315,7 +315,22 @@ def test_lists_of_any_cell(lists: str, grain: str, j: int, triton_device: torch.
 
 
 NUMBERS = ("0.1", "-0.5", "1e-3", "1e16", "1e+16", "-1.5e-07", "3.", "1e308")
-NO_NUMBERS = ("", "x", "inf", "nan", "1e999", "-1e999", "1e", "1e+", ".5", "+1", "1 ", "0x1", "1_0")
+NO_NUMBERS = (
+    "",
+    "x",
+    "inf",
+    "nan",
+    "1e999",
+    "-1e999",
+    "1e",
+    "1e+",
+    ".5",
+    "+1",
+    "1 ",
+    "0x1",
+    "1_0",
+    "\u0663",
+)
 
 
 @pytest.mark.parametrize("slope", NUMBERS)

@@ -206,6 +206,18 @@ def test_a_range_that_is_none_is_no_meter(held: str, why: str, package: FakeRapl
         Meter("cpu")
 
 
+def test_thousands_of_digits_are_no_count(package: FakeRapl, clock: FakeClock) -> None:
+    """More than Python makes an integer of: an error from a thread that nobody would see."""
+    with (meter := Meter("cpu")):
+        clock.advance(3.0)
+        package.files[ZONE] = "9" * 5000
+        clock.advance(3.0)
+    assert re.search(r"energy_uj holds '9{40}', allowed: an integer", told(meter.measurement))
+    (package.folder / ZONE / "max_energy_range_uj").write_text("9" * 5000)
+    with pytest.raises(NoMeter, match=r"max_energy_range_uj holds '9{40}', allowed: an integer"):
+        Meter("cpu")
+
+
 @pytest.mark.parametrize("file", ["name", "max_energy_range_uj"])
 def test_a_file_that_is_not_there_is_named(file: str, package: FakeRapl) -> None:
     (package.folder / ZONE / file).unlink()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,7 +23,6 @@ from drowsy.sleep import (
     Source,
     levels,
     parse_source,
-    simplest,
     source_text,
     stored_text,
 )
@@ -50,8 +50,6 @@ def stripes() -> Iterator[type[Source]]:
 
     yield Stripes
     del SOURCES["stripes"]
-    SleepSpec.parse.cache_clear()
-    simplest.cache_clear()
 
 
 def network() -> nn.Module:
@@ -140,22 +138,123 @@ def test_a_source_must_draw() -> None:
 
 
 def test_a_source_may_be_defined_anew_and_must_say_how_it_draws() -> None:
-    def define() -> type[Source]:
+    def define(level: int = 0) -> type[Source]:
         @dataclass(frozen=True, slots=True)
         class Again(Source):
             name: ClassVar[str] = "again"
 
             def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
-                return torch.zeros(len(images), *layer.cells)
+                shape = (len(images), *layer.cells)
+                return torch.full(shape, level, dtype=torch.uint8)
 
         return Again
 
+    x = torch.ones(1, 1, 4, 4)
     try:
-        define()
-        again = define()
-        assert SOURCES["again"] is again
+        for level in (7, 0):
+            again = define(level)
+            assert SOURCES["again"] is again
+            layer = DrowsyConv2d(1, 1, 1, sleep=SleepSpec("again"), rate=0.5)
+            with torch.inference_mode():
+                assert (layer(x) == 0).all() == (level == 0)  # the operator too draws as it says
     finally:
         SOURCES.pop("again", None)
     with pytest.raises(TypeError, match="source 'still': has no draw"):
         type("Still", (Source,), {"name": "still"})
     assert "still" not in SOURCES
+
+
+DRAWS = {
+    "one image": (lambda n, p, c: torch.zeros(1, p, c, dtype=torch.uint8), "drew (1, 16, 2) on"),
+    "no channels": (lambda n, p, c: torch.zeros(n, p, 1, dtype=torch.uint8), "drew (3, 16, 1) on"),
+    "a map of neurons": (
+        lambda n, p, c: torch.zeros(n, c, 4, 4, dtype=torch.uint8),
+        "drew (3, 2, 4, 4) on cpu, allowed: [N, PC, CC], here (3, 16, 2) on cpu",
+    ),
+    "floats": (lambda n, p, c: torch.zeros(n, p, c), "drew torch.float32, allowed: a tensor of"),
+    "bits": (lambda n, p, c: torch.zeros(n, p, c) == 0, "drew torch.bool, allowed: a tensor of"),
+    "a list": (lambda n, p, c: [0] * n, "drew list, allowed: a tensor of integers"),
+    "k": (lambda n, p, c: torch.full((n, p, c), 8), "drew levels from 8 to 8, allowed: 0 to 7"),
+    "256": (lambda n, p, c: torch.full((n, p, c), 256), "drew levels from 256 to 256, allowed"),
+    "negative": (
+        lambda n, p, c: torch.arange(n * p * c).view(n, p, c) % 8 - 1,
+        "drew levels from -1 to 6, allowed: 0 to 7",
+    ),
+    "elsewhere": (
+        lambda n, p, c: torch.zeros(n, p, c, dtype=torch.uint8, device="meta"),
+        "drew (3, 16, 2) on meta, allowed: [N, PC, CC], here (3, 16, 2) on cpu",
+    ),
+}
+
+
+@pytest.mark.parametrize(("drawn", "told"), DRAWS.values(), ids=DRAWS)
+def test_what_a_source_draws_must_be_levels(drawn: Any, told: str) -> None:
+    """And not what happens to broadcast to them, or wraps around to one."""
+
+    @dataclass(frozen=True)
+    class Wrong(Source):
+        name: ClassVar[str] = "wrong"
+
+        def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+            return drawn(len(images), *layer.cells)
+
+    try:
+        layer = DrowsyConv2d(1, 2, 1, sleep=SleepSpec("wrong"), rate=0.5)
+        error = (TypeError, ValueError)
+        with torch.inference_mode(), pytest.raises(error, match=re.escape(f"source wrong: {told}")):
+            layer(torch.ones(3, 1, 4, 4))
+    finally:
+        SOURCES.pop("wrong")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str
+)
+@pytest.mark.parametrize("k", [2, 128, 256])
+def test_levels_may_be_integers_of_any_size(dtype: torch.dtype, k: int) -> None:
+    @dataclass(frozen=True)
+    class Ramp(Source):
+        name: ClassVar[str] = "ramp"
+
+        def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+            most = min(layer.k, torch.iinfo(dtype).max + 1)
+            row = torch.arange(layer.cells[0]) % most
+            return row.to(dtype)[None, :, None].expand(len(images), -1, layer.cells[1])
+
+    try:
+        drawn = levels(SleepSpec("ramp", k=k), (2, 3, 16, 16), torch.tensor([0, 0]))
+        most = min(k, torch.iinfo(dtype).max + 1)
+        assert torch.equal(drawn[1, :, 2].long(), torch.arange(256) % most)
+    finally:
+        SOURCES.pop("ramp")
+
+
+def test_options_are_integers_and_tuples_of_integers_with_defaults() -> None:
+    @dataclass(frozen=True)
+    class Odd(Source):
+        name: ClassVar[str] = "odd"
+        w: int = 0
+        t: tuple[int, ...] = (3,)
+
+        def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+            raise NotImplementedError
+
+    try:
+        for options in ({"t": ()}, {"w": -1}, {"t": (-1, 2)}, {"w": -3, "t": (0,)}, {}):
+            spec = SleepSpec(Odd(**options), "position", 5, 3, 1)
+            assert SleepSpec.parse(str(spec)) == spec
+        assert source_text(Odd(-1, ())) == "odd:w=-1,t="
+        for text in (
+            "w=1.2",
+            "w=",
+            "w=--1",
+            "w",
+            "t=1.",
+            "t=.1",
+            "w=1,w=2",
+            "w=\u0663",
+        ):
+            with pytest.raises(ValueError, match=r"source odd: got option .*, allowed: w, t, each"):
+                parse_source(f"odd:{text}")
+    finally:
+        SOURCES.pop("odd")

@@ -80,7 +80,6 @@ def odd() -> Iterator[type[Source]]:
 
     yield Odd
     del SOURCES["odd"]
-    SleepSpec.parse.cache_clear()
 
 
 @pytest.mark.parametrize(

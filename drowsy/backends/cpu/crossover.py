@@ -9,7 +9,6 @@ machines that differ in speed more than in its proportions.
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from drowsy.neuron import ConvSize, ConvSpec
 from drowsy.sleep import SleepSpec, lattice_levels, lattice_tables, source_text
+from drowsy.sleep.memory import remembered
 
 TABLE = Path(__file__).with_name("crossover.json")
 VERSION = 1
@@ -44,6 +44,8 @@ _CHUNK_INPUTS, _CHUNK_ROWS = 1 << 19, 1 << 10
 @dataclass(frozen=True)
 class Layer(ConvSize):
     """A convolution as this backend sees it: its sizes, and their layout.
+
+    Its input is as ``neuron.padded`` leaves it.
 
     Args:
         channels_last: whether the dense convolution returns channels_last.
@@ -88,7 +90,7 @@ def columns(layer: Layer, sleep: SleepSpec) -> list[slice]:
     return [slice(c, min(c + size, channels)) for c in range(0, channels, size)]
 
 
-@functools.lru_cache(maxsize=256)
+@remembered
 def grids(k: int, j: int) -> dict[int, Tensor]:
     """The regular grids that a lattice's awake positions at rate ``j/k`` are, in phase 0.
 
@@ -97,14 +99,14 @@ def grids(k: int, j: int) -> dict[int, Tensor]:
         as few grids as can be, densest first.
     """
     left = lattice_tables(k)[0] >= j
-    found: dict[int, list[tuple[int, int]]] = {}
+    found: dict[int, Tensor] = {}
     for spacing in (s for s in range(1, len(left) + 1) if len(left) % s == 0):
-        for y, x in itertools.product(range(spacing), repeat=2):
-            grid = left[y::spacing, x::spacing]
-            if grid.all():
-                found.setdefault(spacing, []).append((y, x))
-                grid.fill_(False)
-    return {spacing: torch.tensor(starts) for spacing, starts in found.items()}
+        # Grids of one spacing have no position in common.
+        awake = left.unflatten(0, (-1, spacing)).unflatten(2, (-1, spacing)).all(2).all(0)
+        if awake.any():
+            found[spacing] = awake.nonzero()
+            left &= ~awake.tile(len(left) // spacing, len(left) // spacing)
+    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,7 +5,6 @@ Everything here is made once for a layer (and a rate, where it depends on one), 
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,7 @@ _PHASE_BLOCK = 256
 # --- maps of a lattice -------------------------------------------------------------------------
 
 
-@remembered(64 << 20)
+@remembered
 def levels_by_phase(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
     """A lattice's level maps, one for each phase: uint8 ``[k, PC, CC]``."""
     return lattice_levels(k, cells, row, torch.arange(k))
@@ -43,7 +42,7 @@ def phases(sleep: SleepSpec, images: int, clock: Tensor) -> Tensor:
     return drawn[skipped : skipped + images]
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered
 def _phase_block(sleep: SleepSpec, seed: int, block: int) -> Tensor:
     images = torch.arange(block * _PHASE_BLOCK, (block + 1) * _PHASE_BLOCK)
     return lattice_phases(sleep.k, sleep.stream, sleep.phase, images & MASK32, torch.tensor(seed))
@@ -74,7 +73,7 @@ class Windows:
         return runs(pixels, self.run).index_select(0, index).view(len(rows), -1)
 
 
-@remembered(64 << 20)
+@remembered
 def windows(size: ConvSize, height: int, width: int) -> Windows:
     """The windows of a layer whose padded input is ``[N, height, width, IC]``."""
     n, _, oh, ow = size.output
@@ -89,16 +88,17 @@ def windows(size: ConvSize, height: int, width: int) -> Windows:
 
 @dataclass(frozen=True)
 class Grid:
-    """Every ``spacing``-th position of every ``spacing``-th row, from a start that a phase sets.
+    """Every ``spacing``-th position of every ``spacing``-th row, from any of its starts.
 
-    A lattice may have several such grids of one spacing; they are kept, gathered and scattered
-    together. All are as large as the largest, so that some reach beyond the map.
+    Starts are numbered row by row, ``0 .. spacing**2 - 1``. A lattice may have several grids of one
+    spacing in an image; they are gathered and scattered together. All are as large as the largest,
+    so that some reach beyond the map.
 
     Attributes:
-        starts: int64 ``[k, grids, rows]``, where each row of a grid's input starts among an
-            image's pixels, for each phase.
+        starts: int64 ``[spacing**2, rows]``, where each row of a grid's input starts among an
+            image's pixels.
         run: pixels of such a row.
-        places: int64 ``[k, grids, outputs]``, positions of its outputs, -1 beyond the map.
+        places: int64 ``[spacing**2, outputs]``, positions of its outputs, -1 beyond the map.
         whole: whether no output lies beyond the map.
         positions: of an image's output.
     """
@@ -109,26 +109,30 @@ class Grid:
     whole: bool
     positions: int
 
-    def gather(self, pixels: Tensor, phases: Tensor) -> Tensor:
+    def gather(self, pixels: Tensor, numbers: Tensor) -> Tensor:
         """What the grids of all images read of ``[N, H, W, IC]``: ``[N * grids, IC, rows, run]``.
 
         Every grid of every image is one image of this batch, so that the library lays the weights
         out only once.
+
+        Args:
+            numbers: int64 ``[N, grids]``, of the grids' starts.
         """
         n, height, width, channels = pixels.shape
         images = torch.arange(n)[:, None, None] * (height * width)
-        index = (self.starts[phases] + images).flatten()
+        index = (self.starts[numbers] + images).flatten()
         crops = runs(pixels, self.run).index_select(0, index)
-        return crops.view(-1, self.starts.shape[2], self.run, channels).permute(0, 3, 1, 2)
+        return crops.view(-1, self.starts.shape[1], self.run, channels).permute(0, 3, 1, 2)
 
-    def scatter(self, y: Tensor, out: Tensor, phases: Tensor, scale: float) -> None:
+    def scatter(self, y: Tensor, out: Tensor, numbers: Tensor, scale: float) -> None:
         """Write ``[N * grids, C, h, w]``, which is overwritten, times ``scale`` to their rows.
 
         Args:
+            numbers: as for ``gather``.
             out: ``[N * P, C]``, a row for each position of each image.
         """
         y = y.permute(0, 2, 3, 1).flatten(0, 2)
-        places = self.places[phases]
+        places = self.places[numbers]
         rows = (places + torch.arange(len(places))[:, None, None] * self.positions).flatten()
         if not self.whole:
             inside = (places.flatten() >= 0).nonzero()[:, 0]
@@ -136,28 +140,37 @@ class Grid:
         copy_rows(out, 0, rows, y, scale)
 
 
-@remembered(64 << 20)
-def grid(size: ConvSize, k: int, j: int, spacing: int, cell: int, pitch: int) -> Grid:
-    """The grids of this spacing of a lattice at rate ``j/k``.
+@remembered
+def grid(size: ConvSize, spacing: int, pitch: int) -> Grid:
+    """The grids of this spacing over a layer's outputs.
 
     Args:
         size: of the layer.
-        k, j: rate.
-        spacing: one of ``crossover.grids(k, j)``.
-        cell: which channel cell.
+        spacing: in rows and columns.
         pitch: pixels to a row of the padded input.
     """
     _, _, height, width = size.output
-    _, shifts = lattice_tables(k)
-    shift = shifts[(torch.arange(k) + cell) % k].long()
-    top, left = ((grids(k, j)[spacing] - shift[:, None]) % spacing).unbind(2)
+    top, left = torch.arange(spacing)[:, None, None], torch.arange(spacing)[:, None]
     vertical, across = size.spec.stride
     high, run = _grid_input(size, spacing)
-    starts = (top[..., None] * vertical + torch.arange(high)) * pitch + left[..., None] * across
-    y = top[..., None, None] + torch.arange(0, height, spacing)[:, None]
-    x = left[..., None, None] + torch.arange(0, width, spacing)
+    starts = (top * vertical + torch.arange(high)) * pitch + left * across
+    y = top[..., None] + torch.arange(0, height, spacing)[:, None]
+    x = left[..., None] + torch.arange(0, width, spacing)
     places = torch.where((y < height) & (x < width), y * width + x, -1).flatten(2)
-    return Grid(starts, run, places, bool((places >= 0).all()), size.positions)
+    whole = height % spacing == 0 and width % spacing == 0
+    return Grid(starts.flatten(0, 1), run, places.flatten(0, 1), whole, size.positions)
+
+
+@remembered
+def grid_numbers(k: int, j: int, spacing: int) -> Tensor:
+    """Which grids of a spacing of ``crossover.grids(k, j)`` a lattice is made of.
+
+    Returns:
+        int64 ``[k, grids]``, numbers of the grids' starts at each phase.
+    """
+    shifts = lattice_tables(k)[1].long()
+    top, left = ((grids(k, j)[spacing] - shifts[:, None]) % spacing).unbind(2)
+    return top * spacing + left
 
 
 def grid_reach(size: ConvSize, spacing: int) -> tuple[int, int]:
@@ -217,7 +230,7 @@ class Readings:
         copy_rows(rows, 0, self.sleepers, filled)
 
 
-@remembered(128 << 20)
+@remembered
 def readings(k: int, j: int, phase: int, height: int, width: int, fill: str) -> Readings:
     """What the sleepers of one image of a lattice read; the rules are ``drowsy.neuron``'s."""
     awake = levels_by_phase(k, (height * width, 1), width)[phase] >= j

@@ -36,16 +36,22 @@ def conv2d(
     j = int(threshold)
     if j == 0:
         return neuron.awake_conv2d(x, weight, bias, spec)
+    x, spec = neuron.padded(x, spec)
     layer, sleep = Layer.of(x, weight, spec), simplest(sleep, j)
     from_neighbours = fill in NEIGHBOUR_FILLS
-    call = Call(x, weight, bias, j, 1.0 if from_neighbours else float(scale), clock, layer, sleep)
+    factor = 1.0 if from_neighbours else float(scale)
+    # Another thread may advance the clock meanwhile: map and fill are of the same images.
+    call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep)
     y = run(call, fastest(layer, sleep, j, x.dtype))
     return _from_neighbours(y, call, fill, table) if from_neighbours else y
 
 
 @dataclass(frozen=True)
 class Call:
-    """One inference of a layer at rate ``j/k``, ``j > 0``; the rest as for ``conv2d``."""
+    """One inference of a layer at rate ``j/k``, ``j > 0``; the rest as for ``conv2d``.
+
+    ``x`` is as ``neuron.padded`` leaves it: what padding is left is of zeros.
+    """
 
     x: Tensor
     weight: Tensor
@@ -62,12 +68,8 @@ class Call:
 
     def pixels(self, least: tuple[int, int] = (0, 0)) -> Tensor:
         """The padded input ``[N, H, W, IC]``, with zeros beyond up to at least this ``(H, W)``."""
-        x, spec = self.x, self.layer.spec
-        left, right, top, bottom = spec.padding
-        if spec.padding_mode != "zeros":
-            x = neuron.padded_input(x, spec)
-            left = right = top = bottom = 0
-        x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        left, right, top, bottom = self.layer.spec.padding
+        x = self.x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         bottom = max(bottom, least[0] - top - x.shape[1])
         right = max(right, least[1] - left - x.shape[2])
         if left or right or top or bottom:
@@ -128,7 +130,7 @@ def _rows(call: Call, out: Tensor) -> None:
         weight, bias = call.parameters(part)
         # [OC, KH, KW, IC], as a window lies in the gathered matrix: a view where channels_last.
         matrix = weight.permute(0, 2, 3, 1).flatten(1)
-        for rows in awake.split(layer.chunk):
+        for rows in awake.split(layer.chunk) if len(awake) else ():
             y = linear(windows.gather(pixels, rows), matrix, bias)
             y = neuron.activate(y, layer.spec.activation)
             copy_rows(out[:, part], 0, rows, y, call.scale)
@@ -146,11 +148,13 @@ def _sublattices(call: Call, out: Tensor) -> None:
             padding=(0, 0, 0, 0),
             padding_mode="zeros",
         )
+        grid = tables.grid(layer, spacing, pixels.shape[2])
         for cell, part in enumerate(columns(layer, sleep)):
-            grid = tables.grid(layer, sleep.k, call.j, spacing, cell, pixels.shape[2])
-            crops = grid.gather(pixels, phases)
+            # Channel cells are a phase apart.
+            numbers = tables.grid_numbers(sleep.k, call.j, spacing)[(phases + cell) % sleep.k]
+            crops = grid.gather(pixels, numbers)
             y = neuron.awake_conv2d(crops, *call.parameters(part), spec)
-            grid.scatter(y, out[:, part], phases, call.scale)
+            grid.scatter(y, out[:, part], numbers, call.scale)
 
 
 def _channels(call: Call, out: Tensor) -> None:
