@@ -59,9 +59,10 @@ from drowsy.files.tables import Row
 PAGE = "README.md"
 CONVERTED = ("graph", "module")
 VERDICTS = (*CONVERTED, "refused", "wrong", "failed")
-# The largest difference of a tensor, of its largest element. Rounding may be amplified beyond the
-# first (a threshold crossed, a ranking that turns), which the same comparison in float64 tells.
-TOLERANCE, TOLERANCE_64 = 1e-4, 1e-9
+# The largest difference of a tensor, of its largest element. Networks amplify rounding beyond the
+# first, some without bound (a threshold crossed, a ranking that turns). In float64 it shrinks by
+# 2^29, and a fault does not: the second is below any single rounding in float32.
+TOLERANCE, TOLERANCE_64 = 1e-4, 1e-8
 _SEED = 7
 
 
