@@ -69,6 +69,7 @@ __all__ = [
     "find_ties",
     "layer_costs",
     "load_stencils",
+    "network_cost",
     "revert",
     "save_stencils",
     "search",
