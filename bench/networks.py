@@ -21,7 +21,7 @@ from bench.ways import RedCheck
 from drowsy import models
 from drowsy.energy import Meter
 from drowsy.files.tables import Row
-from drowsy.knob.costs import layer_costs, layer_shares, saving
+from drowsy.knob.costs import layer_shares, network_cost, saving
 from drowsy.knob.frontier import OperatingPoint
 
 NETWORKS = ("vgg16", "resnet50", "caffenet", "resnet18")
@@ -59,14 +59,14 @@ def photographs(name: str, images: int, dtype: torch.dtype, device: torch.device
 
 
 def network_shares(name: str) -> dict[str, float]:
-    """Each layer's share of a network's multiplications.
+    """Each convolution's share of a network's multiplications.
 
     Of a network without data: a pass of the converted one would compile its kernels one by one.
     """
     with torch.device("meta"):
         model = models.create(name).eval()  # type: ignore[call-overload]
     side = models.MODELS[name].preprocess.crop
-    return layer_shares(layer_costs(model, (3, side, side)))
+    return layer_shares(network_cost(model, (3, side, side)))
 
 
 # --- dense baselines -----------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from bench.cpu_crossover import TIMES
 from drowsy import models
 from drowsy.backends.cpu import crossover
 from drowsy.backends.cpu.crossover import Layer
-from drowsy.knob.costs import layer_costs, layer_shares, saving
+from drowsy.knob.costs import layer_shares, network_cost, saving
 
 SAVED = 0.5
 CLOCKS = {"wall": time.perf_counter, "thread": time.thread_time}
@@ -48,7 +48,7 @@ def test_half_of_the_multiplications(
     model = models.load(name, weights) if weights.exists() else models.create(name)
     images = F.interpolate(photographs, info.preprocess.crop, mode="bicubic")
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    shares = layer_shares(layer_costs(model, images.shape[1:]))
+    shares = layer_shares(network_cost(model, images.shape[1:]).convolutions)
 
     cheapest, half = cheapest_rates(model, images, shares), dict.fromkeys(shares, SAVED)
     settings: dict[str, tuple[str, str, str, Mapping[str, float]]] = {

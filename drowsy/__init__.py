@@ -18,7 +18,7 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert, revert
 from drowsy.graph.stages import Stage, align, find_stages, find_ties
-from drowsy.knob.costs import cost_table, layer_costs
+from drowsy.knob.costs import cost_table, layer_costs, network_cost
 from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.network.calibration import Calibration, Correction
@@ -69,6 +69,7 @@ __all__ = [
     "find_ties",
     "layer_costs",
     "load_stencils",
+    "network_cost",
     "revert",
     "save_stencils",
     "search",

@@ -21,7 +21,7 @@ from drowsy_kernels.tuning import ConvShape
 from torch import Tensor
 
 import drowsy
-from bench import fill_rules, networks, records, report, sweep, tune
+from bench import fill_rules, networks, records, report, study_page, sweep, tune
 from bench.compiling import Job
 from bench.figures import figures
 from bench.layers import NETWORKS, layers, network_shapes
@@ -30,6 +30,8 @@ from bench.pictures import PICTURES
 from bench.timing import Roofline, Timing, activations, copies_for, time_copies
 from bench.ways import Problem, RedCheck
 from drowsy import models
+from drowsy.files.atomic import write_text
+from drowsy.files.tables import csv_text
 from drowsy.knob.costs import layer_costs
 
 CPU = torch.device("cpu")
@@ -430,7 +432,10 @@ def test_shares_are_those_of_the_converted_network(name: str) -> None:
         net = drowsy.convert(models.create(name).eval())  # type: ignore[call-overload]
     shares = networks.network_shares(name)
     assert list(shares) == list(net.layers)
-    assert sum(shares.values()) == pytest.approx(1)
+    side = models.MODELS[name].preprocess.crop
+    convolutions = sum(cost.multiplies for cost in layer_costs(net, (3, side, side)))
+    linear = sum(m.weight.numel() for m in net.modules() if isinstance(m, torch.nn.Linear))
+    assert sum(shares.values()) == pytest.approx(convolutions / (convolutions + linear))
 
 
 def test_networks_that_differ_are_not_timed() -> None:
@@ -671,6 +676,24 @@ def test_report_refuses(
     assert report.main([str(folder), "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert report.main([str(tmp_path / "nowhere")]) == 2
+
+
+# --- the study's page ----------------------------------------------------------------------------
+
+
+def test_savings_on_the_page_are_of_the_convolutions_whatever_records_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_convolutions = study_page.nonuniform_table()
+    assert "12.3 / 26.5" in of_convolutions
+    for network in study_page.NETWORKS:
+        for name in ("uniform", "nonuniform"):
+            rows = study_page.read(network, name)
+            for row in rows:
+                row["saving"] = f"{0.9875 * float(row['saving']):.6g}"
+            write_text(tmp_path / network / f"{name}.csv", csv_text(rows))
+    monkeypatch.setattr(study_page, "STUDY", tmp_path)
+    assert study_page.nonuniform_table() == of_convolutions
 
 
 # --- fill rules ----------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 # What each script tells, beside that it ends without an error: its checks are its own.
 TELLS = {
     "turn_the_knob": r"0\.0% +100\.0%\n[\s\S]*\nconv5 +\d",
-    "search_and_calibrate": r"agreement[\s\S]*chosen: 5\d\.\d% of .*\nerror of the logits: 0\.",
+    "search_and_calibrate": r"agreement[\s\S]*chosen: 49\.\d% of .*\nerror of the logits: 0\.",
     "deploy": r"reads compact, writes compact\n[\s\S]*50\.0% \d\.\de-\d+ (\d|needs a GPU)",
-    "measure_energy": r"cpu: (not )?metered[\s\S]*\n75\.0% +\d+\.\d",
+    "measure_energy": r"cpu: (not )?metered[\s\S]*\n74\.1% +\d+\.\d",
     "layer_and_kernels": r"\n[.#]{8}\n[\s\S]*differ by \d\.\de-\d+ at most",
 }
 
@@ -43,7 +43,7 @@ def test_energy_is_told_where_there_is_a_meter(
     runpy.run_path(str(EXAMPLES / "measure_energy.py"))
     told = capsys.readouterr().out
     assert re.search(r"cpu: metered: .*package-0[\s\S]*idle: \d+\.\d W\nhalf asleep: \S+ J", told)
-    row = re.search(r"^75\.0% +\S+ +\S+ - \S+ +(\S+)", told, re.M)
+    row = re.search(r"^74\.1% +\S+ +\S+ - \S+ +(\S+)", told, re.M)
     assert row is not None
     assert float(row[1]) > 0
 

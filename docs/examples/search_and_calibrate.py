@@ -29,7 +29,8 @@ with tempfile.TemporaryDirectory() as folder:
     frontier = drowsy.Frontier.load(Path(folder) / "frontier.json")
 print(frontier.table())
 
-point = frontier.at(saving=0.5)  # the best that saves this much; also .at(max_loss=0.05)
+# The best that saves this much of the network (linear layers stay awake); also .at(max_loss=0.05).
+point = frontier.at(saving=0.49)
 print(f"\nchosen: {point.saving:.1%} of the multiplications saved")
 
 
@@ -46,5 +47,5 @@ uniform, before = error(0.5), error(point)
 drowsy.calibrate(net, calibrated, [point], reconstruct=True)
 after = error(point)  # net.set now puts the point's correction in force
 print(f"error of the logits: {before:.3f}, calibrated {after:.3f}")
-print(f"one rate for all layers, 50% saved, not calibrated: {uniform:.3f}")
+print(f"rate 1/2 for all layers, not calibrated: {uniform:.3f}")
 assert after < before

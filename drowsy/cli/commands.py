@@ -12,7 +12,7 @@ import torch
 from drowsy.cli.inputs import (
     build_model,
     check_apart,
-    costs_of,
+    cost_of,
     find_device,
     image_shape,
     load_data,
@@ -54,14 +54,14 @@ def run_inspect(args: argparse.Namespace) -> None:
     elif args.stages:
         print(explain(find_stages(net, torch.zeros(1, *image))))
     else:
-        print(inspect(net, layer_shares(costs_of(net, info))))
+        print(inspect(net, layer_shares(cost_of(net, info))))
 
 
 def run_cost(args: argparse.Namespace) -> None:
     info = model_info(args)
     with torch.device("meta"):
         model = build_model(info)
-    print(cost_table(costs_of(model, info)))
+    print(cost_table(cost_of(model, info)))
 
 
 def run_sensitivity(args: argparse.Namespace) -> None:

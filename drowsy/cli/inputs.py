@@ -24,7 +24,7 @@ from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
 from drowsy.images.checks import check_splits
 from drowsy.images.folders import ImageSet, load_images
-from drowsy.knob.costs import LayerCost, layer_costs
+from drowsy.knob.costs import NetworkCost, network_cost
 from drowsy.knob.frontier import Frontier
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
@@ -283,10 +283,10 @@ def image_shape(info: ModelInfo) -> tuple[int, int, int]:
     return (3, info.preprocess.crop, info.preprocess.crop)
 
 
-def costs_of(model: nn.Module, info: ModelInfo) -> list[LayerCost]:
-    """Costs of the convolutions for an image of the network's size."""
+def cost_of(model: nn.Module, info: ModelInfo) -> NetworkCost:
+    """What a network costs for an image of its size."""
     try:
-        return layer_costs(model, image_shape(info))
+        return network_cost(model, image_shape(info))
     except RuntimeError as error:
         raise ValueError(
             f"crop: got {info.preprocess.crop}, allowed: a size that the network takes ({error})"

@@ -24,7 +24,7 @@ from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
 from drowsy.images.checks import check_images, check_labels, check_splits
 from drowsy.images.scaling import Size, crop_images, scale_images
-from drowsy.knob.costs import layer_costs, layer_shares
+from drowsy.knob.costs import NetworkCost, layer_shares, network_cost
 from drowsy.knob.costs import saving as saving_of
 from drowsy.knob.frontier import OperatingPoint
 from drowsy.knob.schedule import Setting
@@ -102,7 +102,7 @@ class Workbench:
         self._engines: dict[tuple[str, Size, bool], Corrected] = {}
         self._references: dict[str, Reference] = {}
         self._shadows: dict[DrowsyNet, nn.Module] = {}
-        self._costs: dict[tuple[DrowsyNet, Size], tuple[int, dict[str, float]]] = {}
+        self._costs: dict[tuple[DrowsyNet, Size], NetworkCost] = {}
         awake = Sleep("dense")
         self.dense, self.fitted = self._made(awake)
         self._nets = {_network_key(awake): self.dense}
@@ -144,7 +144,7 @@ class Workbench:
 
     def multiplies(self, size: Size) -> int:
         """Multiplications of all convolutions for one image of a size, nobody asleep."""
-        return self._cost(self.dense, size)[0]
+        return self._cost(self.dense, size).convolutions.multiplies
 
     def spared(self, size: Size) -> float:
         """Fraction of the multiplications that scaling images to ``size`` saves."""
@@ -164,20 +164,19 @@ class Workbench:
     def asleep(self, net: DrowsyNet, size: Size, setting: Setting) -> float:
         """Fraction of the multiplications at ``size`` that a setting saves."""
         rates = {name: j / net.k for name, j in zip(net.layers, setting, strict=True)}
-        return saving_of(rates, self._cost(net, size)[1])
+        return saving_of(rates, layer_shares(self._cost(net, size).convolutions))
 
     def resolution_for(self, saving: float) -> Size | None:
         """The largest size that saves at least ``saving``; None if none does."""
         return resolution_for(saving, self.multiplies, self.full)
 
-    def _cost(self, net: DrowsyNet, size: Size) -> tuple[int, dict[str, float]]:
-        """Multiplications for one image of a size, and the share of each layer."""
+    def _cost(self, net: DrowsyNet, size: Size) -> NetworkCost:
+        """Multiplications for one image of a size."""
         if (net, size) not in self._costs:
             if net not in self._shadows:
                 # Shapes and costs without memory or time.
                 self._shadows[net] = copy.deepcopy(net).to("meta")
-            costs = layer_costs(self._shadows[net], (self.image[0], *size))
-            self._costs[net, size] = sum(cost.multiplies for cost in costs), layer_shares(costs)
+            self._costs[net, size] = network_cost(self._shadows[net], (self.image[0], *size))
         return self._costs[net, size]
 
     @property
@@ -226,7 +225,11 @@ class Workbench:
             measurer = self._measurer(
                 self.net(recipe), images, split, self.conditions.seeds[:1], engine
             )
-            points = search_at(measurer, self._goals(recipe), self.conditions.budget)
+            # A measurer's savings are of the whole network.
+            cost = self._cost(measurer.net, self.full)
+            part = cost.convolutions.multiplies / cost.multiplies
+            goals = [part * goal for goal in self._goals(recipe)]
+            points = search_at(measurer, goals, self.conditions.budget)
             self._searched[key] = {s: point.divergence or 0.0 for s, point in points.items()}
         return self._searched[key]
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from drowsy.correction.layerwise import layer_corrections
 from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.control import check_seed
-from drowsy.knob.costs import layer_costs, layer_shares
+from drowsy.knob.costs import layer_shares, network_cost
 from drowsy.knob.frontier import Frontier, OperatingPoint
 from drowsy.knob.schedule import Schedule
 from drowsy.network.calibration import Calibration, weight_norms
@@ -88,7 +88,7 @@ def calibrate(
     schedules = [getattr(point, "schedule", point) for point in given]
     with net.kept():
         net.calibration = None
-        shares = layer_shares(layer_costs(net, pixels.shape[1:]))
+        shares = layer_shares(network_cost(net, pixels.shape[1:]).convolutions)
         calibration = Calibration(
             net.k,
             tuple(net.layers),

@@ -17,7 +17,7 @@ from drowsy.energy.measurement import MIN_SECONDS, Measurement, ratio
 from drowsy.energy.meter import Meter, check_seconds
 from drowsy.files.tables import align
 from drowsy.images.checks import check_images
-from drowsy.knob.costs import layer_costs, layer_shares, saving
+from drowsy.knob.costs import layer_shares, network_cost, saving
 from drowsy.knob.frontier import Frontier, OperatingPoint, spared
 from drowsy.knob.schedule import Schedule
 from drowsy.network.net import DrowsyNet
@@ -202,7 +202,7 @@ def _points(
         awake = points.reference
         extra = [] if awake is None or awake in points.points else [awake]
         points = [*extra, *points.points]
-    shares = layer_shares(layer_costs(net, images.shape[1:]))
+    shares = layer_shares(network_cost(net, images.shape[1:]))
     found = []
     for point in points:
         if isinstance(point, Schedule):

@@ -28,7 +28,7 @@ from drowsy.evaluation.metrics import Counts
 from drowsy.evaluation.store import Store
 from drowsy.graph.stages import find_ties
 from drowsy.images.checks import check_images, check_labels
-from drowsy.knob.costs import add_gains, layer_costs, layer_shares, multiplication_gains, saving
+from drowsy.knob.costs import add_gains, layer_shares, multiplication_gains, network_cost, saving
 from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
@@ -99,7 +99,7 @@ class Measurer:
         self.engine = engine if engine is not None else InProcess()
         self.store = store if store is not None else Store(":memory:")
         self.names = list(net.layers)
-        shares = layer_shares(layer_costs(net, images.shape[1:]))
+        shares = layer_shares(network_cost(net, images.shape[1:]))
         self.shares = {name: shares[name] for name in self.names}
         check_cost(cost)
         self.cost, self._forward = cost, forward
@@ -239,7 +239,7 @@ class Measurer:
             self.store.put(self.context(seed), setting, each)
 
     def saving(self, setting: Setting) -> float:
-        """Fraction of the network's convolution multiplications saved."""
+        """Fraction of the network's multiplications saved."""
         rates = {name: j / self.net.k for name, j in zip(self.names, setting, strict=True)}
         return saving(rates, self.shares)
 

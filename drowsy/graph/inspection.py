@@ -29,7 +29,7 @@ def inspect(net: DrowsyNet, shares: Mapping[str, float] | None = None) -> str:
 
     Args:
         net: a converted network.
-        shares: of the multiplications, from ``layer_shares``; adds a column.
+        shares: of the network's multiplications, from ``layer_shares``; adds a column.
     """
     header = ["layer", "convolution", "batch norm", "activation", "flavour", "why"]
     rows = [

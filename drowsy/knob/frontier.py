@@ -33,7 +33,7 @@ class OperatingPoint:
 
     Attributes:
         schedule: the setting.
-        saving: fraction of the convolution multiplications saved, 0 to 1.
+        saving: fraction of the network's multiplications saved, 0 to 1.
         top1, top5: accuracy, 0 to 1; means over ``seeds``.
         agreement: fraction of images whose first choice is that of rate 0.
         divergence: mean KL divergence of the class probabilities from rate 0's, in nats.

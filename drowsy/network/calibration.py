@@ -48,7 +48,7 @@ class Calibration:
     Attributes:
         k: rates are multiples of ``1/k``.
         layers: names of the network's layers, in order of execution.
-        shares: each layer's share of the network's multiplications.
+        shares: each layer's share of the convolutions' multiplications.
         norms: L2 norm of each layer's weight, which tells trained networks apart in any dtype.
         points: settings, each with its layers' corrections.
         sleeps: for each of them ``DrowsyNet.sleeps``, which it was made for.
@@ -64,7 +64,8 @@ class Calibration:
     def nearest(self, setting: Setting) -> tuple[Setting, float]:
         """The calibrated setting nearest to another one, and how far it is.
 
-        The distance is the share of the multiplications that sleep in one of the two only.
+        The distance is the share of the convolutions' multiplications that sleep in one of the
+        two only.
         """
 
         def distance(other: Setting) -> float:

@@ -25,7 +25,7 @@ from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert
 from drowsy.graph.inspection import inspect
 from drowsy.images.folders import normalise
-from drowsy.knob.costs import layer_costs, layer_shares
+from drowsy.knob.costs import layer_shares, network_cost
 from drowsy.models import Preprocess
 from drowsy.network.net import DrowsyNet
 from drowsy.study.figures import Study
@@ -49,7 +49,7 @@ def demo(out: Path) -> None:
     images, labels = labelled_images()
     views = crops(images)
     net = convert(model)
-    shares = layer_shares(layer_costs(net, (3, _PREPROCESS.crop, _PREPROCESS.crop)))
+    shares = layer_shares(network_cost(net, (3, _PREPROCESS.crop, _PREPROCESS.crop)))
     print("SqueezeNet 1.1 for ImageNet, converted:\n")
     print(inspect(net, shares))
     print(

@@ -429,6 +429,27 @@ def test_a_stopped_comparison_resumes_and_a_finished_one_evaluates_nothing(
         assert compare(store=store) == rows
 
 
+def test_savings_are_of_the_convolutions_whatever_else_multiplies() -> None:
+    class Burdened(nn.Module):
+        """The same logits, for five times the multiplications."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.burden = small_model(), nn.Linear(6, 200_000, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.model(x)
+            return logits + 0 * self.burden(logits).sum(1, keepdim=True)
+
+    recipes = [recipe for recipe in SETS["methods"] if recipe.name == "paper-nonuniform"]
+    plain = compare(recipes=recipes)
+    burdened = compare(Burdened().eval(), recipes=recipes)
+    assert all(row["saving_reached"] >= row["saving"] for row in plain)
+    told = ("saving_reached", "rates", "size", "top1_lost")
+    for a, b in zip(plain, burdened, strict=True):
+        assert [a[name] for name in told] == [b[name] for name in told]
+
+
 # --- smaller images ------------------------------------------------------------------------------
 
 
