@@ -30,7 +30,7 @@ from drowsy.correction.calibrate import calibrate
 from drowsy.correction.stencils import calibrate_stencils, save_stencils
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
 from drowsy.evaluation.evaluator import Evaluator
-from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_network
 from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.store import Store
 from drowsy.files.atomic import write_json
@@ -187,7 +187,7 @@ def run_calibrate(args: argparse.Namespace) -> None:
         data = load_data(args, info, args.measure)
         others = place(net, args, data.images)
         awake = Reference(
-            fingerprint_state(net.state_dict()),
+            fingerprint_network(net),
             fingerprint_data(others, data.labels),
             # Once for all points.
             Evaluator(net, others, batch=args.batch).logits,

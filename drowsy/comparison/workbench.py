@@ -17,7 +17,7 @@ from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.evaluator import Evaluator
-from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_network, fingerprint_state
 from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert
@@ -183,8 +183,8 @@ class Workbench:
     @property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the weights and of the images reported on, with their labels."""
-        reference = self._reference("report")
-        return {"weights_sha256": reference.weights, "data_sha256": reference.data}
+        weights = fingerprint_state(self.dense.state_dict())
+        return {"weights_sha256": weights, "data_sha256": self._reference("report").data}
 
     # --- measuring ------------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class Workbench:
                 return Evaluator(self.dense, images, batch=self.conditions.batch).logits()
 
             self._references[split] = Reference(
-                fingerprint_state(self.dense.state_dict()),
+                fingerprint_network(self.dense),
                 fingerprint_data(self.images(split, self.full), self._labels[split]),
                 logits,
             )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from drowsy.evaluation.identity import (
     Context,
     LayerRecord,
     fingerprint_data,
+    fingerprint_network,
     fingerprint_state,
 )
 from drowsy.evaluation.metrics import Counts
@@ -43,11 +45,11 @@ class Reference:
     """What agreement and divergence compare with, where that is not the network itself at rate 0.
 
     Args:
-        weights, data: SHA-256 of the network's weights and of its images.
+        network, data: ``fingerprint_network`` and ``fingerprint_data`` of its images.
         logits: computes its logits ``[N, classes]``; called only where something is evaluated.
     """
 
-    weights: str
+    network: str
     data: str
     logits: Callable[[], Tensor]
 
@@ -105,16 +107,12 @@ class Measurer:
         self.cost, self._forward = cost, forward
         self._profiled: dict[Setting, OperatingPoint] = {}
         self._meter = Meter(str(images.device)) if cost == "joules" else None
-        self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
+        self._versions = self._versions_of_data()
+        self._steady: str | None = None
         self._tables: dict[str, tuple[Tensor, str]] = {}
         self._reference, self._facts = reference, dict(getattr(self.engine, "facts", {}))
         self._corrected: tuple[Mapping[str, Correction], str] = {}, ""
-        if reference is not None and (reference.weights, reference.data) != (
-            self._weights,
-            self._data,
-        ):
-            self._facts["reference"] = [reference.weights, reference.data]
 
     @functools.cached_property
     def gains(self) -> np.ndarray:
@@ -166,10 +164,27 @@ class Measurer:
     @property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the weights and of the images with their labels."""
-        return {"weights_sha256": self._weights, "data_sha256": self._data}
+        weights = fingerprint_state(self.net.state_dict())
+        return {"weights_sha256": weights, "data_sha256": self._data}
 
     def context(self, seed: int, images: range | None = None) -> Context:
-        """What, besides the rates, decides a result; of all images, or of a stretch of them."""
+        """What, besides the rates, decides a result of a seed; see ``contexts``."""
+        return replace(next(iter(self.contexts(images).values())), seed=seed)
+
+    def contexts(self, images: range | None = None) -> dict[int, Context]:
+        """What, besides the rates, decides the results of each seed, as it is now.
+
+        Args:
+            images: a stretch of them; None for all.
+
+        Raises:
+            ValueError: images or labels have been changed in place.
+        """
+        if self._versions_of_data() != self._versions:
+            raise ValueError(
+                "images: they or their labels have been changed in place, allowed: a new Measurer "
+                "for other images"
+            )
         layers = {
             name: LayerRecord.of(layer, self._table(name, layer.table)).stored()
             for name, layer in self.net.layers.items()
@@ -179,7 +194,26 @@ class Measurer:
             configuration["corrected"] = self._correction(self.net.corrected)
         if images is not None:
             configuration["images"] = [images.start, images.stop]
-        return Context(self._weights, self._data, configuration, seed)
+        network = self._steady or fingerprint_network(self.net)
+        compared = self._reference
+        if compared and (compared.network, compared.data) != (network, self._data):
+            configuration["reference"] = [compared.network, compared.data]
+        return {seed: Context(network, self._data, configuration, seed) for seed in self.seeds}
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Promise that a block does not change the network: it is fingerprinted once."""
+        before = self._steady
+        self._steady = before or fingerprint_network(self.net)
+        try:
+            yield
+        finally:
+            self._steady = before
+
+    def _versions_of_data(self) -> list[int | None]:
+        """What grows with every change in place, where torch counts them."""
+        data = [each for each in (self.work.images, self.work.labels) if each is not None]
+        return [None if each.is_inference() else each._version for each in data]
 
     def _correction(self, corrections: Mapping[str, Correction]) -> str:
         """Fingerprint of the corrections in force."""
@@ -213,7 +247,7 @@ class Measurer:
     ) -> dict[Setting, list[Counts]]:
         """Counts for each seed; on all images, or on a stretch of them, which is stored apart."""
         wanted = list(dict.fromkeys(settings))
-        contexts = {seed: self.context(seed, images) for seed in self.seeds}
+        contexts = self.contexts(images)
         known = {seed: self.store.results(context) for seed, context in contexts.items()}
         missing = {
             seed: todo
@@ -230,13 +264,13 @@ class Measurer:
 
     def known(self, images: range | None = None) -> set[Setting]:
         """Settings that the store holds for every seed."""
-        each = [self.store.results(self.context(seed, images)).keys() for seed in self.seeds]
+        each = [self.store.results(context).keys() for context in self.contexts(images).values()]
         return set.intersection(*map(set, each))
 
     def keep(self, setting: Setting, counts: Sequence[Counts]) -> None:
         """Store counts of all images that were taken on stretches of them."""
-        for seed, each in zip(self.seeds, counts, strict=True):
-            self.store.put(self.context(seed), setting, each)
+        for context, each in zip(self.contexts().values(), counts, strict=True):
+            self.store.put(context, setting, each)
 
     def saving(self, setting: Setting) -> float:
         """Fraction of the network's convolution multiplications saved."""

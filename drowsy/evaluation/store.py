@@ -1,8 +1,11 @@
 """Every evaluated point, in an SQLite file, the moment it is known.
 
-A row is one (weights, data, configuration, seed, setting). ``put`` commits before it returns, so a
+A row is one (network, data, configuration, seed, setting). ``put`` commits before it returns, so a
 killed search loses at most the point in flight, and several processes may write at once. (A power
 cut may cost the last few points, never the file: WAL with ``synchronous = NORMAL``.)
+
+The column of networks is called ``weights``, since files from before hold there a fingerprint of
+weights alone. Such rows stay in the file, and match no network: what else it computed is not known.
 """
 
 from __future__ import annotations
@@ -161,7 +164,7 @@ class Store:
 
     def _id(self, context: Context) -> int:
         configuration = json.dumps(context.configuration, sort_keys=True)
-        values = (context.weights, context.data, configuration, context.seed)
+        values = (context.network, context.data, configuration, context.seed)
         key = json.dumps(values)
         if key not in self._ids:
             self._db.execute(

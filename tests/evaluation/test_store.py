@@ -57,12 +57,12 @@ def test_a_result_is_visible_to_other_connections_at_once(tmp_path: Path):
 @pytest.mark.parametrize(
     "other",
     [
-        replace(CONTEXT, weights="others"),
+        replace(CONTEXT, network="others"),
         replace(CONTEXT, data="others"),
         replace(CONTEXT, seed=1),
         replace(CONTEXT, configuration={"k": 16, "layers": {}}),
     ],
-    ids=["weights", "data", "seed", "configuration"],
+    ids=["network", "data", "seed", "configuration"],
 )
 def test_contexts_do_not_share_results(other: Context):
     with Store(":memory:") as store:
