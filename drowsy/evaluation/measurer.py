@@ -7,7 +7,9 @@ whatever the store holds already is not evaluated again.
 from __future__ import annotations
 
 import functools
+import os
 import statistics
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ from drowsy.evaluation.identity import (
     fingerprint_state,
 )
 from drowsy.evaluation.metrics import Counts
-from drowsy.evaluation.store import Store
+from drowsy.evaluation.store import Store, open_store
 from drowsy.graph.stages import find_ties
 from drowsy.images.checks import check_images, check_labels
 from drowsy.knob.costs import add_gains, layer_costs, layer_shares, multiplication_gains, saving
@@ -63,7 +65,8 @@ class Measurer:
         images: float ``[N, C, H, W]``, as the network takes them.
         labels: int64 ``[N]``, or None: then only agreement with rate 0 is measured.
         seeds: of the sleep maps; a point's figures are means over them.
-        store: where results go at once; None keeps them in memory.
+        store: where results go at once: a store, or a path, which is open for as long as the
+            measurer is there; None keeps them in memory.
         batch: images per forward pass.
         engine: where settings are evaluated; None is ``InProcess()``.
         cost: what searches trade accuracy for: ``macs``, ``latency`` or ``joules``. These two are
@@ -81,7 +84,7 @@ class Measurer:
         labels: Tensor | None = None,
         *,
         seeds: Sequence[int] = (0,),
-        store: Store | None = None,
+        store: Store | str | os.PathLike[str] | None = None,
         batch: int = 50,
         engine: Engine | None = None,
         cost: str = "macs",
@@ -99,7 +102,9 @@ class Measurer:
         self.work = Workload(net, images, labels, batch)
         self._parts: dict[range, Workload] = {}
         self.engine = engine if engine is not None else InProcess()
-        self.store = store if store is not None else Store(":memory:")
+        self.store = open_store(store)
+        if self.store is not store:
+            weakref.finalize(self, self.store.close)
         self.names = list(net.layers)
         shares = layer_shares(layer_costs(net, images.shape[1:]))
         self.shares = {name: shares[name] for name in self.names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
@@ -47,7 +48,7 @@ def search(
     cost: str = "macs",
     racing: bool = False,
     seeds: Sequence[int] = (0,),
-    store: Store | None = None,
+    store: Store | str | os.PathLike[str] | None = None,
     batch: int = 50,
     engine: Engine | None = None,
     forward: Callable[[Tensor], object] | None = None,
