@@ -13,10 +13,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from drowsy_kernels import tuning
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from drowsy import models
 from drowsy.cli.main import main
@@ -40,7 +42,7 @@ from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.network.calibration import Calibration
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
-from drowsy.searches.methods import search
+from drowsy.searches.methods import check_method, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, unpack_bitmap
 
 Call = Callable[[Path], object]
@@ -135,6 +137,28 @@ def overflowing(_: Path) -> object:
     with torch.no_grad():
         made.layers["2"].weight.mul_(1e38)
     return calibrate(made, 1e5 * images())
+
+
+class Unasked:
+    """An engine that must not be asked."""
+
+    def evaluate(self, *_: object) -> Any:
+        raise AssertionError("something was evaluated")
+
+
+class Pictures(Dataset[Any]):
+    """A data set whose items nobody made tensors of."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int) -> tuple[object, int]:
+        return object(), place
+
+
+def deep(layers: int) -> nn.Module:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    return nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(layers)), *head).eval()
 
 
 class Branching(nn.Module):
@@ -659,7 +683,148 @@ CASES = [
     Case("revert a plain model", lambda _: revert(model()), TypeError, "net: got Sequential"),
     Case("evaluate a plain model", lambda _: Evaluator(model(), images()), TypeError, "net: got"),
     Case("search a plain model", lambda _: search(model(), images()), TypeError, "net: got"),
-    Case("labels in a list", lambda _: search(net(), images(), [0]), TypeError, "labels: got list"),
+    Case(
+        "too few labels in a list",
+        lambda _: search(net(), images(), [0]),
+        ValueError,
+        r"labels: got shape \(1,\) for 4 images, allowed: \(4,\)",
+    ),
+    *(
+        Case(
+            f"labels of {name}",
+            lambda _, labels=labels: search(net(), images(), labels),
+            TypeError,
+            f"labels: got {told}, allowed",
+        )
+        for name, labels, told in (
+            ("text", ["cat"] * 4, "<U3 in a list"),
+            ("fractions", [0.5] * 4, "float64 in a list"),
+            ("truths", [True] * 4, "bool in a list"),
+            ("a loader", DataLoader(torch.zeros(4, dtype=torch.int64)), "DataLoader"),
+            ("a name", "labels.csv", "str"),
+            ("a number", 3, "int"),
+        )
+    ),
+    Case(
+        "labels beside a loader's own",
+        lambda _: search(net(), [(images(), torch.zeros(4))], [0] * 4),
+        ValueError,
+        "labels: got some beside those of images, allowed: one of both",
+    ),
+    *(
+        Case(
+            f"images of {name}",
+            lambda _, given=given: search(net(), given),
+            TypeError,
+            f"images: got {told}, allowed: a floating-point tensor",
+        )
+        for name, given, told in (
+            ("a folder", "folder", "str"),
+            ("nothing", None, "NoneType"),
+            ("a number", 3, "int"),
+            ("an array", np.zeros((4, 3, 8, 8)), "ndarray"),
+            ("single pictures", [torch.zeros(3, 8, 8)] * 4, "list"),
+            ("no batch", [], "list"),
+            ("batches by name", [{"pixels": torch.zeros(4, 3, 8, 8)}], "list"),
+            ("a data set without tensors", Pictures(), "Pictures"),
+        )
+    ),
+    Case(
+        "images that the network does not take",
+        lambda _: search(net(), torch.zeros(4, 1, 8, 8)),
+        ValueError,
+        r"images: got shape \(4, 1, 8, 8\), allowed: what the network takes \(",
+    ),
+    Case(
+        "images on another device",
+        lambda _: search(net(), images().to("meta")),
+        ValueError,
+        "images: lie on meta, the network on cpu, allowed: one device",
+    ),
+    *(
+        Case(
+            f"seeds of {seeds!r}",
+            lambda _, seeds=seeds: search(net(), images(), seeds=seeds),
+            error,
+            told,
+        )
+        for seeds, error, told in (
+            (0, TypeError, "seeds: got 0, allowed: integers in a list, at least one, each once"),
+            (None, TypeError, "seeds: got None, allowed: integers in a list"),
+            ("12", TypeError, "seeds: got '12', allowed: integers in a list"),
+            ((0.5,), TypeError, r"seeds: got \(0\.5,\), allowed: integers in a list"),
+            ((True,), TypeError, "seeds: got True, allowed: an integer"),
+            ((-1,), ValueError, "seeds: got -1, allowed: 0 to"),
+            ((2**63,), ValueError, "seeds: got 9223372036854775808, allowed: 0 to"),
+        )
+    ),
+    *(
+        Case(
+            f"{name} of {value!r}",
+            lambda _, name=name, value=value: search(net(), images(), **{name: value}),
+            TypeError,
+            f"{name}: got {re.escape(repr(value))}, allowed: an integer, 1 or more",
+        )
+        for name in ("budget", "batch")
+        for value in ("x", 2.5, True, [3])
+    ),
+    Case(
+        "engine by name",
+        lambda _: search(net(), images(), engine="ray"),
+        TypeError,
+        r"engine: got 'ray', allowed: an engine, as drowsy\.RayEngine\(\)",
+    ),
+    Case(
+        "forward that is none",
+        lambda _: search(net(), images(), forward=3),
+        TypeError,
+        "forward: got 3, allowed: a function of a batch",
+    ),
+    *(
+        Case(
+            f"store of {store!r}",
+            lambda _, store=store: search(net(), images(), store=store),
+            error,
+            f"store: got {store!r}, allowed: a path, or ':memory:' for no file",
+        )
+        for store, error in ((3, TypeError), (b"points", TypeError), ("", ValueError))
+    ),
+    Case(
+        "store that is a folder",
+        lambda folder: search(net(), images(), store=folder),
+        ValueError,
+        r"store .*: cannot be opened \(it is a folder\)",
+    ),
+    Case(
+        "store in no folder",
+        lambda folder: search(net(), images(), store=folder / "none" / "s.sqlite"),
+        ValueError,
+        r"none/s\.sqlite: cannot be opened \(there is no folder .*none\)",
+    ),
+    Case(
+        "objective of a search",
+        lambda _: search(net(), images(), torch.zeros(4, dtype=torch.int64), objective="speed"),
+        ValueError,
+        "objective: got 'speed', allowed: top1, top5, agreement$",
+    ),
+    Case(
+        "accuracy without labels",
+        lambda _: search(net(), images(), objective="top1", engine=Unasked()),
+        ValueError,
+        "objective: got 'top1', allowed: agreement, as there are no labels",
+    ),
+    Case(
+        "exhaustive search of 20 layers",
+        lambda _: search(convert(deep(20)), images(), method="exhaustive"),
+        ValueError,
+        "method: got exhaustive for 1,152,921,504,606,846,976 settings, allowed: up to 1,000,000",
+    ),
+    Case(
+        "exhaustive search without end",
+        lambda _: check_method("exhaustive", None, 256**2000),
+        ValueError,
+        r"method: got exhaustive for 10\^4816 settings, allowed: up to 1,000,000",
+    ),
     Case("all skipped", lambda _: net(skip=["re:."]), ValueError, "model: has no nn.Conv2d"),
     Case(
         "untraceable",
@@ -859,7 +1024,7 @@ CASES = [
     ),
     Case(
         "race by accuracy without labels",
-        lambda _: search(net(), images(), racing=True),
+        lambda _: search(net(), images(), racing=True, objective="top1"),
         ValueError,
         "objective: got 'top1', allowed: agreement",
     ),
@@ -869,7 +1034,10 @@ CASES = [
         ValueError,
         "address: got 'head', allowed: auto, local or HOST:PORT",
     ),
+    Case("address a number", lambda _: RayEngine(6379), ValueError, "address: got 6379, allowed"),
     Case("no workers", lambda _: RayEngine(workers=0), ValueError, "workers: got 0, allowed: 1 or"),
+    Case("half a worker", lambda _: RayEngine(workers=0.5), TypeError, r"workers: got 0\.5, allow"),
+    Case("no threads", lambda _: RayEngine(threads=None), TypeError, "threads: got None, allowed"),
     # Schedules, frontiers, stores.
     Case(
         "schedule for another k",

@@ -13,13 +13,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from drowsy._optional import require
 from drowsy.energy import Meter, measured_gains, profile
+from drowsy.evaluation.arguments import check_count, check_seeds, costs_on, gather
 from drowsy.evaluation.engine import Engine, InProcess, Result, Workload
 from drowsy.evaluation.identity import (
     Context,
@@ -31,9 +32,9 @@ from drowsy.evaluation.identity import (
 from drowsy.evaluation.metrics import Counts
 from drowsy.evaluation.store import Store, open_store
 from drowsy.graph.stages import find_ties
-from drowsy.images.checks import check_images, check_labels
-from drowsy.knob.costs import add_gains, layer_costs, layer_shares, multiplication_gains, saving
+from drowsy.knob.costs import add_gains, layer_shares, multiplication_gains, saving
 from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
+from drowsy.knob.metrics import objectives
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet, check_network
@@ -62,9 +63,12 @@ class Measurer:
     Args:
         net: a converted network. Its fills and grains count, and the correction in force; its rates
             do not.
-        images: float ``[N, C, H, W]``, as the network takes them.
-        labels: int64 ``[N]``, or None: then only agreement with rate 0 is measured.
-        seeds: of the sleep maps; a point's figures are means over them.
+        images: float ``[N, C, H, W]``, as the network takes them, where the network is; or a loader
+            of such batches or of ``(batch, labels)``, or a data set of ``(image, label)``, all of
+            which is read into memory.
+        labels: integers ``[N]``, or None for those of a loader or data set. Without any, only
+            agreement with rate 0 is measured.
+        seeds: of the sleep maps, each once; a point's figures are means over them.
         store: where results go at once: a store, or a path, which is open for as long as the
             measurer is there; None keeps them in memory.
         batch: images per forward pass.
@@ -75,13 +79,17 @@ class Measurer:
         forward: what is timed for that, by default ``net``; as for ``drowsy.energy.profile``.
         reference: what agreement and divergence compare with; None for the network at rate 0.
         progress: show progress bars (needs tqdm).
+
+    Raises:
+        TypeError, ValueError: a network, images or labels, seeds, a batch, a store, an engine or a
+            cost that is not allowed; images that the network does not take.
     """
 
     def __init__(
         self,
         net: DrowsyNet,
-        images: Tensor,
-        labels: Tensor | None = None,
+        images: Tensor | Iterable[Any],
+        labels: Tensor | Sequence[int] | None = None,
         *,
         seeds: Sequence[int] = (0,),
         store: Store | str | os.PathLike[str] | None = None,
@@ -93,12 +101,15 @@ class Measurer:
         progress: bool = False,
     ) -> None:
         check_network(net)
-        check_images(images)
-        check_labels(labels, images)
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise ValueError(f"seeds: got {tuple(seeds)}, allowed: at least one, each once")
+        images, labels = gather(net, images, labels)
+        check_cost(cost)
+        check_count("batch", batch)
+        if engine is not None and not callable(getattr(engine, "evaluate", None)):
+            raise TypeError(f"engine: got {engine!r}, allowed: an engine, as drowsy.RayEngine()")
+        if forward is not None and not callable(forward):
+            raise TypeError(f"forward: got {forward!r}, allowed: a function of a batch of images")
         self.net, self.images = net, images
-        self.seeds, self.progress = tuple(seeds), progress
+        self.seeds, self.progress = check_seeds(seeds), progress
         self.work = Workload(net, images, labels, batch)
         self._parts: dict[range, Workload] = {}
         self.engine = engine if engine is not None else InProcess()
@@ -106,9 +117,8 @@ class Measurer:
         if self.store is not store:
             weakref.finalize(self, self.store.close)
         self.names = list(net.layers)
-        shares = layer_shares(layer_costs(net, images.shape[1:]))
+        shares = layer_shares(costs_on(net, images))
         self.shares = {name: shares[name] for name in self.names}
-        check_cost(cost)
         self.cost, self._forward = cost, forward
         self._profiled: dict[Setting, OperatingPoint] = {}
         self._meter = Meter(str(images.device)) if cost == "joules" else None
@@ -129,9 +139,15 @@ class Measurer:
         )
 
     def frontier(
-        self, points: Mapping[Setting, OperatingPoint], objective: str = "top1"
+        self, points: Mapping[Setting, OperatingPoint], objective: str | None = None
     ) -> Frontier:
-        """The optimal ones of these points; latency or joules are measured of what seems so."""
+        """The optimal ones of these points; latency or joules are measured of what seems so.
+
+        Args:
+            points: as measured.
+            objective: None for top1, or without labels agreement.
+        """
+        objective = self.check_objective(objective)
         if self.cost == "macs":
             return Frontier(points.values(), objective)
         settings = list(points)
@@ -151,6 +167,18 @@ class Measurer:
             self._profiled |= zip(new, measured, strict=True)
         optimal = [self._profiled[setting] for setting in points if setting in chosen]
         return Frontier(optimal, objective, self.cost)
+
+    def check_objective(self, objective: str | None) -> str:
+        """An objective that can be measured here, the first one for None."""
+        allowed = objectives(self.work.labels is not None)
+        if objective is None:
+            return allowed[0]
+        if objective not in allowed:
+            raise ValueError(
+                f"objective: got {objective!r}, allowed: {', '.join(allowed)}"
+                + ("" if self.work.labels is not None else ", as there are no labels")
+            )
+        return objective
 
     @functools.cached_property
     def ties(self) -> list[list[int]]:
