@@ -329,6 +329,12 @@ CASES = [
     Case("rate a text", lambda _: net().set("half"), TypeError, "rate: got 'half', allowed"),
     Case("rate a bool", lambda _: net().set(True), TypeError, "rate: got True, allowed"),
     Case("rate of a layer", lambda _: DrowsyConv2d(2, 2, 1, rate=0.3), ValueError, r"got 0\.3"),
+    Case(
+        "frontier for a setting",
+        lambda _: net().set(frontier()),
+        TypeError,
+        r"setting: got Frontier\(points=1, .*\), allowed: one of its points, as frontier\.at\(",
+    ),
     Case("no setting", lambda _: net().set(None), TypeError, "rate: got None, allowed"),
     Case(
         "unknown layer",
@@ -497,6 +503,28 @@ CASES = [
         lambda _: calibrate(net(), images(), seed=-1),
         ValueError,
         "seed: got -1, allowed: 0 to",
+    ),
+    *(
+        Case(
+            f"calibrating at {name}",
+            lambda _, points=points: calibrate(net(), images(), points),
+            TypeError,
+            f"points: got {told}, allowed: a Frontier, or Schedules, OperatingPoints or rates",
+        )
+        for name, points, told in (
+            ("a text", "half", "'half'"),
+            ("a mapping", {"0": 0.5}, r"\{'0': 0\.5\}"),
+            ("mappings", [{"0": 0.5}], r"\{'0': 0\.5\}"),
+            ("names", ["0", "2"], "'0'"),
+            ("a truth", True, "True"),
+            ("one nothing", [None], "None"),
+        )
+    ),
+    Case(
+        "calibrating at a rate off the grid",
+        lambda _: calibrate(net(), images(), 0.3),
+        ValueError,
+        r"rate: got 0\.3, allowed: multiples of 1/8",
     ),
     Case(
         "calibrating another k",

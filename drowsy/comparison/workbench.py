@@ -19,7 +19,7 @@ from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_network, fingerprint_state
 from drowsy.evaluation.measurer import Measurer, Reference
-from drowsy.evaluation.store import Store
+from drowsy.evaluation.store import open_store
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
 from drowsy.images.checks import check_images, check_labels, check_splits
@@ -88,7 +88,7 @@ class Workbench:
         self.conditions = conditions
         self.image = tuple(images.shape[1:])
         self.full: Size = (images.shape[2], images.shape[3])
-        self._model, self._store = model, conditions.store or Store(":memory:")
+        self._model, self._store = model, open_store(conditions.store)
         self._images = {name: images[span.start : span.stop] for name, span in splits.items()}
         self._labels = {
             name: None if labels is None else labels[span.start : span.stop].to(conditions.device)

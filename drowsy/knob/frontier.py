@@ -26,7 +26,7 @@ class NoSuchPoint(LookupError):
     """No measured point satisfies a request; the message names the nearest ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OperatingPoint:
     """A schedule and what was measured at it. None: not measured.
 
@@ -70,6 +70,14 @@ class OperatingPoint:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name}: got {value}, allowed: a finite number, 0 or more")
+
+    def __repr__(self) -> str:
+        """What was measured, and of the schedule how many layers sleep: it may have hundreds."""
+        measured = self.figures | {name: getattr(self, name) for name in ("latency_ms", "joules")}
+        told = [f"{name}={value:.4g}" for name, value in measured.items() if value is not None]
+        layers = self.schedule.thresholds().values()
+        asleep = f"{sum(map(bool, layers))} of {len(layers)} layers asleep, k={self.schedule.k}"
+        return f"OperatingPoint(saving={self.saving:.4g}, {', '.join([*told, asleep])})"
 
     @property
     def figures(self) -> dict[str, float]:
@@ -198,6 +206,14 @@ class Frontier:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def __repr__(self) -> str:
+        first, last = self.points[0], self.points[-1]
+        return (
+            f"Frontier(points={len(self)}, cost={self.cost!r}, "
+            f"saving={first.saving:.4g}..{last.saving:.4g}, "
+            f"{self.objective}={self.value(first):.4g}..{self.value(last):.4g})"
+        )
 
     def value(self, point: OperatingPoint) -> float:
         """The point's objective."""

@@ -999,3 +999,22 @@ def test_a_calibration_of_nan_is_not_saved(calibrated: DrowsyNet, tmp_path: Path
     with pytest.raises(ValueError, match="JSON compliant"):
         made.save(tmp_path / "c.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["a rate", "a schedule", "a point", "a list", "an iterator"])
+def test_one_point_may_stand_alone(form: str) -> None:
+    net, images = converted(), photos()
+    net.set(0.5)
+    given: dict[str, Any] = {
+        "a rate": 0.5,
+        "a schedule": net.schedule,
+        "a point": drowsy.OperatingPoint(net.schedule, saving=0.5),
+        "a list": [0.5],
+        "an iterator": iter([net.schedule]),
+    }
+    expected = calibrate(net, images)
+    found = calibrate(net, images, given[form])
+    assert found.points.keys() == expected.points.keys()
+    for setting, corrections in expected.points.items():
+        for name, each in corrections.items():
+            assert torch.equal(found.points[setting][name].scale, each.scale)
