@@ -247,19 +247,33 @@ def study(folder: Path, *options: object, model: str = "caffenet_cifar") -> None
     drowsy("uniform", "--model", model, "--data", folder, "--out", folder / "out", *options)
 
 
+def frontier_file(folder: Path, source: str | None = "lattice", **entry: Any) -> Path:
+    """A frontier of a network that comes with drowsy."""
+    entry = {"rate": Fraction(1, 2), "grain": "position", "fill": "nearest"} | entry
+    setting = Schedule(8, {"conv1": LayerSetting(**entry)})
+    point = OperatingPoint(setting, saving=0.5, top1=0.9)
+    Frontier([point], source=source).save(folder / "frontier.json")
+    return folder / "frontier.json"
+
+
 def energy(folder: Path, *options: object) -> None:
     """``drowsy energy`` on images and a frontier that are in order."""
-    frontier().save(folder / "frontier.json")
+    frontier_file(folder)
     files = ("--data", with_images(folder), "--frontier", folder / "frontier.json")
     drowsy("energy", "--model", "caffenet_cifar", *files, "--out", folder / "out.json", *options)
 
 
 def calibrate_command(folder: Path, *options: object) -> None:
     """``drowsy calibrate`` on images and a frontier that are in order."""
-    frontier().save(folder / "frontier.json")
+    frontier_file(folder)
     files = ("--data", with_images(folder), "--frontier", folder / "frontier.json")
     out = ("--out", folder / "c.safetensors")
     drowsy("calibrate", "--model", "caffenet_cifar", *files, *out, *options)
+
+
+def spoiled_source(folder: Path) -> Path:
+    data = json.loads(frontier_file(folder).read_text()) | {"source": 3}
+    return with_file(folder / "spoiled.json", json.dumps(data))
 
 
 def compare(**options: Any) -> None:
@@ -1253,7 +1267,28 @@ CASES = [
         "images beyond the last",
         lambda folder: study(with_images(folder), "--images", "2:9"),
         CommandFailed,
-        r"indices: got 3 for .*allowed: 0 to 2",
+        r"drowsy uniform: images: got 2:9, allowed: a range within 0:3, the images of ",
+    ),
+    Case(
+        "images to compare on beyond the last",
+        lambda folder: compare_command(folder, "--search", "0:2", "--report", "2:5"),
+        CommandFailed,
+        r"drowsy compare: report: got 2:5, allowed: a range within 0:3, the images of ",
+    ),
+    Case(
+        "images to measure beyond the last",
+        lambda folder: calibrate_command(folder, "--images", "0:2", "--measure", "2:5"),
+        CommandFailed,
+        r"drowsy calibrate: measure: got 2:5, allowed: a range within 0:3, the images of ",
+    ),
+    *(
+        Case(
+            f"images {given}",
+            lambda folder, given=given: study(folder, f"--images={given}"),
+            CommandFailed,
+            f"--images: got '{given}', allowed: FIRST:LAST with FIRST below LAST, as 0:2500",
+        )
+        for given in ("5:3", "2:2", "-1:2", "3", "1:", "")
     ),
     Case(
         "images no range",
@@ -1679,7 +1714,7 @@ CASES = [
         "images without end",
         lambda folder: study(with_images(folder), "--images", "0:99999999999"),
         CommandFailed,
-        "indices: got 3 for .*allowed: 0 to 2",
+        "images: got 0:99999999999, allowed: a range within 0:3",
     ),
     Case(
         "exhaustive search of many layers",
@@ -1701,6 +1736,112 @@ CASES = [
     ),
     Case(
         "batch of a comparison", lambda _: compare(batch=0), ValueError, "batch: got 0, allowed: 1"
+    ),
+    *(
+        Case(
+            f"{name} that are a folder",
+            lambda folder, name=name: energy(folder, f"--{name}", folder),
+            CommandFailed,
+            f"drowsy energy: {name}: .* is a folder, allowed: a safetensors file",
+        )
+        for name in ("weights", "calibration", "stencils")
+    ),
+    *(
+        Case(
+            f"{command} into a folder",
+            lambda folder, run=run: run(folder, "--out", folder),
+            CommandFailed,
+            f"drowsy {command}: out: .* is a folder, allowed: a file",
+        )
+        for command, run in (("energy", energy), ("calibrate", calibrate_command))
+    ),
+    *(
+        Case(
+            f"{name} {value} other than the frontier's",
+            lambda folder, name=name, value=value: energy(folder, f"--{name}", value),
+            CommandFailed,
+            f"drowsy energy: {name}: got {value}, allowed: none, as .*frontier.json was measured "
+            f"with {told}$",
+        )
+        for name, value, told in (
+            ("source", "bernoulli", "lattice"),
+            ("source", "lfsr:width=8,taps=8.6.5.4", "lattice"),
+            ("grain", "channel", "position"),
+            ("fill", "zero", "nearest"),
+            ("k", 4, "8"),
+            ("streams", "stage", "maps of each layer's own"),
+        )
+    ),
+    Case(
+        "frontier of another network",
+        lambda folder: drowsy(
+            "calibrate",
+            *("--model", "cifar_resnet20", "--weights", resnet20(folder)),
+            *("--data", with_images(folder), "--frontier", frontier_file(folder)),
+            *("--out", folder / "c.safetensors", "--skip", "conv1"),
+        ),
+        CommandFailed,
+        r"drowsy calibrate: frontier: .*frontier\.json is of another network, with layers conv1, "
+        "which cifar_resnet20 has not or leaves awake",
+    ),
+    Case(
+        "frontier whose source is a number",
+        lambda folder: energy(folder, "--frontier", spoiled_source(folder)),
+        CommandFailed,
+        r"spoiled\.json: source: got 3, allowed: text",
+    ),
+    *(
+        Case(
+            f"{option} without --kernels",
+            lambda _, option=option, value=value: drowsy(
+                "inspect", "--model", "caffenet_cifar", f"--{option}", value
+            ),
+            CommandFailed,
+            f"drowsy inspect: {option}: got {value}, allowed: with --kernels",
+        )
+        for option, value in (("gpu", "sm_90"), ("batch", 8), ("dtype", "float32"))
+    ),
+    Case(
+        "stages with kernels",
+        lambda _: drowsy("inspect", "--model", "caffenet_cifar", "--kernels", "--stages"),
+        CommandFailed,
+        "drowsy inspect: stages: got True, allowed: without --kernels",
+    ),
+    Case(
+        "address without Ray",
+        lambda folder: study(folder, "--address", "local"),
+        CommandFailed,
+        "drowsy uniform: address: got local, allowed: with --engine ray",
+    ),
+    Case(
+        "classes of a network that has its own",
+        lambda folder: study(folder, "--classes", 5),
+        CommandFailed,
+        "drowsy uniform: classes: got 5, allowed: with MODULE:FUNCTION",
+    ),
+    Case(
+        "stencils that nothing reads",
+        lambda folder: study(folder, "--stencils", "file"),
+        CommandFailed,
+        "drowsy uniform: stencils: got file, allowed: with --fill stencil",
+    ),
+    Case(
+        "seeds where nothing is measured",
+        lambda folder: calibrate_command(folder, "--seeds", 0, 1),
+        CommandFailed,
+        "drowsy calibrate: seeds: got 0 1, allowed: with --measure",
+    ),
+    Case(
+        "crop that the network does not take",
+        lambda folder: study(with_images(folder), "--crop", 5),
+        CommandFailed,
+        r"drowsy uniform: images: got shape \(3, 3, 5, 5\), allowed: what the network takes",
+    ),
+    Case(
+        "function that raises",
+        lambda _: drowsy("cost", "--model", "operator:index"),
+        CommandFailed,
+        "drowsy cost: model: operator:index raised TypeError: .*line [0-9]+",
     ),
     Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
 ]

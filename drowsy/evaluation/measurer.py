@@ -38,6 +38,7 @@ from drowsy.knob.metrics import objectives
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet, check_network
+from drowsy.sleep import source_text
 
 if TYPE_CHECKING:
     from drowsy.network.calibration import Correction
@@ -149,7 +150,7 @@ class Measurer:
         """
         objective = self.check_objective(objective)
         if self.cost == "macs":
-            return Frontier(points.values(), objective)
+            return Frontier(points.values(), objective, source=self._source)
         settings = list(points)
         loss = np.array([-point.figure(objective) for point in points.values()])
         chosen = {settings[i] for i in undominated(add_gains(self.gains, settings), loss)}
@@ -166,7 +167,13 @@ class Measurer:
             )
             self._profiled |= zip(new, measured, strict=True)
         optimal = [self._profiled[setting] for setting in points if setting in chosen]
-        return Frontier(optimal, objective, self.cost)
+        return Frontier(optimal, objective, self.cost, source=self._source)
+
+    @property
+    def _source(self) -> str | None:
+        """Text of the source of all layers; None where they have several."""
+        sources = {source_text(layer.sleep.source) for layer in self.net.layers.values()}
+        return sources.pop() if len(sources) == 1 else None
 
     def check_objective(self, objective: str | None) -> str:
         """An objective that can be measured here, the first one for None."""

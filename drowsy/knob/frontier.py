@@ -182,6 +182,8 @@ class Frontier:
         objective: ``top1``, ``top5`` or ``agreement`` (``drowsy.knob.metrics.objectives``).
         cost: what it is traded for: ``macs``, multiplications; or ``latency`` or ``joules``, which
             every point must have measured then.
+        source: text of the source that the sleep maps were drawn by, which schedules do not tell;
+            None where it is not known, or differs between layers.
 
     Attributes:
         points: the optimal points.
@@ -194,11 +196,16 @@ class Frontier:
     """
 
     def __init__(
-        self, points: Iterable[OperatingPoint], objective: str = "top1", cost: str = "macs"
+        self,
+        points: Iterable[OperatingPoint],
+        objective: str = "top1",
+        cost: str = "macs",
+        *,
+        source: str | None = None,
     ) -> None:
         pool = list(points)
         self.points = pareto(pool, objective, cost)
-        self.objective, self.cost = objective, cost
+        self.objective, self.cost, self.source = objective, cost, source
         if not self.points:
             raise ValueError("points: got none, allowed: one or more")
         awake = (p for p in pool if not any(p.schedule.thresholds().values()))
@@ -344,6 +351,7 @@ class Frontier:
             "version": VERSION,
             "objective": self.objective,
             "cost": self.cost,
+            **({} if self.source is None else {"source": self.source}),
             "reference": None if self.reference is None else self.reference.to_dict(),
             "points": [point.to_dict() for point in self.points],
         }
@@ -358,9 +366,13 @@ class Frontier:
         """
         data, where = read_json(path), str(Path(path))
         check_header(data, FORMAT, VERSION, where)
-        # Files from before searches by latency and joules do not name a cost.
+        # Files from before searches by latency and joules do not name a cost; some, no source.
         data.setdefault("cost", "macs")
-        check_keys(data, {"format", "version", "objective", "cost", "reference", "points"}, where)
+        source = data.setdefault("source", None)
+        keys = {"format", "version", "objective", "cost", "source", "reference", "points"}
+        check_keys(data, keys, where)
+        if source is not None and not isinstance(source, str):
+            raise ValueError(f"{where}: source: got {source!r}, allowed: text")
         if not isinstance(data["points"], list) or not data["points"]:
             raise ValueError(f"{where}: points: got {data['points']!r}, allowed: a list of points")
         points = [
@@ -373,7 +385,7 @@ class Frontier:
                 raise ValueError(f"{where}: reference: allowed: a point whose rates are all 0")
             points.append(reference)
         try:
-            return cls(points, data["objective"], data["cost"])
+            return cls(points, data["objective"], data["cost"], source=source)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
