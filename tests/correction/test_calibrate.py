@@ -1018,3 +1018,17 @@ def test_one_point_may_stand_alone(form: str) -> None:
     for setting, corrections in expected.points.items():
         for name, each in corrections.items():
             assert torch.equal(found.points[setting][name].scale, each.scale)
+
+
+def test_an_engine_that_corrects_follows_weights_that_change() -> None:
+    net, images = converted(), photos()
+    engine, setting = Corrected(images[:4]), (4,) * len(net.layers)
+    measurer = Measurer(net, images, engine=engine)
+    before = measurer.counts([setting])
+    with torch.no_grad():
+        for layer in net.layers.values():
+            layer.weight.mul_(1.5)
+        net.refresh()
+    after = measurer.counts([setting])
+    assert after == Measurer(net, images, engine=Corrected(images[:4])).counts([setting])
+    assert after != before
