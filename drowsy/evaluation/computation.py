@@ -14,8 +14,9 @@ import builtins
 import enum
 import functools
 import hashlib
+import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from fractions import Fraction
 from typing import Any
 
@@ -32,11 +33,12 @@ _OF_EVERY_MODULE = vars(nn.Module()).keys()
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 # Objects that are not plain values are followed to the values in them, so many objects deep.
 _DEPTH = 3
-# Code of others that is told by its name.
-_KNOWN = ("torch", "drowsy", "drowsy_kernels")
+# Libraries whose code is told by its name.
+_KNOWN = {"torch", "drowsy", "drowsy_kernels", "numpy", *sys.stdlib_module_names}
+_KNOWN -= {"__main__", "builtins"}
 _PLAIN = (bool, int, str, types.NoneType)
 _WRITTEN = (
-    *(float, complex, bytes, range, slice, Fraction, types.EllipsisType),
+    *(int, float, complex, str, bytes, range, slice, Fraction, types.EllipsisType),
     *(torch.dtype, torch.memory_format, torch.layout),
 )
 # Numbers that are hashed at once.
@@ -52,11 +54,11 @@ def tell(net: nn.Module) -> list[Any]:
 def digest_of(tensor: Tensor) -> str:
     """SHA-256 over dtype, shape and values; device and memory format do not count."""
     digest = hashlib.sha256()
-    update(digest, "", tensor)
+    feed(digest, "", tensor)
     return digest.hexdigest()
 
 
-def update(digest: Any, name: str, tensor: Tensor) -> None:
+def feed(digest: Any, name: str, tensor: Tensor) -> None:
     """Feed a name and a tensor's dtype, shape and values to a hash of ``hashlib``."""
     tensor = tensor.detach()
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -81,20 +83,22 @@ class _Teller:
         # By its first name where it has several.
         self._names = {id(module): name for name, module in reversed(self._modules)}
         self._digests: dict[int, str] = {}
-        self._classes: dict[type, Any] = {}
+        # What is told in the end, and its numbers.
+        self._further: list[Any] = []
+        self._numbers: dict[int, int] = {}
         self._open: set[int] = set()
 
     def network(self) -> list[Any]:
         graph = getattr(self._net, "graph", None)
-        return [
-            self._graph(graph) if isinstance(graph, fx.Graph) else None,
-            *(
+        told = [self._graph(graph) if isinstance(graph, fx.Graph) else None]
+        for name, module in self._modules:
+            if not isinstance(module, Control):
                 # A second name of a module is told by the first.
-                [name, self._module(each) if self._names[id(each)] == name else self.value(each)]
-                for name, each in self._modules
-                if not isinstance(each, Control)
-            ),
-        ]
+                first = self._names[id(module)] == name
+                told.append([name, self._module(module) if first else self.value(module)])
+        # There are more of them while they are told.
+        told += (self._once(each) for each in self._further)
+        return told
 
     # --- modules and graphs -------------------------------------------------------------------
 
@@ -140,14 +144,24 @@ class _Teller:
         return [code.src, [[n, self.value(each)] for n, each in sorted(code.globals.items())]]
 
     def _class(self, kind: type) -> Any:
-        """A class by its name; with its methods and attributes unless it is torch's or ours."""
-        if kind not in self._classes:
-            self._classes[kind] = _name(kind)  # of one that refers to itself
-            own = [each for each in kind.__mro__ if not _is_known(each)]
-            if own:
-                members = [[_name(each), self._members(each)] for each in own]
-                self._classes[kind] = [_name(kind), members]
-        return self._classes[kind]
+        """A class by its name; with its methods and attributes unless its code is known."""
+        return _name(kind) if all(map(_is_known, kind.__mro__)) else self._later(kind)
+
+    def _later(self, each: Any) -> list[Any]:
+        """The name and number of what is told in the end, once: a function, class or module."""
+        if id(each) not in self._numbers:
+            self._numbers[id(each)] = len(self._further)
+            self._further.append(each)
+        return [_name(each if isinstance(each, type) else type(each)), self._numbers[id(each)]]
+
+    def _once(self, each: Any) -> list[Any]:
+        if isinstance(each, types.FunctionType):
+            return list(self._function(each))
+        if isinstance(each, nn.Module):
+            children = [[name, self.value(child)] for name, child in each.named_children()]
+            return [self._module(each), children]
+        own = [kind for kind in each.__mro__ if not _is_known(kind)]
+        return [[_name(kind), self._members(kind)] for kind in own]
 
     def _members(self, kind: type) -> list[Any]:
         told = []
@@ -164,8 +178,10 @@ class _Teller:
         kind = type(value)
         if kind in _PLAIN:
             return value
+        if isinstance(value, enum.Enum):
+            return [_name(kind), value.name, self.value(value.value)]
         if isinstance(value, _WRITTEN):
-            return [kind.__name__, repr(value)]
+            return [_name(kind), repr(value)]
         if isinstance(value, Tensor):
             if id(value) not in self._digests:
                 self._digests[id(value)] = digest_of(value)
@@ -179,35 +195,30 @@ class _Teller:
             data = repr(array.tolist()) if array.dtype.hasobject else array.tobytes()
             text = data.encode() if isinstance(data, str) else data
             return [array.dtype.str, list(array.shape), hashlib.sha256(text).hexdigest()]
-        if isinstance(value, enum.Enum):
-            return [_name(kind), value.name]
         if isinstance(value, type):
             return ["class", _name(value)]
+        if isinstance(value, (types.FunctionType, nn.Module)):
+            # A module that is hidden from the tree, as one in a list is.
+            return self._later(value)
         if id(value) in self._open:
             return ["again", _name(kind)]
         self._open.add(id(value))
         try:
-            return [_name(kind), *self._inside(value, depth)]
+            return [self._class(kind), *self._inside(value, depth)]
         finally:
             self._open.remove(id(value))
 
     def _inside(self, value: Any, depth: int) -> Iterator[Any]:
         """What something is made of."""
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, Sequence):
             yield from (self.value(each, depth) for each in value)
         elif isinstance(value, Mapping):
             for key, each in value.items():
                 yield [self.value(key, depth), self.value(each, depth)]
-        elif isinstance(value, (set, frozenset)):
+        elif isinstance(value, Set):
             yield from sorted((self.value(each, depth) for each in value), key=repr)
-        elif isinstance(value, nn.Module):
-            # Hidden from the tree, as a module in a list is.
-            yield self._module(value)
-            yield [[name, self.value(child)] for name, child in value.named_children()]
         elif isinstance(value, fx.Graph):
             yield self._graph(value)
-        elif isinstance(value, types.FunctionType):
-            yield from self._function(value)
         elif isinstance(value, types.MethodType):
             yield self.value(value.__func__)
             yield self.value(value.__self__, depth)
@@ -223,7 +234,7 @@ class _Teller:
             yield text
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
-        """A function by its name, and unless it is torch's or ours by what it does."""
+        """A function by its name, and unless its code is known by what it does."""
         yield from (function.__module__, function.__qualname__)
         if _is_known(function):
             return

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drowsy.evaluation.computation import tell, update
+from drowsy.evaluation.computation import feed, tell
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.sleep import stored_text
 
@@ -92,14 +92,14 @@ def fingerprint_state(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and values; device and memory format do not count."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        update(digest, name, state[name])
+        feed(digest, name, state[name])
     return digest.hexdigest()
 
 
 def fingerprint_data(images: Tensor, labels: Tensor | None) -> str:
     """SHA-256 over the images as the network sees them, and their labels."""
     digest = hashlib.sha256()
-    update(digest, "images", images)
+    feed(digest, "images", images)
     if labels is not None:
-        update(digest, "labels", labels)
+        feed(digest, "labels", labels)
     return digest.hexdigest()

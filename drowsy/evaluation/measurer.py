@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import statistics
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -300,7 +301,18 @@ class Measurer:
             for seed, setting, counts in self._bar(results, total, label):
                 self.store.put(contexts[seed], setting, counts)
                 known[seed][setting] = counts
+            self._mind_changes(contexts)
         return {setting: [known[seed][setting] for seed in self.seeds] for setting in wanted}
+
+    def _mind_changes(self, contexts: Mapping[int, Context]) -> None:
+        """Warn where an evaluation has changed the network, whose results are then lost to it."""
+        (network,) = {context.network for context in contexts.values()}
+        if self._steady is None and fingerprint_network(self.net) != network:
+            warnings.warn(
+                "net: it changes while it runs (a buffer or an attribute that its forward writes), "
+                "so that the store will not know these results, nor will they repeat",
+                stacklevel=4,
+            )
 
     def known(self, images: range | None = None) -> set[Setting]:
         """Settings that the store holds for every seed."""
