@@ -135,6 +135,8 @@ def run_energy(args: argparse.Namespace) -> None:
     if args.calibration:
         net.calibration = Calibration.load(args.calibration)
     meter, told = None, []
+    if len(images) < args.batch:
+        told.append(f"batch: got {args.batch}, measured with {len(images)} images, all there are")
     try:
         meter = Meter(args.device)
         meter.measure_idle(args.seconds)

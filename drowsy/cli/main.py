@@ -27,10 +27,13 @@ def main(argv: list[str] | None = None) -> int:
             return _run(argv)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        # Who read the output has seen enough; what is left of it must go somewhere at the end.
+    except OSError as error:
+        # What is left of the output must go somewhere at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_BROKE
+        if isinstance(error, BrokenPipeError):
+            return PIPE_BROKE  # who read it has seen enough
+        print(f"drowsy: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
 
 
 def _run(argv: list[str] | None) -> int:

@@ -490,3 +490,14 @@ def test_a_reader_that_leaves_early_ends_a_command_quietly(arguments: list[str],
         )
     assert done.stderr == b""
     assert done.returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_an_output_that_cannot_be_written_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "drowsy", "cost", "--model", "caffenet_cifar"],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.stderr == "drowsy: the output cannot be written (No space left on device)\n"
+    assert done.returncode == 2
