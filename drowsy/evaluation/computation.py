@@ -219,15 +219,18 @@ class _Teller:
             yield from sorted((self.value(each, depth) for each in value), key=repr)
         elif isinstance(value, fx.Graph):
             yield self._graph(value)
+        elif isinstance(value, torch.jit.ScriptFunction):
+            yield value.code
         elif isinstance(value, types.MethodType):
             yield self.value(value.__func__)
             yield self.value(value.__self__, depth)
         elif isinstance(value, functools.partial):
             yield from (self.value(e, depth) for e in (value.func, value.args, value.keywords))
         elif isinstance(getattr(value, "__name__", None), str):
-            # Built-in functions, operators, libraries.
+            # Built-in functions, operators, libraries; what others are made from.
             yield from (str(getattr(value, "__module__", "")), getattr(value, "__qualname__", ""))
             yield value.__name__
+            yield [self.value(getattr(value, e, None), depth) for e in ("__self__", "__wrapped__")]
         elif depth and hasattr(value, "__dict__"):
             yield self.value(dict(sorted(vars(value).items())), depth - 1)
         elif " at 0x" not in (text := repr(value)):

@@ -302,6 +302,18 @@ def closing(slope: float) -> Callable[[Tensor], Tensor]:
     return lambda x: F.leaky_relu(x, slope)
 
 
+def scripted(source: str) -> Any:
+    return torch.jit.CompilationUnit(f"def f(x: Tensor):\n    return {source}\n").f
+
+
+def scripted_convolution(weight: float) -> nn.Module:
+    made = nn.Conv2d(1, 1, 1)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.fill_(weight)
+    return torch.jit.trace(made.eval(), torch.zeros(1, 1, 2, 2))
+
+
 def in_a_hidden_module() -> nn.Module:
     return Told(hidden=[nn.Sequential(nn.LeakyReLU(0.3))])
 
@@ -316,6 +328,19 @@ DIFFERENT: dict[str, Callable[[], nn.Module]] = {
     "a nested function": lambda: rewritten("return (lambda y: y + 2)(x)")(),
     "a constant of a nested function": lambda: rewritten("return (lambda y: y + 3)(x)")(),
     "an object's number": lambda: Told(own=Kind(0.2)),
+    "a function that remembers": lambda: Told(act=functools.lru_cache(closing(0.1))),
+    "another that remembers": lambda: Told(act=functools.lru_cache(closing(0.2))),
+    "a method of a number": lambda: Told(act=(5).__add__),
+    "the method of another": lambda: Told(act=(6).__add__),
+    "a scripted function": lambda: Told(act=scripted("x + 1")),
+    "another scripted function": lambda: Told(act=scripted("x + 2")),
+    "a scripted module": lambda: Told(hidden=[torch.jit.trace(nn.ReLU(), torch.zeros(1))]),
+    "another scripted module": lambda: Told(hidden=[torch.jit.trace(nn.ELU(), torch.zeros(1))]),
+    "a scripted module of other numbers": lambda: Told(
+        hidden=[torch.jit.trace(nn.ELU(0.5), torch.zeros(1))]
+    ),
+    "a scripted convolution": lambda: Told(hidden=[scripted_convolution(0.0)]),
+    "one of other weights": lambda: Told(hidden=[scripted_convolution(1.0)]),
     "an object that is called": lambda: Told(own=Applied()),
     "another that is called": lambda: Told(own=AppliedTwice()),
     "a text": lambda: Told(own="a"),
