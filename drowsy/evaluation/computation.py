@@ -14,6 +14,7 @@ import builtins
 import enum
 import functools
 import hashlib
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -41,6 +42,8 @@ _WRITTEN = (
     *(int, float, complex, str, bytes, range, slice, Fraction, types.EllipsisType),
     *(torch.dtype, torch.memory_format, torch.layout),
 )
+# What differs from run to run where scripts are printed: numbers of names, places in memory, lines.
+_PASSING = re.compile(r"___torch_mangle_\d+\.| at 0x[0-9a-f]+| # \S+:\d+:\d+")
 # Numbers that are hashed at once.
 _PART = 1 << 22
 
@@ -115,14 +118,22 @@ class _Teller:
             if name not in _OF_EVERY_MODULE or name == "training"
         }
         hooks = [list(vars(module)[name].values()) for name in _HOOKS]
-        code = str(module.inlined_graph) if isinstance(module, torch.jit.ScriptModule) else None
+        scripted = isinstance(module, torch.jit.ScriptModule)
         return [
             self._class(type(module)),
             self._tensors(module),
             self.value(attributes),
             self.value(hooks),
-            code,
+            self._script(module) if scripted else None,
         ]
+
+    def _script(self, module: Any) -> list[Any]:
+        """The code, numbers and constants of a scripted module, of which Python sees nothing."""
+        text = _PASSING.sub("", module._c.dump_to_str(True, True, False))
+        try:
+            return [text, self.value(module.code_with_constants[1].const_mapping)]
+        except (AttributeError, RuntimeError):  # of modules without a forward
+            return [text]
 
     def _convolution(self, layer: DrowsyConv2d) -> list[Any]:
         settings = {name: getattr(layer, name) for name in (*nn.Conv2d.__constants__, "activation")}

@@ -306,6 +306,15 @@ def scripted(source: str) -> Any:
     return torch.jit.CompilationUnit(f"def f(x: Tensor):\n    return {source}\n").f
 
 
+class Times(nn.Module):
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.number
+
+
 def scripted_convolution(weight: float) -> nn.Module:
     made = nn.Conv2d(1, 1, 1)
     with torch.no_grad():
@@ -340,6 +349,12 @@ DIFFERENT: dict[str, Callable[[], nn.Module]] = {
         hidden=[torch.jit.trace(nn.ELU(0.5), torch.zeros(1))]
     ),
     "a scripted convolution": lambda: Told(hidden=[scripted_convolution(0.0)]),
+    "a scripted number": lambda: Told(hidden=[torch.jit.script(Times(0.1))]),
+    "another scripted number": lambda: Told(hidden=[torch.jit.script(Times(0.2))]),
+    "a frozen convolution": lambda: Told(hidden=[torch.jit.freeze(scripted_convolution(0.0))]),
+    "a frozen one of other weights": lambda: Told(
+        hidden=[torch.jit.freeze(scripted_convolution(1.0))]
+    ),
     "one of other weights": lambda: Told(hidden=[scripted_convolution(1.0)]),
     "an object that is called": lambda: Told(own=Applied()),
     "another that is called": lambda: Told(own=AppliedTwice()),
