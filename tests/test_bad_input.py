@@ -13,10 +13,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from drowsy_kernels import tuning
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from drowsy import models
 from drowsy.cli.main import main
@@ -40,7 +42,7 @@ from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.network.calibration import Calibration
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
-from drowsy.searches.methods import search
+from drowsy.searches.methods import check_method, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, levels, unpack_bitmap
 
 Call = Callable[[Path], object]
@@ -137,6 +139,28 @@ def overflowing(_: Path) -> object:
     return calibrate(made, 1e5 * images())
 
 
+class Unasked:
+    """An engine that must not be asked."""
+
+    def evaluate(self, *_: object) -> Any:
+        raise AssertionError("something was evaluated")
+
+
+class Pictures(Dataset[Any]):
+    """A data set whose items nobody made tensors of."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int) -> tuple[object, int]:
+        return object(), place
+
+
+def deep(layers: int) -> nn.Module:
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    return nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(layers)), *head).eval()
+
+
 class Branching(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
@@ -223,19 +247,33 @@ def study(folder: Path, *options: object, model: str = "caffenet_cifar") -> None
     drowsy("uniform", "--model", model, "--data", folder, "--out", folder / "out", *options)
 
 
+def frontier_file(folder: Path, source: str | None = "lattice", **entry: Any) -> Path:
+    """A frontier of a network that comes with drowsy."""
+    entry = {"rate": Fraction(1, 2), "grain": "position", "fill": "nearest"} | entry
+    setting = Schedule(8, {"conv1": LayerSetting(**entry)})
+    point = OperatingPoint(setting, saving=0.5, top1=0.9)
+    Frontier([point], source=source).save(folder / "frontier.json")
+    return folder / "frontier.json"
+
+
 def energy(folder: Path, *options: object) -> None:
     """``drowsy energy`` on images and a frontier that are in order."""
-    frontier().save(folder / "frontier.json")
+    frontier_file(folder)
     files = ("--data", with_images(folder), "--frontier", folder / "frontier.json")
     drowsy("energy", "--model", "caffenet_cifar", *files, "--out", folder / "out.json", *options)
 
 
 def calibrate_command(folder: Path, *options: object) -> None:
     """``drowsy calibrate`` on images and a frontier that are in order."""
-    frontier().save(folder / "frontier.json")
+    frontier_file(folder)
     files = ("--data", with_images(folder), "--frontier", folder / "frontier.json")
     out = ("--out", folder / "c.safetensors")
     drowsy("calibrate", "--model", "caffenet_cifar", *files, *out, *options)
+
+
+def spoiled_source(folder: Path) -> Path:
+    data = json.loads(frontier_file(folder).read_text()) | {"source": 3}
+    return with_file(folder / "spoiled.json", json.dumps(data))
 
 
 def compare(**options: Any) -> None:
@@ -305,6 +343,12 @@ CASES = [
     Case("rate a text", lambda _: net().set("half"), TypeError, "rate: got 'half', allowed"),
     Case("rate a bool", lambda _: net().set(True), TypeError, "rate: got True, allowed"),
     Case("rate of a layer", lambda _: DrowsyConv2d(2, 2, 1, rate=0.3), ValueError, r"got 0\.3"),
+    Case(
+        "frontier for a setting",
+        lambda _: net().set(frontier()),
+        TypeError,
+        r"setting: got Frontier\(points=1, .*\), allowed: one of its points, as frontier\.at\(",
+    ),
     Case("no setting", lambda _: net().set(None), TypeError, "rate: got None, allowed"),
     Case(
         "unknown layer",
@@ -473,6 +517,28 @@ CASES = [
         lambda _: calibrate(net(), images(), seed=-1),
         ValueError,
         "seed: got -1, allowed: 0 to",
+    ),
+    *(
+        Case(
+            f"calibrating at {name}",
+            lambda _, points=points: calibrate(net(), images(), points),
+            TypeError,
+            f"points: got {told}, allowed: a Frontier, or Schedules, OperatingPoints or rates",
+        )
+        for name, points, told in (
+            ("a text", "half", "'half'"),
+            ("a mapping", {"0": 0.5}, r"\{'0': 0\.5\}"),
+            ("mappings", [{"0": 0.5}], r"\{'0': 0\.5\}"),
+            ("names", ["0", "2"], "'0'"),
+            ("a truth", True, "True"),
+            ("one nothing", [None], "None"),
+        )
+    ),
+    Case(
+        "calibrating at a rate off the grid",
+        lambda _: calibrate(net(), images(), 0.3),
+        ValueError,
+        r"rate: got 0\.3, allowed: multiples of 1/8",
     ),
     Case(
         "calibrating another k",
@@ -706,7 +772,148 @@ CASES = [
     Case("revert a plain model", lambda _: revert(model()), TypeError, "net: got Sequential"),
     Case("evaluate a plain model", lambda _: Evaluator(model(), images()), TypeError, "net: got"),
     Case("search a plain model", lambda _: search(model(), images()), TypeError, "net: got"),
-    Case("labels in a list", lambda _: search(net(), images(), [0]), TypeError, "labels: got list"),
+    Case(
+        "too few labels in a list",
+        lambda _: search(net(), images(), [0]),
+        ValueError,
+        r"labels: got shape \(1,\) for 4 images, allowed: \(4,\)",
+    ),
+    *(
+        Case(
+            f"labels of {name}",
+            lambda _, labels=labels: search(net(), images(), labels),
+            TypeError,
+            f"labels: got {told}, allowed",
+        )
+        for name, labels, told in (
+            ("text", ["cat"] * 4, "<U3 in a list"),
+            ("fractions", [0.5] * 4, "float64 in a list"),
+            ("truths", [True] * 4, "bool in a list"),
+            ("a loader", DataLoader(torch.zeros(4, dtype=torch.int64)), "DataLoader"),
+            ("a name", "labels.csv", "str"),
+            ("a number", 3, "int"),
+        )
+    ),
+    Case(
+        "labels beside a loader's own",
+        lambda _: search(net(), [(images(), torch.zeros(4))], [0] * 4),
+        ValueError,
+        "labels: got some beside those of images, allowed: one of both",
+    ),
+    *(
+        Case(
+            f"images of {name}",
+            lambda _, given=given: search(net(), given),
+            TypeError,
+            f"images: got {told}, allowed: a floating-point tensor",
+        )
+        for name, given, told in (
+            ("a folder", "folder", "str"),
+            ("nothing", None, "NoneType"),
+            ("a number", 3, "int"),
+            ("an array", np.zeros((4, 3, 8, 8)), "ndarray"),
+            ("single pictures", [torch.zeros(3, 8, 8)] * 4, "list"),
+            ("no batch", [], "list"),
+            ("batches by name", [{"pixels": torch.zeros(4, 3, 8, 8)}], "list"),
+            ("a data set without tensors", Pictures(), "Pictures"),
+        )
+    ),
+    Case(
+        "images that the network does not take",
+        lambda _: search(net(), torch.zeros(4, 1, 8, 8)),
+        ValueError,
+        r"images: got shape \(4, 1, 8, 8\), allowed: what the network takes \(",
+    ),
+    Case(
+        "images on another device",
+        lambda _: search(net(), images().to("meta")),
+        ValueError,
+        "images: lie on meta, the network on cpu, allowed: one device",
+    ),
+    *(
+        Case(
+            f"seeds of {seeds!r}",
+            lambda _, seeds=seeds: search(net(), images(), seeds=seeds),
+            error,
+            told,
+        )
+        for seeds, error, told in (
+            (0, TypeError, "seeds: got 0, allowed: integers in a list, at least one, each once"),
+            (None, TypeError, "seeds: got None, allowed: integers in a list"),
+            ("12", TypeError, "seeds: got '12', allowed: integers in a list"),
+            ((0.5,), TypeError, r"seeds: got \(0\.5,\), allowed: integers in a list"),
+            ((True,), TypeError, "seeds: got True, allowed: an integer"),
+            ((-1,), ValueError, "seeds: got -1, allowed: 0 to"),
+            ((2**63,), ValueError, "seeds: got 9223372036854775808, allowed: 0 to"),
+        )
+    ),
+    *(
+        Case(
+            f"{name} of {value!r}",
+            lambda _, name=name, value=value: search(net(), images(), **{name: value}),
+            TypeError,
+            f"{name}: got {re.escape(repr(value))}, allowed: an integer, 1 or more",
+        )
+        for name in ("budget", "batch")
+        for value in ("x", 2.5, True, [3])
+    ),
+    Case(
+        "engine by name",
+        lambda _: search(net(), images(), engine="ray"),
+        TypeError,
+        r"engine: got 'ray', allowed: an engine, as drowsy\.RayEngine\(\)",
+    ),
+    Case(
+        "forward that is none",
+        lambda _: search(net(), images(), forward=3),
+        TypeError,
+        "forward: got 3, allowed: a function of a batch",
+    ),
+    *(
+        Case(
+            f"store of {store!r}",
+            lambda _, store=store: search(net(), images(), store=store),
+            error,
+            f"store: got {store!r}, allowed: a path, or ':memory:' for no file",
+        )
+        for store, error in ((3, TypeError), (b"points", TypeError), ("", ValueError))
+    ),
+    Case(
+        "store that is a folder",
+        lambda folder: search(net(), images(), store=folder),
+        ValueError,
+        r"store .*: cannot be opened \(it is a folder\)",
+    ),
+    Case(
+        "store in no folder",
+        lambda folder: search(net(), images(), store=folder / "none" / "s.sqlite"),
+        ValueError,
+        r"none/s\.sqlite: cannot be opened \(there is no folder .*none\)",
+    ),
+    Case(
+        "objective of a search",
+        lambda _: search(net(), images(), torch.zeros(4, dtype=torch.int64), objective="speed"),
+        ValueError,
+        "objective: got 'speed', allowed: top1, top5, agreement$",
+    ),
+    Case(
+        "accuracy without labels",
+        lambda _: search(net(), images(), objective="top1", engine=Unasked()),
+        ValueError,
+        "objective: got 'top1', allowed: agreement, as there are no labels",
+    ),
+    Case(
+        "exhaustive search of 20 layers",
+        lambda _: search(convert(deep(20)), images(), method="exhaustive"),
+        ValueError,
+        "method: got exhaustive for 1,152,921,504,606,846,976 settings, allowed: up to 1,000,000",
+    ),
+    Case(
+        "exhaustive search without end",
+        lambda _: check_method("exhaustive", None, 256**2000),
+        ValueError,
+        r"method: got exhaustive for 10\^4816 settings, allowed: up to 1,000,000",
+    ),
     Case("all skipped", lambda _: net(skip=["re:."]), ValueError, "model: has no nn.Conv2d"),
     Case(
         "untraceable",
@@ -927,7 +1134,7 @@ CASES = [
     ),
     Case(
         "race by accuracy without labels",
-        lambda _: search(net(), images(), racing=True),
+        lambda _: search(net(), images(), racing=True, objective="top1"),
         ValueError,
         "objective: got 'top1', allowed: agreement",
     ),
@@ -937,7 +1144,10 @@ CASES = [
         ValueError,
         "address: got 'head', allowed: auto, local or HOST:PORT",
     ),
+    Case("address a number", lambda _: RayEngine(6379), ValueError, "address: got 6379, allowed"),
     Case("no workers", lambda _: RayEngine(workers=0), ValueError, "workers: got 0, allowed: 1 or"),
+    Case("half a worker", lambda _: RayEngine(workers=0.5), TypeError, r"workers: got 0\.5, allow"),
+    Case("no threads", lambda _: RayEngine(threads=None), TypeError, "threads: got None, allowed"),
     # Schedules, frontiers, stores.
     Case(
         "schedule for another k",
@@ -1125,7 +1335,28 @@ CASES = [
         "images beyond the last",
         lambda folder: study(with_images(folder), "--images", "2:9"),
         CommandFailed,
-        r"indices: got 3 for .*allowed: 0 to 2",
+        r"drowsy uniform: images: got 2:9, allowed: a range within 0:3, the images of ",
+    ),
+    Case(
+        "images to compare on beyond the last",
+        lambda folder: compare_command(folder, "--search", "0:2", "--report", "2:5"),
+        CommandFailed,
+        r"drowsy compare: report: got 2:5, allowed: a range within 0:3, the images of ",
+    ),
+    Case(
+        "images to measure beyond the last",
+        lambda folder: calibrate_command(folder, "--images", "0:2", "--measure", "2:5"),
+        CommandFailed,
+        r"drowsy calibrate: measure: got 2:5, allowed: a range within 0:3, the images of ",
+    ),
+    *(
+        Case(
+            f"images {given}",
+            lambda folder, given=given: study(folder, f"--images={given}"),
+            CommandFailed,
+            f"--images: got '{given}', allowed: FIRST:LAST with FIRST below LAST, as 0:2500",
+        )
+        for given in ("5:3", "2:2", "-1:2", "3", "1:", "")
     ),
     Case(
         "images no range",
@@ -1551,7 +1782,7 @@ CASES = [
         "images without end",
         lambda folder: study(with_images(folder), "--images", "0:99999999999"),
         CommandFailed,
-        "indices: got 3 for .*allowed: 0 to 2",
+        "images: got 0:99999999999, allowed: a range within 0:3",
     ),
     Case(
         "exhaustive search of many layers",
@@ -1573,6 +1804,112 @@ CASES = [
     ),
     Case(
         "batch of a comparison", lambda _: compare(batch=0), ValueError, "batch: got 0, allowed: 1"
+    ),
+    *(
+        Case(
+            f"{name} that are a folder",
+            lambda folder, name=name: energy(folder, f"--{name}", folder),
+            CommandFailed,
+            f"drowsy energy: {name}: .* is a folder, allowed: a safetensors file",
+        )
+        for name in ("weights", "calibration", "stencils")
+    ),
+    *(
+        Case(
+            f"{command} into a folder",
+            lambda folder, run=run: run(folder, "--out", folder),
+            CommandFailed,
+            f"drowsy {command}: out: .* is a folder, allowed: a file",
+        )
+        for command, run in (("energy", energy), ("calibrate", calibrate_command))
+    ),
+    *(
+        Case(
+            f"{name} {value} other than the frontier's",
+            lambda folder, name=name, value=value: energy(folder, f"--{name}", value),
+            CommandFailed,
+            f"drowsy energy: {name}: got {value}, allowed: none, as .*frontier.json was measured "
+            f"with {told}$",
+        )
+        for name, value, told in (
+            ("source", "bernoulli", "lattice"),
+            ("source", "lfsr:width=8,taps=8.6.5.4", "lattice"),
+            ("grain", "channel", "position"),
+            ("fill", "zero", "nearest"),
+            ("k", 4, "8"),
+            ("streams", "stage", "maps of each layer's own"),
+        )
+    ),
+    Case(
+        "frontier of another network",
+        lambda folder: drowsy(
+            "calibrate",
+            *("--model", "cifar_resnet20", "--weights", resnet20(folder)),
+            *("--data", with_images(folder), "--frontier", frontier_file(folder)),
+            *("--out", folder / "c.safetensors", "--skip", "conv1"),
+        ),
+        CommandFailed,
+        r"drowsy calibrate: frontier: .*frontier\.json is of another network, with layers conv1, "
+        "which cifar_resnet20 has not or leaves awake",
+    ),
+    Case(
+        "frontier whose source is a number",
+        lambda folder: energy(folder, "--frontier", spoiled_source(folder)),
+        CommandFailed,
+        r"spoiled\.json: source: got 3, allowed: text",
+    ),
+    *(
+        Case(
+            f"{option} without --kernels",
+            lambda _, option=option, value=value: drowsy(
+                "inspect", "--model", "caffenet_cifar", f"--{option}", value
+            ),
+            CommandFailed,
+            f"drowsy inspect: {option}: got {value}, allowed: with --kernels",
+        )
+        for option, value in (("gpu", "sm_90"), ("batch", 8), ("dtype", "float32"))
+    ),
+    Case(
+        "stages with kernels",
+        lambda _: drowsy("inspect", "--model", "caffenet_cifar", "--kernels", "--stages"),
+        CommandFailed,
+        "drowsy inspect: stages: got True, allowed: without --kernels",
+    ),
+    Case(
+        "address without Ray",
+        lambda folder: study(folder, "--address", "local"),
+        CommandFailed,
+        "drowsy uniform: address: got local, allowed: with --engine ray",
+    ),
+    Case(
+        "classes of a network that has its own",
+        lambda folder: study(folder, "--classes", 5),
+        CommandFailed,
+        "drowsy uniform: classes: got 5, allowed: with MODULE:FUNCTION",
+    ),
+    Case(
+        "stencils that nothing reads",
+        lambda folder: study(folder, "--stencils", "file"),
+        CommandFailed,
+        "drowsy uniform: stencils: got file, allowed: with --fill stencil",
+    ),
+    Case(
+        "seeds where nothing is measured",
+        lambda folder: calibrate_command(folder, "--seeds", 0, 1),
+        CommandFailed,
+        "drowsy calibrate: seeds: got 0 1, allowed: with --measure",
+    ),
+    Case(
+        "crop that the network does not take",
+        lambda folder: study(with_images(folder), "--crop", 5),
+        CommandFailed,
+        r"drowsy uniform: images: got shape \(3, 3, 5, 5\), allowed: what the network takes",
+    ),
+    Case(
+        "function that raises",
+        lambda _: drowsy("cost", "--model", "operator:index"),
+        CommandFailed,
+        "drowsy cost: model: operator:index raised TypeError: .*line [0-9]+",
     ),
     Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
 ]

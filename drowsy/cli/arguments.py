@@ -20,6 +20,7 @@ from drowsy.cli.commands import (
     run_study,
     run_uniform,
 )
+from drowsy.cli.inputs import SLEEP
 from drowsy.comparison.conditions import SAVINGS, SEEDS
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.images.scaling import INTERPOLATIONS
@@ -50,9 +51,14 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
 def read_range(text: str) -> range:
     first, _, last = text.partition(":")
     try:
-        return range(int(first or 0), int(last))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: FIRST:LAST, as 0:2500") from error
+        span = range(int(first or 0), int(last))
+    except ValueError:
+        span = range(0)
+    if not span or span.start < 0:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, allowed: FIRST:LAST with FIRST below LAST, as 0:2500"
+        )
+    return span
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -116,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, help="safetensors file to write")
     sub = command("calibrate", run_calibrate, "corrections of a frontier's points, without labels")
     _add_network(sub)
-    _add_sleep(sub)
+    _add_sleep(sub, of_frontier=True)
     _add_images(sub)
     _add_run(sub)
     calibration = sub.add_argument_group("calibration")
@@ -132,7 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
         "file beside --out (.json)",
     )
     calibration.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], help="of the sleep maps that are measured"
+        "--seeds", type=int, nargs="+", help="of the sleep maps that are measured (default: 0)"
     )
     sub = command("compare", run_compare, "ways to save multiplications, side by side")
     _add_network(sub)
@@ -141,7 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_comparison(sub)
     sub = command("energy", run_energy, "latency and joules of a frontier's points, measured here")
     _add_network(sub)
-    _add_sleep(sub)
+    _add_sleep(sub, of_frontier=True)
     _add_images(sub)
     _add_run(sub)
     energy = sub.add_argument_group("energy")
@@ -165,10 +171,19 @@ def _add_network(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--std", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
 
 
-def _add_sleep(sub: argparse.ArgumentParser) -> None:
+def _add_sleep(sub: argparse.ArgumentParser, of_frontier: bool = False) -> None:
+    """Options of sleep, which commands that take a frontier read from it."""
+
+    def add(name: str, text: str, kind: Callable[[str], Any] = str) -> None:
+        ours = SLEEP[name]
+        shown = "the frontier's" if of_frontier else ours
+        text = f"{text} (default: {shown})"
+        default = None if of_frontier else ours
+        sleep.add_argument(f"--{name}", type=kind, default=default, help=text)
+
     sleep = sub.add_argument_group("sleep")
-    sleep.add_argument("--source", default="bernoulli", help="how maps are drawn")
-    sleep.add_argument("--grain", default="neuron", help="which neurons share a bit")
+    add("source", "how maps are drawn")
+    add("grain", "which neurons share a bit")
     sleep.add_argument(
         "--streams",
         choices=("layer", "stage", "shifted"),
@@ -176,10 +191,8 @@ def _add_sleep(sub: argparse.ArgumentParser) -> None:
         help="maps of each layer's own, shared by the layers of a stage, or complementary from "
         "a layer of a stage to the next (default: layer)",
     )
-    sleep.add_argument("--k", type=int, default=8, help="rates are multiples of 1/k")
-    sleep.add_argument(
-        "--fill", default="auto", help=f"auto (by source and grain), {', '.join(FILLS)}"
-    )
+    add("k", "rates are multiples of 1/k", int)
+    add("fill", f"auto (by source and grain), {', '.join(FILLS)}")
     sleep.add_argument("--stencils", help="weights of fill stencil (safetensors file)")
     sleep.add_argument(
         "--skip", nargs="*", default=[], help="layers to leave awake (or re:PATTERN)"
@@ -192,8 +205,10 @@ def _add_kernels(sub: argparse.ArgumentParser) -> None:
         "--kernels", action="store_true", help="what would run each layer at each grain, and why"
     )
     group.add_argument("--gpu", help="one with a tuning table, or sm_90 (default: this machine's)")
-    group.add_argument("--batch", type=int, default=32, help="images per inference")
-    group.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    group.add_argument("--batch", type=int, help="images per inference (default: 32)")
+    group.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), help="(default: float16)"
+    )
 
 
 def _add_data(sub: argparse.ArgumentParser) -> Any:
@@ -231,9 +246,7 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
         default="inprocess",
         help="where settings are evaluated: here (default), or by the workers of a Ray cluster",
     )
-    group.add_argument(
-        "--address", default="auto", help="of the Ray cluster: auto (default), local or HOST:PORT"
-    )
+    group.add_argument("--address", help="of the Ray cluster: auto (default), local or HOST:PORT")
 
 
 def _add_comparison(sub: argparse.ArgumentParser) -> None:

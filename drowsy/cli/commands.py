@@ -11,9 +11,7 @@ import torch
 
 from drowsy.cli.inputs import (
     build_model,
-    check_apart,
     cost_of,
-    find_device,
     image_shape,
     load_data,
     load_frontier,
@@ -24,13 +22,14 @@ from drowsy.cli.inputs import (
     open_study,
     place,
 )
+from drowsy.cli.options import check_apart, check_out_file, find_device
 from drowsy.comparison.compare import compare, table
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.correction.calibrate import calibrate
 from drowsy.correction.stencils import calibrate_stencils, save_stencils
 from drowsy.energy import Meter, NoMeter, Profile, profile, profile_table
 from drowsy.evaluation.evaluator import Evaluator
-from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_network
 from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.store import Store
 from drowsy.files.atomic import write_json
@@ -49,8 +48,8 @@ def run_inspect(args: argparse.Namespace) -> None:
     net, info = load_network(args, trained=False)
     image = image_shape(info)
     if args.kernels:
-        dtype = getattr(torch, args.dtype)
-        print(inspect_kernels(net, image, batch=args.batch, dtype=dtype, gpu=args.gpu))
+        dtype = getattr(torch, args.dtype or "float16")
+        print(inspect_kernels(net, image, batch=args.batch or 32, dtype=dtype, gpu=args.gpu))
     elif args.stages:
         print(explain(find_stages(net, torch.zeros(1, *image))))
     else:
@@ -96,9 +95,9 @@ def run_compare(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype)
     names = ("search", "report", "calibration")
     splits = {name: span for name in names if (span := getattr(args, name)) is not None}
-    needed = max(span.stop for span in splits.values())
-    check_splits(splits, needed)
-    data = load_data(args, info, range(needed))
+    furthest, span = max(splits.items(), key=lambda split: split[1].stop)
+    check_splits(splits, span.stop)
+    data = load_data(args, info, range(span.stop), furthest, span)
     out = make_folder(args)
     with Store(args.store or out / "points.sqlite") as store:
         rows = compare(
@@ -129,12 +128,15 @@ def run_compare(args: argparse.Namespace) -> None:
 
 def run_energy(args: argparse.Namespace) -> None:
     frontier = load_frontier(args)
-    net, info = load_network(args)
+    check_out_file(args)
+    net, info = load_network(args, frontier=frontier)
     images = place(net, args, load_data(args, info).images[: args.batch])
     images = images.contiguous(memory_format=torch.channels_last)
     if args.calibration:
         net.calibration = Calibration.load(args.calibration)
     meter, told = None, []
+    if len(images) < args.batch:
+        told.append(f"batch: got {args.batch}, measured with {len(images)} images, all there are")
     try:
         meter = Meter(args.device)
         meter.measure_idle(args.seconds)
@@ -163,7 +165,7 @@ def run_energy(args: argparse.Namespace) -> None:
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
-    frontier, out = load_frontier(args), Path(args.out)
+    frontier, out = load_frontier(args), check_out_file(args)
     if args.measure is not None:
         check_apart(args, "measure", "those to measure")
         if out.with_suffix(".json") in (out, Path(args.frontier)):
@@ -171,7 +173,7 @@ def run_calibrate(args: argparse.Namespace) -> None:
                 f"out: got {out}, allowed: another name, as the frontier that is measured goes to "
                 f"{out.with_suffix('.json')}"
             )
-    net, info = load_network(args)
+    net, info = load_network(args, frontier=frontier)
     images = place(net, args, load_data(args, info).images)
     calibration = calibrate(
         net,
@@ -184,16 +186,16 @@ def run_calibrate(args: argparse.Namespace) -> None:
     calibration.save(out)
     print(f"wrote {out}: corrections of {len(calibration.points)} points, {len(images)} images")
     if args.measure is not None:
-        data = load_data(args, info, args.measure)
+        data = load_data(args, info, args.measure, "measure")
         others = place(net, args, data.images)
         awake = Reference(
-            fingerprint_state(net.state_dict()),
+            fingerprint_network(net),
             fingerprint_data(others, data.labels),
             # Once for all points.
             Evaluator(net, others, batch=args.batch).logits,
         )
         measurer = Measurer(
-            net, others, data.labels, seeds=args.seeds, batch=args.batch, reference=awake
+            net, others, data.labels, seeds=args.seeds or [0], batch=args.batch, reference=awake
         )
         corrected = _corrected(frontier, measurer)
         corrected.save(out.with_suffix(".json"))
@@ -213,10 +215,11 @@ def _corrected(frontier: Frontier, measurer: Measurer) -> Frontier:
         found = measurer.measure([setting], "corrected")[setting]
         point = replace(point, spread=found.spread, images=found.images, seeds=found.seeds)
         points.append(point.with_figures(found.figures))
-    return Frontier(points, frontier.objective, frontier.cost)
+    return Frontier(points, frontier.objective, frontier.cost, source=frontier.source)
 
 
 def run_stencils(args: argparse.Namespace) -> None:
+    check_out_file(args)
     net, info = load_network(args)
     images = place(net, args, load_data(args, info).images)
     calibrate_stencils(net, images, batch=args.batch)

@@ -4,57 +4,44 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drowsy import models
+from drowsy.cli.options import check_correct, find_device
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import load_stencils
+from drowsy.evaluation.arguments import costs_on
 from drowsy.evaluation.engine import Engine, InProcess
 from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.ray_engine import RayEngine
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
-from drowsy.images.checks import check_splits
 from drowsy.images.folders import ImageSet, load_images
 from drowsy.knob.costs import NetworkCost, network_cost
 from drowsy.knob.frontier import Frontier
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 from drowsy.network.net import DrowsyNet
+from drowsy.sleep import DEFAULT_K, Grain, parse_source, source_text
 from drowsy.study.figures import Study
 
-# Least values of options, where a command has them.
-LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1}
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Raise unless sizes are 1 or more, colours finite and spread, and the device is here."""
-    if hasattr(args, "device"):
-        find_device(args)
-    for name, least in LEAST.items():
-        value = getattr(args, name, None)
-        if value is not None and value < least:
-            raise ValueError(f"{name}: got {value}, allowed: {least} or more")
-    for name, allowed, fits in (
-        ("mean", "finite numbers", math.isfinite),
-        ("std", "finite numbers above 0", lambda value: 0 < value < math.inf),
-    ):
-        values = getattr(args, name, None)
-        if values is not None and not all(map(fits, values)):
-            raise ValueError(f"{name}: got {values}, allowed: {allowed}")
+# How layers sleep unless options or a frontier say otherwise.
+SLEEP = {"source": "bernoulli", "grain": "neuron", "k": DEFAULT_K, "fill": "auto"}
 
 
 @contextmanager
 def open_study(args: argparse.Namespace) -> Iterator[Study]:
-    _check_correct(args)
+    check_correct(args)
     net, info = load_network(args)
     data = load_data(args, info)
     if getattr(args, "race", False):
@@ -64,6 +51,7 @@ def open_study(args: argparse.Namespace) -> Iterator[Study]:
     about = {
         "model": args.model,
         "dtype": args.dtype,
+        **_about_weights(args),
         "first": data.names[0],
         "last": data.names[-1],
         **({"stencils": args.stencils} if args.stencils else {}),
@@ -91,65 +79,40 @@ def _engine(
     args: argparse.Namespace, net: DrowsyNet, info: ModelInfo
 ) -> AbstractContextManager[Engine]:
     if args.correct is not None:
-        return nullcontext(Corrected(place(net, args, load_data(args, info, args.correct).images)))
-    return RayEngine(args.address) if args.engine == "ray" else nullcontext(InProcess())
-
-
-def _check_correct(args: argparse.Namespace) -> None:
-    """Raise ValueError unless the images that correct are apart from those that are measured."""
-    if args.correct is None:
-        return
-    if args.engine != "inprocess":
-        raise ValueError(
-            f"correct: got engine {args.engine}, allowed: inprocess, where settings are corrected"
+        return nullcontext(
+            Corrected(place(net, args, load_data(args, info, args.correct, "correct").images))
         )
-    check_apart(args, "correct", "those that correct")
-
-
-def check_apart(args: argparse.Namespace, name: str, others: str) -> None:
-    """Raise ValueError unless the images of ``--images`` are apart from those of ``--NAME``."""
-    if args.images is None:
-        raise ValueError(f"images: got all, allowed: FIRST:LAST, apart from {others}")
-    splits = {"images": args.images, name: getattr(args, name)}
-    check_splits(splits, max(span.stop for span in splits.values()))
+    return RayEngine(args.address or "auto") if args.engine == "ray" else nullcontext(InProcess())
 
 
 def place(net: DrowsyNet, args: argparse.Namespace, images: Tensor) -> Tensor:
-    """Move the network to its device and dtype, and return the images there."""
+    """Move the network to its device and dtype, and return the images there.
+
+    Raises:
+        ValueError: images that the network does not take.
+    """
     dtype, device = getattr(torch, args.dtype), find_device(args)
     # Batch norms stay folded as they were in the file's precision: folding again would round twice.
     net.to(device=device, dtype=dtype)
+    costs_on(net, images)
     return images.to(device=device, dtype=dtype)
 
 
-def find_device(args: argparse.Namespace) -> torch.device:
-    """The device of ``--device``, which is here."""
-    try:
-        device = torch.device(args.device)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: got {args.device!r}, allowed: cpu, cuda or cuda:NUMBER")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise RuntimeError(f"device: got {args.device}, but torch finds no CUDA device here")
-        if (device.index or 0) >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
-            raise ValueError(f"device: got {args.device}, allowed: cuda:0 to cuda:{count - 1}")
-    return device
-
-
-def load_network(args: argparse.Namespace, trained: bool = True) -> tuple[DrowsyNet, ModelInfo]:
-    """The network, converted."""
+def load_network(
+    args: argparse.Namespace, trained: bool = True, frontier: Frontier | None = None
+) -> tuple[DrowsyNet, ModelInfo]:
+    """The network, converted; for a frontier, to sleep as it does."""
     model, info = load_model(args, trained)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    stencil = args.fill == "stencil"
+    sleep = {name: getattr(args, name) for name in SLEEP}
+    if frontier is not None:
+        sleep = _as_measured(args, frontier)
+    stencil = sleep["fill"] == "stencil"
     if stencil and not args.stencils:
         raise ValueError(
             "fill: got 'stencil' alone, allowed: with --stencils FILE (`drowsy stencils` writes it)"
         )
-    fill = "auto" if stencil else args.fill
-    net = convert(model, source=args.source, grain=args.grain, k=args.k, fill=fill, skip=args.skip)
+    net = convert(model, **sleep | ({"fill": "auto"} if stencil else {}), skip=args.skip)
     if args.stencils:
         load_stencils(net, args.stencils)
     if stencil:
@@ -157,7 +120,63 @@ def load_network(args: argparse.Namespace, trained: bool = True) -> tuple[Drowsy
     if args.streams != "layer":
         step = 1 if args.streams == "shifted" else 0
         align(net, torch.zeros(1, *image_shape(info)), grain=None, step=step)
+    if frontier is not None:
+        _check_frontier(args, frontier, net)
     return net, info
+
+
+def _as_measured(args: argparse.Namespace, frontier: Frontier) -> dict[str, Any]:
+    """Source, grain, k and fill of a frontier; an option that says otherwise is refused."""
+    schedules = [point.schedule for point in frontier.points]
+    layers = [layer for schedule in schedules for layer in schedule.layers.values()]
+    told: dict[str, set[Any]] = {
+        "source": {frontier.source} - {None},
+        "grain": {layer.grain for layer in layers},
+        "k": {schedule.k for schedule in schedules},
+        "fill": {layer.fill for layer in layers},
+    }
+    read: dict[str, Callable[[str], str]] = {
+        "source": lambda text: source_text(parse_source(text)),
+        "grain": lambda text: str(Grain.parse(text)),
+    }
+    found = {}
+    for name, ours in SLEEP.items():
+        given, known = getattr(args, name), told[name]
+        asked = read[name](given) if given is not None and name in read else given
+        if asked not in (None, "auto") and known and known != {asked}:
+            raise ValueError(
+                f"{name}: got {given}, allowed: none, as {args.frontier} was measured with "
+                f"{', '.join(map(str, sorted(known)))}"
+            )
+        found[name] = asked or (min(known) if len(known) == 1 else ours)
+    if frontier.source is None and args.source is None:
+        _note(
+            args,
+            f"{args.frontier} does not tell the source that it was measured with; "
+            f"{found['source']} is taken (--source for another)",
+        )
+    shared = any(layer.stream is not None for layer in layers)
+    if args.streams != "layer" and not shared:
+        raise ValueError(
+            f"streams: got {args.streams}, allowed: none, as {args.frontier} was measured with "
+            "maps of each layer's own"
+        )
+    return found
+
+
+def _check_frontier(args: argparse.Namespace, frontier: Frontier, net: DrowsyNet) -> None:
+    """Raise ValueError for the frontier of a network that has other layers."""
+    named = {name: None for point in frontier.points for name in point.schedule.layers}
+    if missing := [name for name in named if name not in net.layers]:
+        listed = ", ".join(missing[:4]) + (" ..." if len(missing) > 4 else "")
+        raise ValueError(
+            f"frontier: {args.frontier} is of another network, with layers {listed}, which "
+            f"{args.model} has not or leaves awake"
+        )
+
+
+def _note(args: argparse.Namespace, text: str) -> None:
+    print(f"drowsy {args.command}: {text}", file=sys.stderr)
 
 
 def load_model(args: argparse.Namespace, trained: bool = True) -> tuple[nn.Module, ModelInfo]:
@@ -170,12 +189,30 @@ def load_model(args: argparse.Namespace, trained: bool = True) -> tuple[nn.Modul
         model = build_model(info)
         if args.weights:
             load_weights(model, Path(args.weights))
+        elif trained:
+            _note(
+                args, f"{info.name} has the weights that its function gave it (--weights: others)"
+            )
     return model, info
 
 
+def _about_weights(args: argparse.Namespace) -> dict[str, str]:
+    """Where the weights of a network of one's own are from, for a record."""
+    if args.model in MODELS:
+        return {}
+    return {"weights": args.weights or "as the function made them"}
+
+
 def build_model(info: ModelInfo) -> nn.Module:
-    """A network with random weights, in eval mode."""
-    model = info.build()
+    """A network as its function makes it, in eval mode."""
+    try:
+        model = info.build()
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"model: {info.name} raised {type(error).__name__}: {error} "
+            f"({where.filename}, line {where.lineno})"
+        ) from error
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model: got {info.name}, which makes a {type(model).__name__}, "
@@ -267,16 +304,33 @@ def load_frontier(args: argparse.Namespace) -> Frontier:
         ) from error
 
 
-def load_data(args: argparse.Namespace, info: ModelInfo, indices: range | None = None) -> ImageSet:
-    """Images of ``--images``, or these."""
-    return load_images(
-        args.data,
-        info.preprocess,
-        labels=args.labels,
-        classes=info.num_classes,
-        indices=args.images if indices is None else indices,
-        progress=sys.stderr.isatty(),
-    )
+def load_data(
+    args: argparse.Namespace,
+    info: ModelInfo,
+    indices: range | None = None,
+    name: str = "images",
+    given: range | None = None,
+) -> ImageSet:
+    """Images of ``--images``, or these: all that the option ``name`` needs, which was ``given``."""
+    span = args.images if indices is None else indices
+    try:
+        return load_images(
+            args.data,
+            info.preprocess,
+            labels=args.labels,
+            classes=info.num_classes,
+            indices=span,
+            progress=sys.stderr.isatty(),
+        )
+    except ValueError as error:
+        outside = re.fullmatch(r"indices: got .+ for (.+), allowed: 0 to (\d+)", str(error))
+        if outside is None:
+            raise
+        told = given or span
+        raise ValueError(
+            f"{name}: got {told.start}:{told.stop}, allowed: a range within "
+            f"0:{int(outside[2]) + 1}, the images of {outside[1]}"
+        ) from error
 
 
 def image_shape(info: ModelInfo) -> tuple[int, int, int]:

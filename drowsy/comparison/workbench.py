@@ -17,9 +17,9 @@ from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.evaluator import Evaluator
-from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_network, fingerprint_state
 from drowsy.evaluation.measurer import Measurer, Reference
-from drowsy.evaluation.store import Store
+from drowsy.evaluation.store import open_store
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
 from drowsy.images.checks import check_images, check_labels, check_splits
@@ -88,7 +88,7 @@ class Workbench:
         self.conditions = conditions
         self.image = tuple(images.shape[1:])
         self.full: Size = (images.shape[2], images.shape[3])
-        self._model, self._store = model, conditions.store or Store(":memory:")
+        self._model, self._store = model, open_store(conditions.store)
         self._images = {name: images[span.start : span.stop] for name, span in splits.items()}
         self._labels = {
             name: None if labels is None else labels[span.start : span.stop].to(conditions.device)
@@ -182,8 +182,8 @@ class Workbench:
     @property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the weights and of the images reported on, with their labels."""
-        reference = self._reference("report")
-        return {"weights_sha256": reference.weights, "data_sha256": reference.data}
+        weights = fingerprint_state(self.dense.state_dict())
+        return {"weights_sha256": weights, "data_sha256": self._reference("report").data}
 
     # --- measuring ------------------------------------------------------------------------------
 
@@ -294,7 +294,7 @@ class Workbench:
                 return Evaluator(self.dense, images, batch=self.conditions.batch).logits()
 
             self._references[split] = Reference(
-                fingerprint_state(self.dense.state_dict()),
+                fingerprint_network(self.dense),
                 fingerprint_data(self.images(split, self.full), self._labels[split]),
                 logits,
             )

@@ -23,7 +23,8 @@ layer that runs several times is corrected for its first inputs, if these differ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -38,11 +39,13 @@ from drowsy.knob.schedule import Schedule
 from drowsy.network.calibration import Calibration, weight_norms
 from drowsy.network.net import DrowsyNet, check_network
 
+Point = Schedule | OperatingPoint | float | Fraction
+
 
 def calibrate(
     net: DrowsyNet,
     images: Tensor | Iterable[Any],
-    points: Frontier | Iterable[Schedule | OperatingPoint] | None = None,
+    points: Frontier | Point | Iterable[Point] | None = None,
     *,
     reconstruct: bool = False,
     seed: int = 0,
@@ -61,7 +64,8 @@ def calibrate(
             tuple that begins with it). A hundred is enough for the affine correction, and
             reconstruction gains from every one. All are held in memory, with the activations that
             are needed at one layer.
-        points: a frontier, schedules or operating points; None for the setting in force.
+        points: a frontier; schedules, operating points or rates of all layers, one or several; None
+            for the setting in force.
         reconstruct: also change weights (see above): better, at the price of a copy of the weights
             for each point.
         seed: of the sleep maps that are drawn for the images, and of the positions that are fitted.
@@ -74,6 +78,7 @@ def calibrate(
     Raises:
         ValueError: no images, images that are not finite, fewer than 4 for ``reconstruct``, or a
             schedule that does not fit the network.
+        TypeError: a network that is not converted, or points that are none.
     """
     check_network(net)
     pixels = _gathered(images)
@@ -82,10 +87,7 @@ def calibrate(
         raise ValueError(f"images: got {len(pixels)}, allowed: 4 or more to reconstruct from")
     check_batch(batch)
     check_seed("seed", seed)
-    given = [net.schedule] if points is None else points
-    if isinstance(given, Frontier):
-        given = given.points
-    schedules = [getattr(point, "schedule", point) for point in given]
+    settings = _settings(net, points)
     with net.kept():
         net.calibration = None
         shares = layer_shares(network_cost(net, pixels.shape[1:]).convolutions)
@@ -95,8 +97,8 @@ def calibrate(
             tuple(shares.get(name, 0.0) for name in net.layers),
             weight_norms(net.layers),
         )
-        for schedule in schedules:
-            net.set(schedule)
+        for each in settings:
+            net.set(each)
             setting = tuple(net.control.settings)
             if any(setting):
                 calibration.sleeps[setting] = net.sleeps
@@ -105,6 +107,35 @@ def calibrate(
                 )
     net.calibration = calibration
     return calibration
+
+
+def _settings(net: DrowsyNet, points: Any) -> list[Point]:
+    """What ``net.set`` is to be given for each point."""
+    if points is None:
+        return [net.schedule]
+    if isinstance(points, Frontier):
+        return list(points.points)
+    if _is_setting(points):
+        points = [points]
+    if not isinstance(points, Iterable) or isinstance(points, (str, Mapping)):
+        raise _no_points(points)
+    found = list(points)
+    for point in found:
+        if not _is_setting(point):
+            raise _no_points(point)
+    return found
+
+
+def _is_setting(point: Any) -> bool:
+    """Whether this tells every layer's rate, as a mapping of some layers does not."""
+    setting = getattr(point, "schedule", point)
+    return isinstance(setting, (Schedule, int, float, Fraction)) and not isinstance(setting, bool)
+
+
+def _no_points(given: Any) -> TypeError:
+    return TypeError(
+        f"points: got {given!r}, allowed: a Frontier, or Schedules, OperatingPoints or rates"
+    )
 
 
 def _gathered(images: Tensor | Iterable[Any]) -> Tensor:

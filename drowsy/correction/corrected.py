@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drowsy.correction.calibrate import calibrate
 from drowsy.evaluation.engine import Result, Workload
-from drowsy.evaluation.identity import fingerprint_data
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_network
 from drowsy.knob.schedule import Setting
 from drowsy.network.calibration import Calibration
 from drowsy.network.net import DrowsyNet
@@ -33,7 +33,7 @@ class Corrected:
     images: Tensor
     reconstruct: bool = False
     seed: int = 0
-    _kept: dict[tuple[DrowsyNet, tuple[str, ...], Setting], Calibration] = field(
+    _kept: dict[tuple[str, tuple[str, ...], Setting], Calibration] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -48,6 +48,7 @@ class Corrected:
     ) -> Iterator[Result]:
         """See ``drowsy.evaluation.engine.Engine``; the network is given back as it was."""
         net = work.net
+        network = fingerprint_network(net)
         with net.kept():
             net.calibration = None
             if work.baseline is None:
@@ -58,12 +59,12 @@ class Corrected:
                 for setting in todo:
                     net.calibration = None
                     net.set(net.schedule_of(setting))
-                    net.calibration = self._calibration(net, setting)
+                    net.calibration = self._calibration(net, network, setting)
                     yield seed, setting, evaluator.evaluate(setting)
 
-    def _calibration(self, net: DrowsyNet, setting: Setting) -> Calibration:
-        """Of the setting in force."""
-        key = (net, net.sleeps, setting)
+    def _calibration(self, net: DrowsyNet, network: str, setting: Setting) -> Calibration:
+        """Of the setting in force, for the network of this fingerprint."""
+        key = (network, net.sleeps, setting)
         if key not in self._kept:
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))

@@ -130,7 +130,7 @@ def profile(
         net.set(restored)
     measured = [one.point for one in done]
     if isinstance(points, Frontier):
-        return Frontier(measured, points.objective, points.cost)
+        return Frontier(measured, points.objective, points.cost, source=points.source)
     return measured
 
 

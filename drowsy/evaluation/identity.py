@@ -1,15 +1,16 @@
-"""What a result belongs to: weights and images by fingerprint, and all else that decides it."""
+"""What a result belongs to: network and images by fingerprint, and all else that decides it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from drowsy.evaluation.computation import feed, tell
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.sleep import stored_text
 
@@ -19,14 +20,14 @@ class Context:
     """What a result depends on besides the rates.
 
     Args:
-        weights: ``fingerprint_state`` of the network.
+        network: ``fingerprint_network``.
         data: ``fingerprint_data`` of images and labels.
         configuration: JSON-able: k, each layer's record (``LayerRecord.stored``), and what else is
             not as ever: an engine's facts, a reference, corrections, a stretch of the images.
         seed: of the sleep maps.
     """
 
-    weights: str
+    network: str
     data: str
     configuration: Mapping[str, Any]
     seed: int
@@ -78,26 +79,27 @@ class LayerRecord:
         return told
 
 
+def fingerprint_network(net: nn.Module) -> str:
+    """SHA-256 of what a network computes: its graph, classes, attributes and every tensor.
+
+    The same in every process and on every device, for a copy and for a network converted again;
+    whatever the knob says. See ``drowsy.evaluation.computation``.
+    """
+    return hashlib.sha256(json.dumps(tell(net)).encode()).hexdigest()
+
+
 def fingerprint_state(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and values; device and memory format do not count."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        _update(digest, name, state[name])
+        feed(digest, name, state[name])
     return digest.hexdigest()
 
 
 def fingerprint_data(images: Tensor, labels: Tensor | None) -> str:
     """SHA-256 over the images as the network sees them, and their labels."""
     digest = hashlib.sha256()
-    _update(digest, "images", images)
+    feed(digest, "images", images)
     if labels is not None:
-        _update(digest, "labels", labels)
+        feed(digest, "labels", labels)
     return digest.hexdigest()
-
-
-def _update(digest: Any, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    # In parts, so that a large set of images is not copied whole into the order that counts.
-    for part in tensor.detach().split(64) if tensor.dim() else [tensor.detach()]:
-        data = part.cpu().contiguous().flatten()
-        digest.update(data.view(torch.uint8).numpy() if data.numel() else b"")

@@ -7,32 +7,39 @@ whatever the store holds already is not evaluated again.
 from __future__ import annotations
 
 import functools
+import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from drowsy._optional import require
 from drowsy.energy import Meter, measured_gains, profile
+from drowsy.evaluation.arguments import check_count, check_seeds, costs_on, gather
 from drowsy.evaluation.engine import Engine, InProcess, Result, Workload
 from drowsy.evaluation.identity import (
     Context,
     LayerRecord,
     fingerprint_data,
+    fingerprint_network,
     fingerprint_state,
 )
 from drowsy.evaluation.metrics import Counts
-from drowsy.evaluation.store import Store
+from drowsy.evaluation.store import Store, open_store
 from drowsy.graph.stages import find_ties
-from drowsy.images.checks import check_images, check_labels
-from drowsy.knob.costs import add_gains, layer_shares, multiplication_gains, network_cost, saving
+from drowsy.knob.costs import add_gains, layer_shares, multiplication_gains, saving
 from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
+from drowsy.knob.metrics import objectives
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet, check_network
+from drowsy.sleep import source_text
 
 if TYPE_CHECKING:
     from drowsy.network.calibration import Correction
@@ -43,11 +50,11 @@ class Reference:
     """What agreement and divergence compare with, where that is not the network itself at rate 0.
 
     Args:
-        weights, data: SHA-256 of the network's weights and of its images.
+        network, data: ``fingerprint_network`` and ``fingerprint_data`` of its images.
         logits: computes its logits ``[N, classes]``; called only where something is evaluated.
     """
 
-    weights: str
+    network: str
     data: str
     logits: Callable[[], Tensor]
 
@@ -58,10 +65,14 @@ class Measurer:
     Args:
         net: a converted network. Its fills and grains count, and the correction in force; its rates
             do not.
-        images: float ``[N, C, H, W]``, as the network takes them.
-        labels: int64 ``[N]``, or None: then only agreement with rate 0 is measured.
-        seeds: of the sleep maps; a point's figures are means over them.
-        store: where results go at once; None keeps them in memory.
+        images: float ``[N, C, H, W]``, as the network takes them, where the network is; or a loader
+            of such batches or of ``(batch, labels)``, or a data set of ``(image, label)``, all of
+            which is read into memory.
+        labels: integers ``[N]``, or None for those of a loader or data set. Without any, only
+            agreement with rate 0 is measured.
+        seeds: of the sleep maps, each once; a point's figures are means over them.
+        store: where results go at once: a store, or a path, which is open for as long as the
+            measurer is there; None keeps them in memory.
         batch: images per forward pass.
         engine: where settings are evaluated; None is ``InProcess()``.
         cost: what searches trade accuracy for: ``macs``, ``latency`` or ``joules``. These two are
@@ -70,16 +81,20 @@ class Measurer:
         forward: what is timed for that, by default ``net``; as for ``drowsy.energy.profile``.
         reference: what agreement and divergence compare with; None for the network at rate 0.
         progress: show progress bars (needs tqdm).
+
+    Raises:
+        TypeError, ValueError: a network, images or labels, seeds, a batch, a store, an engine or a
+            cost that is not allowed; images that the network does not take.
     """
 
     def __init__(
         self,
         net: DrowsyNet,
-        images: Tensor,
-        labels: Tensor | None = None,
+        images: Tensor | Iterable[Any],
+        labels: Tensor | Sequence[int] | None = None,
         *,
         seeds: Sequence[int] = (0,),
-        store: Store | None = None,
+        store: Store | str | os.PathLike[str] | None = None,
         batch: int = 50,
         engine: Engine | None = None,
         cost: str = "macs",
@@ -88,33 +103,34 @@ class Measurer:
         progress: bool = False,
     ) -> None:
         check_network(net)
-        check_images(images)
-        check_labels(labels, images)
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise ValueError(f"seeds: got {tuple(seeds)}, allowed: at least one, each once")
+        images, labels = gather(net, images, labels)
+        check_cost(cost)
+        check_count("batch", batch)
+        if engine is not None and not callable(getattr(engine, "evaluate", None)):
+            raise TypeError(f"engine: got {engine!r}, allowed: an engine, as drowsy.RayEngine()")
+        if forward is not None and not callable(forward):
+            raise TypeError(f"forward: got {forward!r}, allowed: a function of a batch of images")
         self.net, self.images = net, images
-        self.seeds, self.progress = tuple(seeds), progress
+        self.seeds, self.progress = check_seeds(seeds), progress
         self.work = Workload(net, images, labels, batch)
         self._parts: dict[range, Workload] = {}
         self.engine = engine if engine is not None else InProcess()
-        self.store = store if store is not None else Store(":memory:")
+        self.store = open_store(store)
+        if self.store is not store:
+            weakref.finalize(self, self.store.close)
         self.names = list(net.layers)
-        shares = layer_shares(network_cost(net, images.shape[1:]))
-        self.shares = {name: shares[name] for name in self.names}
-        check_cost(cost)
+        shares = layer_shares(costs_on(net, images))
+        # A layer that does not run on such images saves nothing.
+        self.shares = {name: shares.get(name, 0.0) for name in self.names}
         self.cost, self._forward = cost, forward
         self._profiled: dict[Setting, OperatingPoint] = {}
         self._meter = Meter(str(images.device)) if cost == "joules" else None
-        self._weights = fingerprint_state(net.state_dict())
         self._data = fingerprint_data(images, labels)
+        self._versions = self._versions_of_data()
+        self._steady: str | None = None
         self._tables: dict[str, tuple[Tensor, str]] = {}
         self._reference, self._facts = reference, dict(getattr(self.engine, "facts", {}))
         self._corrected: tuple[Mapping[str, Correction], str] = {}, ""
-        if reference is not None and (reference.weights, reference.data) != (
-            self._weights,
-            self._data,
-        ):
-            self._facts["reference"] = [reference.weights, reference.data]
 
     @functools.cached_property
     def gains(self) -> np.ndarray:
@@ -126,11 +142,17 @@ class Measurer:
         )
 
     def frontier(
-        self, points: Mapping[Setting, OperatingPoint], objective: str = "top1"
+        self, points: Mapping[Setting, OperatingPoint], objective: str | None = None
     ) -> Frontier:
-        """The optimal ones of these points; latency or joules are measured of what seems so."""
+        """The optimal ones of these points; latency or joules are measured of what seems so.
+
+        Args:
+            points: as measured.
+            objective: None for top1, or without labels agreement.
+        """
+        objective = self.check_objective(objective)
         if self.cost == "macs":
-            return Frontier(points.values(), objective)
+            return Frontier(points.values(), objective, source=self._source)
         settings = list(points)
         loss = np.array([-point.figure(objective) for point in points.values()])
         chosen = {settings[i] for i in undominated(add_gains(self.gains, settings), loss)}
@@ -147,7 +169,25 @@ class Measurer:
             )
             self._profiled |= zip(new, measured, strict=True)
         optimal = [self._profiled[setting] for setting in points if setting in chosen]
-        return Frontier(optimal, objective, self.cost)
+        return Frontier(optimal, objective, self.cost, source=self._source)
+
+    @property
+    def _source(self) -> str | None:
+        """Text of the source of all layers; None where they have several."""
+        sources = {source_text(layer.sleep.source) for layer in self.net.layers.values()}
+        return sources.pop() if len(sources) == 1 else None
+
+    def check_objective(self, objective: str | None) -> str:
+        """An objective that can be measured here, the first one for None."""
+        allowed = objectives(self.work.labels is not None)
+        if objective is None:
+            return allowed[0]
+        if objective not in allowed:
+            raise ValueError(
+                f"objective: got {objective!r}, allowed: {', '.join(allowed)}"
+                + ("" if self.work.labels is not None else ", as there are no labels")
+            )
+        return objective
 
     @functools.cached_property
     def ties(self) -> list[list[int]]:
@@ -166,10 +206,27 @@ class Measurer:
     @property
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of the weights and of the images with their labels."""
-        return {"weights_sha256": self._weights, "data_sha256": self._data}
+        weights = fingerprint_state(self.net.state_dict())
+        return {"weights_sha256": weights, "data_sha256": self._data}
 
     def context(self, seed: int, images: range | None = None) -> Context:
-        """What, besides the rates, decides a result; of all images, or of a stretch of them."""
+        """What, besides the rates, decides a result of a seed; see ``contexts``."""
+        return replace(next(iter(self.contexts(images).values())), seed=seed)
+
+    def contexts(self, images: range | None = None) -> dict[int, Context]:
+        """What, besides the rates, decides the results of each seed, as it is now.
+
+        Args:
+            images: a stretch of them; None for all.
+
+        Raises:
+            ValueError: images or labels have been changed in place.
+        """
+        if self._versions_of_data() != self._versions:
+            raise ValueError(
+                "images: they or their labels have been changed in place, allowed: a new Measurer "
+                "for other images"
+            )
         layers = {
             name: LayerRecord.of(layer, self._table(name, layer.table)).stored()
             for name, layer in self.net.layers.items()
@@ -179,7 +236,26 @@ class Measurer:
             configuration["corrected"] = self._correction(self.net.corrected)
         if images is not None:
             configuration["images"] = [images.start, images.stop]
-        return Context(self._weights, self._data, configuration, seed)
+        network = self._steady or fingerprint_network(self.net)
+        compared = self._reference
+        if compared and (compared.network, compared.data) != (network, self._data):
+            configuration["reference"] = [compared.network, compared.data]
+        return {seed: Context(network, self._data, configuration, seed) for seed in self.seeds}
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Promise that a block does not change the network: it is fingerprinted once."""
+        before = self._steady
+        self._steady = before or fingerprint_network(self.net)
+        try:
+            yield
+        finally:
+            self._steady = before
+
+    def _versions_of_data(self) -> list[int | None]:
+        """What grows with every change in place, where torch counts them."""
+        data = [each for each in (self.work.images, self.work.labels) if each is not None]
+        return [None if each.is_inference() else each._version for each in data]
 
     def _correction(self, corrections: Mapping[str, Correction]) -> str:
         """Fingerprint of the corrections in force."""
@@ -213,7 +289,7 @@ class Measurer:
     ) -> dict[Setting, list[Counts]]:
         """Counts for each seed; on all images, or on a stretch of them, which is stored apart."""
         wanted = list(dict.fromkeys(settings))
-        contexts = {seed: self.context(seed, images) for seed in self.seeds}
+        contexts = self.contexts(images)
         known = {seed: self.store.results(context) for seed, context in contexts.items()}
         missing = {
             seed: todo
@@ -226,17 +302,28 @@ class Measurer:
             for seed, setting, counts in self._bar(results, total, label):
                 self.store.put(contexts[seed], setting, counts)
                 known[seed][setting] = counts
+            self._mind_changes(contexts)
         return {setting: [known[seed][setting] for seed in self.seeds] for setting in wanted}
+
+    def _mind_changes(self, contexts: Mapping[int, Context]) -> None:
+        """Warn where an evaluation has changed the network, whose results are then lost to it."""
+        (network,) = {context.network for context in contexts.values()}
+        if self._steady is None and fingerprint_network(self.net) != network:
+            warnings.warn(
+                "net: it changes while it runs (a buffer or an attribute that its forward writes), "
+                "so that the store will not know these results, nor will they repeat",
+                stacklevel=4,
+            )
 
     def known(self, images: range | None = None) -> set[Setting]:
         """Settings that the store holds for every seed."""
-        each = [self.store.results(self.context(seed, images)).keys() for seed in self.seeds]
+        each = [self.store.results(context).keys() for context in self.contexts(images).values()]
         return set.intersection(*map(set, each))
 
     def keep(self, setting: Setting, counts: Sequence[Counts]) -> None:
         """Store counts of all images that were taken on stretches of them."""
-        for seed, each in zip(self.seeds, counts, strict=True):
-            self.store.put(self.context(seed), setting, each)
+        for context, each in zip(self.contexts().values(), counts, strict=True):
+            self.store.put(context, setting, each)
 
     def saving(self, setting: Setting) -> float:
         """Fraction of the network's multiplications saved."""

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from drowsy._optional import require
+from drowsy.evaluation.arguments import check_count
 from drowsy.evaluation.engine import Result, Workload
 from drowsy.evaluation.evaluator import MAP_CACHE, Evaluator
 from drowsy.evaluation.metrics import Counts
@@ -62,19 +63,19 @@ class RayEngine:
 
     Raises:
         ImportError: without Ray; says how to install it.
-        ValueError: an argument that is not allowed.
+        TypeError, ValueError: an argument that is not allowed.
         ConnectionError: no cluster at ``address``.
     """
 
     def __init__(
         self, address: str = "auto", *, workers: int | None = None, threads: int = 1
     ) -> None:
-        host, _, port = address.rpartition(":")
+        host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
         if address not in ("auto", "local") and not (host and port.isdigit()):
             raise ValueError(f"address: got {address!r}, allowed: auto, local or HOST:PORT")
         for name, value in (("workers", workers), ("threads", threads)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: got {value}, allowed: 1 or more")
+            if value is not None or name == "threads":
+                check_count(name, value)
         self._ray: Any = require("ray", "ray")
         self._limit, self._threads = workers, threads
         self._starting: dict[Any, Any] = {}

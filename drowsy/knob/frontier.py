@@ -27,7 +27,7 @@ class NoSuchPoint(LookupError):
     """No measured point satisfies a request; the message names the nearest ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OperatingPoint:
     """A schedule and what was measured at it. None: not measured.
 
@@ -77,6 +77,14 @@ class OperatingPoint:
                     f"spread: got {quoted(name)}: {quoted(value)}, allowed: of "
                     f"{', '.join([*METRICS, *_MEASURED])} finite numbers, 0 or more"
                 )
+
+    def __repr__(self) -> str:
+        """What was measured, and of the schedule how many layers sleep: it may have hundreds."""
+        measured = self.figures | {name: getattr(self, name) for name in ("latency_ms", "joules")}
+        told = [f"{name}={value:.4g}" for name, value in measured.items() if value is not None]
+        layers = self.schedule.thresholds().values()
+        asleep = f"{sum(map(bool, layers))} of {len(layers)} layers asleep, k={self.schedule.k}"
+        return f"OperatingPoint(saving={self.saving:.4g}, {', '.join([*told, asleep])})"
 
     @property
     def figures(self) -> dict[str, float]:
@@ -183,6 +191,8 @@ class Frontier:
         objective: ``top1``, ``top5`` or ``agreement`` (``drowsy.knob.metrics.objectives``).
         cost: what it is traded for: ``macs``, multiplications; or ``latency`` or ``joules``, which
             every point must have measured then.
+        source: text of the source that the sleep maps were drawn by, which schedules do not tell;
+            None where it is not known, or differs between layers.
 
     Attributes:
         points: the optimal points.
@@ -195,11 +205,16 @@ class Frontier:
     """
 
     def __init__(
-        self, points: Iterable[OperatingPoint], objective: str = "top1", cost: str = "macs"
+        self,
+        points: Iterable[OperatingPoint],
+        objective: str = "top1",
+        cost: str = "macs",
+        *,
+        source: str | None = None,
     ) -> None:
         pool = list(points)
         self.points = pareto(pool, objective, cost)
-        self.objective, self.cost = objective, cost
+        self.objective, self.cost, self.source = objective, cost, source
         if not self.points:
             raise ValueError("points: got none, allowed: one or more")
         awake = (p for p in pool if not any(p.schedule.thresholds().values()))
@@ -207,6 +222,14 @@ class Frontier:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def __repr__(self) -> str:
+        first, last = self.points[0], self.points[-1]
+        return (
+            f"Frontier(points={len(self)}, cost={self.cost!r}, "
+            f"saving={first.saving:.4g}..{last.saving:.4g}, "
+            f"{self.objective}={self.value(first):.4g}..{self.value(last):.4g})"
+        )
 
     def value(self, point: OperatingPoint) -> float:
         """The point's objective."""
@@ -340,6 +363,7 @@ class Frontier:
             "version": VERSION,
             "objective": self.objective,
             "cost": self.cost,
+            **({} if self.source is None else {"source": self.source}),
             "reference": None if self.reference is None else self.reference.to_dict(),
             "points": [point.to_dict() for point in self.points],
         }
@@ -356,9 +380,13 @@ class Frontier:
         """
         data, where = read_json(path), legible(path)
         check_header(data, FORMAT, VERSION, where)
-        # Files from before searches by latency and joules do not name a cost.
+        # Files from before searches by latency and joules do not name a cost; some, no source.
         data.setdefault("cost", "macs")
-        check_keys(data, {"format", "version", "objective", "cost", "reference", "points"}, where)
+        source = data.setdefault("source", None)
+        keys = {"format", "version", "objective", "cost", "source", "reference", "points"}
+        check_keys(data, keys, where)
+        if source is not None and not isinstance(source, str):
+            raise ValueError(f"{where}: source: got {source!r}, allowed: text")
         if not isinstance(data["points"], list) or not data["points"]:
             raise ValueError(
                 f"{where}: points: got {quoted(data['points'])}, allowed: a list of points"
@@ -373,7 +401,7 @@ class Frontier:
                 raise ValueError(f"{where}: reference: allowed: a point whose rates are all 0")
             points.append(reference)
         try:
-            return cls(points, data["objective"], data["cost"])
+            return cls(points, data["objective"], data["cost"], source=source)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from drowsy.knob.frontier import Frontier
 from drowsy.knob.schedule import Schedule
 from drowsy.sleep import threshold
 
@@ -48,8 +49,13 @@ def wishes(
         k: rates are multiples of ``1/k``.
 
     Raises:
+        TypeError: a frontier, which is many settings, or what is no rate.
         ValueError: an unknown layer, a rate that is not allowed, a schedule for another ``k``.
     """
+    if isinstance(setting, Frontier):
+        raise TypeError(
+            f"setting: got {setting!r}, allowed: one of its points, as frontier.at(saving=0.25)"
+        )
     setting = getattr(setting, "schedule", setting)
     if isinstance(setting, Schedule):
         if setting.k != k:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from drowsy._optional import require
+from drowsy.evaluation.arguments import check_count
 from drowsy.evaluation.engine import Engine
 from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.store import Store
@@ -38,16 +41,16 @@ GENERATION = 32
 
 def search(
     net: DrowsyNet,
-    images: Tensor,
-    labels: Tensor | None = None,
+    images: Tensor | Iterable[Any],
+    labels: Tensor | Sequence[int] | None = None,
     *,
     method: str = "auto",
     budget: int | None = None,
-    objective: str = "top1",
+    objective: str | None = None,
     cost: str = "macs",
     racing: bool = False,
     seeds: Sequence[int] = (0,),
-    store: Store | None = None,
+    store: Store | str | os.PathLike[str] | None = None,
     batch: int = 50,
     engine: Engine | None = None,
     forward: Callable[[Tensor], object] | None = None,
@@ -68,15 +71,17 @@ def search(
             exhaustive only within it. Below the number of layers and rates, a warning says what it
             takes, and uniform rates are measured first.
         objective: what the frontier is optimal in beside the cost: ``top1``, ``top5`` or
-            ``agreement``. The searches themselves go by divergence from rate 0.
+            ``agreement``; None for ``top1``, or without labels ``agreement``. The searches
+            themselves go by divergence from rate 0.
         racing: measure on few images first, and drop what cannot be optimal in the objective: see
             ``drowsy.searches.race``. The images must be in random order.
 
     The search resumes from ``store``: a result that it holds is not computed again.
 
     Raises:
-        ValueError: an unknown method, a budget below 1, a budget for ``exhaustive``, or more than a
-            million settings for it.
+        ValueError: an unknown method or objective, a budget below 1, a budget for ``exhaustive``,
+            or more than a million settings for it; and as ``Measurer`` does.
+        TypeError: a budget that is no integer; and as ``Measurer`` does.
         ImportError: ``nsga2`` or ``tpe`` without Optuna; says how to install it.
     """
     check_method(method, budget)
@@ -92,6 +97,7 @@ def search(
         forward=forward,
         progress=progress,
     )
+    objective = measurer.check_objective(objective)
     points = search_points(Race(measurer, [objective]) if racing else measurer, method, budget)
     return measurer.frontier(points, objective)
 
@@ -105,19 +111,24 @@ def check_method(method: str, budget: int | None, settings: int = 1) -> None:
     """
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, allowed: {', '.join(METHODS)}")
-    if budget is not None and budget < 1:
-        raise ValueError(f"budget: got {budget}, allowed: 1 or more evaluations")
+    if budget is not None:
+        check_count("budget", budget, "1 or more evaluations")
     if budget is not None and method == "exhaustive":
         raise ValueError(
             f"budget: got {budget}, allowed: none, as exhaustive measures every setting"
         )
     if method == "exhaustive" and settings > EXHAUSTIVE_MOST:
         raise ValueError(
-            f"method: got exhaustive for {settings:,} settings, allowed: up to "
+            f"method: got exhaustive for {_told(settings)} settings, allowed: up to "
             f"{EXHAUSTIVE_MOST:,}; every other method measures no more than its budget"
         )
     if method in ("nsga2", "tpe"):
         require("optuna", "search")
+
+
+def _told(count: int) -> str:
+    """A number in digits, or as a power where these would fill lines."""
+    return f"{count:,}" if count < 10**30 else f"10^{math.log10(count):.0f}"
 
 
 def search_points(

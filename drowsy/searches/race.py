@@ -84,6 +84,10 @@ class Race:
         self, settings: Iterable[Setting], label: str = "settings"
     ) -> dict[Setting, OperatingPoint]:
         """Points of these settings: of all images, or of those it took to drop them."""
+        with self.measurer.steady():
+            return self._measure(settings, label)
+
+    def _measure(self, settings: Iterable[Setting], label: str) -> dict[Setting, OperatingPoint]:
         wanted = list(dict.fromkeys(settings))
         begun = self.measurer.known(range(self.stops[0]))
         # Measured on all images by a search without racing.

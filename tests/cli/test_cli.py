@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -265,7 +266,10 @@ def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> No
         (["inspect", "--model", "caffenet_cifar", "--skip", "conv9"], "'conv9' names no conv"),
         ([*STUDY, "--data", "nowhere", "--budget", "0"], "budget: got 0, allowed: 1 or more"),
         ([*STUDY, "--data", "nowhere"], "data: no folder nowhere"),
-        ([*STUDY, "--data", "{data}", "--images", "0:13"], "indices: got 12"),
+        (
+            [*STUDY, "--data", "{data}", "--images", "0:13"],
+            "images: got 0:13, allowed: a range within 0:12",
+        ),
         ([*STUDY, "--data", "{data}", "--correct", "0:4"], "images: got all, allowed: FIRST:LAST"),
         (
             [*STUDY, "--data", "{data}", "--correct", "0:4", "--images", "3:12"],
@@ -323,3 +327,180 @@ def test_kernels_do_not_know_drowsy() -> None:
         "assert not any(m == 'drowsy' or m.startswith('drowsy.') for m in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- a frontier's own options ---------------------------------------------------------------------
+
+
+def searched(folder: Path, out: Path, *options: str) -> Path:
+    """A frontier of ``drowsy search``."""
+    arguments = ["search", *STUDY[1:], "--data", str(folder), "--out", str(out)]
+    assert main([*arguments, "--method", "greedy", "--budget", "12", *options]) == 0
+    return out / "frontier_top1.json"
+
+
+def test_a_frontier_tells_how_it_was_measured(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Source, grain, fill and k are followed, and survive what commands write."""
+    sleep = ["--source", "lattice", "--grain", "position", "--fill", "nearest"]
+    frontier = searched(folder, tmp_path / "search", *sleep)
+    assert drowsy.Frontier.load(frontier).source == "lattice"
+    seen = []
+    calibrate = drowsy.calibrate
+    monkeypatch.setattr(
+        "drowsy.cli.commands.calibrate",
+        lambda net, *args, **options: seen.append(net.schedule) or calibrate(net, *args, **options),
+    )
+    files = ["--frontier", str(frontier), "--out", str(tmp_path / "c.safetensors")]
+    arguments = ["calibrate", *STUDY[1:3], "--data", str(folder), *files]
+    assert main([*arguments, "--images", "0:6", "--measure", "6:12"]) == 0
+    (schedule,) = seen
+    assert schedule.k == 3
+    assert {layer.grain for layer in schedule.layers.values()} == {"position"}
+    calibration = drowsy.Calibration.load(tmp_path / "c.safetensors")
+    told = {text for sleeps in calibration.sleeps.values() for text in sleeps}
+    assert {(text.split(";")[0], text.split(", ")[-1]) for text in told} == {("lattice", "nearest")}
+    assert drowsy.Frontier.load(tmp_path / "c.json").source == "lattice"
+    # What it tells may be said again.
+    assert main([*arguments, "--images", "0:6", *sleep, "--k", "3"]) == 0
+
+
+def test_a_frontier_that_tells_no_source_is_told_of(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frontier = searched(folder, tmp_path / "search", "--source", "stratified", "--fill", "zero")
+    data = json.loads(frontier.read_text())
+    assert data.pop("source") == "stratified"
+    frontier.write_text(json.dumps(data))
+    files = ["--frontier", str(frontier), "--out", str(tmp_path / "c.safetensors")]
+    arguments = ["calibrate", *STUDY[1:3], "--data", str(folder), *files]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert "frontier_top1.json does not tell the source that it was measured with; bernoul" in told
+    assert main([*arguments, "--source", "stratified"]) == 0
+    assert "does not tell" not in capsys.readouterr().err
+
+
+# --- weights, errors, pipes -----------------------------------------------------------------------
+
+NETWORKS = """
+import torch
+from torch import nn
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+class Faulty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+    def forward(self, x):
+        return self.fc(fault(self.conv(x)).mean((2, 3)))
+def fault(x):
+    return x + {}["fault"]
+torch.fx.wrap("fault")
+"""
+
+
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options for networks of one's own."""
+    (tmp_path / "its_nets.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "its_nets", raising=False)
+    return ["--crop", "32", "--classes", "3", "--out", str(tmp_path / "out")]
+
+
+def test_weights_that_a_function_makes_are_told_of(
+    folder: Path, tmp_path: Path, networks: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["uniform", "--model", "its_nets:build", "--data", str(folder), *networks]
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert "drowsy uniform: its_nets:build has the weights that its function gave it" in told
+    record = json.loads((tmp_path / "out" / "uniform.json").read_text())
+    assert record["weights"] == "as the function made them"
+    tensors = pytest.importorskip("safetensors.torch")
+    made = torch.nn.Sequential(*[torch.nn.Conv2d(3, 4, 3), *[torch.nn.Identity()] * 2])
+    made.append(torch.nn.Linear(4, 3))
+    tensors.save_file(made.state_dict(), tmp_path / "w.safetensors")
+    assert main([*arguments, "--weights", "w.safetensors"]) == 0
+    assert "function gave it" not in capsys.readouterr().err
+    record = json.loads((tmp_path / "out" / "uniform.json").read_text())
+    assert record["weights"] == "w.safetensors"
+
+
+def test_what_nobody_refused_keeps_its_traceback(folder: Path, networks: list[str]) -> None:
+    """A fault of the network is not told as if an option was wrong."""
+    with pytest.raises(KeyError, match="fault"):
+        main(["uniform", "--model", "its_nets:Faulty", "--data", str(folder), *networks])
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, KeyError, RuntimeError])
+def test_a_fault_of_drowsys_keeps_its_traceback(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = {
+        ValueError: lambda *_: int("x"),
+        TypeError: lambda *_: 1 + "",  # type: ignore[operator]
+        KeyError: lambda *_: {}["x"],
+        RuntimeError: lambda *_: torch.zeros(2) @ torch.zeros(3),
+    }
+    monkeypatch.setattr("drowsy.cli.commands.cost_table", faults[kind])
+    with pytest.raises(kind):
+        main(["cost", "--model", "caffenet_cifar"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "drowsy cost: interrupted"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nThe rest."),
+            2,
+            "drowsy cost: CUDA out of memory. (--batch takes a smaller number)",
+        ),
+        (OSError(28, "No space left on device"), 2, "drowsy cost: [Errno 28] No space left on dev"),
+    ],
+    ids=["interrupted", "memory", "disk"],
+)
+def test_what_can_happen_to_anybody_is_told_in_a_line(
+    error: BaseException, code: int, told: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fail(_: object) -> str:
+        raise error
+
+    monkeypatch.setattr("drowsy.cli.commands.cost_table", fail)
+    assert main(["cost", "--model", "caffenet_cifar"]) == code
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["cost", "--model", "caffenet_cifar"], 141), (["--help"], 0)]
+)
+def test_a_reader_that_leaves_early_ends_a_command_quietly(arguments: list[str], code: int) -> None:
+    """As ``| head`` does; the pipe is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "drowsy", *arguments], stdout=pipe, stderr=subprocess.PIPE
+        )
+    assert done.stderr == b""
+    assert done.returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_an_output_that_cannot_be_written_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "drowsy", "cost", "--model", "caffenet_cifar"],
+            stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("drowsy")
+    assert "No space left on device" in line
+    assert done.returncode == 2

@@ -999,3 +999,36 @@ def test_a_calibration_of_nan_is_not_saved(calibrated: DrowsyNet, tmp_path: Path
     with pytest.raises(ValueError, match="JSON compliant"):
         made.save(tmp_path / "c.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["a rate", "a schedule", "a point", "a list", "an iterator"])
+def test_one_point_may_stand_alone(form: str) -> None:
+    net, images = converted(), photos()
+    net.set(0.5)
+    given: dict[str, Any] = {
+        "a rate": 0.5,
+        "a schedule": net.schedule,
+        "a point": drowsy.OperatingPoint(net.schedule, saving=0.5),
+        "a list": [0.5],
+        "an iterator": iter([net.schedule]),
+    }
+    expected = calibrate(net, images)
+    found = calibrate(net, images, given[form])
+    assert found.points.keys() == expected.points.keys()
+    for setting, corrections in expected.points.items():
+        for name, each in corrections.items():
+            assert torch.equal(found.points[setting][name].scale, each.scale)
+
+
+def test_an_engine_that_corrects_follows_weights_that_change() -> None:
+    net, images = converted(), photos()
+    engine, setting = Corrected(images[:4]), (4,) * len(net.layers)
+    measurer = Measurer(net, images, engine=engine)
+    before = measurer.counts([setting])
+    with torch.no_grad():
+        for layer in net.layers.values():
+            layer.weight.mul_(1.5)
+        net.refresh()
+    after = measurer.counts([setting])
+    assert after == Measurer(net, images, engine=Corrected(images[:4])).counts([setting])
+    assert after != before

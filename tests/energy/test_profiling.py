@@ -165,7 +165,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    Frontier(uniform(0, 4)).save("frontier.json")
+    Frontier(uniform(0, 4), source="stratified").save("frontier.json")
     network = ["--model", "smallnet:build", "--crop", "8", "--classes", "5"]
     files = ["--data", "images", "--frontier", "frontier.json", "--out", "measured.json"]
     return ["energy", *network, *files, "--seconds", "0.02"]
@@ -185,7 +185,8 @@ def test_the_command_measures_a_frontier(
     tree = FakeRapl(tmp_path / "powercap", Running()).install(monkeypatch)
     tree.add("intel-rapl:0", "package-0", 50.0)
     assert main(command) == 0
-    assert Frontier.load(tmp_path / "measured.json").at(joules=1e6).saving == 0
+    found = Frontier.load(tmp_path / "measured.json")
+    assert (found.at(joules=1e6).saving, found.source) == (0, "stratified")
     record = json.loads((tmp_path / "measured.samples.json").read_text())
     assert record["images"] == [3, 3, 8, 8]
     assert record["versions"]["torch"]
@@ -198,6 +199,7 @@ def test_the_command_measures_a_frontier(
     told = capsys.readouterr()
     assert "J/image  above idle" in re.sub("  +", "  ", told.out)
     assert "reliable: 5 s or more" in told.out
+    assert "batch: got 50, measured with 3 images, all there are" in told.out
 
 
 def test_the_command_measures_with_corrections(
@@ -206,7 +208,7 @@ def test_the_command_measures_with_corrections(
     from smallnet import build
 
     torch.manual_seed(0)
-    net = drowsy.convert(build().eval())
+    net = drowsy.convert(build().eval(), source="stratified")
     drowsy.calibrate(net, torch.randn(4, 3, 8, 8), Frontier.load("frontier.json")).save("c.tensors")
     corrected = []
     original = drowsy.DrowsyNet.set

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 import drowsy
-from drowsy.evaluation.identity import Context, LayerRecord
+from drowsy.evaluation.identity import Context, LayerRecord, fingerprint_network
 from drowsy.evaluation.measurer import Measurer
 
-WEIGHTS = "823ef8bd6c8c8a5c53194847134dc83516368e9ee60c79b9797d16f18a9e58ee"
 DATA = "f0d97f50f96ce1de3074c20c41c7dcf3f3cfb950a5bed9f5725d227970f3ac90"
 LAYERS = (
     '"layers": {"0": ["lattice, revision 2", "position", "zero"], '
@@ -53,23 +52,33 @@ def measurer(net: drowsy.DrowsyNet) -> Measurer:
 def stored(context: Context) -> tuple[str, str, str, int]:
     """As a store's row holds it."""
     configuration = json.dumps(context.configuration, sort_keys=True)
-    return context.weights, context.data, configuration, context.seed
+    return context.network, context.data, configuration, context.seed
 
 
 def test_the_text_of_a_context(measurer: Measurer) -> None:
-    assert stored(measurer.context(3)) == (WEIGHTS, DATA, f'{{"k": 8, {LAYERS}', 3)
+    assert stored(measurer.context(3)) == (
+        fingerprint_network(measurer.net),
+        DATA,
+        f'{{"k": 8, {LAYERS}',
+        3,
+    )
 
 
 def test_the_text_of_a_stretch_of_the_images(measurer: Measurer) -> None:
     expected = f'{{"images": [0, 2], "k": 8, {LAYERS}'
-    assert stored(measurer.context(3, range(2))) == (WEIGHTS, DATA, expected, 3)
+    assert stored(measurer.context(3, range(2))) == (
+        fingerprint_network(measurer.net),
+        DATA,
+        expected,
+        3,
+    )
 
 
 def test_the_text_of_corrections(measurer: Measurer) -> None:
     correction = drowsy.Correction(torch.ones(2), torch.arange(2.0))
     measurer.net._corrections.apply({"0": correction, "2": correction})
     expected = f'{{"corrected": "{CORRECTED}", "k": 8, {LAYERS}'
-    assert stored(measurer.context(0)) == (WEIGHTS, DATA, expected, 0)
+    assert stored(measurer.context(0)) == (fingerprint_network(measurer.net), DATA, expected, 0)
 
 
 @pytest.mark.parametrize(

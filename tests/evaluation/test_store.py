@@ -9,6 +9,7 @@ import random
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 
 from drowsy.evaluation.identity import Context, fingerprint_data, fingerprint_state
 from drowsy.evaluation.metrics import Counts
-from drowsy.evaluation.store import VERSION, Store
+from drowsy.evaluation.store import VERSION, Store, open_store
 
 CONTEXT = Context("weights", "data", {"k": 8, "layers": {"a": ["bernoulli", "neuron", "zero"]}}, 0)
 COUNTS = Counts(images=744, top1=500, top5=640, agree=700, divergence=12.5)
@@ -57,12 +58,12 @@ def test_a_result_is_visible_to_other_connections_at_once(tmp_path: Path):
 @pytest.mark.parametrize(
     "other",
     [
-        replace(CONTEXT, weights="others"),
+        replace(CONTEXT, network="others"),
         replace(CONTEXT, data="others"),
         replace(CONTEXT, seed=1),
         replace(CONTEXT, configuration={"k": 16, "layers": {}}),
     ],
-    ids=["weights", "data", "seed", "configuration"],
+    ids=["network", "data", "seed", "configuration"],
 )
 def test_contexts_do_not_share_results(other: Context):
     with Store(":memory:") as store:
@@ -204,6 +205,131 @@ def test_a_damaged_store_is_named(tmp_path: Path):
 def test_a_place_that_cannot_hold_a_file_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match=r"nowhere/s\.sqlite: cannot be opened"):
         Store(tmp_path / "nowhere" / "s.sqlite")
+
+
+def test_a_folder_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"^store .*: cannot be opened \(it is a folder\)$"):
+        Store(tmp_path)
+
+
+@pytest.mark.parametrize("path", [3, None, True, b"s.sqlite", ["s.sqlite"]])
+def test_what_is_no_path_is_refused(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match=r"store: got .*, allowed: a path, or ':memory:'"):
+        Store(path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", ["", "s\0.sqlite"])
+def test_a_path_without_a_file_is_refused(path: str):
+    with pytest.raises(ValueError, match=r"store: got '.*', allowed: a path, or ':memory:'"):
+        Store(path)
+
+
+def put_many(store: Store) -> None:
+    for number in range(1000):
+        store.put(CONTEXT, setting_of(number), counts_of(number))
+
+
+# What makes SQLite fail as it does on a full disk, and on one that cannot be written.
+FAILURES = {
+    "PRAGMA max_page_count = 1": "database or disk is full",
+    "PRAGMA query_only = ON": "attempt to write a readonly database",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_cannot_be_written_is_named(tmp_path: Path, failure: str):
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put(CONTEXT, (0,), COUNTS)
+        store._db.execute(failure)
+        told = rf"^store .*s\.sqlite: cannot be written \({FAILURES[failure]}\)$"
+        with pytest.raises(OSError, match=told):
+            put_many(store)
+        # What was put before is there.
+        assert store.results(CONTEXT)[(0,)] == COUNTS
+
+
+def test_a_store_that_cannot_be_written_is_read(tmp_path: Path):
+    with Store(tmp_path / "s.sqlite") as store:
+        store.put(CONTEXT, (0,), COUNTS)
+    with Store(tmp_path / "s.sqlite") as store:
+        store._db.execute("PRAGMA query_only = ON")
+        assert store.results(CONTEXT) == {(0,): COUNTS}
+        assert store.results(replace(CONTEXT, seed=1)) == {}
+
+
+def test_a_store_that_another_process_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("drowsy.evaluation.store._WAIT_S", 0.1)
+    path = tmp_path / "s.sqlite"
+    with Store(path) as store:
+        rival = sqlite3.connect(path, isolation_level=None)
+        rival.execute("BEGIN IMMEDIATE")
+        told = r"database is locked, for 0\.1 s, by another process\)$"
+        with pytest.raises(OSError, match=rf"^store .*s\.sqlite: cannot be written \({told}"):
+            store.put(CONTEXT, (0,), COUNTS)
+        with pytest.raises(ValueError, match=rf"^store .*s\.sqlite: cannot be opened \({told}"):
+            Store(path)
+        rival.close()
+        store.put(CONTEXT, (0,), COUNTS)
+
+
+def test_a_store_that_was_closed_is_named(tmp_path: Path):
+    store = Store(tmp_path / "s.sqlite")
+    store.close()
+    store.close()
+    for use in (lambda: store.put(CONTEXT, (0,), COUNTS), lambda: store.results(CONTEXT)):
+        with pytest.raises(ValueError, match=r"^store .*s\.sqlite: is closed$"):
+            use()
+
+
+# --- threads -------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_store(tmp_path: Path):
+    contexts = [replace(CONTEXT, seed=seed) for seed in range(3)]
+    with Store(tmp_path / "s.sqlite") as store, ThreadPoolExecutor(8) as pool:
+        for put in [
+            pool.submit(store.put, context, setting_of(number), counts_of(number))
+            for number in range(200)
+            for context in contexts
+        ]:
+            put.result()
+        found = list(pool.map(store.results, contexts))
+    assert found == [{setting_of(n): counts_of(n) for n in range(200)}] * 3
+
+
+def test_a_forked_process_is_told_to_open_its_own(tmp_path: Path):
+    with Store(tmp_path / "s.sqlite") as store:
+        answers = FORK.SimpleQueue()
+
+        def use() -> None:
+            try:
+                store.results(CONTEXT)
+            except RuntimeError as error:
+                answers.put(str(error))
+
+        child = FORK.Process(target=use)
+        child.start()
+        child.join(timeout=60)
+        assert child.exitcode == 0
+        assert f"s.sqlite: was opened by process {os.getpid()}, of which this" in answers.get()
+
+
+# --- stores by path ------------------------------------------------------------------------------
+
+
+def test_a_path_is_opened_and_a_store_is_taken_as_it_is(tmp_path: Path):
+    store = Store(tmp_path / "s.sqlite")
+    assert open_store(store) is store
+    store.put(CONTEXT, (0,), COUNTS)
+    for path in (tmp_path / "s.sqlite", str(tmp_path / "s.sqlite")):
+        with open_store(path) as opened:
+            assert opened.results(CONTEXT) == {(0,): COUNTS}
+    with open_store(None) as opened:
+        assert opened.path == ":memory:"
 
 
 # --- other processes, and death ------------------------------------------------------------------

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import drowsy
-from drowsy.evaluation.engine import InProcess, Result, Workload
+from drowsy.evaluation.engine import Result, Workload
+from drowsy.evaluation.identity import fingerprint_state
 from drowsy.knob.schedule import Setting
 
 pytest.importorskip("safetensors", reason="needs safetensors")
@@ -62,20 +63,25 @@ NETS |= {"stencils": with_stencils, "calibrated": calibrated}
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_store_knows_every_point(name: str, store: drowsy.Store) -> None:
+def test_a_store_holds_every_point_by_the_weights_alone(name: str, store: drowsy.Store) -> None:
     net, images, labels = NETS[name](), MADE["images"](), MADE["labels"]()
     settings = [(0,), (4,)] if len(net.layers) == 1 else MADE["SETTINGS"]
-    known, fresh = (
-        drowsy.Measurer(net, images, labels, seeds=(0, 1), store=held, engine=engine).counts(
-            settings
-        )
-        for held, engine in ((store, Nothing()), (None, InProcess()))
-    )
-    assert list(known) == settings
+    measurer = drowsy.Measurer(net, images, labels, seeds=(0, 1), store=store)
+    weights = fingerprint_state(net.state_dict())
+    held = [
+        store.results(replace(context, network=weights)) for context in measurer.contexts().values()
+    ]
+    assert all(results.keys() == set(settings) for results in held)
+    # What else those networks computed is not known, so that nothing is taken from there.
+    assert not measurer.known()
+    fresh = measurer.counts(settings)
     for setting in settings:
-        for was, now in zip(known[setting], fresh[setting], strict=True):
+        for was, now in zip((each[setting] for each in held), fresh[setting], strict=True):
             assert was.divergence == pytest.approx(now.divergence, rel=1e-3, abs=1e-5)
             assert replace(was, divergence=0) == replace(now, divergence=0)
+    # Beside the rows of then, in the same file.
+    again = drowsy.Measurer(net, images, labels, seeds=(0, 1), store=store, engine=Nothing())
+    assert again.counts(settings) == fresh
 
 
 def test_a_store_that_lacks_a_point_is_asked_for_it(store: drowsy.Store) -> None:

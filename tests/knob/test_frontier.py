@@ -369,3 +369,19 @@ def test_a_file_that_names_no_cost_is_of_multiplications(
     del data["cost"]
     (tmp_path / "old.json").write_text(json.dumps(data))
     assert Frontier.load(tmp_path / "old.json").cost == "macs"
+
+
+def test_points_and_frontiers_are_shown_in_a_line():
+    layers = {f"layer{i}": LayerSetting(Fraction(i % 2, 2)) for i in range(99)}
+    point = OperatingPoint(
+        Schedule(8, layers), 0.25, top1=0.8765, divergence=0.012345, latency_ms=1.5
+    )
+    assert repr(point) == (
+        "OperatingPoint(saving=0.25, top1=0.8765, divergence=0.01235, latency_ms=1.5, "
+        "49 of 99 layers asleep, k=8)"
+    )
+    awake = OperatingPoint(Schedule(8), 0.0, top1=0.9)
+    assert repr(awake) == "OperatingPoint(saving=0, top1=0.9, 0 of 0 layers asleep, k=8)"
+    assert repr(Frontier([awake, point])) == (
+        "Frontier(points=2, cost='macs', saving=0..0.25, top1=0.9..0.8765)"
+    )

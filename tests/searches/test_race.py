@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +37,8 @@ class Table:
         self.work = SimpleNamespace(labels=None, batch=1)
         self.net, self.names = SimpleNamespace(k=len(saving)), ["conv"]
         self.gains, self.ties = saving[None], [[0]]
+
+    steady = staticmethod(contextlib.nullcontext)
 
     def known(self, images: range | None = None) -> set[Setting]:
         return set()

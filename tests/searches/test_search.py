@@ -225,8 +225,8 @@ def test_a_result_is_known_by_all_that_decides_it() -> None:
     shared.layers["2"].stage(stream=shared.layers["0"].sleep.stream)
     assert context(shared) != plain
     never = lambda: pytest.fail("nothing is evaluated")  # noqa: E731
-    assert context(reference=Reference(plain.weights, plain.data, never)) == plain
-    assert context(reference=Reference(plain.weights, "other images", never)) != plain
+    assert context(reference=Reference(plain.network, plain.data, never)) == plain
+    assert context(reference=Reference(plain.network, "other images", never)) != plain
     corrected = Corrected(images[:4])
     assert context(engine=corrected) != plain
     assert context(engine=Corrected(images[:4], reconstruct=True)) != context(engine=corrected)

@@ -1,0 +1,105 @@
+"""Which options are allowed, alone and beside each other."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+
+from drowsy.images.checks import check_splits
+from drowsy.models import MODELS
+
+# Least values of options, where a command has them.
+LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1}
+# Files that are read.
+_FILES = ("weights", "stencils", "calibration")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise for an option that is not allowed, or that would be ignored beside the others."""
+    if hasattr(args, "device"):
+        find_device(args)
+    for name, least in LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and value < least:
+            raise ValueError(f"{name}: got {value}, allowed: {least} or more")
+    for name, allowed, fits in (
+        ("mean", "finite numbers", math.isfinite),
+        ("std", "finite numbers above 0", lambda value: 0 < value < math.inf),
+    ):
+        values = getattr(args, name, None)
+        if values is not None and not all(map(fits, values)):
+            raise ValueError(f"{name}: got {values}, allowed: {allowed}")
+    for name in _FILES:
+        value = getattr(args, name, None)
+        if isinstance(value, str) and Path(value).is_dir():
+            raise ValueError(f"{name}: {value} is a folder, allowed: a safetensors file")
+    _check_company(args)
+
+
+def _check_company(args: argparse.Namespace) -> None:
+    """Raise for options that others do not go with, since they would be ignored."""
+
+    def needs(name: str, there: bool, company: str) -> None:
+        if getattr(args, name, None) not in (None, False) and not there:
+            given = getattr(args, name)
+            shown = " ".join(map(str, given)) if isinstance(given, list) else given
+            raise ValueError(f"{name}: got {shown}, allowed: {company}")
+
+    if args.command == "inspect":
+        for name in ("gpu", "batch", "dtype"):
+            needs(name, args.kernels, "with --kernels")
+        needs("stages", not args.kernels, "without --kernels")
+    if args.command == "calibrate":
+        needs("seeds", args.measure is not None, "with --measure, as nothing is measured")
+    needs("address", getattr(args, "engine", None) == "ray", "with --engine ray")
+    own = getattr(args, "model", None) not in MODELS
+    needs("classes", own, "with MODULE:FUNCTION, as the networks that come with drowsy have theirs")
+    if not hasattr(args, "frontier"):
+        needs("stencils", getattr(args, "fill", None) == "stencil", "with --fill stencil")
+
+
+def check_correct(args: argparse.Namespace) -> None:
+    """Raise ValueError unless the images that correct are apart from those that are measured."""
+    if args.correct is None:
+        return
+    if args.engine != "inprocess":
+        raise ValueError(
+            f"correct: got engine {args.engine}, allowed: inprocess, where settings are corrected"
+        )
+    check_apart(args, "correct", "those that correct")
+
+
+def check_apart(args: argparse.Namespace, name: str, others: str) -> None:
+    """Raise ValueError unless the images of ``--images`` are apart from those of ``--NAME``."""
+    if args.images is None:
+        raise ValueError(f"images: got all, allowed: FIRST:LAST, apart from {others}")
+    splits = {"images": args.images, name: getattr(args, name)}
+    check_splits(splits, max(span.stop for span in splits.values()))
+
+
+def check_out_file(args: argparse.Namespace) -> Path:
+    """The file of ``--out``; ValueError where that is a folder, before anything is computed."""
+    out = Path(args.out)
+    if out.is_dir():
+        raise ValueError(f"out: {out} is a folder, allowed: a file")
+    return out
+
+
+def find_device(args: argparse.Namespace) -> torch.device:
+    """The device of ``--device``, which is here."""
+    try:
+        device = torch.device(args.device)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: got {args.device!r}, allowed: cpu, cuda or cuda:NUMBER")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"device: got {args.device}, but torch finds no CUDA device here")
+        if (device.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise ValueError(f"device: got {args.device}, allowed: cuda:0 to cuda:{count - 1}")
+    return device
