@@ -1013,7 +1013,37 @@ CASES = [
         ValueError,
         "norm: .*without running statistics",
     ),
+    Case(
+        "norm in training mode",
+        lambda _: DrowsyConv2d.from_conv(nn.Conv2d(2, 2, 1), norm=nn.BatchNorm2d(2)),
+        ValueError,
+        "norm: got BatchNorm2d in training mode, allowed: .*in eval mode",
+    ),
+    Case(
+        "no convolution",
+        lambda _: DrowsyConv2d.from_conv(nn.Linear(2, 2)),  # type: ignore[arg-type]
+        ValueError,
+        "conv: got Linear, .*is not an nn.Conv2d",
+    ),
+    Case(
+        "sleep a text",
+        lambda _: DrowsyConv2d(2, 2, 1, sleep="stratified"),  # type: ignore[arg-type]
+        TypeError,
+        "sleep: got 'stratified', allowed: a drowsy.SleepSpec",
+    ),
     # Inference.
+    Case(
+        "scripting",
+        lambda _: torch.jit.script(DrowsyConv2d(2, 2, 1)),
+        RuntimeError,
+        r"torch\.jit\.script: use torch\.jit\.trace",
+    ),
+    Case(
+        "vmap",
+        lambda _: torch.vmap(DrowsyConv2d(2, 2, 1).requires_grad_(False))(torch.ones(1, 2, 3, 3)),
+        RuntimeError,
+        r"transforms of torch\.func .*revert",
+    ),
     Case("gradient", lambda _: net()(images()), RuntimeError, r"inference.*torch\.inference_mode"),
     Case(
         "unsupported dtype",

@@ -67,7 +67,7 @@ class FoldedConv2d(nn.Conv2d):
     _norm: NormAtHeart | None = None
     _computed: ComputedParameters | None = None
     _cache_folded = True
-    _spec: ConvSpec | None = None
+    _spec: tuple[torch.Size | None, ConvSpec] | None = None
     # What was folded or corrected.
     _made_of: tuple[_Ingredient, ...] = ()
 
@@ -139,10 +139,13 @@ class FoldedConv2d(nn.Conv2d):
         """
         if torch.compiler.is_compiling():  # would be compiled anew where one is remembered
             return ConvSpec.of_conv(self, self.activation)
-        if self._spec is None:
+        # Of no other paddings does the kernel decide how large they are.
+        named = self.pads_same or isinstance(self.padding, str)
+        kernel = self.weight.shape if named else None
+        if self._spec is None or self._spec[0] != kernel:
             with untraced():
-                vars(self)["_spec"] = ConvSpec.of_conv(self, self.activation)
-        return self._spec  # type: ignore[return-value]
+                vars(self)["_spec"] = kernel, ConvSpec.of_conv(self, self.activation)
+        return self._spec[1]  # type: ignore[index]
 
     @property
     def reads_single_positions(self) -> bool:
@@ -165,7 +168,8 @@ class FoldedConv2d(nn.Conv2d):
 
     def _wants_gradient(self) -> bool:
         """Whether something that the weight in effect is made of requires a gradient."""
-        return any(tensor.requires_grad for _, _, tensor in self._ingredients())
+        made_of = (tensor for _, _, tensor in self._ingredients())
+        return any(tensor.requires_grad for tensor in (*self.parameters(), *made_of))
 
     def refresh(self) -> None:
         """Fold again, after the parameters or the batch norm's statistics changed."""
@@ -225,11 +229,12 @@ class FoldedConv2d(nn.Conv2d):
         ``torch.func.functional_call`` puts them there, and ``load_state_dict(assign=True)``.
         """
         for kept, name, was in self._made_of:
-            if kept[name] is not was:
+            if kept.get(name) is not was:
                 break
         else:
             return False
-        others = [(kept[name], was) for kept, name, was in self._made_of if kept[name] is not was]
+        pairs = [(kept.get(name), was) for kept, name, was in self._made_of]
+        others = [(now, was) for now, was in pairs if now is not was]
         if not all(_stands_for(now, was) for now, was in others):
             return True
         if not any(isinstance(now, FakeTensor) for now, _ in others):
@@ -301,6 +306,8 @@ def _stands_for(now: Tensor | None, was: Tensor) -> bool:
         return False
     if isinstance(now, FakeTensor):  # what torch.export puts in its place
         return now.fake_mode.from_tensor(was) is now
+    if now.is_meta or was.is_meta:  # without numbers, any are as good as others
+        return now.is_meta
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False  # numbers cannot be looked at
     return torch.equal(now, was.to(now))
@@ -321,4 +328,6 @@ def _norm_of(norm: nn.Module | None) -> NormAtHeart | None:
 def _lacks(norm: nn.Module) -> str:
     if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
         return "without running statistics"
+    if norm._forward_hooks or norm._forward_pre_hooks:
+        return "with hooks"
     return "in training mode" if norm.training else "that computes something else"

@@ -327,7 +327,7 @@ class DrowsyConv2d(FoldedConv2d):
             or type(input) is not Tensor
             or not self.control.awake(self.index)
             or torch.jit.is_tracing()
-            or get_proxy_mode() is not None
+            or _is_recorded()
         ):
             return False
         if not input.is_cuda:
@@ -397,3 +397,10 @@ class DrowsyConv2d(FoldedConv2d):
             f"{super().extra_repr()}, activation={self.activation}{norm}, "
             f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"
         )
+
+
+def _is_recorded() -> bool:
+    """Whether ``make_fx`` is at work, which traces plain tensors too."""
+    # Its modes are on these stacks: to ask for itself takes as long as the rest of ``_idle``.
+    modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+    return modes > 0 and get_proxy_mode() is not None

@@ -815,3 +815,19 @@ def test_deploy_in_inference_mode(where: str) -> None:
         expected = net(example)
         net.reseed(1)
         torch.testing.assert_close(fast(example), expected)
+
+
+def test_geometry_changed_by_hand_is_followed(triton_device: torch.device) -> None:
+    layers = (nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 8, 1))
+    model = nn.Sequential(*layers).eval().to(triton_device)
+    net = drowsy.convert(model, source="lattice", grain="position", backend="triton")
+    net.set(0.5)
+    x = torch.randn(2, 8, 9, 8, device=triton_device)
+    fast = drowsy.deploy(net, x, graph=False)
+    assert check(net, fast, x).shape == (2, 8, 2, 1)
+    first, second = net.layers["0"], net.layers["2"]
+    # By TensorFlow's rule, which depends on the input's size.
+    first.pads_same = second.pads_same = True
+    assert check(net, fast, x).shape == (2, 8, 5, 4)
+    second.dilation, first.pads_same, first.padding = 2, False, 2
+    assert check(net, fast, x).shape == (2, 8, 6, 5)

@@ -256,6 +256,31 @@ def _layers(conv: nn.Conv2d) -> list[DrowsyConv2d]:
     return [DrowsyConv2d.from_conv(conv), made]
 
 
+@pytest.mark.parametrize("folded", [True, False])
+def test_what_torch_does_to_a_layers_weight_is_followed(folded: bool) -> None:
+    norm = randomise(nn.BatchNorm2d(3)) if folded else None
+    conv = nn.Conv2d(2, 3, 3, padding="same")
+    layer, x = DrowsyConv2d.from_conv(conv, norm=norm), torch.randn(1, 2, 6, 6)
+    wider = {"weight": torch.randn(3, 2, 5, 5)}
+    for change in (
+        lambda module: nn.utils.prune.l1_unstructured(module, "weight", 0.5),
+        lambda module: nn.utils.parametrizations.weight_norm(module),
+    ):
+        run(layer, x)
+        with torch.no_grad():
+            expected = functional_call(conv, wider, (x,))
+            expected = expected if norm is None else norm(expected)
+            torch.testing.assert_close(functional_call(layer, wider, (x,)), expected)
+        plain, changed = copy.deepcopy(conv), copy.deepcopy(layer)
+        change(plain)
+        change(changed)
+        assert changed.norm is None or changed.norm is not norm
+        expected = run(plain if norm is None else nn.Sequential(plain, norm), x)
+        torch.testing.assert_close(run(changed, x), expected)
+        with pytest.raises(RuntimeError, match="has no gradient"):
+            changed(x)
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("padding", -1), ("stride", 0), ("dilation", (1, 2, 3))]
 )
@@ -342,6 +367,15 @@ def test_a_move_keeps_what_was_folded() -> None:
     torch.testing.assert_close(
         net.layer.parameters_in_effect()[0], folded.half() / 2, rtol=1e-2, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_a_network_without_memory_has_shapes(corrected: bool) -> None:
+    net = _Net(randomise(nn.BatchNorm2d(5))).eval()
+    if corrected:
+        net.layer.correct(torch.ones(5), torch.zeros(5))
+    meta = copy.deepcopy(net).to("meta")
+    assert run(meta, torch.randn(1, 2, 6, 6, device="meta")).shape == (1, 5, 4, 4)
 
 
 @pytest.mark.parametrize("folded", [True, False])
