@@ -425,7 +425,7 @@ def test_a_stopped_comparison_resumes_and_a_finished_one_evaluates_nothing(
         assert compare(store=store) == rows
         # One was evaluated and not kept.
         assert len(evaluated) == count + 1
-        monkeypatch.setattr(Evaluator, "_advance", None)
+        monkeypatch.setattr(Evaluator, "walk", None)
         assert compare(store=store) == rows
 
 
