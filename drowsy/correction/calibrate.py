@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drowsy.correction.layerwise import layer_corrections
+from drowsy.correction.by_forward import corrections_by_forward
+from drowsy.correction.by_graph import corrections_by_graph
 from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.control import check_seed
 from drowsy.knob.costs import layer_costs, layer_shares
@@ -86,6 +87,7 @@ def calibrate(
     if isinstance(given, Frontier):
         given = given.points
     schedules = [getattr(point, "schedule", point) for point in given]
+    corrections = corrections_by_forward if net.graph is None else corrections_by_graph
     with net.kept():
         net.calibration = None
         shares = layer_shares(layer_costs(net, pixels.shape[1:]))
@@ -100,7 +102,7 @@ def calibrate(
             setting = tuple(net.control.settings)
             if any(setting):
                 calibration.sleeps[setting] = net.sleeps
-                calibration.points[setting] = layer_corrections(
+                calibration.points[setting] = corrections(
                     net, pixels, reconstruct, seed, batch, progress
                 )
     net.calibration = calibration

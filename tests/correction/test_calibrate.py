@@ -616,7 +616,7 @@ def test_the_network_is_as_it_was_after_an_error(
     clock = calibrated.control.clock.clone()
     with pytest.raises(ValueError, match="schedule: has k = 4"):
         calibrate(calibrated, photos(), [drowsy.Schedule(4)])
-    monkeypatch.setattr(layerwise._Task, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(layerwise.Call, "output", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         calibrate(calibrated, photos(), [calibrated.schedule_of((1, 1, 1))])
     assert calibrated.calibration is not None
