@@ -23,12 +23,15 @@ def layers_doing(net: DrowsyNet, forward: Forward) -> Iterator[None]:
         return forward(name, layer, input)
 
     clock = net.control.clock.clone()
+    # Some libraries hide the class's forward by one of the instance, as is done here.
+    own = {name: vars(layer).get("forward") for name, layer in net.layers.items()}
     try:
         for name, layer in net.layers.items():
-            # On the module itself, before its class: neither hooks nor outputs are computed.
-            layer.forward = functools.partial(called, name, layer)  # type: ignore[method-assign]
+            vars(layer)["forward"] = functools.partial(called, name, layer)
         yield
     finally:
-        for layer in net.layers.values():
-            vars(layer).pop("forward", None)
+        for name, layer in net.layers.items():
+            del vars(layer)["forward"]
+            if own[name] is not None:
+                vars(layer)["forward"] = own[name]
         net.control.clock.copy_(clock)
