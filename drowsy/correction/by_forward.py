@@ -2,8 +2,10 @@
 
 First with all awake: of every layer, what its pre-activations are is written down. Then asleep: a
 layer runs after those before it, so that its correction can be found, from the input that it really
-gets, before its output is. Forwards are whole ones, one after the other, for a network may keep
-things from one of its layers to another where nobody sees them.
+gets, before its output is. That takes all images at each layer, and forwards are whole ones, one
+after the other, for a network may keep things from one of its layers to another where nobody sees
+them: so all are one batch. It holds what the network holds of all images at once, less than two
+runs side by side; only within a layer they are taken by chunks. Sleep maps are those of that batch.
 """
 
 from __future__ import annotations

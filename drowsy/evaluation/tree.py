@@ -136,9 +136,13 @@ class Tree:
         if y.dim() == 3:  # one image without a batch, as a layer takes it too
             return self._sleep(y[None], layer, chunk, setting)[0]
         called = self._layers[layer]
-        drawn = self._levels(called.sleep, y, chunk)
         factor = scale(j, called.sleep.k, called.fill)
-        return sleep(y, drawn, j, factor, called.sleep.grain, called.fill, called.table)
+        # The many small operations of a map and a fill are a quarter faster in inference mode.
+        with torch.inference_mode():
+            drawn = self._levels(called.sleep, y, chunk)
+            slept = sleep(y, drawn, j, factor, called.sleep.grain, called.fill, called.table)
+        # The executor must see who writes to it, which no tensor of inference mode tells.
+        return slept.new_empty(0).set_(slept)
 
     def _levels(self, spec: SleepSpec, y: Tensor, chunk: int) -> Tensor:
         """The level map of outputs ``[N, C, OH, OW]``; calls of one layer may differ in size."""

@@ -174,6 +174,8 @@ def _is_torchs_own(node: fx.Node, modules: Mapping[str, Any]) -> bool:
 
 def _tensors(value: Any) -> list[Tensor]:
     """The tensors that a node put out: itself, or those of a tuple such as ``chunk`` gives."""
+    if isinstance(value, Tensor):
+        return [value]
     found: list[Any] = []
     fx.node.map_aggregate(value, found.append)
     return [each for each in found if isinstance(each, Tensor)]
@@ -211,12 +213,13 @@ def check_overwritten(net: fx.GraphModule, example: Tensor) -> None:
     # The tensor that the result of an in-place operation is.
     origin: dict[fx.Node, fx.Node] = {}
 
-    def check(node: fx.Node, written: list[fx.Node], held: Mapping[fx.Node, Tensor]) -> None:
+    def check(
+        node: fx.Node, twin: Any, written: list[fx.Node], held: Mapping[fx.Node, Tensor]
+    ) -> None:
         """Of a node that has overwritten the tensors of some that it reads, whatever views them."""
-        found = overwriting(node, modules)
-        own = {used for used in written if values[node] is held[used]}
-        if own and found and found.twin is not None:
-            origin[node] = origin.get(one := own.pop(), one)
+        own = next((used for used in written if values[node] is held[used]), None)
+        if own is not None and twin is not None:
+            origin[node] = origin.get(own, own)
         memories = {held[used].untyped_storage()._cdata for used in written}
         for other, value in held.items():
             reader = executor.last_reader.get(other)
@@ -241,8 +244,11 @@ def check_overwritten(net: fx.GraphModule, example: Tensor) -> None:
             versions = {used: held[used]._version for used in node.all_input_nodes if used in held}
             values[node] = executor.compute(node, values)
             written = [used for used, version in versions.items() if held[used]._version != version]
+            # Of lists of tensors fake ones do not tell.
+            known = overwriting(node, modules)
+            written += [used for used in known.overwritten if used in held] if known else []
             if written:
-                check(node, written, held)
+                check(node, known and known.twin, written, held)
             executor.drop(node, values)
 
 

@@ -18,6 +18,7 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.graph.convert import convert
 from drowsy.network.calibration import Calibration
 from drowsy.network.net import DrowsyNet
+from drowsy.sleep import levels
 
 N, CHANNELS = 18, 6
 
@@ -132,6 +133,54 @@ def test_so_they_are_for_other_sleepers(
     check_alike(found, expected)
     # What comes before the first sleeper sees what it sees awake.
     assert [list(corrections) for corrections in found.points.values()] == [["a", "b", "c"], ["c"]]
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_layer_that_runs_at_two_sizes_is_corrected_for_its_first_input(
+    graph: bool, without_graphs: Callable[[], None]
+) -> None:
+    net, images = converted(HABITS["a layer at two sizes"]), photos()
+    if not graph:
+        without_graphs()
+
+    def spreads() -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Mean and deviation of the sums at each call, of those awake at rate 1/2."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+        def hook(layer: Any, given: tuple[Tensor], _: Tensor) -> None:
+            weight, bias = layer.parameters_in_effect()
+            x = given[0].double()
+            bias = bias.double()
+            z = F.conv2d(x, weight.double(), bias, 1, layer.padding, 1, layer.groups)
+            awake = levels(layer.sleep, tuple(z.shape), torch.tensor([0, 0])) >= 4
+            kept = z.permute(0, 2, 3, 1).flatten(0, 2)[awake.flatten()]
+            calls = found.setdefault(names[layer], [])
+            calls.append((kept.mean(0), kept.std(0, correction=0)))
+
+        names = {layer: name for name, layer in net.layers.items()}
+        handles = [layer.register_forward_hook(hook) for layer in net.layers.values()]
+        net.reseed(0)
+        with torch.inference_mode():
+            net(images.clone())
+        for handle in handles:
+            handle.remove()
+        return found
+
+    drowsy = spreads()
+    net.set(0)
+    wanted = spreads()
+    net.set(0.5)
+    calibrate(net, images, batch=5)
+    own = spreads()
+    assert {name: len(calls) for name, calls in own.items()} == {"stem": 1, "a": 2, "b": 1, "c": 1}
+    # The last layer reads what comes of both calls.
+    for name in ("a", "b", "c"):
+        for mine, want, before in zip(own[name][0], wanted[name][0], drowsy[name][0], strict=True):
+            torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(before, want, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(own["a"][1][1], wanted["a"][1][1], rtol=1e-4, atol=1e-5)
+    # The second call computes with the correction too.
+    assert not torch.allclose(own["a"][1][1], drowsy["a"][1][1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("graph", [True, False])
