@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from drowsy.evaluation.classification import check_logits
-from drowsy.graph.overwriting import Apart
+from drowsy.graph.overwriting import Apart, over
 from drowsy.graph.running import Values
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
@@ -142,7 +142,7 @@ class Tree:
             drawn = self._levels(called.sleep, y, chunk)
             slept = sleep(y, drawn, j, factor, called.sleep.grain, called.fill, called.table)
         # The executor must see who writes to it, which no tensor of inference mode tells.
-        return slept.new_empty(0).set_(slept)
+        return over(slept.untyped_storage(), slept)
 
     def _levels(self, spec: SleepSpec, y: Tensor, chunk: int) -> Tensor:
         """The level map of outputs ``[N, C, OH, OW]``; calls of one layer may differ in size."""

@@ -60,7 +60,7 @@ def overwriting(node: fx.Node, modules: Mapping[str, Any]) -> Overwriting | None
         return None
     twin: Any = node.target
     args, kwargs = node.args, dict(node.kwargs)
-    over: Any = next(each for each in (*args, *kwargs.values()) if _nodes(each))
+    target: Any = next(each for each in (*args, *kwargs.values()) if _nodes(each))
     if node.op == "call_module":
         module = modules[str(node.target)]
         if not getattr(module, "inplace", False):
@@ -70,7 +70,7 @@ def overwriting(node: fx.Node, modules: Mapping[str, Any]) -> Overwriting | None
     elif node.op not in ("call_function", "call_method"):
         return None
     elif kwargs.get("out") is not None:
-        over = kwargs.pop("out")
+        target = kwargs.pop("out")
     elif kwargs.get("inplace"):
         kwargs["inplace"] = False
     elif (place := _asked_at(node)) is not None:
@@ -81,9 +81,9 @@ def overwriting(node: fx.Node, modules: Mapping[str, Any]) -> Overwriting | None
         twin = _without_underscore(node.target)
     else:
         return None
-    overwritten = _nodes(over)
+    overwritten = _nodes(target)
     # What is written over several tensors has no one result that could stand for them.
-    return Overwriting(overwritten, twin if overwritten == (over,) else None, args, kwargs)
+    return Overwriting(overwritten, twin if overwritten == (target,) else None, args, kwargs)
 
 
 def _nodes(argument: Any) -> tuple[fx.Node, ...]:
@@ -195,11 +195,16 @@ def give_own_memory(values: Values, node: fx.Node) -> None:
         own = new.get(held.untyped_storage().data_ptr()) if isinstance(held, Tensor) else None
         if own is None:
             return held
-        return held.new_empty(0).set_(own, held.storage_offset(), held.shape, held.stride())
+        return over(own, held)
 
     # Nodes that give several tensors, as ``chunk`` does, hold tuples of them.
     for holder, held in values.items():
         values[holder] = fx.node.map_aggregate(held, moved)
+
+
+def over(memory: torch.UntypedStorage, like: Tensor) -> Tensor:
+    """A tensor like another one over this memory, with a count of what is written to it."""
+    return like.new_empty(0).set_(memory, like.storage_offset(), like.shape, like.stride())
 
 
 def check_overwritten(net: fx.GraphModule, example: Tensor) -> None:
