@@ -50,16 +50,16 @@ class Tree:
             if node.op == "call_module" and node.target in index
         }
         # Cut at each layer's first call: one stretch up to each, and one to the end.
-        self._first_calls: list[fx.Node] = []
+        first: dict[int, fx.Node] = {}
         self._stretches: list[list[fx.Node]] = [[]]
         for node in nodes:
             self._stretches[-1].append(node)
-            if self._layer_of.get(node) == len(self._first_calls):
-                self._first_calls.append(node)
+            layer = self._layer_of.get(node)
+            if layer is not None and layer not in first:
+                first[layer] = node
                 self._stretches.append([])
-        assert len(self._first_calls) == len(self._layers), (
-            "layers are numbered in order of execution"
-        )
+        # The layers that run, in order of execution.
+        self._order, self._first_calls = list(first), list(first.values())
 
     def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Tensor]]:
         """Logits of settings, which are sorted and each there once, as soon as they are known."""
@@ -79,10 +79,17 @@ class Tree:
     def _descend(
         self, depth: int, states: list[Values], settings: Sequence[Setting]
     ) -> Iterator[tuple[Setting, Tensor]]:
-        """Logits of settings that agree before layer ``depth``, whose awake outputs are known."""
+        """Logits of settings that agree before the ``depth``-th layer that runs.
+
+        Its awake outputs are known.
+        """
+        if depth == len(self._order):  # they differ in layers that do not run
+            logits = self._tail(depth, states, settings[0])
+            yield from ((setting, logits) for setting in settings)
+            return
         groups: dict[int, list[Setting]] = {}
         for setting in settings:
-            groups.setdefault(setting[depth], []).append(setting)
+            groups.setdefault(setting[self._order[depth]], []).append(setting)
         ordered = sorted(groups.values(), key=len)
         for group in ordered:
             if len(group) == 1:
@@ -100,47 +107,46 @@ class Tree:
             yield from self._descend(depth + 1, deeper, group)
 
     def _tail(self, depth: int, states: list[Values], setting: Setting) -> Tensor:
-        """Logits of one setting from layer ``depth`` to the end."""
+        """Logits of one setting from the ``depth``-th layer that runs to the end."""
         logits = []
         for chunk, live in enumerate(states):
             live = dict(live)
-            for layer in range(depth, len(self._layers)):
-                self._fall_asleep(layer, live, chunk, setting)
-                self._advance(layer + 1, live, chunk, setting)
+            for place in range(depth, len(self._order)):
+                self._fall_asleep(place, live, chunk, setting)
+                self._advance(place + 1, live, chunk, setting)
             output = self._executor.compute(self._output, live)
             logits.append(check_logits(output, self._chunks[chunk][1]))
         return torch.cat(logits)
 
     # --- layers -------------------------------------------------------------------------------
 
-    def _fall_asleep(self, layer: int, live: Values, chunk: int, setting: Setting) -> None:
+    def _fall_asleep(self, place: int, live: Values, chunk: int, setting: Setting) -> None:
         """Put the neurons of a layer, all awake at its first call so far, to sleep at its rate."""
-        call = self._first_calls[layer]
+        call = self._first_calls[place]
         if call in live:  # else nothing reads it
-            live[call] = self._sleep(live[call], layer, chunk, setting)
+            live[call] = self._sleep(live[call], call, chunk, setting)
 
     def _advance(self, stretch: int, live: Values, chunk: int, setting: Setting) -> None:
         """Run a stretch. The layer at its end stays awake; what is called again in it sleeps."""
         for node in self._stretches[stretch]:
             live[node] = self._executor.compute(node, live)
-            layer = self._layer_of.get(node)
-            if layer is not None and node is not self._first_calls[layer]:
-                live[node] = self._sleep(live[node], layer, chunk, setting)
+            if node in self._layer_of and node not in self._first_calls:
+                live[node] = self._sleep(live[node], node, chunk, setting)
             self._executor.drop(node, live)
 
-    def _sleep(self, y: Tensor, layer: int, chunk: int, setting: Setting) -> Tensor:
+    def _sleep(self, y: Tensor, call: fx.Node, chunk: int, setting: Setting) -> Tensor:
         """The outputs of one call of a layer, its neurons all awake so far, at its rate."""
-        j = setting[layer]
+        index = self._layer_of[call]
+        j, layer = setting[index], self._layers[index]
         if j == 0:
             return y
         if y.dim() == 3:  # one image without a batch, as a layer takes it too
-            return self._sleep(y[None], layer, chunk, setting)[0]
-        called = self._layers[layer]
-        factor = scale(j, called.sleep.k, called.fill)
+            return self._sleep(y[None], call, chunk, setting)[0]
+        factor = scale(j, layer.sleep.k, layer.fill)
         # The many small operations of a map and a fill are a quarter faster in inference mode.
         with torch.inference_mode():
-            drawn = self._levels(called.sleep, y, chunk)
-            slept = sleep(y, drawn, j, factor, called.sleep.grain, called.fill, called.table)
+            drawn = self._levels(layer.sleep, y, chunk)
+            slept = sleep(y, drawn, j, factor, layer.sleep.grain, layer.fill, layer.table)
         # The executor must see who writes to it, which no tensor of inference mode tells.
         return over(slept.untyped_storage(), slept)
 

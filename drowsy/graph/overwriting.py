@@ -113,7 +113,7 @@ def _named_in_place(node: fx.Node) -> bool:
 
 def _without_underscore(target: Any) -> Callable[..., Any] | str | None:
     if isinstance(target, str):
-        return target[:-1]
+        return target[:-1] if hasattr(Tensor, target[:-1]) else None
     name = target.__name__[:-1]
     return next((getattr(home, name) for home in (torch, F) if hasattr(home, name)), None)
 

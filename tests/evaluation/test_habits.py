@@ -21,7 +21,9 @@ from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.graph.convert import convert
+from drowsy.knob.control import Control
 from drowsy.knob.schedule import Setting
+from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.sleep import FILLS, NEIGHBOUR_FILLS, SOURCES, Grain
 
@@ -164,6 +166,22 @@ def test_so_it_does_with_every_source_grain_and_fill(
                 calibrate_stencils(net, images)
             net.set(0, fill=fill)
             check(net, images, seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_so_it_does_whatever_the_order_of_the_layers(seed: int, images: Tensor) -> None:
+    """Last first, and with one among them that does not run."""
+    net = convert(Habits(seed).eval(), fill="zero")
+    layers = dict(reversed(net.layers.items()))
+    layers = {"idle": DrowsyConv2d(3, 3, 1), **layers}
+    net.control = Control(len(layers))
+    for index, layer in enumerate(layers.values()):
+        layer.control, layer.index, layer.owns_control = net.control, index, False
+    net._layers = layers
+    check(net, images, seed)
+    settings = [(j, 0, 4, 0, 4) for j in range(3)]
+    walked = logits_of(Evaluator(net, images, seed=SEED, batch=BATCH), settings)
+    assert all(torch.equal(walked[setting], walked[settings[0]]) for setting in settings)
 
 
 # --- without a graph -----------------------------------------------------------------------------

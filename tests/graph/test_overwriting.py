@@ -153,6 +153,7 @@ SEVERAL: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] =
     "list": (torch._foreach_mul_, (["x", "y"], 2.0), {}),
     "outs": (torch.max, ("z", 0), {"out": ("x", "y")}),
     "item": (operator.setitem, ("x", 0, "y"), {}),
+    "copy": (Tensor.copy_, ("x", "y"), {}),
 }
 
 
@@ -169,8 +170,18 @@ def test_what_writes_over_several_tensors_or_a_part_has_no_twin(name: str) -> No
     graph.output(node)
     found = overwriting(node, {})
     assert found is not None
-    expected = (nodes["x"],) if name == "item" else (nodes["x"], nodes["y"])
+    expected = (nodes["x"],) if name in ("item", "copy") else (nodes["x"], nodes["y"])
     assert (found.overwritten, found.twin) == (expected, None)
+
+
+def test_a_method_without_a_twin_has_none() -> None:
+    for name in ("copy_", "zero_"):
+        _, graph, modules = traced(
+            lambda m, x, name=name: getattr(x, name)(*[x][: name == "copy_"])
+        )
+        found = overwriting(list(graph.nodes)[1], modules)
+        assert found is not None
+        assert found.twin is None
 
 
 def test_what_was_written_by_out_is_read_from_the_result() -> None:
@@ -289,12 +300,13 @@ def test_what_is_written_by_out_can_be_deployed(function: Callable[[Tensor, Tens
             lambda x, y: (torch._foreach_mul_([x, y], 2), x + y)[1],
             "_foreach_mul_ overwrites .* through a",
         ),
+        (lambda x, y: (x.zero_(), x + y)[1], "zero_ overwrites .* add reads through a"),
         (
             lambda x, y: (torch.add(x, y, out=x[:]), x)[1],
             "add overwrites .* output reads through a",
         ),
     ],
-    ids=["one's own", "list", "out to a view"],
+    ids=["one's own", "list", "no twin", "out to a view"],
 )
 def test_what_no_result_stands_for_is_not_deployed(
     function: Callable[[Tensor, Tensor], Any], told: str
