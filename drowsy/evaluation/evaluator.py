@@ -71,7 +71,7 @@ class Evaluator:
         check_batch(batch)
         check_seed("seed", seed)
         check_seed("first", first)
-        self.net, self.labels = net, labels
+        self.net, self.images, self.labels, self.seed = net, images, labels, seed
         chunks = [(first + i * batch, part) for i, part in enumerate(images.split(batch))]
         self._way: Tree | Whole = (
             Whole(net, chunks, seed) if net.graph is None else Tree(net, chunks, seed, map_cache)
