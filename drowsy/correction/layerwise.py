@@ -128,17 +128,17 @@ class Call:
 
     def wanted(self, targets: Iterable[Tensor], reconstruct: bool) -> Wanted:
         """What ``targets`` are for this layer, by chunk shaped as ``sums``, where it is awake."""
-        wanted = Wanted(Spread(), True, [], [])
-        finite = []
+        spread, finite, shapes = Spread(), True, []
+        fitted: list[tuple[Tensor, Tensor]] = []
         generator = torch.Generator().manual_seed(self.seed)
         for chunk, target in enumerate(targets):
-            wanted.spread.add(*self._awake(chunk, target))
-            wanted.shapes.append(target.shape)
-            finite.append(_finite(target))
-            if reconstruct and self._many_weights:
+            spread.add(*self._awake(chunk, target))
+            finite = finite and _finite(target)
+            shapes.append(target.shape)
+            if reconstruct and self.layer.groups <= _MAX_GROUPS:
                 rows = self._rows(chunk, target, generator)
-                wanted.fitted.append((rows, _positions(target)[rows]))
-        return Wanted(wanted.spread, all(finite), wanted.shapes, wanted.fitted)
+                fitted.append((rows, _positions(target)[rows]))
+        return Wanted(spread, finite, shapes, fitted)
 
     def correct(self, wanted: Wanted) -> Correction:
         """Correct the layer for the inputs of this call, and tell how."""
@@ -190,10 +190,6 @@ class Call:
         return values, _positions(cells)
 
     # --- least squares ------------------------------------------------------------------------
-
-    @property
-    def _many_weights(self) -> bool:
-        return self.layer.groups <= _MAX_GROUPS
 
     def _reconstructed(self, wanted: Wanted) -> Correction:
         if wanted.shapes != [z.shape for z in self.sums]:

@@ -218,6 +218,17 @@ def test_the_network_is_as_it_was(without_graphs: Callable[[], None]) -> None:
     assert not any("forward" in vars(layer) for layer in net.layers.values())
 
 
+def test_progress_is_shown(
+    without_graphs: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tqdm")
+    net = converted(HABITS["a layer twice"])
+    without_graphs()
+    calibrate(net, photos(), progress=True)
+    # Awake and asleep, each layer once.
+    assert "8/8" in capsys.readouterr().err
+
+
 def test_engines_that_correct_need_no_graph(without_graphs: Callable[[], None]) -> None:
     net, images = converted(HABITS["chain"]), photos()
     settings = [(0, 0, 0, 0), (4, 4, 4, 4), (2, 0, 6, 1)]
