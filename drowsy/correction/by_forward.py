@@ -4,8 +4,9 @@ First with all awake: of every layer, what its pre-activations are is written do
 layer runs after those before it, so that its correction can be found, from the input that it really
 gets, before its output is. That takes all images at each layer, and forwards are whole ones, one
 after the other, for a network may keep things from one of its layers to another where nobody sees
-them: so all are one batch. It holds what the network holds of all images at once, less than two
-runs side by side; only within a layer they are taken by chunks. Sleep maps are those of that batch.
+them: so all are one batch. What the network holds of all images at once, and two or three copies of
+a layer's outputs, must fit in memory. Only within a layer images are taken by chunks. Sleep maps
+are those of that batch.
 """
 
 from __future__ import annotations
