@@ -1132,6 +1132,26 @@ CASES = [
         TypeError,
         r"model: its output is tuple, allowed: one tensor of logits \[N, classes\]",
     ),
+    Case(
+        "outputs of no classes",
+        lambda _: Evaluator(convert(nn.Sequential(nn.Conv2d(3, 4, 1)).eval()), images()).evaluate(
+            (0,)
+        ),
+        ValueError,
+        r"model: its output has shape \(\d, 4, \d+, \d+\) for \d images, allowed: one tensor",
+    ),
+    Case(
+        "negative seed of maps",
+        lambda _: evaluator(images(), seed=-1),
+        ValueError,
+        "seed: got -1, allowed: 0 to",
+    ),
+    Case(
+        "negative first image",
+        lambda _: evaluator(images(), first=-1),
+        ValueError,
+        "first: got -1, allowed: 0 to",
+    ),
     Case("no seeds", lambda _: Measurer(net(), images(), seeds=()), ValueError, r"seeds: got \(\)"),
     Case("seed twice", lambda _: Measurer(net(), images(), seeds=(1, 1)), ValueError, "each once"),
     Case(

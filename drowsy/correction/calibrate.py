@@ -17,8 +17,18 @@ it really gets, the layers before it being corrected already:
   predict varies less than what they predict it of, and a network whose every layer shrinks is
   less sure of its answers; so the affine correction follows.
 
-A layer that ends in a residual addition also makes up for what the other summand has lost. A
-layer that runs several times is corrected for its first inputs, if these differ.
+A layer that ends in a residual addition also makes up for what the other summand has lost.
+
+A layer that runs several times in an inference, at one size or at several, has one correction: for
+its first input, if that differs from the one awake. All its calls compute with it, and what runs
+after them is corrected for what then comes out of them. (The later inputs are no guide: they follow
+from the correction.)
+
+A network without a graph is corrected in two forwards of all images at once (``by_forward``), to
+the same corrections but for one thing: nobody tells which layers end in a residual addition, so
+that each makes up for its own losses alone. Of a layer whose outputs have other shapes asleep than
+awake (where they decide what runs on how many regions, say) the affine correction still is right.
+What runs asleep alone is left as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +40,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drowsy.correction.layerwise import layer_corrections
+from drowsy.correction.by_forward import corrections_by_forward
+from drowsy.correction.by_graph import corrections_by_graph
 from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.control import check_seed
 from drowsy.knob.costs import layer_shares, network_cost
@@ -63,21 +74,23 @@ def calibrate(
         images: ``[N, C, H, W]`` as the network takes them, or a loader of batches (a tensor, or a
             tuple that begins with it). A hundred is enough for the affine correction, and
             reconstruction gains from every one. All are held in memory, with the activations that
-            are needed at one layer.
+            are needed at one layer; and without a graph, to reconstruct, with 16,000 or more
+            pre-activations of every channel of every layer.
         points: a frontier; schedules, operating points or rates of all layers, one or several; None
             for the setting in force.
         reconstruct: also change weights (see above): better, at the price of a copy of the weights
             for each point.
         seed: of the sleep maps that are drawn for the images, and of the positions that are fitted.
-        batch: images per forward pass.
+        batch: images per forward pass; without a graph, per convolution.
         progress: show a progress bar (needs tqdm).
 
     Returns:
         the calibration, which is also ``net.calibration``; ``save`` it beside the frontier.
 
     Raises:
-        ValueError: no images, images that are not finite, fewer than 4 for ``reconstruct``, or a
-            schedule that does not fit the network.
+        ValueError: no images, images that are not finite, fewer than 4 for ``reconstruct``, a
+            schedule that does not fit the network, a layer whose outputs are not finite, or one
+            whose outputs have other shapes asleep than awake where it is to be reconstructed.
         TypeError: a network that is not converted, or points that are none.
     """
     check_network(net)
@@ -88,6 +101,8 @@ def calibrate(
     check_batch(batch)
     check_seed("seed", seed)
     settings = _settings(net, points)
+    net.settle(pixels[:1])
+    corrections = corrections_by_forward if net.graph is None else corrections_by_graph
     with net.kept():
         net.calibration = None
         shares = layer_shares(network_cost(net, pixels.shape[1:]).convolutions)
@@ -102,7 +117,7 @@ def calibrate(
             setting = tuple(net.control.settings)
             if any(setting):
                 calibration.sleeps[setting] = net.sleeps
-                calibration.points[setting] = layer_corrections(
+                calibration.points[setting] = corrections(
                     net, pixels, reconstruct, seed, batch, progress
                 )
     net.calibration = calibration

@@ -1,22 +1,18 @@
-"""The network awake and asleep, side by side, layer by layer: what each layer's correction is."""
+"""One layer asleep: how far its pre-activations are from those it has awake, and its correction."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
-from drowsy._optional import require
 from drowsy.correction.least_squares import Moments, Spread, ridge
-from drowsy.graph.running import Executor
 from drowsy.network.calibration import Correction
 from drowsy.network.layer import DrowsyConv2d
-from drowsy.network.net import DrowsyNet
 from drowsy.neuron import activate, padded_input, sleep
 from drowsy.sleep import expand_cells, levels, scale
 
@@ -26,208 +22,188 @@ _POSITIONS, _POSITIONS_PER_WEIGHT = 16_000, 5
 _HELD_OUT = 0.25
 # Layers of more groups get the affine correction: a group has few weights to change.
 _MAX_GROUPS = 8
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 
-class _Lane:
-    """A run of the network over all images, one node at a time."""
-
-    def __init__(self, executor: Executor, chunks: Sequence[Tensor]) -> None:
-        self._executor = executor
-        self._states = [executor.start(images.clone()) for images in chunks]
-
-    def step(self, node: fx.Node) -> None:
-        for state in self._states:
-            state[node] = self._executor.compute(node, state)
-
-    def values(self, node: fx.Node) -> list[Tensor]:
-        return [state[node] for state in self._states]
-
-    def put(self, node: fx.Node, chunk: int, value: Tensor) -> None:
-        self._states[chunk][node] = value
-
-    def has(self, node: fx.Node) -> bool:
-        return node in self._states[0]
-
-    def drop(self, node: fx.Node) -> None:
-        for state in self._states:
-            self._executor.drop(node, state)
+def chunk_size(images: int, batch: int) -> int:
+    """Into how many images to split so many, ``batch`` at most: four chunks where there can be."""
+    return min(batch, max(images // 4, 1))
 
 
-@torch.no_grad()
-def layer_corrections(
-    net: DrowsyNet, images: Tensor, reconstruct: bool, seed: int, batch: int, progress: bool
-) -> dict[str, Correction]:
-    """Corrections at the setting in force, which the network computes without any so far."""
-    size = min(batch, max(len(images) // 4, 1))
-    chunks, starts = images.split(size), range(0, len(images), size)
-    layers, thresholds = net.layers, net.control.settings
-    executor = Executor(net)
-    awake, drowsy = _Lane(executor, chunks), _Lane(executor, chunks)
-    found: dict[str, Correction | None] = {}
-    bar = require("tqdm", "search").tqdm if progress else iter
-    for node in bar(executor.nodes):
-        layer = layers.get(str(node.target)) if node.op == "call_module" else None
-        if layer is None:
-            awake.step(node)
-            drowsy.step(node)
-        else:
-            asleep = thresholds[layer.index]
-            task = _task(node, layer, awake, drowsy, starts, len(images), seed, asleep)
-            name = str(node.target)
-            if name not in found:
-                found[name] = task.correct(reconstruct) if task.differs else None
-            elif (known := found[name]) is not None:
-                # The network has one correction for all calls of a layer.
-                task.apply(known)
-            task.run()
-        for lane in (awake, drowsy):
-            lane.drop(node)
-    return {name: each for name, each in found.items() if each is not None}
+@dataclass(frozen=True)
+class Wanted:
+    """What a layer's pre-activations should be while it sleeps: those of the network awake.
+
+    Attributes:
+        spread: of the neurons that are awake in the layer's map.
+        finite: whether all of them are.
+        shapes: of each chunk.
+        fitted: by chunk, positions ``(image * OH + y) * OW + x`` and the pre-activations there,
+            ``[rows, OC]``; empty where nothing is reconstructed.
+    """
+
+    spread: Spread
+    finite: bool
+    shapes: list[torch.Size]
+    fitted: list[tuple[Tensor, Tensor]]
 
 
 @dataclass
-class _Task:
-    """One call of one layer in both runs, by chunks of images.
+class Call:
+    """One call of one layer on all images, by chunks of these; without a correction so far.
 
     Attributes:
-        node, layer: the call.
-        awake, drowsy: the two runs.
+        name, layer: of the network.
         images: how many there are in all chunks.
-        seed, threshold: of the drowsy run.
+        seed, threshold: of the layer's sleep.
         weight, bias: what the layer computes with, without a correction; float32.
-        inputs: of the drowsy run.
-        wanted: pre-activations of the run awake.
-        own: pre-activations of the drowsy run.
-        differs: whether these are other tensors than those awake, and not the same ones.
+        inputs: ``[N, C, H, W]``.
+        batched: whether the layer was given batches, and not ``[C, H, W]``.
+        sums: pre-activations ``[N, OC, OH, OW]``, float32.
         levels: of its cells (``drowsy.sleep.levels``), of which those below ``threshold`` sleep;
             empty where nobody does.
     """
 
-    node: fx.Node
+    name: str
     layer: DrowsyConv2d
-    awake: _Lane
-    drowsy: _Lane
     images: int
     seed: int
     threshold: int
     weight: Tensor
     bias: Tensor
     inputs: list[Tensor]
-    wanted: list[Tensor]
-    own: list[Tensor]
-    differs: bool
+    batched: bool
+    sums: list[Tensor]
     levels: list[Tensor]
 
-    def run(self) -> None:
-        """Let both runs go on with the layer's outputs; the drowsy one with its sleep."""
-        layer = self.layer
-        for chunk, (z, wanted) in enumerate(zip(self.own, self.wanted, strict=True)):
-            dtype = self.inputs[chunk].dtype
-            # Activations work in place.
-            y = activate(z if self.differs else z.clone(), layer.activation).to(dtype)
-            if self.threshold:
-                times = scale(self.threshold, layer.sleep.k, layer.fill)
-                grain, fill, table = layer.sleep.grain, layer.fill, layer.table
-                y = sleep(y, self.levels[chunk], self.threshold, times, grain, fill, table)
-            self.drowsy.put(self.node, chunk, y)
-            self.awake.put(self.node, chunk, activate(wanted, layer.activation).to(dtype))
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        layer: DrowsyConv2d,
+        threshold: int,
+        inputs: Sequence[Tensor],
+        *,
+        starts: Iterable[int],
+        images: int,
+        seed: int,
+    ) -> Call:
+        """A call on these inputs, chunks of ``images`` images that begin at ``starts``."""
+        given, bias = layer.parameters_in_effect()
+        weight = given.float()
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.float()
+        batched = inputs[0].dim() == 4
+        xs = [x if batched else x[None] for x in inputs]
+        sums = [_convolve(layer, x, weight, bias) for x in xs]
+        # Drawn once for all that asks who is awake.
+        drawn = zip(starts, sums, strict=True) if threshold else ()
+        cells = [_levels(layer, seed, start, z) for start, z in drawn]
+        return cls(name, layer, images, seed, threshold, weight, bias, xs, batched, sums, cells)
 
-    def correct(self, reconstruct: bool) -> Correction:
-        """Correct the layer for the drowsy inputs of this call, and tell how."""
-        bounds = [bound for z in (*self.own, *self.wanted) for bound in z.aminmax()]
-        if not torch.stack(bounds).isfinite().all():
+    def on(self, inputs: Sequence[Tensor]) -> Call:
+        """The call on other inputs, or this one where they are the same."""
+        xs = [x if self.batched else x[None] for x in inputs]
+        if all(map(torch.equal, self.inputs, xs)):
+            return self
+        sums = [_convolve(self.layer, x, self.weight, self.bias) for x in xs]
+        return replace(self, inputs=xs, sums=sums)
+
+    # --- what comes out -----------------------------------------------------------------------
+
+    def output(self, chunk: int) -> Tensor:
+        """What the layer puts out with nobody asleep; ``sums`` is overwritten."""
+        y = activate(self.sums[chunk], self.layer.activation).to(self.inputs[chunk].dtype)
+        return y if self.batched else y[0]
+
+    def asleep(self, chunk: int, y: Tensor) -> Tensor:
+        """An output ``y`` with its sleepers; itself where there are none."""
+        if not self.threshold:
+            return y
+        layer = self.layer
+        times = scale(self.threshold, layer.sleep.k, layer.fill)
+        given = (self.levels[chunk], self.threshold, times, layer.sleep.grain, layer.fill)
+        slept = sleep(y if self.batched else y[None], *given, layer.table)
+        return slept if self.batched else slept[0]
+
+    # --- the correction -----------------------------------------------------------------------
+
+    def wanted(self, targets: Iterable[Tensor], reconstruct: bool) -> Wanted:
+        """What ``targets`` are for this layer, by chunk shaped as ``sums``, where it is awake."""
+        spread, finite, shapes = Spread(), True, []
+        fitted: list[tuple[Tensor, Tensor]] = []
+        generator = torch.Generator().manual_seed(self.seed)
+        for chunk, target in enumerate(targets):
+            spread.add(*self._awake(chunk, target))
+            finite = finite and _finite(target)
+            shapes.append(target.shape)
+            if reconstruct and self.layer.groups <= _MAX_GROUPS:
+                rows = self._rows(chunk, target, generator)
+                fitted.append((rows, _positions(target)[rows]))
+        return Wanted(spread, finite, shapes, fitted)
+
+    def correct(self, wanted: Wanted) -> Correction:
+        """Correct the layer for the inputs of this call, and tell how."""
+        if not wanted.finite or not all(map(_finite, self.sums)):
             raise ValueError(
-                f"layer {self.node.target}: its outputs are not finite, allowed: images on which "
-                "they are"
+                f"layer {self.name}: its outputs are not finite, allowed: images on which they are"
             )
         before = Correction(torch.ones_like(self.bias), self.bias)
-        if reconstruct and self.layer.groups <= _MAX_GROUPS:
-            before = self._reconstructed()
+        # A chunk at least to fit, and one to hold out.
+        if len(wanted.fitted) > 1:
+            before = self._reconstructed(wanted)
             self.apply(before)
-        own, wanted = Spread(), Spread()
-        for chunk, (z, target) in enumerate(zip(self.own, self._targets(), strict=True)):
-            (drowsy, awake), keep = self._awake(chunk, z, target)
-            own.add(drowsy, keep)
-            wanted.add(awake, keep)
+        own = Spread()
+        for chunk, z in enumerate(self.sums):
+            own.add(*self._awake(chunk, z))
         # A channel that is constant in the drowsy run has nothing to be scaled.
-        factor = torch.where(own.std > 1e-6 * wanted.std, wanted.std / own.std, 1.0).float()
-        shift = (wanted.mean - factor * own.mean).float()
+        mean, std = wanted.spread.mean, wanted.spread.std
+        factor = torch.where(own.std > 1e-6 * std, std / own.std, 1.0).float()
+        shift = (mean - factor * own.mean).float()
         self._scale(factor, shift)
         delta = None if before.delta is None else before.delta * factor[:, None, None, None]
         return Correction(factor, factor * before.bias + shift, delta)
 
     def apply(self, correction: Correction) -> None:
-        """Correct the drowsy pre-activations, which are the layer's own so far."""
+        """Correct the pre-activations, which are the layer's own so far."""
         if correction.delta is None:
             self._scale(correction.scale, correction.bias - correction.scale * self.bias)
         else:
             weight = self.weight * correction.scale[:, None, None, None] + correction.delta
-            self.own = [_convolve(self.layer, x, weight, correction.bias) for x in self.inputs]
-            self.differs = True
+            self.sums = [_convolve(self.layer, x, weight, correction.bias) for x in self.inputs]
 
     def _scale(self, factor: Tensor, shift: Tensor) -> None:
         factor, shift = factor.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
-        self.own = [torch.addcmul(shift, z, factor) for z in self.own]
-        self.differs = True
+        self.sums = [torch.addcmul(shift, z, factor) for z in self.sums]
 
-    def _targets(self) -> Iterator[Tensor]:
-        """What each chunk's drowsy pre-activations should be."""
-        other = self._summand()
-        for chunk, wanted in enumerate(self.wanted):
-            if other is not None:
-                lost = self.awake.values(other)[chunk] - self.drowsy.values(other)[chunk]
-                # What is broadcast over positions cannot be made up for at one of them.
-                if lost.shape == wanted.shape:
-                    wanted = wanted + lost.float()
-            yield wanted
-
-    def _summand(self) -> fx.Node | None:
-        """What is added to the layer's output, where that is all that becomes of it."""
-        users = list(self.node.users)
-        if self.layer.activation != "none" or len(users) != 1:
-            return None
-        (user,) = users
-        if user.op != "call_function" or user.target not in _ADDITIONS or user.kwargs:
-            return None
-        others = [arg for arg in user.args if arg is not self.node]
-        if len(others) != 1 or not isinstance(others[0], fx.Node):
-            return None
-        return others[0] if self.awake.has(others[0]) else None
-
-    def _awake(self, chunk: int, *maps: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Maps as ``[positions, C]`` with all that are awake, and which of these are.
+    def _awake(self, chunk: int, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A map as ``[positions, C]`` with all that are awake, and which of these are.
 
         Where all channels share their positions, none else are there and None says so.
         """
-        values = [z.permute(0, 2, 3, 1).flatten(0, 2) for z in maps]
+        values = _positions(z)
         if not self.threshold:
             return values, None
-        n, c, h, w = maps[0].shape
+        n, c, h, w = z.shape
         awake = self.levels[chunk] >= self.threshold
-        if self._shares_positions(awake, maps[0]):
-            return [each[awake.flatten()] for each in values], None
+        if _shares_positions(awake, z):
+            return values[awake.flatten()], None
         cells = expand_cells(awake, (n, c, h, w), self.layer.sleep.grain)
-        return values, cells.permute(0, 2, 3, 1).flatten(0, 2)
-
-    @staticmethod
-    def _shares_positions(awake: Tensor, z: Tensor) -> bool:
-        return awake.shape[1:] == (z.shape[2] * z.shape[3], 1)
+        return values, _positions(cells)
 
     # --- least squares ------------------------------------------------------------------------
 
-    def _reconstructed(self) -> Correction:
+    def _reconstructed(self, wanted: Wanted) -> Correction:
+        if wanted.shapes != [z.shape for z in self.sums]:
+            raise ValueError(
+                f"layer {self.name}: its outputs have other shapes asleep than awake, allowed with "
+                "reconstruct=True: the same"
+            )
         groups = self.layer.groups
         fit = [Moments() for _ in range(groups)]
         held = [Moments() for _ in range(groups)]
-        generator = torch.Generator().manual_seed(self.seed)
         last = len(self.inputs) - max(round(_HELD_OUT * len(self.inputs)), 1)
-        depth = self.weight[0].numel()
-        share = max(_POSITIONS, _POSITIONS_PER_WEIGHT * depth) / self.images
-        for chunk, (z, target) in enumerate(zip(self.own, self._targets(), strict=True)):
-            rows = self._rows(chunk, z, math.ceil(share * len(z)), generator)
+        for chunk, (z, (rows, target)) in enumerate(zip(self.sums, wanted.fitted, strict=True)):
             inputs = patches(self.inputs[chunk].float(), self.layer, rows, z.shape[2:], groups)
-            rest = (target - z).permute(0, 2, 3, 1).flatten(0, 2)[rows]
+            rest = target - _positions(z)[rows]
             if chunk == 0:
                 centres = [patch.mean(0) for patch in inputs]
             for group, (a, b) in enumerate(zip(inputs, rest.chunk(groups, 1), strict=True)):
@@ -243,44 +219,30 @@ class _Task:
         bias = self.bias + torch.cat([constant for _, constant in solved])
         return Correction(torch.ones_like(self.bias), bias, delta.contiguous())
 
-    def _rows(self, chunk: int, z: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Positions ``(image * OH + y) * OW + x`` to fit: ``count`` of those that are awake."""
+    def _rows(self, chunk: int, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Positions ``(image * OH + y) * OW + x`` to fit, of those that are awake."""
+        share = max(_POSITIONS, _POSITIONS_PER_WEIGHT * self.weight[0].numel()) / self.images
         pool = torch.arange(len(z) * z.shape[2] * z.shape[3])
         if self.threshold:
             awake = self.levels[chunk] >= self.threshold
             # Where channels differ in their positions there is no choice.
-            if self._shares_positions(awake, z):
+            if _shares_positions(awake, z):
                 pool = awake.flatten().nonzero()[:, 0].cpu() if awake.any() else pool
-        chosen = torch.randperm(len(pool), generator=generator)[:count]
+        chosen = torch.randperm(len(pool), generator=generator)[: math.ceil(share * len(z))]
         return pool[chosen].sort().values.to(z.device)
 
 
-def _task(
-    node: fx.Node,
-    layer: DrowsyConv2d,
-    awake: _Lane,
-    drowsy: _Lane,
-    starts: Sequence[int],
-    images: int,
-    seed: int,
-    threshold: int,
-) -> _Task:
-    """Compute the layer's pre-activations in both runs, without a correction, and its levels."""
-    (source,) = node.all_input_nodes
-    given, bias = layer.parameters_in_effect()
-    weight = given.float()
-    bias = weight.new_zeros(len(weight)) if bias is None else bias.float()
-    clean, inputs = awake.values(source), drowsy.values(source)
-    differs = any(not torch.equal(a, b) for a, b in zip(clean, inputs, strict=True))
-    wanted = [_convolve(layer, x, weight, bias) for x in clean]
-    own = [_convolve(layer, x, weight, bias) for x in inputs] if differs else wanted
-    # Drawn once for all that asks who is awake.
-    drawn = zip(starts, wanted, strict=True) if threshold else ()
-    cells = [_levels(layer, seed, start, z) for start, z in drawn]
-    return _Task(
-        node, layer, awake, drowsy, images, seed, threshold,
-        weight, bias, inputs, wanted, own, differs, cells,
-    )  # fmt: skip
+def _finite(z: Tensor) -> bool:
+    return not z.numel() or bool(torch.stack(z.aminmax()).isfinite().all())
+
+
+def _positions(z: Tensor) -> Tensor:
+    """``[N, C, H, W]`` as ``[N * H * W, C]``."""
+    return z.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _shares_positions(awake: Tensor, z: Tensor) -> bool:
+    return awake.shape[1:] == (z.shape[2] * z.shape[3], 1)
 
 
 def _convolve(layer: DrowsyConv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drowsy.correction.interception import layers_doing
 from drowsy.files.messages import legible, listed
 from drowsy.files.tensors import read_tensors, write_tensors
-from drowsy.graph.running import Executor
 from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.schedule import named
 from drowsy.network.layer import DrowsyConv2d
@@ -136,7 +136,7 @@ def calibrate_stencils(net: DrowsyNet, images: Tensor, *, batch: int = 50) -> No
 
     Raises:
         TypeError, ValueError: an argument outside of what is listed here, no layer with such a
-            grain, or a layer whose outputs are not finite.
+            grain, one that does not run, or one whose outputs are not finite.
     """
     check_network(net)
     check_images(images)
@@ -144,15 +144,21 @@ def calibrate_stencils(net: DrowsyNet, images: Tensor, *, batch: int = 50) -> No
     found: dict[str, Moments] = {}
     wanted = _fillable(net)
 
-    executor = Executor(net)
+    def gather(name: str, layer: DrowsyConv2d, x: Tensor) -> Tensor:
+        y = layer.awake(x)
+        if name in wanted and y.numel():
+            moments = window_moments(y if y.dim() == 4 else y[None])
+            found[name] = found[name] + moments if name in found else moments
+        return y
+
+    net.settle(images[:1].clone())
     with torch.no_grad():
-        for part in images.split(batch):
-            # A network may overwrite its input.
-            for node, y in executor.run(part.clone()):
-                name = str(node.target)
-                if node.op == "call_module" and name in wanted:
-                    moments = window_moments(y)
-                    found[name] = found[name] + moments if name in found else moments
+        with layers_doing(net, gather):
+            for part in images.split(batch):
+                # A network may overwrite its input.
+                net(part.clone())
+        if idle := [name for name in wanted if name not in found]:
+            raise ValueError(f"net: {', '.join(idle)} did not run, allowed: layers that do")
         tables = {name: stencil_table(m.mean, m.covariance) for name, m in found.items()}
     _install(wanted, tables)
 

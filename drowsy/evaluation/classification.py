@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.evaluation.metrics import Task
+
+
+def check_logits(output: Any, images: Tensor) -> Tensor:
+    """What a network put out for these images, in float32.
+
+    Raises:
+        TypeError: no tensor.
+        ValueError: not one row for each image.
+    """
+    allowed = "one tensor of logits [N, classes]"
+    if not isinstance(output, Tensor):
+        raise TypeError(f"model: its output is {type(output).__name__}, allowed: {allowed}")
+    if output.dim() != 2 or len(output) != len(images):
+        raise ValueError(
+            f"model: its output has shape {tuple(output.shape)} for {len(images)} images, "
+            f"allowed: {allowed}"
+        )
+    return output.float()
 
 
 class Answers:

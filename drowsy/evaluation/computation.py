@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.knob.control import Control
 from drowsy.network.layer import DrowsyConv2d
-from drowsy.network.net import DrowsyNet
+from drowsy.network.standin import Standin
 
 # Attributes of any module, most of which decide nothing in inference.
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
@@ -82,7 +82,8 @@ class _Teller:
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net
-        self._modules = list(net.named_modules(remove_duplicate=False))
+        walk = net.named_modules(remove_duplicate=False)
+        self._modules = [(name, _itself(module)) for name, module in walk]
         # By its first name where it has several.
         self._names = {id(module): name for name, module in reversed(self._modules)}
         self._digests: dict[int, str] = {}
@@ -106,10 +107,6 @@ class _Teller:
     # --- modules and graphs -------------------------------------------------------------------
 
     def _module(self, module: nn.Module) -> list[Any]:
-        if isinstance(module, DrowsyNet):
-            # What computes are the modules in it and its graph; all else is about the knob.
-            tensors = {n: each for n, each in vars(module).items() if isinstance(each, Tensor)}
-            return ["DrowsyNet", self._tensors(module), self.value(tensors)]
         if isinstance(module, DrowsyConv2d):
             return ["DrowsyConv2d", self._convolution(module)]
         attributes = {
@@ -186,6 +183,8 @@ class _Teller:
 
     def value(self, value: Any, depth: int = _DEPTH) -> Any:
         """A value as JSON holds it, such that different ones are told differently."""
+        if isinstance(value, nn.Module):
+            value = _itself(value)
         kind = type(value)
         if kind in _PLAIN:
             return value
@@ -266,6 +265,11 @@ class _Teller:
             for each in code.co_consts
         ]
         return [code.co_code.hex(), list(code.co_names), list(code.co_varnames), constants]
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    """What a stand-in stands for: of a network the model, all else is about the knob."""
+    return module.stood_for if isinstance(module, Standin) else module
 
 
 def _left_behind(layer: DrowsyConv2d) -> list[Tensor | None]:

@@ -118,6 +118,7 @@ class Measurer:
         self.store = open_store(store)
         if self.store is not store:
             weakref.finalize(self, self.store.close)
+        net.settle(images[:1])
         self.names = list(net.layers)
         shares = layer_shares(costs_on(net, images))
         # A layer that does not run on such images saves nothing.

@@ -1,4 +1,4 @@
-"""Operations that write their result over their first argument: found, checked and replaced."""
+"""Operations that write over what they read: found, kept apart, checked and replaced."""
 
 from __future__ import annotations
 
@@ -15,39 +15,53 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from drowsy.graph.running import Executor, Values
+from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 
-_OPERATORS: dict[Any, Callable[..., Any]] = {
+_OPERATORS: dict[Any, Callable[..., Any] | None] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.ixor: operator.xor,
+    operator.ilshift: operator.lshift,
+    operator.irshift: operator.rshift,
+    operator.setitem: None,
 }
 
 
 @dataclass(frozen=True)
 class Overwriting:
-    """A call that writes its result over what it reads first, and its out-of-place twin.
+    """A call that writes its result over what it reads, and its out-of-place twin.
 
     Args:
-        overwritten: the node whose tensor it writes over.
+        overwritten: the nodes whose tensors it writes over; one, where there is a twin.
         twin: a function, a method's name or, for a call of a module, that module; does the same
             without writing over anything. None where no such function is known.
         args, kwargs: of the twin.
     """
 
-    overwritten: fx.Node
+    overwritten: tuple[fx.Node, ...]
     twin: Callable[..., Any] | str | nn.Module | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
 def overwriting(node: fx.Node, modules: Mapping[str, Any]) -> Overwriting | None:
-    """How a node overwrites; None for one that does not. ``modules`` are the network's by name."""
+    """How a node overwrites, as far as its name and its arguments tell; None where they do not.
+
+    ``modules`` are the network's by name.
+    """
     if not node.all_input_nodes:
         return None
     twin: Any = node.target
     args, kwargs = node.args, dict(node.kwargs)
+    target: Any = next(each for each in (*args, *kwargs.values()) if _nodes(each))
     if node.op == "call_module":
         module = modules[str(node.target)]
         if not getattr(module, "inplace", False):
@@ -56,6 +70,8 @@ def overwriting(node: fx.Node, modules: Mapping[str, Any]) -> Overwriting | None
         twin.inplace = False
     elif node.op not in ("call_function", "call_method"):
         return None
+    elif kwargs.get("out") is not None:
+        target = kwargs.pop("out")
     elif kwargs.get("inplace"):
         kwargs["inplace"] = False
     elif (place := _asked_at(node)) is not None:
@@ -66,7 +82,16 @@ def overwriting(node: fx.Node, modules: Mapping[str, Any]) -> Overwriting | None
         twin = _without_underscore(node.target)
     else:
         return None
-    return Overwriting(node.all_input_nodes[0], twin, args, kwargs)
+    overwritten = _nodes(target)
+    # What is written over several tensors has no one result that could stand for them.
+    return Overwriting(overwritten, twin if overwritten == (target,) else None, args, kwargs)
+
+
+def _nodes(argument: Any) -> tuple[fx.Node, ...]:
+    """The nodes in an argument, which may hold them in lists."""
+    found: dict[fx.Node, None] = {}
+    fx.map_arg(argument, lambda used: found.setdefault(used))
+    return tuple(found)
 
 
 def _asked_at(node: fx.Node) -> int | None:
@@ -89,50 +114,129 @@ def _named_in_place(node: fx.Node) -> bool:
 
 def _without_underscore(target: Any) -> Callable[..., Any] | str | None:
     if isinstance(target, str):
-        return target[:-1]
+        return target[:-1] if hasattr(Tensor, target[:-1]) else None
     name = target.__name__[:-1]
     return next((getattr(home, name) for home in (torch, F) if hasattr(home, name)), None)
 
 
+class Apart(Executor):
+    """An ``Executor`` whose nodes write over nothing that others hold.
+
+    So one state can be gone on from again and again: values may be shared, and what a node
+    overwrites gets memory of its own first, for all values of the state that view it. What torch's
+    own operations overwrite is known by their names; of others it is seen when they first run. Not
+    in inference mode, in which tensors do not tell that they were written to.
+    """
+
+    def __init__(self, net: DrowsyNet) -> None:
+        super().__init__(net)
+        modules = net.parts
+        self._overwritten: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        for node in self.nodes:
+            if found := overwriting(node, modules):
+                self._overwritten[node] = found.overwritten
+            elif _is_torchs_own(node, modules):
+                self._overwritten[node] = ()
+
+    def compute(self, node: fx.Node, values: Values) -> Any:
+        """As for ``Executor``; in ``values`` what is overwritten lies in memory of its own then.
+
+        Raises:
+            ValueError: the node overwrote what it was not known to.
+        """
+        inputs = node.all_input_nodes
+        overwritten = self._overwritten.get(node, tuple(inputs))
+        for used in overwritten:
+            give_own_memory(values, used)
+        before = {used: _versions(values[used]) for used in inputs}
+        result = super().compute(node, values)
+        written = [used for used in inputs if _versions(values[used]) != before[used]]
+        known = self._overwritten.setdefault(node, tuple(written))
+        if unknown := [used.name for used in written if used not in known]:
+            raise ValueError(
+                f"net: {node.name} overwrites {', '.join(unknown)}, which {node.target} is not "
+                "known to do; allowed: torch's in-place operations (relu_, inplace=True, out=)"
+            )
+        return result
+
+
+def _is_torchs_own(node: fx.Node, modules: Mapping[str, Any]) -> bool:
+    """Whether a node is of Python or torch, whose names tell what overwrites."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return isinstance(module, DrowsyConv2d) or type(module).__module__.startswith("torch.nn.")
+    if node.op != "call_function":
+        return True
+    if isinstance(node.target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return False
+    home = getattr(node.target, "__module__", None) or "builtins"
+    return home.split(".")[0] in ("torch", "_operator", "builtins", "math")
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors that a node put out: itself, or those of a tuple such as ``chunk`` gives."""
+    if isinstance(value, Tensor):
+        return [value]
+    found: list[Any] = []
+    fx.node.map_aggregate(value, found.append)
+    return [each for each in found if isinstance(each, Tensor)]
+
+
+def _versions(value: Any) -> list[int]:
+    """How often each tensor of a value was written to; of inference tensors nobody knows."""
+    return [tensor._version for tensor in _tensors(value) if not tensor.is_inference()]
+
+
 def give_own_memory(values: Values, node: fx.Node) -> None:
-    """Copy the memory of a node's tensor, for that tensor and for whatever views it."""
-    tensor = values[node]
-    if not isinstance(tensor, Tensor):
-        return
-    old = tensor.untyped_storage()
-    new = old.clone()
+    """Copy the memory of a node's tensors, for these and for whatever views it."""
+    old = {each.untyped_storage().data_ptr(): each for each in _tensors(values[node])}
+    new = {address: each.untyped_storage().clone() for address, each in old.items()}
 
     def moved(held: Any) -> Any:
-        if not isinstance(held, Tensor) or held.untyped_storage().data_ptr() != old.data_ptr():
+        own = new.get(held.untyped_storage().data_ptr()) if isinstance(held, Tensor) else None
+        if own is None:
             return held
-        return held.new_empty(0).set_(new, held.storage_offset(), held.shape, held.stride())
+        return over(own, held)
 
     # Nodes that give several tensors, as ``chunk`` does, hold tuples of them.
     for holder, held in values.items():
         values[holder] = fx.node.map_aggregate(held, moved)
 
 
+def over(memory: torch.UntypedStorage, like: Tensor) -> Tensor:
+    """A tensor like another one over this memory, with a count of what is written to it."""
+    return like.new_empty(0).set_(memory, like.storage_offset(), like.shape, like.stride())
+
+
 def check_overwritten(net: DrowsyNet, example: Tensor) -> None:
-    """Raise ValueError if a node overwrites a tensor that is read later through another view."""
+    """Raise ValueError unless all that nodes overwrite is read through their results from then on.
+
+    ``without_overwriting`` then leaves the network what it computes.
+    """
     executor = Executor(net)
+    modules = net.parts
     place = {node: i for i, node in enumerate(executor.nodes)}
     # The tensor that the result of an in-place operation is.
     origin: dict[fx.Node, fx.Node] = {}
 
-    def check(node: fx.Node, used: fx.Node, held: Mapping[fx.Node, Tensor]) -> None:
-        """Of a node that has overwritten the tensor of ``used``."""
-        origin[node] = origin.get(used, used)
-        memory = held[used].untyped_storage()._cdata
+    def check(
+        node: fx.Node, twin: Any, written: list[fx.Node], held: Mapping[fx.Node, Tensor]
+    ) -> None:
+        """Of a node that has overwritten the tensors of some that it reads, whatever views them."""
+        own = next((used for used in written if values[node] is held[used]), None)
+        if own is not None and twin is not None:
+            origin[node] = origin.get(own, own)
+        memories = {held[used].untyped_storage()._cdata for used in written}
         for other, value in held.items():
             reader = executor.last_reader.get(other)
             if reader is None or place[reader] <= place[node]:
                 continue
-            shared = value.untyped_storage()._cdata == memory
-            if shared and origin.get(other, other) != origin[node]:
+            shared = value.untyped_storage()._cdata in memories
+            if shared and (node not in origin or origin.get(other, other) != origin[node]):
                 raise ValueError(
                     f"net: {node.name} overwrites memory that {reader.name} reads through "
                     f"{other.name}; allowed: networks that overwrite no tensor of which a view is "
-                    "read later"
+                    "read later, and by torch's own in-place operations alone"
                 )
 
     # Inference tensors count no versions: not in inference mode, and on a tensor made here.
@@ -145,9 +249,12 @@ def check_overwritten(net: DrowsyNet, example: Tensor) -> None:
             held = {used: value for used, value in values.items() if isinstance(value, Tensor)}
             versions = {used: held[used]._version for used in node.all_input_nodes if used in held}
             values[node] = executor.compute(node, values)
-            for used, version in versions.items():
-                if held[used]._version != version and values[node] is held[used]:
-                    check(node, used, held)
+            written = [used for used, version in versions.items() if held[used]._version != version]
+            # Of lists of tensors fake ones do not tell.
+            known = overwriting(node, modules)
+            written += [used for used in known.overwritten if used in held] if known else []
+            if written:
+                check(node, known and known.twin, written, held)
             executor.drop(node, values)
 
 
@@ -171,7 +278,8 @@ def without_overwriting(
             modules[node.target] = found.twin
         else:
             node.target, node.args, node.kwargs = found.twin, found.args, found.kwargs
-        for user in list(found.overwritten.users):
+        (overwritten,) = found.overwritten
+        for user in list(overwritten.users):
             if place[user] > place[node]:
-                user.replace_input_with(found.overwritten, node)
+                user.replace_input_with(overwritten, node)
     return made

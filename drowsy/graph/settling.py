@@ -307,7 +307,7 @@ def _erase(graph: fx.Graph, neuron: Neuron) -> None:
 
 
 def _in_order(model: nn.Module, modules: Mapping[str, nn.Module], example: Any) -> list[str]:
-    """Convolutions in order of execution on an example; of definition without one."""
+    """Convolutions in order of execution on an example; else, and without one, of definition."""
     named: dict[int, str] = {}
     for name, module in modules.items():
         if isinstance(module, CONVOLUTIONS):
@@ -317,7 +317,9 @@ def _in_order(model: nn.Module, modules: Mapping[str, nn.Module], example: Any) 
     convolutions = [model.get_submodule(name) for name in named.values()]
     args, kwargs = copied_values(example)
     seen = observe(model, convolutions, "forward", args, kwargs)
-    return list(dict.fromkeys(named[id(call.module)] for call in seen.calls))
+    # What another input may bring to run comes last.
+    ran = [named[id(call.module)] for call in seen.calls]
+    return list(dict.fromkeys([*ran, *named.values()]))
 
 
 def _resting(net: DrowsyNet, call: _Comparison) -> dict[str, str]:

@@ -73,18 +73,27 @@ class Control(nn.Module):
             self.scales[index] = scale
 
     @contextmanager
-    def nobody_asleep(self) -> Iterator[None]:
-        """Let nobody sleep for a while."""
-        settings, tensors = self.settings, (self.thresholds.clone(), self.scales.clone())
-        self.settings, self.version = [0] * len(settings), self.version + 1
-        self.thresholds.zero_()
-        self.scales.fill_(1)
+    def kept(self) -> Iterator[None]:
+        """Give back settings, scales and clock."""
+        tensors = (self.thresholds, self.scales, self.clock)
+        settings, before = list(self.settings), [tensor.clone() for tensor in tensors]
         try:
             yield
         finally:
             self.settings, self.version = settings, self.version + 1
-            for mine, before in zip((self.thresholds, self.scales), tensors, strict=True):
-                mine.copy_(before)
+            for tensor, held in zip(
+                (self.thresholds, self.scales, self.clock), before, strict=True
+            ):
+                tensor.copy_(held)
+
+    @contextmanager
+    def nobody_asleep(self) -> Iterator[None]:
+        """Let nobody sleep for a while."""
+        with self.kept():
+            self.settings, self.version = [0] * len(self.settings), self.version + 1
+            self.thresholds.zero_()
+            self.scales.fill_(1)
+            yield
 
     def awake(self, index: int) -> bool:
         """Whether nobody of layer ``index`` sleeps, told without a synchronisation.

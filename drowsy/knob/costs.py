@@ -7,6 +7,7 @@ layers, attention and other convolutions count, as awake. The paper counts ``nn.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -140,7 +141,9 @@ def network_cost(model: nn.Module, image: Sequence[int]) -> NetworkCost:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        # A converted network's first call would also run the model that it is compared with.
+        uncompared = getattr(model, "uncompared", contextlib.nullcontext)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), uncompared(), counter:
             model(torch.zeros(1, *image, dtype=like.dtype, device=like.device))
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

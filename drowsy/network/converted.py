@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from drowsy.knob.control import Control
-from drowsy.network.inference import in_graph, inference, running
+from drowsy.network.inference import in_graph, inference, joined
 from drowsy.network.known import KnownGraph
 from drowsy.network.standin import Standin
 from drowsy.network.tail import Absorbed, OtherWay
@@ -71,11 +71,19 @@ class Converted(Standin):
         if not self._settled:
             self._settle("forward", args, kwargs)
 
+    @contextmanager
+    def uncompared(self) -> Iterator[None]:
+        """Run without a comparison for a while: for who asks what runs, and not what comes out."""
+        before, self._settled = self._settled, True
+        try:
+            yield
+        finally:
+            self._settled = before
+
     def _infer(self, method: str, args: Any, kwargs: Any) -> tuple[Any, int]:
         """What a method of the model returns, and how many images its layers saw."""
         call = getattr(self.model, method)
-        inside = running()
-        if inside is not None and inside.control is self.control:
+        if joined(self.control) is not None:
             return call(*args, **kwargs), 0
         if not self._settled and method == "forward":
             self._settle(method, args, kwargs)
@@ -123,6 +131,8 @@ class Converted(Standin):
         with self._turning():
             if self._settled:  # another thread was first
                 return
+            if _has_no_values(args, kwargs):
+                return
             self._settler.settle(self, method, args, kwargs)
             self._settled = True
             self._follow_settling()
@@ -132,8 +142,7 @@ class Converted(Standin):
 
     @contextmanager
     def _turning(self) -> Iterator[None]:
-        inside = running()
-        with self.control.turns.turning(inside is not None and inside.control is self.control):
+        with self.control.turns.turning(joined(self.control) is not None):
             yield
 
     def __getattr__(self, name: str) -> Any:
@@ -193,6 +202,11 @@ class Converted(Standin):
             name: module.stood_for if type(module) is Absorbed else module
             for name, module in self.model.named_modules(remove_duplicate=False)
         }
+
+
+def _has_no_values(args: Any, kwargs: Any) -> bool:
+    leaves = tree_leaves((args, kwargs))
+    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves)
 
 
 def _is_traced(args: Any, kwargs: Any) -> bool:

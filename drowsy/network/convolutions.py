@@ -28,11 +28,13 @@ from drowsy.neuron import ConvSpec
 # Names that a drowsy layer has use for itself.
 TAKEN = frozenset(
     {
+        "absorb",
         "activation",
         "awake",
         "backend",
         "check",
         "check_stencil",
+        "compute",
         "control",
         "correct",
         "corrected_bias",
@@ -41,6 +43,7 @@ TAKEN = frozenset(
         "folded_bias",
         "folded_weight",
         "folds",
+        "give_back",
         "from_conv",
         "index",
         "laid",
@@ -51,6 +54,7 @@ TAKEN = frozenset(
         "rate",
         "reads_single_positions",
         "refresh",
+        "restore",
         "set",
         "set_stencil",
         "sleep",
@@ -58,6 +62,7 @@ TAKEN = frozenset(
         "stage",
         "stencil",
         "table",
+        "tail",
         "uncorrect",
         "written",
     }

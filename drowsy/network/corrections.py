@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 
 from drowsy.knob.schedule import Setting
 from drowsy.network.calibration import Calibration, Correction
@@ -27,6 +29,7 @@ class Corrections:
         self.calibration: Calibration | None = None
         self.point: Setting | None = None
         self.in_force: Mapping[str, Correction] = {}
+        self._resting = False
 
     def take(self, calibration: Calibration) -> None:
         """Take a calibration of these layers, on their device; nothing of it is in force yet."""
@@ -58,8 +61,9 @@ class Corrections:
             # Told of the line that turned the knob: above this are the network's own two.
             warnings.warn(doubt, stacklevel=4)
         if point != self.point:
-            self.apply(self.calibration.points.get(point, {}))
             self.point = point
+            if not self._resting:
+                self.apply(self.calibration.points.get(point, {}))
 
     def apply(self, corrections: Mapping[str, Correction]) -> None:
         """Let the layers compute with these, and those that are not named with their own."""
@@ -70,11 +74,41 @@ class Corrections:
                 layer.correct(None)
         self.in_force = corrections
 
+    @contextmanager
+    def rested(self) -> Iterator[None]:
+        """Correct nothing for a while; what the knob then asks for comes into force again."""
+        with self.kept() if self.calibration is None else nullcontext():
+            before, self._resting = self._resting, True
+            self.apply({})
+            try:
+                yield
+            finally:
+                self._resting = before
+                if self.calibration is not None and not before:
+                    self.apply(self.calibration.points.get(self.point or (), {}))
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Give back calibration and what layers compute with, if it was set by hand too."""
+        layers, own = self._layers.values(), (self.calibration, self.point, self.in_force)
+        tensors = [_copies(layer) for layer in layers]
+        try:
+            yield
+        finally:
+            self.calibration, self.point, self.in_force = own
+            for layer, held in zip(layers, tensors, strict=True):
+                layer.give_back(*held)
+
     def to(self, device: torch.device) -> None:
         """Follow the layers to a device; what they compute with moves with them."""
         if self.calibration is not None:
             self.calibration = self.calibration.to(device)
             self.in_force = self.calibration.points.get(self.point or (), {})
+
+
+def _copies(layer: DrowsyConv2d) -> tuple[Tensor | None, Tensor | None]:
+    weight, bias = layer.corrected_weight, layer.corrected_bias
+    return None if weight is None else weight.clone(), None if bias is None else bias.clone()
 
 
 def _doubts(

@@ -285,6 +285,18 @@ class FoldedConv2d(nn.Conv2d):
             assert bias is not None, "a correction has a bias"
             self.corrected_bias.copy_(bias)
 
+    def give_back(self, weight: Tensor | None, bias: Tensor | None) -> None:
+        """Compute with a corrected weight and bias that the layer had before; None for neither."""
+        if weight is None or bias is None:
+            self.uncorrect()
+        elif self.corrected_weight is None or self.corrected_bias is None:
+            self.corrected_weight, self.corrected_bias = weight, bias
+            self.laid += 1
+        else:
+            self.corrected_weight.copy_(weight)
+            self.corrected_bias.copy_(bias)
+            self.written += 1
+
     def uncorrect(self) -> None:
         """Take a correction back, and its buffers."""
         if self.corrected_weight is not None:

@@ -43,17 +43,21 @@ def running() -> Inference | None:
     return _thread.inference
 
 
-def joined(control: Control, layer: int, images: int) -> Inference | None:
-    """The inference in which a layer is about to run on so many images; None for none.
+def joined(control: Control) -> Inference | None:
+    """The inference of a network that this thread is in; None outside of its call."""
+    begun = _thread.inference
+    return begun if begun is not None and begun.control is control else None
+
+
+def join(control: Control, layer: int, images: int) -> None:
+    """Note that a layer of a network is about to run on so many images.
 
     Outside of its network's call nobody tells when an inference is over.
     """
-    begun = _thread.inference
-    if begun is None or begun.control is not control:
+    if (begun := joined(control)) is None:
         control.called_alone(layer, images)
-        return None
-    begun.images = max(begun.images, images)
-    return begun
+    else:
+        begun.images = max(begun.images, images)
 
 
 def in_graph(x: object) -> bool:

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend
 from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
-from drowsy.network.inference import in_graph, joined
+from drowsy.network.inference import in_graph, join, joined
 from drowsy.network.tail import Tail, mark
 from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
 from drowsy.sleep import (
@@ -222,6 +222,11 @@ class DrowsyConv2d(FoldedConv2d):
             sleep = replace(sleep, grain=parsed, stream=stream, phase=phase)
         self._set(sleep, fill)
 
+    def restore(self, sleep: SleepSpec, fill: str, backend: str) -> None:
+        """Give back what the layer had."""
+        self._set(sleep, fill)
+        self.backend = backend
+
     def check(
         self, *, fill: str | None = None, grain: str | Grain | None = None
     ) -> tuple[str, Grain]:
@@ -291,16 +296,22 @@ class DrowsyConv2d(FoldedConv2d):
             if input.dim() == 3:
                 return self.forward(input[None])[0]
         if self.owns_control:
-            y = self._compute(input)
+            y = self.compute(input)
             self.control.advance(input.shape[0])
             return y
-        if in_graph(input):
-            return self._compute(input)
-        inference = joined(self.control, self.index, input.shape[0])
-        y = self._compute(input)
-        return y if self.tail is None else mark(y, self.tail, inference)
+        if not in_graph(input):
+            join(self.control, self.index, input.shape[0])
+        return self.compute(input)
 
-    def _compute(self, input: Tensor) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module; what hooks make of the output is marked with the layer's tail."""
+        y = super().__call__(*args, **kwargs)
+        if self.tail is None or in_graph(y):
+            return y
+        return mark(y, self.tail, joined(self.control))
+
+    def compute(self, input: Tensor) -> Tensor:
+        """``[N, C, H, W]`` -> ``[N, OC, OH, OW]``, whoever sleeps sleeping; the clock stands."""
         return self.awake(input) if self._idle(input) else self._drowse(input)
 
     def _check_call(self, input: Tensor) -> None:

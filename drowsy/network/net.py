@@ -47,8 +47,8 @@ class DrowsyNet(Converted):
     """
 
     _own = frozenset(
-        {"report", "known", "resting", "_layers", "_own_fills", "_corrections", "_original"}
-        | {"_settler", "_settled", "_uniform", "_rewritten"}
+        {"control", "report", "known", "resting", "_layers", "_own_fills", "_corrections"}
+        | {"_original", "_settler", "_settled", "_uniform", "_rewritten"}
     )
 
     report: list[LayerReport]
@@ -71,8 +71,7 @@ class DrowsyNet(Converted):
     ) -> DrowsyNet:
         """Stand in for ``model``, a copy of ``original`` with these layers in it; no graph yet."""
         net = cls(model)
-        net.__dict__["control"] = control
-        net.report, net.resting = report, {}
+        net.control, net.report, net.resting = control, report, {}
         net._original, net._layers = original, layers
         net._own_fills = {name: layer.fill for name, layer in layers.items()}
         net._corrections = Corrections(layers)
@@ -155,26 +154,23 @@ class DrowsyNet(Converted):
                 weights for it, a schedule for another ``k``. The network is then as it was.
         """
         with self._turning():
-            self._set(setting, fill)
-
-    def _set(self, setting: Any, fill: str | None) -> None:
-        fills = self._fills(fill)
-        present = dict(zip(self.layers, self.control.settings, strict=True))
-        wanted = wishes(setting, present, self.k)
-        wanted |= {name: replace(wanted[name], fill=own) for name, own in fills.items()}
-        uniform = not isinstance(getattr(setting, "schedule", setting), Mapping | Schedule)
-        if uniform:
-            wanted |= {name: replace(wanted[name], threshold=0) for name in self.resting}
-        for name, wish in wanted.items():
-            named(name, self.layers[name].check, fill=wish.fill, grain=wish.grain)
-        scales = []
-        for name, wish in wanted.items():
-            layer = self.layers[name]
-            layer.stage(fill=wish.fill, grain=wish.grain, stream=wish.stream, phase=wish.phase)
-            scales.append(scale(wish.threshold, self.k, layer.fill))
-        self.control.set([wish.threshold for wish in wanted.values()], scales)
-        self._uniform = setting if uniform else None
-        self._correct()
+            fills = self._fills(fill)
+            present = dict(zip(self.layers, self.control.settings, strict=True))
+            wanted = wishes(setting, present, self.k)
+            wanted |= {name: replace(wanted[name], fill=own) for name, own in fills.items()}
+            uniform = not isinstance(getattr(setting, "schedule", setting), Mapping | Schedule)
+            if uniform:
+                wanted |= {name: replace(wanted[name], threshold=0) for name in self.resting}
+            for name, wish in wanted.items():
+                named(name, self.layers[name].check, fill=wish.fill, grain=wish.grain)
+            scales = []
+            for name, wish in wanted.items():
+                layer = self.layers[name]
+                layer.stage(fill=wish.fill, grain=wish.grain, stream=wish.stream, phase=wish.phase)
+                scales.append(scale(wish.threshold, self.k, layer.fill))
+            self.control.set([wish.threshold for wish in wanted.values()], scales)
+            self._uniform = setting if uniform else None  # type: ignore[assignment]
+            self._correct()
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""
@@ -208,20 +204,19 @@ class DrowsyNet(Converted):
     def kept(self) -> Iterator[None]:
         """Let a block turn the knob, correct and run; the network is then as it was.
 
-        Schedule, streams, calibration and clock are given back, after an error too.
+        Settings, sources, streams, fills, backends, corrections and clock are given back, after an
+        error too.
         """
-        schedule, calibration, clock = self.schedule, self.calibration, self.control.clock.clone()
-        sleeps = [(layer, layer.sleep) for layer in self.layers.values()]
-        try:
-            yield
-        finally:
-            self.calibration = None
-            # A schedule tells no streams where they are the layers' own.
-            for layer, before in sleeps:
-                layer.stage(stream=before.stream, phase=before.phase)
-            self.set(schedule)
-            self.control.clock.copy_(clock)
-            self.calibration = calibration
+        control, uniform = self.control, self._uniform
+        before = [(layer, layer.sleep, layer.fill, layer.backend) for layer in self.layers.values()]
+        with self._corrections.kept(), control.kept():
+            try:
+                yield
+            finally:
+                with self._turning():
+                    for layer, sleep, fill, backend in before:
+                        layer.restore(sleep, fill, backend)
+                self._uniform = uniform
 
     def _follow_settling(self) -> None:
         # One rate was set before it was known who rests.
@@ -270,12 +265,8 @@ class DrowsyNet(Converted):
     @contextmanager
     def uncorrected(self) -> Iterator[None]:
         """Compute without corrections for a while."""
-        corrections = self.corrected
-        self._corrections.apply({})
-        try:
+        with self._corrections.rested():
             yield
-        finally:
-            self._corrections.apply(corrections)
 
     def _correct(self) -> None:
         """Let the corrections follow the knob, if there are any."""

@@ -243,7 +243,8 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
     """
     x, spec = padded(x, spec)
     left, right, top, bottom = spec.padding
-    if (left, top) != (right, bottom):
+    # Sizes that a compiler keeps open are not compared, which would fix them.
+    if any(isinstance(p, torch.SymInt) for p in spec.padding) or (left, top) != (right, bottom):
         x = padded_input(x, spec)
         top = left = 0
     y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)

@@ -80,9 +80,10 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def counted(self: Evaluator, settings: list) -> Iterable:
         for setting, counts in walk(self, settings):
-            layers = tuple(str(layer.sleep) + layer.fill for _, layer in self.layers)
-            weight = float(self.layers[0][1].weight.detach().sum())
-            images = sum(len(chunk) for chunk in self._chunks), self._chunks[0].shape[2]
+            layers = list(self.net.layers.values())
+            weight = float(layers[0].weight.detach().sum())
+            layers = tuple(str(layer.sleep) + layer.fill for layer in layers)
+            images = len(self.images), self.images.shape[2]
             found.append((layers, weight, images, self.seed, setting))
             yield setting, counts
 
@@ -425,7 +426,7 @@ def test_a_stopped_comparison_resumes_and_a_finished_one_evaluates_nothing(
         assert compare(store=store) == rows
         # One was evaluated and not kept.
         assert len(evaluated) == count + 1
-        monkeypatch.setattr(Evaluator, "_advance", None)
+        monkeypatch.setattr(Evaluator, "walk", None)
         assert compare(store=store) == rows
 
 

@@ -99,7 +99,7 @@ def photos(count: int = 16, side: int = 12) -> Tensor:
 
 def converted(model: nn.Module | None = None, **options: Any) -> DrowsyNet:
     options = {"grain": "position", "source": "stratified", "fill": "nearest"} | options
-    return drowsy.convert(model or chain(), **options)
+    return drowsy.convert(model or chain(), photos(2), **options)
 
 
 def preactivations(
@@ -616,7 +616,7 @@ def test_the_network_is_as_it_was_after_an_error(
     clock = calibrated.control.clock.clone()
     with pytest.raises(ValueError, match="schedule: has k = 4"):
         calibrate(calibrated, photos(), [drowsy.Schedule(4)])
-    monkeypatch.setattr(layerwise._Task, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(layerwise.Call, "output", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         calibrate(calibrated, photos(), [calibrated.schedule_of((1, 1, 1))])
     assert calibrated.calibration is not None

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drowsy.correction.stencils import calibrate_stencils
-from drowsy.evaluation import evaluator
+from drowsy.evaluation import tree
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.metrics import Counts
 from drowsy.graph.convert import convert
@@ -243,8 +243,8 @@ def test_cache_of_maps_does_not_matter(net: DrowsyNet, images: Tensor, map_cache
     limited = Evaluator(net, images, batch=3, map_cache=map_cache)
     expected, results = logits_of_walk(cached, settings), logits_of_walk(limited, settings)
     assert all(torch.equal(results[setting], expected[setting]) for setting in settings)
-    held = sum(drawn.numel() for drawn in limited._maps.values())
-    assert held <= map_cache < sum(drawn.numel() for drawn in cached._maps.values())
+    held = sum(drawn.numel() for drawn in limited._way.maps.values())
+    assert held <= map_cache < sum(drawn.numel() for drawn in cached._way.maps.values())
 
 
 def test_setting_alone_and_among_others_is_the_same(net: DrowsyNet, images: Tensor) -> None:
@@ -317,8 +317,8 @@ def test_settings_that_differ_late_share_what_comes_before(convolved: list[Drows
 
 def test_map_is_drawn_once_for_all_rates(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    levels = evaluator.levels
-    monkeypatch.setattr(evaluator, "levels", lambda *args: drawn.append(args) or levels(*args))
+    levels = tree.levels
+    monkeypatch.setattr(tree, "levels", lambda *args: drawn.append(args) or levels(*args))
     net = convert(chain().eval(), k=4)
     list(Evaluator(net, images).walk(list(itertools.product(range(4), repeat=3))))
     assert len(drawn) == 3
