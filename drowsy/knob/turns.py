@@ -17,7 +17,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._free = threading.Condition(threading.RLock())
-        self._inferences = 0
+        self._inferences = self._waiting = 0
 
     def __reduce__(self) -> tuple[type[Turns], tuple[()]]:
         # A copy of a network has inferences of its own.
@@ -27,6 +27,8 @@ class Turns:
     def inferring(self) -> Iterator[None]:
         """Of one inference."""
         with self._free:
+            # Whoever waits to turn the knob comes first, and so in the end.
+            self._free.wait_for(lambda: not self._waiting)
             self._inferences += 1
         try:
             yield
@@ -40,6 +42,11 @@ class Turns:
         """Of whoever turns the knob; ``inside`` an inference of this network or not."""
         with self._free:
             if not inside:
-                self._free.wait_for(lambda: self._inferences == 0)
+                self._waiting += 1
+                try:
+                    self._free.wait_for(lambda: self._inferences == 0)
+                finally:
+                    self._waiting -= 1
+                    self._free.notify_all()
             # Nobody begins an inference while this is held.
             yield

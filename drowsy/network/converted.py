@@ -110,12 +110,18 @@ class Converted(Standin):
                 "net: is compiled, exported or traced, which needs its graph, and there is none: "
                 f"{self.known.reason}. Compile or export drowsy.revert(net), where nobody sleeps"
             )
+        if len(args) + len(kwargs) != 1:
+            raise RuntimeError(
+                f"net: is compiled, exported or traced with {len(args) + len(kwargs)} arguments, "
+                "allowed: one batch of images, which its graph is of"
+            )
+        (images,) = (*args, *kwargs.values())
         if _is_traced(args, kwargs):
-            output = module(*args, **kwargs)
+            output = module(images)
         else:
             with inference(self.control, in_graph=True):
-                output = module(*args, **kwargs)
-        self.control.advance(args[0].shape[0])
+                output = module(images)
+        self.control.advance(images.shape[0] if images.dim() == 4 else 1)
         return output
 
     @torch.compiler.disable(
