@@ -115,7 +115,7 @@ class Converted(Standin):
                 f"net: is compiled, exported or traced with {len(args) + len(kwargs)} arguments, "
                 "allowed: one batch of images, which its graph is of"
             )
-        (images,) = (*args, *kwargs.values())
+        images = next(iter((*args, *kwargs.values())))
         if _is_traced(args, kwargs):
             output = module(images)
         else:
