@@ -2,6 +2,7 @@
 
     OMP_WAIT_POLICY=passive python -m pytest bench/test_cpu.py --benchmark-enable
 
+And what being converted costs: the network at rate 0 against the model that it was made from.
 
 The dense network is the converted one at rate 0, batch norms folded, ``F.conv2d`` throughout, in
 the faster of the two memory formats. All settings take turns in one process. Two clocks are
@@ -24,7 +25,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import drowsy
 from bench.cpu_crossover import TIMES
@@ -85,6 +86,45 @@ def test_half_of_the_multiplications(
     )
     if name == "resnet18":
         assert ratios(times["thread"])["lattice position"]["median"] < 0.85
+
+
+class Branching(nn.Module):
+    """Takes a way that depends on values, which no graph can tell."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x) if x[0, 0, 0, 0] == x[0, 0, 0, 0] else x
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "squeezenet1_1", "cifar_resnet20"])
+def test_rate_zero(benchmark: Any, name: str, batch: int, photographs: Tensor) -> None:
+    torch.set_num_threads(1)
+    model, crop = models.create(name), models.MODELS[name].preprocess.crop
+    images = F.interpolate(photographs, crop, mode="bicubic")
+    images = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch].contiguous()
+    branching = Branching(model).eval()
+    nets = {"with a graph": drowsy.convert(model, images)}
+    nets["without a graph"] = drowsy.convert(branching, images)
+    assert [net.graph is None for net in nets.values()] == [False, True]
+    runs: dict[str, Callable[[], Any]] = {"dense with a graph": partial(model, images)}
+    runs["dense without a graph"] = partial(branching, images)
+    runs |= {way: partial(net, images) for way, net in nets.items()}
+    with torch.inference_mode():
+        alternate(runs, 2)
+        times = benchmark.pedantic(alternate, (runs, 20), rounds=1)["thread"]
+    # Each over its own original, round by round.
+    cost = {
+        way: statistics.quantiles(
+            [a / b for a, b in zip(times[way], times[f"dense {way}"], strict=True)], n=4
+        )
+        for way in nets
+    }
+    benchmark.extra_info.update(load=os.getloadavg()[0], quartiles=cost, seconds=times)
+    assert all(median <= 1.03 for _, median, _ in cost.values())
 
 
 def alternate(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, list[float]]]:

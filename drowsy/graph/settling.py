@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,7 +161,9 @@ class Settling:
         with net.uncorrected(), net.control.nobody_asleep():
             if self.verify:
                 self._compare(net, call)
-            net.resting = _resting(net, call)
+            else:
+                call.run()
+            net.resting = call.work.resting()
         self.compared = (*self.compared, method)
 
     def _observe(self, net: DrowsyNet, call: _Comparison) -> None:
@@ -213,6 +217,7 @@ class _Comparison:
         self._args, self._kwargs = args, kwargs
         self._expected: Any = None
         self._ran = False
+        self.work = _Work(net)
 
     def given(self) -> tuple[Any, Any]:
         """The arguments, which a call may overwrite."""
@@ -232,7 +237,8 @@ class _Comparison:
     def run(self) -> Any:
         """What the network's own copy of the model's code returns."""
         args, kwargs = self.given()
-        with inference(self.net.control) as begun:
+        self.work = _Work(self.net)
+        with inference(self.net.control) as begun, self.work.counted():
             output = getattr(self.net.model, self.method)(*args, **kwargs)
         if begun.awaited:
             raise OtherWay(f"{begun.awaited} norms or activations were not called")
@@ -322,36 +328,40 @@ def _in_order(model: nn.Module, modules: Mapping[str, nn.Module], example: Any) 
     return list(dict.fromkeys([*ran, *named.values()]))
 
 
-def _resting(net: DrowsyNet, call: _Comparison) -> dict[str, str]:
-    """Layers that one rate for all leaves awake, and why, by one call."""
-    multiplies = dict.fromkeys(net.layers, 0)
-    positions = dict.fromkeys(net.layers, 0)
+class _Work:
+    """What each layer multiplies, and for how many positions, while a network runs."""
 
-    def counted(name: str, layer: DrowsyConv2d) -> Any:
-        def hook(_: nn.Module, __: Any, y: Tensor) -> None:
-            per_output = layer.weight[0].numel()
-            multiplies[name] += y.numel() * per_output
-            positions[name] = max(positions[name], math.prod(y.shape[-2:]))
+    def __init__(self, net: DrowsyNet) -> None:
+        self.multiplies = dict.fromkeys(net.layers, 0)
+        self.positions = dict.fromkeys(net.layers, 0)
+        self._layers = net.layers
 
-        return hook
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        handles = [
+            layer.register_forward_hook(functools.partial(self._count, name))
+            for name, layer in self._layers.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    handles = [
-        layer.register_forward_hook(counted(name, layer)) for name, layer in net.layers.items()
-    ]
-    try:
-        call.run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    total = sum(multiplies.values())
-    found = {}
-    for name, count in multiplies.items():
-        if positions[name] == 1:
-            found[name] = "its output is one position, which a whole image hangs on"
-        elif count < SMALL_SHARE * total:
-            found[name] = f"it holds {count / total:.2%} of the multiplications"
-    # A network of such layers alone has nothing else to sleep in.
-    return found if len(found) < len(multiplies) else {}
+    def _count(self, name: str, layer: DrowsyConv2d, _: Any, y: Tensor) -> None:
+        self.multiplies[name] += y.numel() * layer.weight[0].numel()
+        self.positions[name] = max(self.positions[name], math.prod(y.shape[-2:]))
+
+    def resting(self) -> dict[str, str]:
+        """Layers that one rate for all leaves awake, and why."""
+        total, found = sum(self.multiplies.values()), {}
+        for name, count in self.multiplies.items():
+            if self.positions[name] == 1:
+                found[name] = "its output is one position, which a whole image hangs on"
+            elif count < SMALL_SHARE * total:
+                found[name] = f"it holds {count / total:.2%} of the multiplications"
+        # A network of such layers alone has nothing else to sleep in.
+        return found if len(found) < len(self.multiplies) else {}
 
 
 def _device(model: nn.Module) -> torch.device | None:

@@ -40,7 +40,8 @@ class _Copying:
             return self._made[id(module)]
         if _shared(module):
             return module
-        made = type(module).__new__(type(module))
+        # Not by its class, which may do more: one of fx.GraphModule would make another class.
+        made: nn.Module = object.__new__(type(module))
         self._keep(module, made)
         for name, value in module.__dict__.items():
             if name not in _SHARED:
