@@ -224,18 +224,20 @@ def finish(
 ):
     """``finish_at`` channels [first_c, last_c), as many as ``acc`` has columns or fewer.
 
-    A large tile is taken part by part. With ``listed``, these are entries of a list of channels,
-    which come in runs of ``RUN`` from multiples of it.
+    A large tile is taken part by part, in quarters at the finest. ``listed``: a list of channels
+    that come in runs of ``RUN`` from multiples of it; its entries [first_c, last_c) are meant then.
     """
     ITEMSIZE: tl.constexpr = y.dtype.element_ty.primitive_bitwidth // 8
     AT_MOST: tl.constexpr = max(AT_ONCE // BLOCK_M, NARROWEST) // ITEMSIZE
     WIDTH: tl.constexpr = min(BLOCK_N, max(AT_MOST, BLOCK_N // 4))
+    # Half a word's columns lie in one.
     READ: tl.constexpr = "word" if MAP == "words" and WIDTH < 32 else MAP
     for part in tl.static_range(BLOCK_N // WIDTH):
         first = first_c + part * WIDTH
         c = first + tl.arange(0, WIDTH)
-        m_c = c < last_c
-        if listed is not None:
+        if listed is None:
+            m_c = c < last_c
+        else:
             m_c = c < tl.multiple_of(last_c, RUN)
             c = tl.load(listed + c, mask=m_c, other=0)
             c = tl.max_contiguous(tl.multiple_of(c, RUN), RUN)

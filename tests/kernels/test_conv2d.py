@@ -440,7 +440,12 @@ def test_configurations_fit_the_layer() -> None:
     assert chosen(56 * 56, 64, 256, taps=1, **rows) == "128x128x64-w8-s3"
     # A tile that fits into a cell can be skipped.
     assert chosen(56 * 56, 256, 256, taps=9, awake="cells", cell=(128, 128)).startswith("128x128")
-    assert chosen(49, 64, 64, awake="channels", cell=(49, 1)) == "64x64x64-w4-s4"
+    # Where tiles end with an image's positions, tall ones would compute none.
+    channels: dict[str, Any] = {"taps": 9, "awake": "channels"}
+    assert chosen(49, 64, 64, cell=(49, 1), **channels) == "64x64x64-w4-s4"
+    assert chosen(49, 512, 512, cell=(49, 1), **channels) == "64x64x64-w4-s4"
+    assert chosen(56 * 56, 256, 256, cell=(56 * 56, 1), **channels) == "256x64x64-w8-s3"
+    assert chosen(49, 512, 512, taps=9, awake="cells", cell=(49, 128)).startswith("64x")
 
 
 @pytest.mark.parametrize("lists", ["cells", "channels"])
