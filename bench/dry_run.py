@@ -41,12 +41,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
 )
 from torch.overrides import TorchFunctionMode
 
 import drowsy.graph.overwriting
 import drowsy.graph.running
+import drowsy.network.inference
 import drowsy.sensors.devices
 from bench import compiling, networks
 from bench.tune import INCOMPLETE
@@ -464,6 +466,8 @@ def standing_in(machine: Machine) -> Iterator[None]:
             (clock, "sleep", advance),
             (clock, "every", lambda *_: lambda: None),
             (drowsy.sensors.devices, "NvmlGpu", GpuSensor),
+            # Tensors without data are what runs here, no compiler's and no exporter's.
+            (drowsy.network.inference, "Tensor", FakeTensor),
             (drowsy.graph.running, "FakeTensorMode", same_mode),
             (drowsy.graph.overwriting, "FakeTensorMode", same_mode),
             (

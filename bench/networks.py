@@ -120,9 +120,15 @@ def _captured(model: nn.Module, batch: Tensor) -> Callable[[], object]:
 
 
 def convert(model: nn.Module, variant: str, batch: Tensor) -> drowsy.DrowsyNet:
-    """The network with a knob, sleeping as ``variant`` says."""
+    """The network with a knob, sleeping as ``variant`` says.
+
+    It is compared with its model by torch's convolutions: ours are to be compiled ahead, together.
+    """
     grain = "position" if variant == "aligned" else variant
-    net = drowsy.convert(copy.deepcopy(model), grain=grain)
+    net = drowsy.convert(copy.deepcopy(model), grain=grain, backend="torch")
+    net.settle(batch[:_CHECKED])
+    for layer in net.layers.values():
+        layer.backend = "auto"
     if variant == "aligned":
         drowsy.align(net, batch)
     return net
@@ -209,9 +215,9 @@ def measure_network(
         "baselines": baselines,
         "points": [],
     }
+    shares = network_shares(name)
     with torch.inference_mode():
         net = convert(model, variant, batch)
-        shares = network_shares(name)
         if compiler is not None:
             compile_ahead(net, batch, compiler)
         fast = drowsy.deploy(net, batch)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from drowsy_kernels.epilogue import all_asleep, finish, store_rest
+from drowsy_kernels.epilogue import all_asleep, finish_at, store_rest
 from drowsy_kernels.launch import VIEWS
 
 
@@ -107,7 +107,7 @@ def depthwise_kernel(
             b_w = tl.load(w + (ky * KW + kx) * OC + c, mask=m_c, other=0.0).to(tl.float32)
             acc += b_x * b_w[None, :]
 
-    finish(
+    finish_at(
         acc,
         y,
         residual,
@@ -117,8 +117,9 @@ def depthwise_kernel(
         row,
         m_all,
         m_m,
+        c,
+        m_c,
         first_c,
-        last_c,
         cell_c,
         words,
         OC,

@@ -32,8 +32,8 @@ ACTIVATIONS = (
 )
 """Activations that a convolution applies before it writes; ``SLOPE`` is a number."""
 # What of a tile the epilogue takes at a time, so that addresses, bits and residuals find registers
-# beside the accumulators: elements, and columns at least.
-AT_ONCE, NARROWEST = tl.constexpr(64 * 64), tl.constexpr(32)
+# beside the accumulators: bytes of the output, and those of a row at least.
+AT_ONCE, NARROWEST = tl.constexpr(64 * 128), tl.constexpr(64)
 
 
 @triton.jit
@@ -219,15 +219,28 @@ def finish(
     WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    listed=None,
+    RUN: tl.constexpr = 1,
 ):
     """``finish_at`` channels [first_c, last_c), as many as ``acc`` has columns or fewer.
 
-    A large tile is taken part by part.
+    A large tile is taken part by part, in quarters at the finest. ``listed``: a list of channels
+    that come in runs of ``RUN`` from multiples of it; its entries [first_c, last_c) are meant then.
     """
-    WIDTH: tl.constexpr = min(BLOCK_N, max(AT_ONCE // BLOCK_M, NARROWEST))
+    ITEMSIZE: tl.constexpr = y.dtype.element_ty.primitive_bitwidth // 8
+    AT_MOST: tl.constexpr = max(AT_ONCE // BLOCK_M, NARROWEST) // ITEMSIZE
+    WIDTH: tl.constexpr = min(BLOCK_N, max(AT_MOST, BLOCK_N // 4))
+    # Half a word's columns lie in one.
+    READ: tl.constexpr = "word" if MAP == "words" and WIDTH < 32 else MAP
     for part in tl.static_range(BLOCK_N // WIDTH):
         first = first_c + part * WIDTH
         c = first + tl.arange(0, WIDTH)
+        if listed is None:
+            m_c = c < last_c
+        else:
+            m_c = c < tl.multiple_of(last_c, RUN)
+            c = tl.load(listed + c, mask=m_c, other=0)
+            c = tl.max_contiguous(tl.multiple_of(c, RUN), RUN)
         finish_at(
             columns(acc, part, WIDTH),
             y,
@@ -239,12 +252,12 @@ def finish(
             m,
             m_m,
             c,
-            c < last_c,
+            m_c,
             first,
             cell_c,
             words,
             OC,
-            MAP,
+            READ,
             ACTIVATION,
             SLOPE,
             POST_ACTIVATION,

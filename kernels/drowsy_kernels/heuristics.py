@@ -137,13 +137,10 @@ SHIPPED_CONFIGS: dict[str, tuple[ConvConfig, ...]] = {
 def serves(config: ConvConfig, kind: str, awake: str) -> bool:
     """Whether a configuration of family ``kind`` follows a list of this kind without a spill.
 
-    Scattered stores of large tiles take too many registers (by Triton 3.6: 3.9 has enough for 128 x
-    64), and so do, on Blackwell, the addresses of gathered float32 rows beside 64 accumulators.
+    Of lists of channels every column has an address of its own: tiles of 64 columns find the
+    registers (without tensor cores: of 32), 256 x 128 does not, and none between them ships for it.
     """
-    tile = (config.block_m, config.block_n)
-    if awake == "channels":
-        return config.block_n <= (32 if kind == "single" else 64) and tile != (128, 64)
-    return not (awake == "rows" and kind == "tf32" and tile == (64, 128))
+    return awake != "channels" or config.block_n <= (32 if kind == "single" else 64)
 
 
 def family(dtype: torch.dtype, precision: str, depthwise: bool = False) -> str:
@@ -199,10 +196,9 @@ def choose_config(
     Raises:
         ValueError: a ``block_k`` that no configuration has.
     """
-    rows = images * positions
     if groups > 1 and channels_per_group == 1:
         columns = triton.cdiv(groups * out_channels_per_group, _DEPTHWISE[0].block_n)
-        tiles = columns * triton.cdiv(rows, _DEPTHWISE[-1].block_m)
+        tiles = columns * triton.cdiv(images * positions, _DEPTHWISE[-1].block_m)
         return _DEPTHWISE[-1 if tiles >= _ENOUGH_PROGRAMS else 0]
 
     kind = family(dtype, precision)
@@ -215,7 +211,8 @@ def choose_config(
         depths = depths[:1]
     depth = block_k or _block_k(channels_per_group, depths)
     candidates = tuple(config for config in shipped if config.block_k == depth)
-    # Channels after which tiles start anew, and how often they do.
+    # Positions and channels after which tiles start anew, and how often they do.
+    segment, segments = images * positions, 1
     span, spans = out_channels_per_group, groups
     candidates = tuple(config for config in candidates if serves(config, kind, awake))
     if cell is not None:
@@ -229,6 +226,9 @@ def choose_config(
             if (tall or cell_p % config.block_m == 0) and (wide or cell_c % config.block_n == 0)
         )
         candidates = within or candidates
+        if awake in ("cells", "channels"):
+            segment = min(positions, cell_p)
+            segments = images * triton.cdiv(positions, segment)
         if awake in ("cells", "rows"):
             span, spans = min(span, cell_c), spans * triton.cdiv(span, min(span, cell_c))
 
@@ -242,7 +242,8 @@ def choose_config(
     ]
 
     def cycles(config: ConvConfig) -> float:
-        tiles = triton.cdiv(rows, config.block_m) * spans * triton.cdiv(span, config.block_n)
+        tiles = segments * triton.cdiv(segment, config.block_m)
+        tiles *= spans * triton.cdiv(span, config.block_n)
         steps = triton.cdiv(blocks, config.split_k) * taps
         return _cycles(config, kind, dtype.itemsize, tiles, steps, awake)
 

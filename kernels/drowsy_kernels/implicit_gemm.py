@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from drowsy_kernels.epilogue import all_asleep, dot, finish, finish_at, offsets, store_rest
+from drowsy_kernels.epilogue import all_asleep, dot, finish, offsets, store_rest
 from drowsy_kernels.launch import VIEWS
 
 # Channels of the widest store, 16 bytes of halves.
@@ -558,10 +558,9 @@ def awake_conv2d_kernel(
                 count = tl.load(block_counts + n)
             if AWAKE == "channels":
                 group = 0
-                j = first_j + i_n
-                m_c = j < tl.multiple_of(channels, RUN)
                 p_channels = awake + n * OC
-                c = tl.load(p_channels + j, mask=m_c, other=0)
+                c = first_j + i_n
+                c = tl.load(p_channels + c, mask=c < tl.multiple_of(channels, RUN), other=0)
                 c = tl.max_contiguous(tl.multiple_of(c, RUN), RUN)
                 count = tl.where(channels > 0, count, 0)
             else:
@@ -635,7 +634,7 @@ def awake_conv2d_kernel(
                 )
                 # The awake are written over it.
                 tl.debug_barrier()
-                finish_at(
+                finish(
                     acc,
                     y,
                     residual,
@@ -645,9 +644,8 @@ def awake_conv2d_kernel(
                     m,
                     m,
                     m_m,
-                    c,
-                    m_c,
-                    0,
+                    first_j,
+                    channels,
                     1,
                     1,
                     OC,
@@ -659,6 +657,8 @@ def awake_conv2d_kernel(
                     WIDE,
                     BLOCK_M,
                     BLOCK_N,
+                    p_channels,
+                    RUN,
                 )
             else:
                 finish(

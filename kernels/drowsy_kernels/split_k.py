@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from drowsy_kernels.epilogue import finish, offsets
+from drowsy_kernels.epilogue import finish_at, offsets
 from drowsy_kernels.launch import VIEWS
 
 
@@ -57,7 +57,7 @@ def add_parts_kernel(
     m = tl.minimum(m_all, rows - 1)
     n = m // positions
     row = n * cell_rows + (m - n * positions) // cell_p
-    finish(
+    finish_at(
         acc,
         y,
         residual,
@@ -67,8 +67,9 @@ def add_parts_kernel(
         row,
         m_all,
         m_m,
+        c,
+        m_c,
         first_c,
-        OC,
         cell_c,
         words,
         OC,

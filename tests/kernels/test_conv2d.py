@@ -348,11 +348,12 @@ def test_other_slopes_are_refused_as_drowsy_refuses_them(slope: str) -> None:
 
 
 @pytest.mark.parametrize("j", [0, 3, 8])
+@pytest.mark.parametrize(("block_m", "block_n"), [(64, 32), (128, 64)])
 @pytest.mark.parametrize(
     ("cell", "out_channels"), [(2, 70), (4, 100), (8, 136), (8, 70), (16, 136), (24, 80), (200, 40)]
 )
 def test_channels_are_listed_by_whole_cells(
-    cell: int, out_channels: int, j: int, triton_device: torch.device
+    cell: int, out_channels: int, block_m: int, block_n: int, j: int, triton_device: torch.device
 ) -> None:
     """Of two channels and more, also where the last cell is narrower: runs of the list in vectors.
 
@@ -365,7 +366,7 @@ def test_channels_are_listed_by_whole_cells(
         kernel=(1, 1),
         padding=(0, 0, 0, 0),
         grain=f"tile:200x{cell}",
-        config=kernels.ConvConfig(64, 32, 32, 4, 4),
+        config=kernels.ConvConfig(block_m, block_n, 32, 4, 4),
         lists="channels",
         residual=True,
         post="silu",
@@ -376,10 +377,21 @@ def test_channels_are_listed_by_whole_cells(
     layer.check(y, layer.expected(1))
 
 
-TALL = [config for config in kernels.SHIPPED_CONFIGS["half"] if config.block_m == 256]
+# Tiles that the epilogue takes in two or four parts: those of 256 rows, and float32.
+IN_PARTS = [
+    *(("fp16", config) for config in kernels.SHIPPED_CONFIGS["half"] if config.block_m == 256),
+    *(
+        ("fp32", config)
+        for config in kernels.SHIPPED_CONFIGS["tf32"]
+        if config.block_k == 32
+        and (config.block_m, config.block_n) in ((64, 64), (64, 128), (128, 32), (128, 128))
+    ),
+]
 
 
-@pytest.mark.parametrize("config", TALL, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "config"), IN_PARTS, ids=[f"{dtype} {config}" for dtype, config in IN_PARTS]
+)
 @pytest.mark.parametrize(
     ("grain", "lists"),
     [
@@ -389,16 +401,20 @@ TALL = [config for config in kernels.SHIPPED_CONFIGS["half"] if config.block_m =
         ("position", "rows"),
         ("position:16", "rows"),
         ("tile:64x32", "cells"),
+        ("channel", "channels"),
+        ("tile:200x8", "channels"),
     ],
 )
-def test_tall_tiles(
+def test_tiles_in_parts(
     grain: str,
     lists: str,
+    dtype: str,
     config: kernels.ConvConfig,
     triton_device: torch.device,
 ) -> None:
-    """Tiles of 256 rows, the last half full, whose epilogue takes 32 columns at a time."""
+    """Rows and columns of the last tiles end within one."""
     case = Case(
+        dtype,
         channels=64,
         size=(14, 13),
         out_channels=160,
@@ -413,7 +429,7 @@ def test_tall_tiles(
     layer = make_layer(case, triton_device)
     y = layer.run(scale=torch.tensor([2.0], device=triton_device))
     expected = layer.expected(2)
-    if lists != "none":
+    if lists in ("cells", "rows"):
         assert torch.equal(y.isnan(), layer.asleep)
         y[layer.asleep] = expected[layer.asleep].to(y.dtype)
     layer.check(y, expected, scale=2)
@@ -439,7 +455,12 @@ def test_configurations_fit_the_layer() -> None:
     assert chosen(56 * 56, 64, 256, taps=1, **rows) == "128x128x64-w8-s3"
     # A tile that fits into a cell can be skipped.
     assert chosen(56 * 56, 256, 256, taps=9, awake="cells", cell=(128, 128)).startswith("128x128")
-    assert chosen(49, 64, 64, awake="channels", cell=(49, 1)) == "64x64x64-w4-s4"
+    # Where tiles end with an image's positions, tall ones would compute none.
+    channels: dict[str, Any] = {"taps": 9, "awake": "channels"}
+    assert chosen(49, 64, 64, cell=(49, 1), **channels) == "64x64x64-w4-s4"
+    assert chosen(49, 512, 512, cell=(49, 1), **channels) == "64x64x64-w4-s4"
+    assert chosen(56 * 56, 256, 256, cell=(56 * 56, 1), **channels) == "256x64x64-w8-s3"
+    assert chosen(49, 512, 512, taps=9, awake="cells", cell=(49, 128)).startswith("64x")
 
 
 @pytest.mark.parametrize("lists", ["cells", "channels"])
