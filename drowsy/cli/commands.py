@@ -236,7 +236,7 @@ def run_demo(args: argparse.Namespace) -> None:
 def _check_size(args: argparse.Namespace, study: Study) -> None:
     """Raise before anything is measured where a search could not end."""
     measurer = study.measurer
-    check_method(args.method, args.budget, measurer.net.k ** len(measurer.names))
+    check_method(args.method, args.budget, measurer.net.k ** len(measurer.free))
 
 
 def _show(frontiers: dict[str, Frontier], study: Study) -> None:
