@@ -53,7 +53,10 @@ def run_inspect(args: argparse.Namespace) -> None:
     elif args.stages:
         print(explain(find_stages(net, torch.zeros(1, *image))))
     else:
-        print(inspect(net, layer_shares(cost_of(net, info))))
+        shares = layer_shares(cost_of(net, info))
+        # Any image tells what rests and whether the graph is the model's.
+        net.settle(torch.rand(1, *image, generator=torch.Generator().manual_seed(0)))
+        print(inspect(net, shares))
 
 
 def run_cost(args: argparse.Namespace) -> None:

@@ -347,7 +347,8 @@ def _resting(net: DrowsyNet, call: _Comparison) -> dict[str, str]:
     found = {}
     for name, count in multiplies.items():
         if positions[name] == 1:
-            found[name] = "its output is one position, which a whole image hangs on"
+            # A whole image hangs on it.
+            found[name] = "its output is one position"
         elif count < SMALL_SHARE * total:
             found[name] = f"it holds {count / total:.2%} of the multiplications"
     # A network of such layers alone has nothing else to sleep in.
