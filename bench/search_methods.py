@@ -59,7 +59,8 @@ class Recorded:
             alone = tuple(deepest if i == layer else 0 for i in range(layers))
             shares[name] = self.points[alone].saving * self.net.k / deepest
         self.gains = multiplication_gains(shares, self.net.k)
-        self.ties = [[layer] for layer in range(layers)]
+        self.free = list(range(layers))
+        self.ties = [[layer] for layer in self.free]
 
     def measure(
         self, settings: Iterable[Setting], label: str = ""

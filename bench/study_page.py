@@ -58,17 +58,17 @@ def read(network: str, name: str) -> list[Recorded]:
 
 def uniform_table() -> str:
     """Points lost at uniform rates, beside the paper's."""
-    rows = [["network", "flavour", "accuracy", *(f"{rate:g}" for rate in RATES)]]
+    rows = [["network", "fill", "accuracy", *(f"{rate:g}" for rate in RATES)]]
     for metric, losses in PAPER.items():
         rows.append(["*paper: CaffeNet, ImageNet*", "non-rescaled", metric, *map(str, losses)])
     for network, title in NETWORKS.items():
         table = read(network, "uniform")
-        for fill, flavour in (("zero", "non-rescaled"), ("rescale", "rescaled")):
+        for fill, shown in (("zero", "non-rescaled"), ("rescale", "rescaled")):
             for metric in PAPER:
                 found = {float(r["rate"]): float(r[metric]) for r in table if r["fill"] == fill}
                 if found:
                     lost = [f"{100 * (found[0.0] - found[rate]):.1f}" for rate in RATES]
-                    rows.append([title, flavour, metric, *lost])
+                    rows.append([title, shown, metric, *lost])
     return markdown(rows)
 
 

@@ -53,7 +53,10 @@ def run_inspect(args: argparse.Namespace) -> None:
     elif args.stages:
         print(explain(find_stages(net, torch.zeros(1, *image))))
     else:
-        print(inspect(net, layer_shares(cost_of(net, info))))
+        shares = layer_shares(cost_of(net, info))
+        # Any image tells what rests and whether the graph is the model's.
+        net.settle(torch.rand(1, *image, generator=torch.Generator().manual_seed(0)))
+        print(inspect(net, shares))
 
 
 def run_cost(args: argparse.Namespace) -> None:
@@ -236,7 +239,7 @@ def run_demo(args: argparse.Namespace) -> None:
 def _check_size(args: argparse.Namespace, study: Study) -> None:
     """Raise before anything is measured where a search could not end."""
     measurer = study.measurer
-    check_method(args.method, args.budget, measurer.net.k ** len(measurer.names))
+    check_method(args.method, args.budget, measurer.net.k ** len(measurer.free))
 
 
 def _show(frontiers: dict[str, Frontier], study: Study) -> None:

@@ -70,7 +70,9 @@ def _settings(
     recipe: Sleep, workbench: Workbench, net: DrowsyNet, enough: Callable[[Setting], bool]
 ) -> list[Setting]:
     """What may be best of the settings that save enough."""
-    uniform = [s for j in range(recipe.k) if enough(s := (j,) * len(net.layers))][:1]
+    free = [name not in net.resting for name in net.layers]
+    rates = (tuple(j * each for each in free) for j in range(recipe.k))
+    uniform = list(filter(enough, rates))[:1]
     if recipe.rates == "uniform":
         return uniform
     damage = workbench.search(recipe)

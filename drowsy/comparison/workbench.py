@@ -119,9 +119,12 @@ class Workbench:
 
     def _made(self, recipe: Sleep) -> tuple[DrowsyNet, list[str]]:
         """The network as a recipe wants it, and the nodes whose features are scaled in it."""
+        like = next(self._model.parameters())
         net = convert(
             # A copy of its own: in another dtype, batch norms stay folded in the given one.
             copy.deepcopy(self._model),
+            # At full resolution, which decides what rests.
+            self._images["search"][:1].to(like.device, like.dtype),
             source=recipe.source,
             grain=recipe.grain,
             k=recipe.k,
@@ -131,8 +134,7 @@ class Workbench:
         )
         fitted = fit_flatten(net, self.image)
         if recipe.aligned:
-            example = next(net.parameters()).new_zeros(1, *self.image)
-            align(net, example, grain=recipe.grain)
+            align(net, like.new_zeros(1, *self.image), grain=recipe.grain)
         conditions = self.conditions
         net.to(device=conditions.device, dtype=conditions.dtype)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -30,7 +30,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.files.tables import align
 from drowsy.graph.overwriting import check_overwritten
-from drowsy.graph.running import check_example
+from drowsy.graph.running import check_example, settled_graph
 from drowsy.network.net import DrowsyNet
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def deploy(
         )
     if net.training:
         raise ValueError("net: is in training mode; drowsy is for inference, call net.eval()")
+    settled_graph(net, example, "deployment")
     check_overwritten(net, example)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy_kernels.launch import check_device

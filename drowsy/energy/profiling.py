@@ -152,20 +152,25 @@ def measured_gains(
     Returns:
         float64 ``[layers, k]``: fraction of the whole network's cost that a layer saves at rates
         ``0 .. (k-1)/k`` while the others are awake; below 0 where its sleep costs more than it
-        saves.
+        saves. Layers of ``net.resting``, which searches leave awake, are not measured: 0.
     """
+    check_images(images)
+    net.settle(images[:1])
     k, own = net.k, net.schedule
+    free = [name for name in own.layers if name not in net.resting]
     schedules = [Schedule(k, {n: replace(s, rate=Fraction(0)) for n, s in own.layers.items()})]
-    for name, setting in own.layers.items():
+    for name in free:
         schedules += [
-            Schedule(k, {**schedules[0].layers, name: replace(setting, rate=Fraction(j, k))})
-            for j in range(1, k)
+            Schedule(k, {**schedules[0].layers, name: replace(own.layers[name], rate=rate)})
+            for rate in (Fraction(j, k) for j in range(1, k))
         ]
     seconds = MIN_SECONDS if cost == "joules" else _GAIN_SECONDS
     points = profile(net, images, schedules, meter=meter, seconds=seconds, forward=forward)
     awake, *alone = [-spared(point, cost) for point in points]
-    table = 1 - np.array(alone).reshape(len(own.layers), k - 1) / awake
-    return np.pad(table, ((0, 0), (1, 0)))
+    table = np.zeros((len(own.layers), k))
+    rows = [name in free for name in own.layers]
+    table[rows, 1:] = 1 - np.array(alone).reshape(len(free), k - 1) / awake
+    return table
 
 
 def profile_table(profiles: Iterable[Profile], images: int) -> str:

@@ -118,9 +118,9 @@ class Measurer:
         self.store = open_store(store)
         if self.store is not store:
             weakref.finalize(self, self.store.close)
-        net.settle(images[:1])
         self.names = list(net.layers)
         shares = layer_shares(costs_on(net, images))
+        net.settle(images[:1])
         # A layer that does not run on such images saves nothing.
         self.shares = {name: shares.get(name, 0.0) for name in self.names}
         self.cost, self._forward = cost, forward
@@ -191,14 +191,21 @@ class Measurer:
         return objective
 
     @functools.cached_property
+    def free(self) -> list[int]:
+        """Numbers of the layers that searches let sleep: all but those of ``net.resting``."""
+        return [n for n, name in enumerate(self.names) if name not in self.net.resting]
+
+    @functools.cached_property
     def ties(self) -> list[list[int]]:
-        """Layers that searches give one rate, by number: see ``drowsy.find_ties``."""
+        """Free layers that searches give one rate, by number: see ``drowsy.find_ties``."""
         layers = self.net.layers
         # Layers are tied only by a map that they share.
         if len({layer.sleep.stream for layer in layers.values()}) == len(layers):
-            return [[number] for number in range(len(layers))]
+            return [[number] for number in self.free]
+        numbers = {self.names[number]: number for number in self.free}
         ties = find_ties(self.net, self.images[:1])
-        return [[self.names.index(name) for name in tie] for tie in ties]
+        free = ([numbers[name] for name in tie if name in numbers] for tie in ties)
+        return [tie for tie in free if tie]
 
     @property
     def _timed(self) -> Tensor:

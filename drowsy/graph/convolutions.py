@@ -29,7 +29,7 @@ def geometry(module: nn.Module) -> str:
         return type(module).__name__ if type(module) is not nn.Module else "F.conv2d"
     size = "x".join(map(str, module.kernel_size))
     groups = f" groups {module.groups}" if module.groups > 1 else ""
-    stride = f" stride {module.stride[0]}" if module.stride != (1, 1) else ""
+    stride = f" /{module.stride[0]}" if module.stride != (1, 1) else ""
     return f"{module.in_channels}->{module.out_channels} {size}{stride}{groups}"
 
 

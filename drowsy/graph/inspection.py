@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from torch import nn
 from drowsy.files.tables import align
 from drowsy.knob.costs import layer_costs
 from drowsy.network.net import DrowsyNet
+from drowsy.network.report import LayerReport
 from drowsy.sleep import Grain
 
 if TYPE_CHECKING:
@@ -23,24 +25,20 @@ GRAINS = ("neuron", "position", "tile:128x128", "channel")
 
 
 def inspect(net: DrowsyNet, shares: Mapping[str, float] | None = None) -> str:
-    """One line a convolution: what belongs to its neurons, its flavour, and why.
+    """One line a convolution: what belongs to its neurons, its fill, and why; then a summary.
 
-    Where layers share streams there is a column of them, "stream + phase": equal ones share a map.
+    "then" names the batch norm (".bn1" is one beside the convolution) and the activation that a
+    layer computes too. Which layers rest, and whether the model's graph tells the truth, is known
+    once the network has run; the summary says where it has not. Where layers share streams there is
+    a column of them, "stream + phase": equal ones share a map.
 
     Args:
         net: a converted network.
-        shares: of the network's multiplications, from ``layer_shares``; adds a column.
+        shares: of all multiplications of the network, from ``layer_shares``; adds a column.
     """
-    header = ["layer", "convolution", "batch norm", "activation", "flavour", "why"]
+    header = ["layer", "convolution", "then", "fill", "why"]
     rows = [
-        [
-            line.name,
-            line.geometry,
-            line.norm or "-",
-            line.activation or "-",
-            line.fill or "-",
-            line.reason,
-        ]
+        [line.name, line.geometry, _then(line), line.fill or "-", _why(line, net)]
         for line in net.report
     ]
     maps = {
@@ -48,14 +46,53 @@ def inspect(net: DrowsyNet, shares: Mapping[str, float] | None = None) -> str:
         for name, layer in net.layers.items()
     }
     if list(maps.values()) != [str(number) for number in range(len(maps))]:
-        header.insert(4, "stream")
+        header.insert(3, "stream")
         for row in rows:
-            row.insert(4, maps.get(row[0], "-"))
+            row.insert(3, maps.get(row[0], "-"))
     if shares is not None:
         header.insert(2, "share")
         for row in rows:
             row.insert(2, f"{shares[row[0]]:.1%}" if row[0] in shares else "-")
-    return align([header, *rows])
+    told = "\n".join(
+        textwrap.fill(text, 100, initial_indent=f"{title:<8}", subsequent_indent=" " * 8)
+        for title, text in _summary(net, shares).items()
+    )
+    return f"{align([header, *rows])}\n\n{told}"
+
+
+def _then(line: LayerReport) -> str:
+    """What a layer computes besides its convolution."""
+    parent = line.name.rpartition(".")[0] + "."
+    norm = (line.norm or "").removeprefix(parent if parent != "." else "")
+    if norm != line.norm and norm:
+        norm = f".{norm}"
+    activation = line.activation if line.activation != "none" else None
+    return ", ".join(filter(None, (norm, activation))) or "-"
+
+
+def _why(line: LayerReport, net: DrowsyNet) -> str:
+    return f"rests: {net.resting[line.name]}" if line.name in net.resting else line.reason
+
+
+def _summary(net: DrowsyNet, shares: Mapping[str, float] | None) -> dict[str, str]:
+    """What is to be said of the network as a whole, by title."""
+    resting = "known once the network has run"
+    if net.settled:
+        count = len(net.resting)
+        resting = (
+            f"{count} of them, which stay awake unless a setting names them" if count else "none"
+        )
+    told = {
+        "drowsy": f"{len(net.layers)} of {len(net.report)} convolutions",
+        "resting": resting,
+        "graph": net.known.reason if net.graph is not None else f"none: {net.known.reason}",
+    }
+    if shares is not None:
+        told["share"] = (
+            "of all multiplications of the network, of which convolutions are "
+            f"{sum(shares.values()):.1%}"
+        )
+    return told
 
 
 def layer_shapes(model: nn.Module, image: Sequence[int]) -> list[tuple[str, ConvShape]]:

@@ -100,10 +100,7 @@ def shapes(net: DrowsyNet, example: Tensor) -> dict[fx.Node, torch.Size]:
 
 
 def check_example(net: DrowsyNet, example: Tensor) -> None:
-    """Raise unless ``net`` is converted, takes one input, and ``example`` is a batch of images.
-
-    Compares the network with its model, if that was not done yet: a graph is read afterwards.
-    """
+    """Raise unless ``net`` is converted and ``example`` is a batch of images."""
     check_network(net)
     if not isinstance(example, Tensor) or not example.is_floating_point():
         kind = example.dtype if isinstance(example, Tensor) else type(example).__name__
@@ -112,8 +109,17 @@ def check_example(net: DrowsyNet, example: Tensor) -> None:
         raise ValueError(
             f"example: got shape {tuple(example.shape)}, allowed: [N, C, H, W], none of them 0"
         )
+
+
+def settled_graph(net: DrowsyNet, example: Tensor, what: str) -> fx.Graph:
+    """The graph of a network that was compared with its model, which ``what`` needs.
+
+    Raises:
+        ValueError: there is none, or it takes other inputs than one.
+    """
     net.settle(example)
-    graph = net.need_graph("this")
+    graph = net.need_graph(what)
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
         raise ValueError(f"net: takes {len(inputs)} inputs, allowed: one")
+    return graph

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from drowsy.graph.agreement import copied as copied_values
 from drowsy.graph.agreement import disagreement
-from drowsy.graph.convolutions import geometry, left_awake
+from drowsy.graph.convolutions import geometry, left_awake, why_not
 from drowsy.graph.default_fills import Choice, choose_fill
 from drowsy.graph.nodes import Neuron, absorbable, common_neuron, neuron_of, observed_neuron
 from drowsy.graph.observing import Observed, observe
@@ -77,7 +77,7 @@ class Settling:
         left = left_awake(names, modules, self.skip)
         layers = {name: modules[name] for name in names if name not in left}
         if not layers:
-            reasons = [f"; {name}: {left[name]}" for name in names]
+            reasons = [f"; {name}: {why_not(modules[name]) or left[name]}" for name in names]
             raise ValueError(f"model: has no nn.Conv2d to convert{''.join(reasons[:1])}")
 
         # Choices are made on the graph as it was written, before anything is absorbed.
@@ -357,7 +357,8 @@ class _Work:
         total, found = sum(self.multiplies.values()), {}
         for name, count in self.multiplies.items():
             if self.positions[name] == 1:
-                found[name] = "its output is one position, which a whole image hangs on"
+                # A whole image hangs on it.
+                found[name] = "its output is one position"
             elif count < SMALL_SHARE * total:
                 found[name] = f"it holds {count / total:.2%} of the multiplications"
         # A network of such layers alone has nothing else to sleep in.

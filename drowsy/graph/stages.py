@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.files.tables import align as align_columns
 from drowsy.graph.nodes import pointwise, readers
-from drowsy.graph.running import check_example, shapes
+from drowsy.graph.running import check_example, settled_graph, shapes
 from drowsy.knob.schedule import named
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
@@ -56,12 +56,13 @@ def find_stages(net: DrowsyNet, example: Tensor) -> list[Stage]:
         TypeError, ValueError: ``net`` is no DrowsyNet, or ``example`` is no batch of images.
     """
     check_example(net, example)
+    graph = settled_graph(net, example, "a stage")
     sizes = shapes(net, example)
     modules = net.parts
     groups = _Groups()
     # Layers whose outputs reach a node, at the node's resolution, through pointwise operations.
     reaching: dict[fx.Node, list[str]] = {}
-    for node in net.need_graph("a stage").nodes:
+    for node in graph.nodes:
         sources = _at_size(node, sizes, reaching)
         if node.op == "call_module" and isinstance(modules[str(node.target)], DrowsyConv2d):
             name = str(node.target)
@@ -126,10 +127,11 @@ def find_ties(net: DrowsyNet, example: Tensor) -> list[tuple[str, ...]]:
     Args, Raises: as for ``find_stages``.
     """
     check_example(net, example)
+    graph = settled_graph(net, example, "a stage")
     sizes = shapes(net, example)
     modules = net.parts
     calls: dict[str, list[fx.Node]] = {name: [] for name in net.layers}
-    for node in net.need_graph("a stage").nodes:
+    for node in graph.nodes:
         if node.op == "call_module" and node.target in calls:
             calls[str(node.target)].append(node)
     groups = _Groups()

@@ -71,6 +71,11 @@ class Converted(Standin):
         if not self._settled:
             self._settle("forward", args, kwargs)
 
+    @property
+    def settled(self) -> bool:
+        """Whether it has run, so that all is known that one call tells."""
+        return self._settled
+
     @contextmanager
     def uncompared(self) -> Iterator[None]:
         """Run without a comparison for a while: for who asks what runs, and not what comes out."""

@@ -42,7 +42,7 @@ class DrowsyConv2d(FoldedConv2d):
         activation: what follows the convolution inside the neuron (``drowsy.neuron.ACTIVATIONS``).
         sleep: source, grain, number of rate steps and stream of the sleep map.
         rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
-        fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled flavour); ``rescale`` (0,
+        fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled neuron); ``rescale`` (0,
             and awake outputs are multiplied by ``1 / (1 - rate)``); ``nearest``, ``interpolate``
             or, once the layer has a ``stencil``, ``stencil`` (from awake neighbours, where the
             grain's cells are single positions).

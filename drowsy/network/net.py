@@ -145,7 +145,7 @@ class DrowsyNet(Converted):
                 to rates (layers that it does not name stay as they are); or a ``Schedule`` or an
                 ``OperatingPoint`` (layers that it does not name wake up; streams that it does not
                 tell stay). These two also give the layers that they name their grains and fills.
-            fill: also change every layer's flavour: ``zero``, ``rescale``, ``nearest``,
+            fill: also change every layer's fill: ``zero``, ``rescale``, ``nearest``,
                 ``interpolate``, ``stencil``, or ``auto`` for what ``convert`` chose.
 
         Raises:

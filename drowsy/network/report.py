@@ -11,7 +11,8 @@ class LayerReport:
 
     Attributes:
         name: of its module.
-        geometry: channels, kernel, stride and groups as text; the kind of what is no ``nn.Conv2d``.
+        geometry: channels, kernel, stride (``/2``) and groups as text; the kind of what is no
+            ``nn.Conv2d``.
         norm: name of the batch norm folded into it; None for none.
         activation: what its neurons apply, ``none`` included; None where it is left awake.
         fill: what its sleepers output; None where it is left awake.

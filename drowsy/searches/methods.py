@@ -27,7 +27,7 @@ from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.exchanges import exchange, exchange_at
 from drowsy.searches.race import Race
-from drowsy.searches.settings import all_settings, uniform_settings
+from drowsy.searches.settings import all_settings, spread, uniform_settings
 from drowsy.searches.tradeoff import additive_settings
 from drowsy.searches.trials import Trials, sensitivity, spread_rates
 
@@ -57,6 +57,8 @@ def search(
     progress: bool = False,
 ) -> Frontier:
     """Search non-uniform settings for the best power-accuracy trade-offs.
+
+    Layers that rest (``net.resting``) stay awake in every setting and count as no layers here.
 
     Args:
         net, images, labels, cost, seeds, store, batch, engine, forward, progress: as for
@@ -141,13 +143,16 @@ def search_points(
         method, budget: as for ``search``.
         seed: of Optuna's draws; the other methods draw nothing.
     """
-    layers, k = len(measurer.names), measurer.net.k
-    check_method(method, budget, k**layers)
+    free, k = measurer.free, measurer.net.k
+    count = k ** len(free)
+    check_method(method, budget, count)
     if method == "auto":
         limit = EXHAUSTIVE_LIMIT if budget is None else min(budget, EXHAUSTIVE_LIMIT)
-        method = "exhaustive" if k**layers <= limit else "additive"
+        method = "exhaustive" if count <= limit else "additive"
     if method == "exhaustive":
-        return _complete(measurer.measure(all_settings(layers, k), "Algorithm 1"))
+        alone = [[layer] for layer in free]
+        settings = spread(all_settings(len(free), k), alone, len(measurer.names))
+        return _complete(measurer.measure(settings, "Algorithm 1"))
     trials = Trials(measurer, budget)
     _mind_the_budget(trials)
     if method == "additive":

@@ -75,7 +75,7 @@ class Race:
             )
         self.measurer, self.objectives = measurer, tuple(objectives)
         self.net, self.names = measurer.net, measurer.names
-        self.gains, self.ties = measurer.gains, measurer.ties
+        self.gains, self.free, self.ties = measurer.gains, measurer.free, measurer.ties
         self.stops = _stops(len(measurer.images), measurer.work.batch)
         self.image_evaluations = 0
         self._complete: dict[Setting, OperatingPoint] = {}

@@ -12,7 +12,7 @@ from drowsy.knob.frontier import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
 from drowsy.searches.race import Race
-from drowsy.searches.settings import single_settings
+from drowsy.searches.settings import single_settings, spread
 
 # Without a budget, a search measures as many settings beyond the single layers and uniform rates.
 REFINEMENTS = 256
@@ -25,7 +25,8 @@ class Trials:
     """What a search has measured, within its budget.
 
     A point counts when the search first asks for it, also if the store knows it: so a resumed
-    search takes the same steps as one that was never stopped. To a search, tied layers are one.
+    search takes the same steps as one that was never stopped. To a search, tied layers are one, and
+    layers that rest are none.
     """
 
     def __init__(self, measurer: Measurer | Race, budget: int | None) -> None:
@@ -40,7 +41,7 @@ class Trials:
     @property
     def found(self) -> dict[Setting, OperatingPoint]:
         """The points by settings of all layers."""
-        return {self._of_layers(setting): point for setting, point in self.points.items()}
+        return dict(zip(self._of_layers(self.points), self.points.values(), strict=True))
 
     @property
     def left(self) -> int:
@@ -50,15 +51,12 @@ class Trials:
         """Measure those that are new, as many as the budget allows; returns their number."""
         new = [each for each in dict.fromkeys(settings) if each not in self.points][: self.left]
         if new:
-            points = self.measurer.measure(map(self._of_layers, new), label)
+            points = self.measurer.measure(self._of_layers(new), label)
             self.points |= zip(new, points.values(), strict=True)
         return len(new)
 
-    def _of_layers(self, setting: Setting) -> Setting:
-        rates = {
-            layer: j for tie, j in zip(self.measurer.ties, setting, strict=True) for layer in tie
-        }
-        return tuple(rates[layer] for layer in range(len(rates)))
+    def _of_layers(self, settings: Iterable[Setting]) -> list[Setting]:
+        return spread(settings, self.measurer.ties, len(self.measurer.names))
 
     def damage(self, setting: Setting) -> float:
         # Divergence, not accuracy: it resolves harm that flips no image yet, and needs no labels.

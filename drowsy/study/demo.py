@@ -50,6 +50,7 @@ def demo(out: Path) -> None:
     views = crops(images)
     net = convert(model)
     shares = layer_shares(network_cost(net, (3, _PREPROCESS.crop, _PREPROCESS.crop)))
+    net.settle(views[:1])
     print("SqueezeNet 1.1 for ImageNet, converted:\n")
     print(inspect(net, shares))
     print(

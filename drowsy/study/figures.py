@@ -21,12 +21,14 @@ from drowsy.knob.metrics import judged_by, objectives
 from drowsy.knob.schedule import Setting
 from drowsy.searches.methods import search_points
 from drowsy.searches.race import Race
-from drowsy.searches.settings import single_settings, uniform_settings
+from drowsy.searches.settings import single_settings, spread, uniform_settings
 from drowsy.study.plots import plot_nonuniform, plot_savings, plot_sensitivity, plot_uniform
 
 
 class Study:
     """One network on one set of images.
+
+    Layers that rest (``net.resting``) stay awake throughout, and are in no table of layers.
 
     Args:
         measurer: the network, images, seeds and store.
@@ -44,17 +46,18 @@ class Study:
     ) -> None:
         self.measurer, self.out, self.title = measurer, Path(out), title
         self.about = about or {}
-        self._layers, self._k = len(measurer.names), measurer.net.k
+        self._free = {layer: measurer.names[layer] for layer in measurer.free}
+        self._k = measurer.net.k
 
     def sensitivity(self) -> list[Row]:
         """Fig. 4: each layer alone at rates ``0 .. (k-1)/k``."""
         start = time.perf_counter()
-        settings = single_settings(self._layers, self._k)
+        settings = self._spread(single_settings(len(self._free), self._k))
         points = self.measurer.measure(settings, "sensitivity")
         rows = []
-        for layer, name in enumerate(self.measurer.names):
+        for layer, name in self._free.items():
             for j in range(self._k):
-                setting = tuple(j if i == layer else 0 for i in range(self._layers))
+                setting = tuple(j if i == layer else 0 for i in range(len(settings[0])))
                 rows.append({"layer": name, **self._row(setting, points[setting], j)})
         path = self._write("sensitivity", rows, start)
         plot_sensitivity(rows, path, f"Sensitivity of each layer: {self.title}")
@@ -62,10 +65,10 @@ class Study:
 
     def savings(self) -> list[Row]:
         """Fig. 5: what each layer alone saves at each rate (arithmetic, not measured)."""
-        start = time.perf_counter()
+        start, shares = time.perf_counter(), self.measurer.shares
         rows = [
-            {"layer": name, "rate": j / self._k, "saving": j / self._k * share}
-            for name, share in self.measurer.shares.items()
+            {"layer": name, "rate": j / self._k, "saving": j / self._k * shares[name]}
+            for name in self._free.values()
             for j in range(self._k)
         ]
         path = self._write("savings", rows, start)
@@ -81,9 +84,11 @@ class Study:
         with net.kept():
             for fill in dict.fromkeys(("rescale", "zero", *own)):
                 net.set(0, fill=fill)
-                settings = uniform_settings(self._layers, self._k)
+                settings = self._spread(uniform_settings(len(self._free), self._k))
                 points = self.measurer.measure(settings, f"uniform, {fill}")
-                rows += [{"fill": fill, **self._row(s, points[s], s[0])} for s in settings]
+                rows += [
+                    {"fill": fill, **self._row(s, points[s], j)} for j, s in enumerate(settings)
+                ]
         path = self._write("uniform", rows, start)
         plot_uniform(rows, path, f"Uniform rates: {self.title}")
         return rows
@@ -135,6 +140,10 @@ class Study:
         return self.nonuniform(self.uniform(), method, budget, racing)
 
     # --- tables -------------------------------------------------------------------------------
+
+    def _spread(self, settings: Sequence[Setting]) -> list[Setting]:
+        """Settings of all layers, from such of those that are free."""
+        return spread(settings, [[layer] for layer in self._free], len(self.measurer.names))
 
     def _row(self, setting: Setting, point: OperatingPoint, j: int | None = None) -> Row:
         row: Row = {"rate": j / self._k} if j is not None else {}

@@ -58,7 +58,7 @@ def plot_savings(rows: Sequence[Row], path: str | os.PathLike[str], title: str) 
 
 
 def plot_uniform(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
-    """Fig. 6: accuracy against saving at one rate for all layers; a line per flavour.
+    """Fig. 6: accuracy against saving at one rate for all layers; a line per fill.
 
     Rows need ``fill``, ``saving``, the measured columns (0 to 1) and their ``_std`` where known,
     which is drawn as a band.

@@ -19,8 +19,11 @@ from drowsy import models
 from drowsy.cli.arguments import parse
 from drowsy.cli.inputs import current_folder_importable
 from drowsy.cli.main import main
+from drowsy.evaluation.measurer import Measurer
+from drowsy.graph.inspection import inspect
 from drowsy.images.folders import load_images
 from drowsy.study.demo import _read_arrays
+from drowsy.study.figures import Study
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
@@ -59,6 +62,33 @@ def test_study_writes_every_figure_as_table_record_and_picture(
     best = max(float(row["top1"]) for row in rows if float(row["saving"]) >= 0.3)
     assert frontier.at(saving=0.3).top1 == pytest.approx(best, abs=1e-6)
     assert "Pareto-optimal settings by top1" in capsys.readouterr().out
+
+
+def test_a_study_leaves_awake_what_rests(tmp_path: Path) -> None:
+    """The first layer rests, whose rate is not the one of the others."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 10, 3),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    )  # fmt: skip
+    net = drowsy.convert(model.eval(), k=3)
+    images = torch.randn(6, 3, 12, 12)
+    net.settle(images)
+    net.resting = {"0": "as told"}
+    study = Study(Measurer(net, images), tmp_path, "a study")
+    assert {row["layer"] for row in study.savings()} == {"1", "2"}
+    alone = [(row["layer"], row["rate"], row["setting"]) for row in study.sensitivity()]
+    assert alone == [
+        ("1", 0, "0 0 0"), ("1", 1 / 3, "0 1 0"), ("1", 2 / 3, "0 2 0"),
+        ("2", 0, "0 0 0"), ("2", 1 / 3, "0 0 1"), ("2", 2 / 3, "0 0 2"),
+    ]  # fmt: skip
+    uniform = study.uniform()
+    assert {(row["rate"], row["setting"]) for row in uniform} == {
+        (0, "0 0 0"), (1 / 3, "0 1 1"), (2 / 3, "0 2 2"),
+    }  # fmt: skip
+    study.nonuniform(uniform)
+    with open(tmp_path / "nonuniform.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3**2
 
 
 def test_a_search_that_races_shuffles_and_tells_what_it_took(folder: Path, tmp_path: Path) -> None:
@@ -214,7 +244,8 @@ def test_inspect_lists_the_stages_of_a_network_without_weights(
 def test_inspect_shows_streams_where_layers_share_them(capsys: pytest.CaptureFixture[str]) -> None:
     def streams(*options: str) -> list[str]:
         assert main(["inspect", "--model", "caffenet_cifar", *options]) == 0
-        header, _, *lines = capsys.readouterr().out.splitlines()
+        table, _ = capsys.readouterr().out.split("\n\n")
+        header, _, *lines = table.splitlines()
         start = header.index("stream")
         return [line[start:].split("  ")[0] for line in lines]
 
@@ -244,11 +275,71 @@ def test_inspect_says_which_kernels_run_and_why(
     assert "no CUDA device here" in capsys.readouterr().out
 
 
+GATES = """
+from torch import nn
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8)
+        self.gate = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid())
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        if %s:
+            x = x * self.gate(x.mean((2, 3), keepdim=True))
+        return self.head(x.mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("condition", "graph"),
+    [
+        ("True", "graph   traced, agrees with the model"),
+        ("x.mean() < 100", "graph   none: torch.fx cannot trace Gated"),
+    ],
+)
+def test_inspect_runs_a_network_and_says_what_rests_and_which_way_it_took(
+    condition: str,
+    graph: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / f"gates_{len(graph)}.py").write_text(GATES % condition)
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "--model", f"gates_{len(graph)}:Gated", "--crop", "16"]) == 0
+    table, summary = capsys.readouterr().out.split("\n\n")
+    header, _, conv, gate = table.splitlines()
+    assert header.split() == ["layer", "convolution", "share", "then", "fill", "why"]
+    # 216 multiplications at each of 49 positions, 64 in the gate, 80 in the linear layer.
+    assert conv.split()[:5] == ["conv", "3->8", "3x3", "/2", f"{10584 / 10728:.1%}"]
+    assert conv.split()[5] == "norm"
+    assert gate.split()[:5] == ["gate.0", "8->8", "1x1", f"{64 / 10728:.1%}", "sigmoid"]
+    assert gate.endswith("rests: its output is one position")
+    assert max(map(len, [*table.splitlines(), *summary.splitlines()])) <= 100
+    assert "drowsy  2 of 2 convolutions\nresting 1 of them" in summary
+    assert graph in summary
+    assert summary.endswith(f"convolutions are {10648 / 10728:.1%}\n")
+
+
+def test_inspect_says_where_a_network_was_not_run() -> None:
+    net = drowsy.convert(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval())
+    told = inspect(net)
+    assert "resting known once the network has run" in told
+    assert "graph   traced, not compared with the model yet" in told
+    net.settle(torch.randn(1, 3, 8, 8))
+    assert "resting none\ngraph   traced, agrees with the model" in inspect(net)
+
+
 def test_inspect_and_cost_print_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "--model", "caffenet_cifar"]) == 0
     assert "feeds max-pooling (pool1)" in capsys.readouterr().out
     assert main(["cost", "--model", "caffenet"]) == 0
-    assert "665.8 M" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "665.8 M" in told
+    assert told.splitlines()[0].endswith("of the network")
 
 
 @pytest.mark.parametrize(

@@ -451,6 +451,25 @@ def test_savings_are_of_the_convolutions_whatever_else_multiplies() -> None:
         assert [a[name] for name in told] == [b[name] for name in told]
 
 
+def test_no_recipe_lets_a_gate_sleep(evaluated: list[Any]) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.model = nn.Conv2d(3, 3, 1), small_model()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid())
+
+    names = ("paper-uniform", "paper-nonuniform", "ours+resolution")
+    recipes = [recipe for recipe in SETS["methods"] if recipe.name in names]
+    rows = compare(Gated().eval(), recipes=recipes)
+    assert all(row["saving_reached"] >= row["saving"] for row in rows)
+    settings = {setting for *_, setting in evaluated}
+    assert {len(setting) for setting in settings} == {4}
+    assert {setting[0] for setting in settings} == {0}
+    assert any(len(set(setting)) == 2 and setting[1] for setting in settings)
+
+
 # --- smaller images ------------------------------------------------------------------------------
 
 

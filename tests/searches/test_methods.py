@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import math
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.knob.costs import multiplication_gains
 from drowsy.knob.frontier import Frontier, OperatingPoint
 from drowsy.knob.schedule import Schedule, Setting
-from drowsy.searches import exchanges
+from drowsy.searches import exchanges, settings
 from drowsy.searches.methods import EXHAUSTIVE_LIMIT, search_at, search_points
 from drowsy.searches.settings import all_settings, single_settings
 from drowsy.searches.tradeoff import additive_settings
@@ -45,6 +46,7 @@ class Model:
         self.shares = dict(zip(self.names, rng.dirichlet(np.ones(layers) * 2), strict=True))
         self.gains = multiplication_gains(self.shares, k)
         self.ties = ties or [[i] for i in range(layers)]
+        self.free = sorted(itertools.chain(*self.ties))
         self._size, self._power = np.exp(rng.normal(1, 1.2, layers)), rng.uniform(1, 2.5, layers)
         self._mixed = np.triu(rng.uniform(-0.3, 1, (layers, layers)), 1) * mixed
         self.asked: list[Setting] = []
@@ -149,9 +151,10 @@ def test_exchanges_mend_what_the_additive_model_gets_wrong() -> None:
     assert volume(found) > volume(candidates)
 
 
-def test_the_worked_example_of_exchanges_holds() -> None:
-    outcome = doctest.testmod(exchanges)
-    assert outcome.attempted >= 5
+@pytest.mark.parametrize(("module", "examples"), [(exchanges, 5), (settings, 1)])
+def test_worked_examples_hold(module: ModuleType, examples: int) -> None:
+    outcome = doctest.testmod(module)
+    assert outcome.attempted >= examples
     assert outcome.failed == 0
 
 

@@ -36,7 +36,7 @@ class Table:
         self.images = range(right.shape[1])
         self.work = SimpleNamespace(labels=None, batch=1)
         self.net, self.names = SimpleNamespace(k=len(saving)), ["conv"]
-        self.gains, self.ties = saving[None], [[0]]
+        self.gains, self.free, self.ties = saving[None], [0], [[0]]
 
     steady = staticmethod(contextlib.nullcontext)
 

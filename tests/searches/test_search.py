@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import signal
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from drowsy.energy import NoMeter
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.identity import Context
 from drowsy.evaluation.measurer import Measurer, Reference
-from drowsy.searches.methods import search_points
+from drowsy.searches.methods import search_at, search_points
 from drowsy.searches.settings import all_settings, single_settings, uniform_settings
 from drowsy.searches.tradeoff import additive_settings
+from drowsy.searches.trials import Trials
 
 
 def small_net(k: int = 4) -> drowsy.DrowsyNet:
@@ -354,3 +356,114 @@ def test_searches_give_tied_layers_one_rate() -> None:
     assert set(points) == {(a, b, b) for a in range(4) for b in range(4)}
     # Algorithm 1 walks every setting.
     assert len(search_points(Measurer(net, images), "exhaustive")) == 4**3
+
+
+# --- who rests ------------------------------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    """Two convolutions, and between them a gate of two more whose outputs are one position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)
+        self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x).relu()
+        gate = self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu())
+        return self.conv2(x * gate.sigmoid()).relu().mean((2, 3))
+
+
+def gated_net(k: int = 4) -> drowsy.DrowsyNet:
+    torch.manual_seed(0)
+    return drowsy.convert(Gated().eval(), k=k)
+
+
+FREE = {(a, 0, 0, b) for a in range(4) for b in range(4)}
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Every setting that is evaluated from here on."""
+    found: list[tuple[int, ...]] = []
+    walk = Evaluator.walk
+
+    def recorded(self: Evaluator, settings: Any) -> Iterable[Any]:
+        found.extend(settings)
+        yield from walk(self, settings)
+
+    monkeypatch.setattr(Evaluator, "walk", recorded)
+    return found
+
+
+@pytest.mark.parametrize("racing", [False, True])
+@pytest.mark.parametrize("method", ["auto", "exhaustive", "additive", "greedy", "nsga2", "tpe"])
+def test_a_search_never_lets_a_gate_sleep(
+    method: str, racing: bool, walked: list[tuple[int, ...]]
+) -> None:
+    net, (images, labels) = gated_net(), small_data()
+    assert list(net.layers) == ["conv1", "squeeze", "excite", "conv2"]
+    budget = None if method in ("auto", "exhaustive") else 12
+    found = drowsy.search(net, images, labels, method=method, budget=budget, racing=racing)
+    assert net.resting.keys() == {"squeeze", "excite"}
+    assert set(walked) <= FREE
+    # All 16 settings of two layers, where nothing limits them.
+    assert len(set(walked)) == (16 if budget is None else 12)
+    assert all(point.schedule.layers["squeeze"].rate == 0 for point in found.points)
+
+
+def test_a_search_at_savings_never_lets_a_gate_sleep(walked: list[tuple[int, ...]]) -> None:
+    net, (images, labels) = gated_net(), small_data()
+    points = search_at(Measurer(net, images, labels), [0.3, 0.5])
+    assert points.keys() == FREE == set(walked)
+
+
+def test_budgets_and_limits_count_only_what_is_free(walked: list[tuple[int, ...]]) -> None:
+    images, labels = small_data()
+    measurer = Measurer(gated_net(), images, labels)
+    assert (measurer.free, measurer.ties) == ([0, 3], [[0], [3]])
+    # Each of two layers alone, uniform rates, and 256 more.
+    assert Trials(measurer, None).budget == (1 + 2 * 3) + 4 + 256
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search_points(measurer, "additive", 6)
+    # Of 32 rates, 1,024 settings of two layers are few; of four layers they were a million.
+    walked.clear()
+    large = Measurer(gated_net(32), images[:1])
+    search_points(large, "auto")
+    assert len(set(walked)) == 32**2
+
+
+def test_a_tie_is_of_those_of_its_layers_that_do_not_rest() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    net = drowsy.convert(model.eval(), k=4, source="lattice", grain="position")
+    images = torch.randn(8, 3, 9, 9)
+    drowsy.align(net, images)
+    net.settle(images)
+    assert Measurer(net, images).ties == [[0, 1, 2]]
+    net.resting = {"1": "as told"}
+    measurer = Measurer(net, images)
+    assert measurer.ties == [[0, 2]]
+    assert search_points(measurer, "additive").keys() == {(j, 0, j) for j in range(4)}
+
+
+def test_gains_of_what_rests_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, net = FakeClock(), gated_net()
+    clock.install(monkeypatch)
+    images, _ = small_data()
+    ran = set()
+
+    def forward(_: torch.Tensor) -> None:
+        ran.add(tuple(net.control.settings))
+        clock.advance(1e-3 * (10 - sum(net.control.settings)))
+
+    table = drowsy.energy.measured_gains(net, images, "latency", forward=forward)
+    np.testing.assert_allclose(table, np.outer([1, 0, 0, 1], [0, 0.1, 0.2, 0.3]), atol=1e-9)
+    assert ran == {(0, 0, 0, 0)} | {(j, 0, 0, 0) for j in (1, 2, 3)} | {
+        (0, 0, 0, j) for j in (1, 2, 3)
+    }
