@@ -680,7 +680,7 @@ CASES = [
     Case(
         "activation a number",
         lambda _: DrowsyConv2d(3, 4, 1, activation=3),
-        ValueError,
+        TypeError,
         "activation: got 3, allowed: none, relu",
     ),
     Case(

@@ -254,13 +254,14 @@ class _Comparison:
     def of_graph(self) -> str | None:
         """How the graph differs, or why it could not be compared; None where it agrees."""
         module = self.net.known.module
-        one = len(self._args) == 1 and not self._kwargs and isinstance(self._args[0], Tensor)
+        values = (*self._args, *self._kwargs.values())
+        one = len(values) == 1 and isinstance(values[0], Tensor)
         if self.method != "forward" or not one or module is None:
             return "graphs are of calls with one tensor alone, and it was called otherwise"
-        args, _ = self.given()
+        args, kwargs = self.given()
         try:
             with inference(self.net.control, in_graph=True):
-                output = module(*args)
+                output = module(*args, **kwargs)
         except Exception as error:  # the graph may hold what the model's code does not come to
             return f"its graph does not run ({type(error).__name__}: {error})"
         found = disagreement(output, self.expected, self._rerun)

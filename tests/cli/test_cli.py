@@ -480,11 +480,11 @@ NETWORKS = """
 import torch
 from torch import nn
 def build():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
 class Faulty(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
     def forward(self, x):
         return self.fc(fault(self.conv(x)).mean((2, 3)))
 def fault(x):
@@ -499,7 +499,7 @@ def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "its_nets.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "its_nets", raising=False)
-    return ["--crop", "32", "--classes", "3", "--out", str(tmp_path / "out")]
+    return ["--crop", "32", "--classes", "10", "--out", str(tmp_path / "out")]
 
 
 def test_weights_that_a_function_makes_are_told_of(
@@ -513,7 +513,7 @@ def test_weights_that_a_function_makes_are_told_of(
     assert record["weights"] == "as the function made them"
     tensors = pytest.importorskip("safetensors.torch")
     made = torch.nn.Sequential(*[torch.nn.Conv2d(3, 4, 3), *[torch.nn.Identity()] * 2])
-    made.append(torch.nn.Linear(4, 3))
+    made.append(torch.nn.Linear(4, 10))
     tensors.save_file(made.state_dict(), tmp_path / "w.safetensors")
     assert main([*arguments, "--weights", "w.safetensors"]) == 0
     assert "function gave it" not in capsys.readouterr().err

@@ -449,7 +449,7 @@ def test_a_batch_unlike_the_example_is_refused(triton_device: torch.device) -> N
     fast = drowsy.deploy(net, x, graph=False)
     with pytest.raises(ValueError, match=r"batch: got torch\.float32 \(1, 3, 13, 19\)"):
         fast(x[:1])
-    net.train()
+    net.model.train()
     with pytest.raises(ValueError, match="training mode"):
         drowsy.deploy(net, x)
 
