@@ -113,7 +113,7 @@ def check_example(net: DrowsyNet, example: Tensor) -> None:
             f"example: got shape {tuple(example.shape)}, allowed: [N, C, H, W], none of them 0"
         )
     net.settle(example)
-    graph = net.need_graph("deployment, as stages and ties do,")
+    graph = net.need_graph("this")
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
         raise ValueError(f"net: takes {len(inputs)} inputs, allowed: one")
