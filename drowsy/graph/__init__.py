@@ -1,1 +1,1 @@
-"""A network's graph: traced, read, rewritten, converted."""
+"""A model copied, traced or observed, compared with what it becomes, converted."""

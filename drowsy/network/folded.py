@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,8 +25,6 @@ _HOOKS = (
 )
 _NAMES = ("weight", "bias")
 _NORM_NAMES = (*_NAMES, "running_mean", "running_var")
-# A tensor: where a module keeps it, under which name, and the tensor.
-_Ingredient = tuple[dict[str, Any], str, Tensor]
 # What ``ConvSpec.of_conv`` reads.
 _GEOMETRY = frozenset(
     {
@@ -40,6 +39,22 @@ _GEOMETRY = frozenset(
         "_reversed_padding_repeated_twice",
     }
 )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ingredient:
+    """A tensor: where a module keeps it, under which name, and the tensor.
+
+    No tuple: ``torch.export`` puts copies in the places of an attribute's tuples and dictionaries.
+    """
+
+    kept: dict[str, Any]
+    name: str
+    was: Tensor
+
+    @property
+    def now(self) -> Tensor | None:
+        return self.kept.get(self.name)
 
 
 class FoldedConv2d(nn.Conv2d):
@@ -168,7 +183,7 @@ class FoldedConv2d(nn.Conv2d):
 
     def _wants_gradient(self) -> bool:
         """Whether something that the weight in effect is made of requires a gradient."""
-        made_of = (tensor for _, _, tensor in self._ingredients())
+        made_of = (each.was for each in self._ingredients())
         return any(tensor.requires_grad for tensor in (*self.parameters(), *made_of))
 
     def refresh(self) -> None:
@@ -228,12 +243,12 @@ class FoldedConv2d(nn.Conv2d):
 
         ``torch.func.functional_call`` puts them there, and ``load_state_dict(assign=True)``.
         """
-        for kept, name, was in self._made_of:
-            if kept.get(name) is not was:
+        for each in self._made_of:
+            if each.now is not each.was:
                 break
         else:
             return False
-        pairs = [(kept.get(name), was) for kept, name, was in self._made_of]
+        pairs = [(each.now, each.was) for each in self._made_of]
         others = [(now, was) for now, was in pairs if now is not was]
         if not all(_stands_for(now, was) for now, was in others):
             return True
@@ -309,7 +324,7 @@ def _kept(module: nn.Module, names: Collection[str] | None = None) -> Iterator[_
     for part in ("_parameters", "_buffers"):
         for name, tensor in vars(module)[part].items():
             if tensor is not None and (names is None or name in names):
-                yield vars(module)[part], name, tensor
+                yield _Ingredient(vars(module)[part], name, tensor)
 
 
 def _stands_for(now: Tensor | None, was: Tensor) -> bool:

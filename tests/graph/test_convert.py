@@ -817,6 +817,23 @@ def test_exported_network_sleeps_as_it_did(net: DrowsyNet) -> None:
         torch.testing.assert_close([exported(x) for _ in range(2)], expected)
 
 
+def test_a_network_that_was_exported_is_as_it_was(net: DrowsyNet) -> None:
+    x = torch.randn(X)
+    net.settle(x)
+    net.set(0.5)
+    with torch.no_grad():
+        torch.export.export(net, (x,))
+        for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            for network in (net, other):
+                network.reseed(0)
+            assert torch.equal(other(x), net(x))
+        # Weights that are given for a call are those that it computes with.
+        net.set(0)
+        given = {name: value * 1.5 for name, value in net.named_parameters()}
+        expected = torch.func.functional_call(net.original, given, (x,))
+        torch.testing.assert_close(torch.func.functional_call(net, given, (x,)), expected)
+
+
 def test_loading_weights_folds_the_norms_again() -> None:
     net = convert(randomise_norms(sequential()))
     other = randomise_norms(sequential())
