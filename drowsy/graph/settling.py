@@ -20,6 +20,7 @@ from drowsy.graph.convolutions import geometry, left_awake, why_not
 from drowsy.graph.default_fills import Choice, choose_fill
 from drowsy.graph.nodes import Neuron, absorbable, common_neuron, neuron_of, observed_neuron
 from drowsy.graph.observing import Observed, observe
+from drowsy.graph.state import kept_state
 from drowsy.graph.tracing import CONVOLUTIONS, convolution_calls, trace
 from drowsy.graph.tree import copied
 from drowsy.knob.control import Control
@@ -156,6 +157,11 @@ class Settling:
         if method in self.compared:
             return
         call = _Comparison(net, method, args, kwargs)
+        with kept_state(_run_by(net)):
+            self._settle(net, call)
+        self.compared = (*self.compared, method)
+
+    def _settle(self, net: DrowsyNet, call: _Comparison) -> None:
         if not self.compared and net.graph is None:
             self._observe(net, call)
         with net.uncorrected(), net.control.nobody_asleep():
@@ -164,7 +170,6 @@ class Settling:
             else:
                 call.run()
             net.resting = call.work.resting()
-        self.compared = (*self.compared, method)
 
     def _observe(self, net: DrowsyNet, call: _Comparison) -> None:
         """Find from one run of the model's code what belongs to neurons."""
@@ -289,6 +294,16 @@ def observed_neurons(
         for name, module in convolutions.items()
         if id(module) in outputs
     }
+
+
+def _run_by(net: DrowsyNet) -> Iterator[nn.Module]:
+    """Modules that a comparison runs and does not change itself."""
+    seen: set[int] = set()
+    for module in (*net.original.modules(), *net.model.modules()):
+        ours = isinstance(module, DrowsyConv2d | Absorbed | Control)
+        if not ours and id(module) not in seen:
+            seen.add(id(module))
+            yield module
 
 
 def _absorb(net: DrowsyNet, neurons: Mapping[str, Neuron]) -> None:

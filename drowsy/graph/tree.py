@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-# What holds the tensors of a module, which its copy shares, and what holds its children.
-_SHARED = frozenset(("_parameters", "_buffers", "_non_persistent_buffers_set"))
+# What holds parameters, and the names of buffers, which a copy shares.
+_SHARED = frozenset(("_parameters", "_non_persistent_buffers_set"))
 
 
 def copied(model: nn.Module, swaps: Mapping[int, nn.Module]) -> nn.Module:

@@ -19,6 +19,7 @@ from drowsy.network.corrections import Corrections
 from drowsy.network.known import KnownGraph
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.report import LayerReport
+from drowsy.network.standin import Standin
 from drowsy.network.wishes import Rate, Scheduled, wishes
 from drowsy.sleep import FILLS, Grain, scale
 
@@ -276,6 +277,11 @@ class DrowsyNet(Converted):
     def _apply(self, fn: Any, recurse: bool = True) -> DrowsyNet:
         """Corrections follow the network's device, never its dtype."""
         super()._apply(fn, recurse)
+        # What holds parameters is the original's too, what holds buffers is not.
+        mine = dict(self.model.named_modules(remove_duplicate=False))
+        for name, module in self.original.named_modules():
+            if not isinstance(mine.get(name, self), Standin | DrowsyConv2d):
+                module._buffers.update(mine[name]._buffers)
         self._corrections.to(self.control.thresholds.device)
         self.known.follow()
         return self

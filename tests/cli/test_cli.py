@@ -480,7 +480,8 @@ NETWORKS = """
 import torch
 from torch import nn
 def build():
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    pool = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), pool, nn.Flatten(), nn.Linear(4, 10))
 class Faulty(nn.Module):
     def __init__(self):
         super().__init__()

@@ -243,6 +243,34 @@ def test_one_model_is_converted_twice_and_inside_inference_mode() -> None:
         torch.testing.assert_close(first(x), expected)
 
 
+class Stateful(nn.Module):
+    """Counts in buffers, in place and anew, and in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.calls = nn.Conv2d(3, 4, 3), 0
+        self.register_buffer("written", torch.zeros(()))
+        self.register_buffer("replaced", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.written.add_(1)
+        self.replaced = self.replaced + x.shape[0]
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("with_example", [True, False])
+def test_converting_and_comparing_leave_no_trace_in_the_models_state(with_example: bool) -> None:
+    model, x = Stateful().eval(), torch.randn(X)
+    net = convert(model, x if with_example else None)
+    for count in range(3):
+        for each, calls in ((model, 0), (net, count)):
+            assert (each.calls, float(each.replaced)) == (calls, calls * X[0])
+        run(net, x)
+    # What is written in place is written in the memory that the two share.
+    assert float(model.written) == 3
+
+
 class Random(nn.Module):
     def __init__(self) -> None:
         super().__init__()
