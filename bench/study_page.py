@@ -237,7 +237,8 @@ def _share(row: Recorded, metric: str) -> str:
 
 def _cost(row: Recorded, metric: str) -> str:
     cost, error = float(row[f"{metric}_cost"]), float(row[f"{metric}_cost_error"])
-    return f"{cost + 0.0:.1f} ± {error:.1f}" if error else f"{cost + 0.0:.1f}"
+    lost = f"{round(cost, 1) + 0.0:.1f}"
+    return f"{lost} ± {error:.1f}" if error else lost
 
 
 def _harm(row: Recorded, least: bool) -> str:
