@@ -197,6 +197,50 @@ def rules_table() -> str:
     return markdown(rows)
 
 
+def bare_table() -> str:
+    """What sleep on outputs of convolutions and norms costs, beside sleep on neurons."""
+    titles = ("sleep", "rate", "on neurons", "on norms' outputs", "on convolutions' outputs")
+    rows = [["network, images", *titles]]
+    for network, title in COMPARED.items():
+        table = read("bare", network)
+        if not table:
+            continue
+        record = json.loads((STUDY / "bare" / f"{network}.json").read_text())
+        name = f"{title}, {record['images']}"
+        for asleep in table:
+            if asleep["acts_on"] != "neuron":
+                continue
+            keys = ("source", "grain", "fill", "rate")
+            ways = [r for r in table if all(r[key] == asleep[key] for key in keys)]
+            what = ", ".join(f"`{asleep[key]}`" for key in keys[:3])
+            rows.append(
+                [
+                    name,
+                    what if float(asleep["rate"]) else "awake",
+                    f"{float(asleep['rate']):g}",
+                    _joined(asleep, _share),
+                    *(_joined(way, _cost) for way in ways if way is not asleep),
+                ]
+            )
+            rows[-1] += [""] * (len(rows[0]) - len(rows[-1]))
+    return markdown(rows)
+
+
+def _joined(row: Recorded, cell: Callable[[Recorded, str], str]) -> str:
+    return " / ".join(cell(row, metric) for metric in ("top1", "top5", "agreement"))
+
+
+def _share(row: Recorded, metric: str) -> str:
+    low, share, high = (float(row[f"{metric}{end}"]) for end in ("_low", "", "_high"))
+    return f"{share:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _cost(row: Recorded, metric: str) -> str:
+    cost, error = float(row[f"{metric}_cost"]), float(row[f"{metric}_cost_error"])
+    lost = f"{round(cost, 1) + 0.0:.1f}"
+    return f"{lost} ± {error:.1f}" if error else lost
+
+
 def _harm(row: Recorded, least: bool) -> str:
     text = f"{float(row['top1_lost']) + 0.0:.1f} / {float(row['divergence']):.3f}"
     return f"**{text}**" if least else text
@@ -261,6 +305,7 @@ def main() -> None:
             "sensitivity": sensitivity_table,
             "cost": cost_comparison,
             "lfsr": lfsr_table,
+            "bare": bare_table,
             "provenance": provenance_table,
         },
     )

@@ -21,7 +21,7 @@ from drowsy_kernels.tuning import ConvShape
 from torch import Tensor
 
 import drowsy
-from bench import fill_rules, networks, records, report, study_page, sweep, tune
+from bench import bare_outputs, fill_rules, networks, records, report, study_page, sweep, tune
 from bench.compiling import Job
 from bench.figures import figures
 from bench.layers import NETWORKS, layers, network_shapes
@@ -737,3 +737,144 @@ def test_every_kind_of_reader_is_measured_with_every_fill_alone() -> None:
     # Nothing drowsy is behind the last layer but the linear head, so nothing can correct it.
     assert harm["average pooling", "zero", "none"] == harm["average pooling", "zero", "affine"]
     assert harm["max-pooling", "zero", "none"] != harm["max-pooling", "zero", "affine"]
+
+
+# --- bare outputs --------------------------------------------------------------------------------
+
+
+class NormedNet(torch.nn.Module):
+    """Two neurons with a norm that shifts, the first activated by a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.norm1 = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)
+        self.conv2, self.norm2 = torch.nn.Conv2d(8, 6, 3), torch.nn.BatchNorm2d(6)
+        self.act2 = torch.nn.ReLU()
+        for norm in (self.norm1, self.norm2):
+            torch.nn.init.normal_(norm.bias)
+            torch.nn.init.normal_(norm.running_mean)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.relu(self.norm1(self.conv1(x)))
+        return self.act2(self.norm2(self.conv2(x))).flatten(1)
+
+
+def asleep_on(way: str, **sleep: str) -> drowsy.DrowsyNet:
+    net = drowsy.convert(NormedNet().eval(), torch.zeros(1, 3, 12, 12), **sleep)
+    bare_outputs.act_on(net, way)
+    return net
+
+
+@pytest.mark.parametrize("way", bare_outputs.WAYS)
+def test_whatever_sleep_acts_on_nobody_asleep_changes_nothing(way: str) -> None:
+    net, images = asleep_on(way), torch.randn(4, 3, 12, 12)
+    expected = drowsy.revert(net)(images)
+    torch.testing.assert_close(bare_outputs.logits_of(net, images), expected)
+    inside = {(layer.norm is not None, layer.activation) for layer in net.layers.values()}
+    wanted = {"neuron": (True, "relu"), "normed": (True, "none"), "convolution": (False, "none")}
+    assert inside == {wanted[way]}
+
+
+@pytest.mark.parametrize("way", bare_outputs.WAYS)
+def test_a_sleeper_is_zero_where_sleep_acts(way: str) -> None:
+    """What follows, it goes through: a norm makes another constant of the 0."""
+    model = NormedNet().eval()
+    images = torch.randn(2, 3, 12, 12)
+    net = drowsy.convert(model, images[:1], fill="zero")
+    bare_outputs.act_on(net, way)
+    seen = []
+    net.conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    net.set({"conv1": 0.5})
+    bare_outputs.logits_of(net, images)
+    neurons = torch.relu(model.norm1(model.conv1(images)))
+    sleeper = torch.zeros(8)
+    if way == "convolution":
+        sleeper = torch.relu(model.norm1(torch.zeros(1, 8, 1, 1))).flatten()
+        assert sleeper.count_nonzero() > 0
+    is_awake = torch.isclose(seen[0], neurons, atol=1e-5)
+    is_asleep = torch.isclose(seen[0], sleeper[:, None, None].expand_as(neurons), atol=1e-5)
+    assert (is_awake | is_asleep).all()
+    # Half sleep; beside them stand those that are 0 awake.
+    assert (~is_asleep).float().mean() > 0.1
+    assert (~is_awake).float().mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("sleep", "same"),
+    [
+        (("bernoulli", "neuron", "zero"), ("neuron", "normed")),
+        (("bernoulli", "neuron", "rescale"), ("neuron", "normed")),
+        (("lattice", "position", "interpolate"), ("normed", "convolution")),
+        (("lattice", "position", "nearest"), ("neuron", "normed", "convolution")),
+    ],
+)
+def test_ways_are_one_where_a_fill_commutes_with_what_is_between(
+    sleep: tuple[str, str, str], same: tuple[str, ...]
+) -> None:
+    """Zeros and positive factors with ReLU, means with norms, copies with both."""
+    images = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    outputs = {}
+    for way in bare_outputs.WAYS:
+        source, grain, fill = sleep
+        net = asleep_on(way, source=source, grain=grain, fill=fill)
+        net.set(0.5)
+        net.reseed(3)
+        outputs[way] = bare_outputs.logits_of(net, images)
+    for way, output in outputs.items():
+        equal = torch.allclose(output, outputs[same[0]], atol=1e-5)
+        assert equal == (way in same), way
+
+
+def test_a_norm_with_its_own_activation_cannot_be_left_alone() -> None:
+    class NormAct(torch.nn.BatchNorm2d):
+        act = torch.nn.ReLU()
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return self.act(super().forward(input))
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), NormAct(5))
+    net = drowsy.convert(model.eval(), torch.randn(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="0 has a norm that applies relu itself"):
+        bare_outputs.act_on(net, "normed")
+    bare_outputs.act_on(net, "convolution")
+
+
+def test_every_sleep_rate_and_way_is_measured_and_counted_from_the_neuron() -> None:
+    model = NormedNet().eval()  # which seeds what follows
+    images, labels = torch.randn(60, 3, 12, 12), torch.arange(60) % 6
+    rows = bare_outputs.measured(model, images, labels, (0, 1))
+    awake, asleep = rows[0], rows[1:]
+    assert (awake["agreement"], awake["top1_cost"]) == (100, None)
+    keys = [(row["fill"], row["acts_on"], row["rate"]) for row in asleep]
+    fills = [fill for _, _, fill in bare_outputs.SLEEPS]
+    assert keys == [
+        (fill, way, rate)
+        for fill in fills
+        for way in bare_outputs.WAYS
+        for rate in bare_outputs.RATES
+    ]
+    by = dict(zip(keys, asleep, strict=True))
+    for (fill, _, rate), row in by.items():
+        neuron = by[fill, "neuron", rate]
+        for metric in bare_outputs.METRICS:
+            assert row[f"{metric}_cost"] == pytest.approx(neuron[metric] - row[metric], abs=1e-9)
+            assert row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"]
+    assert by["zero", "normed", 0.5]["agreement_cost_error"] == 0
+    assert by["zero", "convolution", 0.5]["agreement_cost_error"] > 0
+
+
+def test_answers_are_shares_of_the_seeds() -> None:
+    awake = torch.eye(6)[[0, 1, 2]]
+    other = torch.eye(6)[[0, 2, 2]] - 2 * torch.eye(6)[[5, 5, 5]]
+    answers = bare_outputs.Answers.of([awake, other], awake, torch.tensor([0, 1, 5]))
+    assert answers.top1.tolist() == [1, 0.5, 0]
+    assert answers.agreement.tolist() == [1, 0.5, 1]
+    # Of equal logits the first ones come first, so that class 5 is the last at both.
+    assert answers.top5.tolist() == [1, 1, 0]
+
+
+def test_intervals_of_a_share() -> None:
+    assert bare_outputs.wilson(0.0, 200) == pytest.approx((0, 0.018845), abs=1e-5)
+    assert bare_outputs.wilson(0.5, 100) == pytest.approx((0.403832, 0.596168), abs=1e-5)
