@@ -26,7 +26,7 @@ from drowsy.network.known import KnownGraph
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.network.report import LayerReport
-from drowsy.network.tail import Absorbed, OtherWay, Tail
+from drowsy.network.tail import Absorbed, OtherWay, Tail, other_way
 from drowsy.sleep import SleepSpec
 
 # A layer with a smaller share of the multiplications saves nothing that could be measured.
@@ -234,8 +234,8 @@ class _Comparison:
         args, kwargs = self.given()
         with inference(self.net.control) as begun:
             output = getattr(self.net.model, self.method)(*args, **kwargs)
-        if begun.awaited:
-            raise OtherWay(f"{begun.awaited} norms or activations were not called")
+        if (other := other_way(begun)) is not None:
+            raise OtherWay(other)
         return output
 
     def of_network(self) -> str | None:
