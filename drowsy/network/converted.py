@@ -126,7 +126,7 @@ class Converted(Standin):
                 f"net: is compiled, exported or traced with {len(args) + len(kwargs)} arguments, "
                 "allowed: one batch of images, which its graph is of"
             )
-        (images,) = (*args, *kwargs.values())
+        images = [*args, *kwargs.values()][0]
         if _is_traced(args, kwargs):
             output = module(images)
         else:
