@@ -224,7 +224,7 @@ class _Comparison:
         if not self._ran:
             args, kwargs = self.given()
             self._expected, self._ran = (
-                getattr(self.net.original, self.method)(*args, **kwargs),
+                getattr(self._scratch(self.net.original), self.method)(*args, **kwargs),
                 True,
             )
         return self._expected
@@ -233,7 +233,7 @@ class _Comparison:
         """What the network's own copy of the model's code returns."""
         args, kwargs = self.given()
         with inference(self.net.control) as begun:
-            output = getattr(self.net.model, self.method)(*args, **kwargs)
+            output = getattr(self._scratch(self.net.model), self.method)(*args, **kwargs)
         if (other := other_way(begun)) is not None:
             raise OtherWay(other)
         return output
@@ -247,7 +247,7 @@ class _Comparison:
 
     def of_graph(self) -> str | None:
         """How the graph differs, or why it could not be compared; None where it agrees."""
-        module = self.net.known.module
+        module = self.net.known.of(self._scratch(self.net.model)).module
         one = len(self._args) == 1 and not self._kwargs and isinstance(self._args[0], Tensor)
         if self.method != "forward" or not one or module is None:
             return "graphs are of calls with one tensor alone, and it was called otherwise"
@@ -266,7 +266,13 @@ class _Comparison:
             return change(leaf) if floating else leaf
 
         args, kwargs = tree_map(changed, self.given())
-        return getattr(self.net.original, self.method)(*args, **kwargs)
+        return getattr(self._scratch(self.net.original), self.method)(*args, **kwargs)
+
+    @staticmethod
+    def _scratch(model: nn.Module) -> nn.Module:
+        """A copy to run: of what its code sets and overwrites, nothing is left in the model."""
+        ours = (m for m in model.modules() if type(m) is Absorbed or isinstance(m, DrowsyConv2d))
+        return copied(model, {id(module): module for module in ours}, own_state=True)
 
 
 def observed_neurons(

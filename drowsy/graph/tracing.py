@@ -36,7 +36,7 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
         ValueError: torch.fx cannot trace the model.
     """
     # What tracing does to a module (constants, attributes that its forward sets) is done to a copy.
-    scratch = copied(model, {})
+    scratch = copied(model, {}, own_state=True)
     before = {name: {*module.__dict__} for name, module in scratch.named_modules()}
     try:
         graph = _Tracer().trace(scratch)
