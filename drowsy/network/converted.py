@@ -230,8 +230,9 @@ def _versions(args: Any, kwargs: Any) -> list[int]:
 
 
 def _has_no_values(args: Any, kwargs: Any) -> bool:
-    leaves = tree_leaves((args, kwargs))
-    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    empty = bool(tensors) and not any(tensor.numel() for tensor in tensors)
+    return empty or any(tensor.is_meta for tensor in tensors)
 
 
 def _is_traced(args: Any, kwargs: Any) -> bool:

@@ -278,6 +278,10 @@ def test_another_output_is_an_error_and_comparing_can_be_left_out() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=message):
             run(net, x)
+    net = convert(model)
+    run(net, x[:0])  # of which nothing can be told
+    with pytest.raises(ValueError, match=message):
+        run(net, x)
     unverified = convert(model, x, verify=False)
     torch.testing.assert_close(run(unverified, x), 2 * run(model, x))
 
