@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.graph.observing import Observed, Reading
 from drowsy.network.norms import activation_at_heart, leaky_relu, norm_at_heart
-from drowsy.network.tail import Activated
+from drowsy.network.tail import Awaiting
 
 _CALL_ACTIVATIONS: dict[object, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
@@ -173,7 +173,7 @@ def called_activation(function: Any, args: Sequence[Any], kwargs: Mapping[str, A
     return None if options else _CALL_ACTIVATIONS.get(function)
 
 
-Activated.name_of = staticmethod(called_activation)  # type: ignore[method-assign]
+Awaiting.name_of = staticmethod(called_activation)  # type: ignore[method-assign]
 
 
 def hooked(module: nn.Module) -> bool:

@@ -81,7 +81,7 @@ def observe(
     """
     observer = _Observer()
     standins = {id(module): _Watched(module, observer) for module in watched}
-    copy = copied(model, standins)
+    copy = copied(model, standins, own_state=True)
     with observer:
         output = getattr(copy, method)(*args, **kwargs)
     observer.seen.output = output

@@ -20,7 +20,6 @@ from drowsy.graph.convolutions import geometry, left_awake, why_not
 from drowsy.graph.default_fills import Choice, choose_fill
 from drowsy.graph.nodes import Neuron, absorbable, common_neuron, neuron_of, observed_neuron
 from drowsy.graph.observing import Observed, observe
-from drowsy.graph.state import kept_state
 from drowsy.graph.tracing import CONVOLUTIONS, convolution_calls, trace
 from drowsy.graph.tree import copied
 from drowsy.knob.control import Control
@@ -29,7 +28,7 @@ from drowsy.network.known import KnownGraph
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.network.report import LayerReport
-from drowsy.network.tail import Absorbed, OtherWay, Tail
+from drowsy.network.tail import Absorbed, OtherWay, Tail, other_way
 from drowsy.sleep import SleepSpec
 
 # A layer with a smaller share of the multiplications saves nothing that could be measured.
@@ -157,11 +156,6 @@ class Settling:
         if method in self.compared:
             return
         call = _Comparison(net, method, args, kwargs)
-        with kept_state(_run_by(net)):
-            self._settle(net, call)
-        self.compared = (*self.compared, method)
-
-    def _settle(self, net: DrowsyNet, call: _Comparison) -> None:
         if not self.compared and net.graph is None:
             self._observe(net, call)
         with net.uncorrected(), net.control.nobody_asleep():
@@ -170,6 +164,7 @@ class Settling:
             else:
                 call.run()
             net.resting = call.work.resting()
+        self.compared = (*self.compared, method)
 
     def _observe(self, net: DrowsyNet, call: _Comparison) -> None:
         """Find from one run of the model's code what belongs to neurons."""
@@ -234,7 +229,7 @@ class _Comparison:
         if not self._ran:
             args, kwargs = self.given()
             self._expected, self._ran = (
-                getattr(self.net.original, self.method)(*args, **kwargs),
+                getattr(self._scratch(self.net.original), self.method)(*args, **kwargs),
                 True,
             )
         return self._expected
@@ -244,9 +239,9 @@ class _Comparison:
         args, kwargs = self.given()
         self.work = _Work(self.net)
         with inference(self.net.control) as begun, self.work.counted():
-            output = getattr(self.net.model, self.method)(*args, **kwargs)
-        if begun.awaited:
-            raise OtherWay(f"{begun.awaited} norms or activations were not called")
+            output = getattr(self._scratch(self.net.model), self.method)(*args, **kwargs)
+        if (other := other_way(begun)) is not None:
+            raise OtherWay(other)
         return output
 
     def of_network(self) -> str | None:
@@ -258,7 +253,7 @@ class _Comparison:
 
     def of_graph(self) -> str | None:
         """How the graph differs, or why it could not be compared; None where it agrees."""
-        module = self.net.known.module
+        module = self.net.known.of(self._scratch(self.net.model)).module
         values = (*self._args, *self._kwargs.values())
         one = len(values) == 1 and isinstance(values[0], Tensor)
         if self.method != "forward" or not one or module is None:
@@ -278,7 +273,13 @@ class _Comparison:
             return change(leaf) if floating else leaf
 
         args, kwargs = tree_map(changed, self.given())
-        return getattr(self.net.original, self.method)(*args, **kwargs)
+        return getattr(self._scratch(self.net.original), self.method)(*args, **kwargs)
+
+    @staticmethod
+    def _scratch(model: nn.Module) -> nn.Module:
+        """A copy to run: of what its code sets and overwrites, nothing is left in the model."""
+        ours = (m for m in model.modules() if type(m) is Absorbed or isinstance(m, DrowsyConv2d))
+        return copied(model, {id(module): module for module in ours}, own_state=True)
 
 
 def observed_neurons(
@@ -294,16 +295,6 @@ def observed_neurons(
         for name, module in convolutions.items()
         if id(module) in outputs
     }
-
-
-def _run_by(net: DrowsyNet) -> Iterator[nn.Module]:
-    """Modules that a comparison runs and does not change itself."""
-    seen: set[int] = set()
-    for module in (*net.original.modules(), *net.model.modules()):
-        ours = isinstance(module, DrowsyConv2d | Absorbed | Control)
-        if not ours and id(module) not in seen:
-            seen.add(id(module))
-            yield module
 
 
 def _absorb(net: DrowsyNet, neurons: Mapping[str, Neuron]) -> None:

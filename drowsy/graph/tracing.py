@@ -35,12 +35,8 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
     Raises:
         ValueError: torch.fx cannot trace the model.
     """
-    # What tracing does to a module (constants; what its forward sets or writes to) befalls a copy.
-    scratch, own = copied(model, {}), {id(module) for module in model.modules()}
-    for module in scratch.modules():
-        if id(module) not in own:
-            buffers = vars(module)["_buffers"].items()
-            vars(module)["_buffers"] = {n: None if b is None else b.clone() for n, b in buffers}
+    # What tracing does to a module (constants, attributes that its forward sets) is done to a copy.
+    scratch = copied(model, {}, own_state=True)
     before = {name: {*module.__dict__} for name, module in scratch.named_modules()}
     try:
         graph = _Tracer().trace(scratch)

@@ -14,7 +14,9 @@ from torch import nn
 _SHARED = frozenset(("_parameters", "_non_persistent_buffers_set"))
 
 
-def copied(model: nn.Module, swaps: Mapping[int, nn.Module]) -> nn.Module:
+def copied(
+    model: nn.Module, swaps: Mapping[int, nn.Module], *, own_state: bool = False
+) -> nn.Module:
     """``model`` with its own containers, shared tensors and leaves, and some modules swapped.
 
     Copies are of the model's own classes, whose ``forward`` runs; no constructor is called.
@@ -25,12 +27,15 @@ def copied(model: nn.Module, swaps: Mapping[int, nn.Module]) -> nn.Module:
     Args:
         model: any module.
         swaps: modules by the ``id`` of those in whose place they come.
+        own_state: whether the copy has buffers, and tensors that are plain attributes, of its own:
+            what its code does to them is not done to the model.
     """
-    return _Copying(swaps).module(model)
+    return _Copying(swaps, own_state).module(model)
 
 
 class _Copying:
-    def __init__(self, swaps: Mapping[int, nn.Module]) -> None:
+    def __init__(self, swaps: Mapping[int, nn.Module], own_state: bool) -> None:
+        self._own_state = own_state
         self._made: dict[int, Any] = dict(swaps)
         # What is found by its ``id`` must not go before the copy is made.
         self._held: list[Any] = []
@@ -58,6 +63,10 @@ class _Copying:
             return self._made[id(value)]
         if isinstance(value, nn.Module):
             return self.module(value)
+        if self._own_state and type(value) is torch.Tensor:
+            clone = value.detach().clone()
+            self._keep(value, clone)
+            return clone
         if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
             return types.MethodType(value.__func__, self.module(value.__self__))
         if type(value) is functools.partial:

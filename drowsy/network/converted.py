@@ -16,7 +16,7 @@ from drowsy.knob.control import Control
 from drowsy.network.inference import in_graph, inference, joined
 from drowsy.network.known import KnownGraph
 from drowsy.network.standin import Standin
-from drowsy.network.tail import Absorbed, OtherWay
+from drowsy.network.tail import Absorbed, OtherWay, other_way
 
 
 class Settler(Protocol):
@@ -92,18 +92,29 @@ class Converted(Standin):
             return call(*args, **kwargs), 0
         if not self._settled and method == "forward":
             self._settle(method, args, kwargs)
+        before = _versions(args, kwargs)
         with self.control.turns.inferring(), inference(self.control) as begun:
+            output: Any = None
+            other: str | None = None
             try:
                 output = call(*args, **kwargs)
-                other = f"{begun.awaited} norms or activations were not called"
-            except OtherWay as error:
-                begun.awaited, other = 1, str(error)
-            if not begun.awaited:
+            except Exception as error:
+                if begun.other is None and not isinstance(error, OtherWay):
+                    raise
+                other = str(error)  # the model's code may have made another one of it
+            other = begun.other or other or other_way(begun)
+            if other is None:
                 if begun.images:
                     self.control.advance(begun.images)
                 return output, begun.images
+        del output
         with self._turning():
             self._settler.take_other_way(self, other)
+        if _versions(args, kwargs) != before:
+            raise RuntimeError(
+                f"net: the model's code went another way than when it was compared ({other}), and "
+                "has overwritten its arguments: call it again with what they were"
+            )
         return self._infer(method, args, kwargs)
 
     def _run_graph(self, args: Any, kwargs: Any) -> Any:
@@ -215,9 +226,18 @@ class Converted(Standin):
         }
 
 
+def _versions(args: Any, kwargs: Any) -> list[int]:
+    """How often each argument was written to; nobody knows of tensors of inference mode."""
+    leaves = args if not kwargs and all(type(each) is Tensor for each in args) else None
+    leaves = tree_leaves((args, kwargs)) if leaves is None else leaves
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
+
 def _has_no_values(args: Any, kwargs: Any) -> bool:
-    leaves = tree_leaves((args, kwargs))
-    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves)
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    empty = bool(tensors) and not any(tensor.numel() for tensor in tensors)
+    return empty or any(tensor.is_meta for tensor in tensors)
 
 
 def _is_traced(args: Any, kwargs: Any) -> bool:

@@ -45,6 +45,10 @@ class KnownGraph:
         """Another graph of the same modules."""
         return KnownGraph(self._model, graph, "rewritten", self._constants)
 
+    def of(self, model: nn.Module) -> KnownGraph:
+        """The same of a copy of the model."""
+        return KnownGraph(model, self.graph, self.reason, self._constants)
+
     def value(self, target: str) -> Any:
         """What a node names: a module, a tensor or another attribute."""
         if target in self._constants:

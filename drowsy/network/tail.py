@@ -2,18 +2,20 @@
 
 A neuron is asleep or awake *after* its batch norm and activation, so a drowsy layer computes both
 (``DrowsyConv2d.norm``, ``activation``). The model's own code still calls them on what the layer
-put out. The layer therefore marks its output with its *tail*: what is to be passed over, in order.
-``Absorbed`` stands in for a module of a tail: it hands on what is marked for it, and computes on
-all else, so that one activation module may serve many places. A called activation, where computing
-it twice would differ from once, is found by ``Activated``, the kind of tensor that such layers put
-out.
+put out. The layer therefore puts out an ``Awaiting`` tensor, marked with the layer's *tail*: what
+is to be passed over, in order. ``Absorbed`` stands in for a module of a tail: it hands on what is
+marked for it, and computes on all else, so that one activation module may serve many places.
+A called activation is passed over by the marked tensor itself.
 
-Every mark is used up by the end of an inference. Where one is not, the model's code took another
-way than the one that was observed, and the network drops what was observed (``settle``).
+Whoever else asks a marked tensor for its values, then or once the tail was passed over, asks for
+what the layer has not computed. Nor may one outlive its inference, nor a tail be left. In all of
+these cases the model's code took another way than the one that was observed, and the network drops
+what was observed.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -33,43 +35,68 @@ class OtherWay(RuntimeError):
 
 def mark(y: Tensor, tail: Tail, inference: Inference | None) -> Tensor:
     """The same values, marked with a tail that an inference, if there is one, is to pass over."""
-    if isinstance(tail[0], str) or (tail[1] is not None and isinstance(tail[1][0], str)):
-        y = y.as_subclass(Activated)
-    y.awaits = tail  # type: ignore[attr-defined]
+    marked = y.as_subclass(Awaiting)
+    marked.awaits, marked.plain = tail, y
     if inference is not None:
         inference.awaited += 1
-    return y
+        inference.marked.append(weakref.ref(marked))
+    return marked
 
 
-def _passed(y: Tensor, tail: Tail) -> None:
-    """Note that the first of the tail was passed over."""
-    y.awaits = tail[1]  # type: ignore[attr-defined]
-    if tail[1] is None and (inference := running()) is not None:
+def other_way(inference: Inference) -> str | None:
+    """How the model's code went another way in an inference that is over; None if not."""
+    if inference.other is None and inference.awaited:
+        return f"{inference.awaited} norms or activations were not called"
+    if inference.other is None and any(type(each()) is Awaiting for each in inference.marked):
+        return "what a norm or activation was to read is kept"
+    return inference.other
+
+
+def _passed(y: Awaiting, in_place: bool) -> Tensor:
+    """What comes of passing over the first of a tail; ``y`` itself where that overwrites."""
+    tail, inference = y.awaits, running()
+    assert tail is not None, "there is a tail to pass over"
+    rest = tail[1]
+    if in_place and rest is not None:
+        y.awaits = rest
+        return y
+    if inference is not None:
         inference.awaited -= 1
+    if in_place:
+        y.__class__ = Tensor  # type: ignore[assignment]
+        return y
+    y.awaits = None
+    return y.plain if rest is None else mark(y.plain, rest, inference)
+
+
+def _goes_other_way(reason: str) -> OtherWay:
+    """To be raised; an inference remembers it, should the model's code catch it."""
+    if (inference := running()) is not None:
+        inference.other = reason
+    return OtherWay(reason)
 
 
 class Absorbed(Standin):
     """Stands in for a norm or activation that drowsy layers compute themselves."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs:
-            tail = getattr(args[0], "awaits", None)
-            if tail is not None and tail[0] is self:
-                if self._forward_hooks or self._forward_pre_hooks:
-                    raise OtherWay("a norm or activation has hooks now, which are to be called")
-                _passed(args[0], tail)
-                return args[0]
+        y = args[0] if len(args) == 1 and not kwargs else None
+        if type(y) is Awaiting and y.awaits is not None and y.awaits[0] is self:
+            if self._forward_hooks or self._forward_pre_hooks:
+                raise _goes_other_way("a norm or activation has hooks now, which are to be called")
+            return _passed(y, getattr(self.stood_for, "inplace", False))
         return self.stood_for.forward(*args, **kwargs)
 
 
-class Activated(Tensor):
-    """What a layer with a called activation puts out until the model's code calls it."""
+class Awaiting(Tensor):
+    """What a layer with a tail puts out, until the model's code comes to the end of the tail."""
 
     # Of a call: which of ``drowsy.neuron.ACTIVATIONS`` it applies. Set by ``graph.nodes``, which
     # knows how torch spells them.
     name_of: Callable[..., str | None]
 
     awaits: Tail | None = None
+    plain: Tensor
 
     @classmethod
     def __torch_function__(
@@ -77,24 +104,33 @@ class Activated(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            y = args[0] if args and isinstance(args[0], Activated) else None
-            tail = None if y is None else y.awaits
-            if y is not None and tail is not None and cls.name_of(func, args, kwargs) == tail[0]:
-                _passed(y, tail)
-                return y.as_subclass(Tensor)
             if tells_no_values(func):
                 return func(*args, **kwargs)
-            waiting = [each for each in _tensors((args, kwargs)) if each.awaits is not None]
-            if waiting:
-                name = getattr(func, "__name__", str(func))
-                raise OtherWay(f"{name} reads what an activation was to read")
-            return func(*args, **kwargs)
+            y = args[0] if args and type(args[0]) is Awaiting else None
+            awaited = None if y is None or y.awaits is None else y.awaits[0]
+            if (
+                y is not None
+                and isinstance(awaited, str)
+                and cls.name_of(func, args, kwargs) == awaited
+            ):
+                return _passed(y, _overwrites(func, args, kwargs))
+            name = getattr(func, "__name__", str(func))
+            raise _goes_other_way(
+                f"{name} reads a convolution's output, where a drowsy layer has computed the norm "
+                "or activation after it too"
+            )
+
+
+def _overwrites(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a called activation writes over its argument."""
+    asked = kwargs.get("inplace") or any(each is True for each in args[1:])
+    return bool(asked) or getattr(func, "__name__", "").endswith("_")
 
 
 _METADATA = frozenset(
     {"size", "dim", "ndimension", "stride", "numel", "nelement", "element_size", "storage_offset"}
     | {"is_contiguous", "is_floating_point", "is_complex", "is_inference", "get_device", "__len__"}
-    | {"type", "untyped_storage", "data_ptr", "__hash__", "dim_order", "has_names", "as_subclass"}
+    | {"__hash__", "dim_order", "has_names"}
 )
 
 
@@ -106,13 +142,3 @@ def tells_no_values(func: Any) -> bool:
     if name == "__get__":
         return owner not in ("data", "T", "mT", "H", "mH", "real", "imag", "grad")
     return name in _METADATA
-
-
-def _tensors(value: Any) -> list[Activated]:
-    if isinstance(value, Activated):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, tuple | list):
-        return []
-    return [tensor for each in value for tensor in _tensors(each)]

@@ -306,6 +306,10 @@ def test_another_output_is_an_error_and_comparing_can_be_left_out() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match=message):
             run(net, x)
+    net = convert(model)
+    run(net, x[:0])  # of which nothing can be told
+    with pytest.raises(ValueError, match=message):
+        run(net, x)
     unverified = convert(model, x, verify=False)
     torch.testing.assert_close(run(unverified, x), 2 * run(model, x))
 
@@ -343,3 +347,45 @@ def test_gates_and_small_layers_stay_awake_unless_asked(first: str) -> None:
     assert float(net.layers["squeeze"].rate) == 0.25
     net.set(net.schedule)
     assert float(net.layers["squeeze"].rate) == 0.25
+
+
+# --- models with a state --------------------------------------------------------------------------
+
+
+class Streaming(nn.Module):
+    """Remembers earlier calls: in an attribute, a list, buffers and a plain tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.before, self.calls, self.plain = None, [], torch.zeros(1)
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("sum", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        self.sum = self.sum + 2
+        self.plain += 3
+        self.calls.append(x)
+        y = F.relu(self.conv(x))
+        self.before = y if self.before is None else y + self.before
+        return self.last(self.before) + self.count + self.sum + self.plain + len(self.calls)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("with_example", [True, False])
+def test_a_comparison_leaves_no_trace_in_what_models_remember(
+    with_example: bool, graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not graph:
+        without_tracing(monkeypatch)
+    model, x = Streaming().eval(), torch.randn(X)
+    net = convert(model, x if with_example else None)
+    if with_example:
+        held = model.count, model.sum, model.plain, model.calls, model.before
+        assert held == (0, 0, 0, [], None)
+    twin = copy.deepcopy(model)
+    for _ in range(3):
+        torch.testing.assert_close(run(net, x), run(twin, x))
+    assert model.before is None
+    assert model.calls == []

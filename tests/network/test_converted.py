@@ -232,6 +232,109 @@ def test_code_that_goes_another_way_than_observed_is_followed(
     torch.testing.assert_close(run(net, x), run(model, x))
 
 
+class Reading(nn.Module):
+    """Reads, keeps or returns before the norm or activation what other calls read after it only."""
+
+    def __init__(self, way: str, before: str) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 6, 3), block()[1], nn.Conv2d(6, 6, 1)
+        self.act = nn.ReLU()
+        self.way, self.before, self.on = way, before, False
+
+    def forward(self, x: Tensor) -> Any:
+        z = y = self.conv(x)
+        if self.before == "activation":
+            z = y = self.norm(z)
+            y = F.silu(y)
+        elif self.before == "activation module":
+            z = y = self.norm(z)
+            y = self.act(y)
+        else:
+            y = self.norm(y)
+        y = self.last(y)
+        if not self.on:
+            return y
+        if self.way == "returned":
+            return y, [z]
+        if self.way == "cast":
+            return y + z.type(torch.float32)
+        if self.way == "kept":
+            self.seen = z
+            return y
+        return y + z
+
+
+@pytest.mark.parametrize("before", ["norm", "activation", "activation module"])
+@pytest.mark.parametrize("way", ["returned", "added", "cast", "kept"])
+def test_what_only_some_calls_read_before_a_norm_or_activation_is_the_models(
+    way: str, before: str
+) -> None:
+    model, x = Reading(way, before).eval(), torch.randn(X)
+    net = convert(model, x)
+    assert net.layers["conv"].norm is model.norm
+    net.on = model.on = True
+    with pytest.warns(UserWarning, match="another way"):
+        found = run(net, x)
+    torch.testing.assert_close(found, run(model, x))
+    if way == "kept":
+        torch.testing.assert_close(net.seen, model.seen)
+
+
+def test_code_that_catches_errors_hides_no_other_way() -> None:
+    class Catching(Reading):
+        def forward(self, x: Tensor) -> Any:
+            z = self.conv(x)
+            extra = 0
+            if self.on:
+                try:
+                    extra = z.mean()
+                except RuntimeError:
+                    extra = 5
+            return self.last(self.norm(z)) + extra
+
+    model, x = Catching("", "norm").eval(), torch.randn(X)
+    net = convert(model, x)
+    net.on = model.on = True
+    with pytest.warns(UserWarning, match="another way"):
+        torch.testing.assert_close(run(net, x), run(model, x))
+
+
+def test_what_overwrites_its_arguments_is_not_run_twice_on_them() -> None:
+    class Overwriting(Reading):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.mul_(0.5))
+
+    model = Overwriting("added", "norm").eval()
+    net = convert(model, torch.randn(X))
+    net.on = model.on = True
+    x = torch.randn(X)
+    with (
+        pytest.warns(UserWarning, match="another way"),
+        pytest.raises(RuntimeError, match="has overwritten its arguments: call it again"),
+    ):
+        run(net, x.clone())
+    torch.testing.assert_close(run(net, x.clone()), run(model, x.clone()))
+
+
+@pytest.mark.parametrize("name", ["relu_", "hardswish in place"])
+def test_an_activation_in_place_whose_result_is_left_is_passed_over(name: str) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            y.relu_() if name == "relu_" else F.hardswish(y, True)
+            return y
+
+    model, x = InPlace().eval(), torch.randn(X)
+    net = convert(model, (x.clone(),))
+    output = run(net, x)
+    assert type(output) is Tensor
+    torch.testing.assert_close(output, run(model, x))
+
+
 def test_the_clock_counts_what_layers_see_not_the_first_argument() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
