@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 # Relative difference that folding a batch norm makes in deep networks, in the 2-norm of an output.
@@ -30,17 +29,29 @@ def disagreement(
     """How a network's output differs from its model's beyond rounding; None where it does not.
 
     Args:
-        output, expected: tensors, numbers and text in sequences, mappings and dataclasses.
+        output, expected: tensors, numbers and text in sequences, mappings and objects.
         rerun: runs the model again, its floating-point inputs changed by a function.
     """
-    found = _difference(output, expected, "output")
-    if found is None or found[0] == 0:
+    found = dict(_differences(output, expected, "output"))
+    if not found:
         return None
     # What two runs of the model, on inputs a rounding apart, differ by is no fault of the network.
-    noise = _difference(rerun(_rounded), expected, "output")
-    if noise is not None and found[0] <= _AMPLIFIED * noise[0]:
-        return None
-    return found[1]
+    noise = dict(_differences(rerun(_rounded), expected, "output"))
+    beyond = {
+        where: (error, told)
+        for where, (error, told) in found.items()
+        if error > _AMPLIFIED * _noise_at(where, noise)
+    }
+    return max(beyond.values())[1] if beyond else None
+
+
+_Difference = tuple[float, str]
+"""A relative size, and in words."""
+
+
+def _noise_at(where: str, noise: Mapping[str, _Difference]) -> float:
+    """How much an output differs by itself; of one of another structure all of its parts do."""
+    return max((error for place, (error, _) in noise.items() if where.startswith(place)), default=0)
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -55,20 +66,32 @@ def _in_tf32(x: Tensor) -> bool:
     return x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
 
 
-def _difference(one: Any, other: Any, where: str) -> tuple[float, str] | None:
-    """The largest relative difference and what it is of; None where it is within rounding."""
+def _differences(one: Any, other: Any, where: str) -> Iterator[tuple[str, _Difference]]:
+    """What differs beyond rounding, each by its place."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return _of_tensors(one, other, where)
-    parts = _parts(one), _parts(other)
-    if parts[0] is not None and parts[1] is not None:
-        if parts[0].keys() != parts[1].keys():
-            return math.inf, f"{where}: has {list(parts[0])} and not {list(parts[1])}"
-        found = [_difference(parts[0][key], parts[1][key], f"{where}[{key!r}]") for key in parts[0]]
-        return max((each for each in found if each), key=lambda each: each[0], default=None)
+        found = _of_tensors(one, other)
+    elif (parts := _parts(one)) is not None and (others := _parts(other)) is not None:
+        if parts.keys() == others.keys():
+            for key in parts:
+                yield from _differences(parts[key], others[key], f"{where}[{key!r}]")
+            return
+        found = math.inf, f"has {list(parts)} and not {list(others)}"
+    else:
+        found = _of_values(one, other)
+    if found is not None:
+        yield where, (found[0], f"{where}: {found[1]}")
+
+
+def _of_values(one: Any, other: Any) -> _Difference | None:
     if type(one) is not type(other):
-        return math.inf, f"{where}: is {type(one).__name__} and not {type(other).__name__}"
-    if isinstance(one, bool | int | float | str | None) and not (one == other or one != one):
-        return math.inf, f"{where}: is {one!r} and not {other!r}"
+        return math.inf, f"is {type(one).__name__} and not {type(other).__name__}"
+    if isinstance(one, float) and not math.isclose(one, other, rel_tol=_ROUNDING[torch.float32]):
+        if math.isnan(one) and math.isnan(other):
+            return None
+        size = abs(one - other) / abs(other) if other and math.isfinite(one - other) else math.inf
+        return size, f"is {one!r} and not {other!r}"
+    if isinstance(one, bool | int | str | None) and one != other:
+        return math.inf, f"is {one!r} and not {other!r}"
     return None
 
 
@@ -78,21 +101,21 @@ def _parts(value: Any) -> dict[Any, Any] | None:
         return dict(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return dict(enumerate(value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
-    return None
+    if isinstance(value, type | nn.Module | Tensor) or callable(value):
+        return None
+    return dict(vars(value)) if hasattr(value, "__dict__") else None
 
 
-def _of_tensors(one: Tensor, other: Tensor, where: str) -> tuple[float, str] | None:
+def _of_tensors(one: Tensor, other: Tensor) -> _Difference | None:
     if (one.shape, one.dtype) != (other.shape, other.dtype):
         return math.inf, (
-            f"{where}: is {one.dtype} {tuple(one.shape)} and not {other.dtype} {tuple(other.shape)}"
+            f"is {one.dtype} {tuple(one.shape)} and not {other.dtype} {tuple(other.shape)}"
         )
     if one.device.type == "meta" or one.numel() == 0:
         return None
     if not one.is_floating_point():
         share = (one != other).float().mean().item()
-        return (share, f"{where}: {share:.1%} of its numbers differ") if share else None
+        return (share, f"{share:.1%} of its numbers differ") if share else None
     a, b = one.double(), other.double()
     # Infinity and NaN must be where they are in the model's.
     same = (a == b) | (a.isnan() & b.isnan())
@@ -104,4 +127,4 @@ def _of_tensors(one: Tensor, other: Tensor, where: str) -> tuple[float, str] | N
     allowed = _TF32 if _in_tf32(one) else _ROUNDING.get(one.dtype, 0.1)
     if error <= allowed:
         return None
-    return error, f"{where}: differs by {error:.2g} of its size, where rounding makes {allowed:.0e}"
+    return error, f"differs by {error:.2g} of its size, where rounding makes {allowed:.0e}"

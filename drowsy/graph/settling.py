@@ -18,7 +18,7 @@ from drowsy.graph.agreement import copied as copied_values
 from drowsy.graph.agreement import disagreement
 from drowsy.graph.convolutions import geometry, left_awake, why_not
 from drowsy.graph.default_fills import Choice, choose_fill
-from drowsy.graph.nodes import Neuron, absorbable, common_neuron, neuron_of, observed_neuron
+from drowsy.graph.nodes import Neuron, absorbable, common_neuron, hooked, neuron_of, observed_neuron
 from drowsy.graph.observing import Observed, observe
 from drowsy.graph.tracing import CONVOLUTIONS, convolution_calls, trace
 from drowsy.graph.tree import copied
@@ -197,6 +197,16 @@ class Settling:
         else:
             net.known = KnownGraph(net.model, None, reason)
 
+    @torch.no_grad()
+    def compare_graph(self, net: DrowsyNet, args: Any, kwargs: Any) -> None:
+        """Drop a graph that no longer tells what the network's code computes."""
+        call = _Comparison(net, "forward", args, kwargs)
+        with net.control.nobody_asleep():
+            reason = call.of_graph_to_code()
+        if reason is not None:
+            reason = f"what the network computes was changed since ({reason})"
+            net.known = KnownGraph(net.model, None, reason)
+
     def take_other_way(self, net: DrowsyNet, reason: str) -> None:
         """Do without what was found of neurons: the model's code went another way than then."""
         warnings.warn(
@@ -217,6 +227,8 @@ class _Comparison:
         self._args, self._kwargs = args, kwargs
         self._expected: Any = None
         self._ran = False
+        # What is run again for its noise.
+        self._reference = net.original
         self.work = _Work(net)
 
     def given(self) -> tuple[Any, Any]:
@@ -229,7 +241,7 @@ class _Comparison:
         if not self._ran:
             args, kwargs = self.given()
             self._expected, self._ran = (
-                getattr(self._scratch(self.net.original), self.method)(*args, **kwargs),
+                self._call(self.net.original, args, kwargs),
                 True,
             )
         return self._expected
@@ -239,7 +251,7 @@ class _Comparison:
         args, kwargs = self.given()
         self.work = _Work(self.net)
         with inference(self.net.control) as begun, self.work.counted():
-            output = getattr(self._scratch(self.net.model), self.method)(*args, **kwargs)
+            output = self._call(self.net.model, args, kwargs)
         if (other := other_way(begun)) is not None:
             raise OtherWay(other)
         return output
@@ -251,6 +263,15 @@ class _Comparison:
         except OtherWay as error:
             return str(error)
 
+    def of_graph_to_code(self) -> str | None:
+        """As ``of_graph``, but against what the network's code computes now."""
+        self._reference = self.net.model
+        try:
+            self._expected, self._ran = self.run(), True
+        except OtherWay as error:
+            return str(error)
+        return self.of_graph()
+
     def of_graph(self) -> str | None:
         """How the graph differs, or why it could not be compared; None where it agrees."""
         module = self.net.known.of(self._scratch(self.net.model)).module
@@ -258,6 +279,8 @@ class _Comparison:
         one = len(values) == 1 and isinstance(values[0], Tensor)
         if self.method != "forward" or not one or module is None:
             return "graphs are of calls with one tensor alone, and it was called otherwise"
+        if any(map(hooked, self.net.layers.values())):
+            return "a layer has hooks, which who walks through a graph does not call"
         args, kwargs = self.given()
         try:
             with inference(self.net.control, in_graph=True):
@@ -273,7 +296,14 @@ class _Comparison:
             return change(leaf) if floating else leaf
 
         args, kwargs = tree_map(changed, self.given())
-        return getattr(self._scratch(self.net.original), self.method)(*args, **kwargs)
+        with inference(self.net.control):
+            return self._call(self._reference, args, kwargs)
+
+    def _call(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What a model returns, hooks and all; its state is as it was."""
+        scratch = self._scratch(model)
+        called = scratch if self.method == "forward" else getattr(scratch, self.method)
+        return called(*args, **kwargs)
 
     @staticmethod
     def _scratch(model: nn.Module) -> nn.Module:

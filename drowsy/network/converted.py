@@ -25,6 +25,9 @@ class Settler(Protocol):
     def settle(self, net: Any, method: str, args: Any, kwargs: Any) -> None:
         """By one inference of this input."""
 
+    def compare_graph(self, net: Any, args: Any, kwargs: Any) -> None:
+        """Drop a graph that no longer tells what the network's code computes."""
+
     def take_other_way(self, net: Any, reason: str) -> None:
         """The model's code went another way than was observed."""
 
@@ -65,11 +68,17 @@ class Converted(Standin):
     def settle(self, *args: Any, **kwargs: Any) -> None:
         """Compare with the original model on these arguments, if no call has been compared yet.
 
+        Afterwards, compare the graph with the model's code: hooks, attributes and modules may have
+        changed since, which the code follows and a graph does not. It is dropped then.
+
         Raises:
             ValueError: at rate 0 the network does not compute what the model does.
         """
         if not self._settled:
             self._settle("forward", args, kwargs)
+        elif self.graph is not None and not (self._rewritten or _has_no_values(args, kwargs)):
+            with self._turning():
+                self._settler.compare_graph(self, args, kwargs)
 
     @property
     def settled(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy import models
+from drowsy.evaluation.evaluator import Evaluator
 from drowsy.graph import settling
 from drowsy.graph.convert import convert
 from drowsy.graph.observing import observe
@@ -389,3 +390,81 @@ def test_a_comparison_leaves_no_trace_in_what_models_remember(
         torch.testing.assert_close(run(net, x), run(twin, x))
     assert model.before is None
     assert model.calls == []
+
+
+# --- graphs gone stale, outputs of any kind -------------------------------------------------------
+
+
+class Flagged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+        self.fc, self.doubled = nn.Linear(6, 4), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(self.body(x).mean((2, 3)))
+        return y * 2 if self.doubled else y
+
+
+def _flag(net: Any) -> None:
+    net.doubled = True
+
+
+def _hook(net: Any) -> None:
+    net.body.register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+def _layer_hook(net: Any) -> None:
+    net.layers["body.0"].register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+def _model_hook(net: Any) -> None:
+    net.register_forward_hook(lambda module, inputs, output: output.flip(1))
+
+
+def _other_head(net: Any) -> None:
+    net.fc = nn.Linear(6, 4)
+
+
+@pytest.mark.parametrize("change", [_flag, _hook, _layer_hook, _model_hook, _other_head])
+def test_what_is_evaluated_is_what_runs_after_a_change(change: Any) -> None:
+    x = torch.randn(6, 3, 8, 8)
+    net = convert(Flagged().eval(), x)
+    assert net.graph is not None
+    change(net)
+    evaluator = Evaluator(net, x, seed=3)
+    with torch.inference_mode():
+        torch.testing.assert_close(evaluator.logits(), net(x))
+    setting = (4,)
+    net.set(0.5)
+    net.reseed(3)
+    own = run(net, x).argmax(1)
+    counts = Evaluator(net, x, own, seed=3).evaluate(setting)
+    assert counts.rates()["top1"] == 1
+
+
+class Odd:
+    """An output of a class that nobody knows."""
+
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+
+class Many(nn.Module):
+    """Outputs of which one is random, and one right only where the convolution is torch's."""
+
+    def __init__(self, wrong: bool) -> None:
+        super().__init__()
+        self.conv, self.wrong = nn.Conv2d(3, 4, 3), wrong
+
+    def forward(self, x: Tensor) -> Odd:
+        y = self.conv(x)
+        factor = 2.0 if self.wrong and type(self.conv) is not nn.Conv2d else 1.0
+        return Odd(noise=torch.randn(3), mean=float(y.mean()), nested=[Odd(logits=y * factor)])
+
+
+def test_outputs_of_any_class_are_compared_each_by_itself() -> None:
+    x = torch.randn(X)
+    assert convert(Many(False).eval(), x).layers.keys() == {"conv"}
+    with pytest.raises(ValueError, match=r"output\['nested'\]\[0\]\['logits'\]: differs by 1 "):
+        convert(Many(True).eval(), x)
