@@ -22,8 +22,13 @@ CONVOLUTIONS = (
 class _Tracer(fx.Tracer):
     """Keeps library modules whole, convolutions of any kind, and what belongs to neurons."""
 
+    def __init__(self, whole: set[int]) -> None:
+        super().__init__()
+        # Found beforehand: asking a norm what it is may call it, which tracing sees.
+        self._whole = whole
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        leaf = isinstance(module, CONVOLUTIONS) or absorbable(module)
+        leaf = isinstance(module, CONVOLUTIONS) or id(module) in self._whole
         return leaf or super().is_leaf_module(module, name)
 
 
@@ -38,8 +43,9 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
     # What tracing does to a module (constants, attributes that its forward sets) is done to a copy.
     scratch = copied(model, {}, own_state=True)
     before = {name: {*module.__dict__} for name, module in scratch.named_modules()}
+    whole = {id(module) for module in scratch.modules() if absorbable(module)}
     try:
-        graph = _Tracer().trace(scratch)
+        graph = _Tracer(whole).trace(scratch)
     except Exception as error:  # fx raises whatever the model's own code raises on a proxy
         raise ValueError(f"torch.fx cannot trace {type(model).__name__} ({error})") from error
     constants = {}

@@ -135,6 +135,32 @@ def test_with_and_without_a_graph_neurons_sleep_alike(
     assert torch.equal(run(with_graph, x), run(without, x))
 
 
+class FrozenNorm(nn.Module):
+    """A batch norm of buffers, as detectors have them: no class of torch's, so traced inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name in ("weight", "running_var"):
+            self.register_buffer(name, torch.rand(channels) + 0.5)
+        for name in ("bias", "running_mean"):
+            self.register_buffer(name, torch.randn(channels))
+        self.eps = 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * factor
+        return x * factor[:, None, None] + shift[:, None, None]
+
+
+def test_a_norm_of_ones_own_stays_whole_in_the_graph_and_is_folded() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenNorm(4), nn.ReLU(), FrozenNorm(4)).eval()
+    x = torch.randn(X)
+    net = convert(model, x)
+    assert net.graph is not None
+    assert (net.report[0].norm, net.report[0].activation) == ("1", "relu")
+    torch.testing.assert_close(run(net, x), run(model, x))
+
+
 # --- graphs that tell another thing ---------------------------------------------------------------
 
 
