@@ -111,7 +111,7 @@ def _in_float64(model: nn.Module, example: Example) -> tuple[float, str] | None:
         before = outputs(model, example)
     except RuntimeError:
         return None
-    return distance(before, outputs(drowsy.convert(model, example), example))
+    return distance(before, outputs(drowsy.convert(model, example), example), rounded=True)
 
 
 def _at_half(net: drowsy.DrowsyNet, example: Example, awake: Any) -> str:
@@ -258,11 +258,16 @@ def leaves(value: Any, path: str = "output") -> Iterator[tuple[str, Any]]:
         raise TypeError(f"{path}: got {type(value).__name__}, allowed: tensors, or what holds them")
 
 
-def distance(expected: Any, found: Any) -> tuple[float, str]:
+def distance(expected: Any, found: Any, *, rounded: bool = False) -> tuple[float, str]:
     """How far nested outputs are apart: of the worst tensor its distance, and which it is.
 
     A tensor's is its largest difference over the largest element expected; infinity where shapes,
     structures, dtypes, integers or what is not finite differ.
+
+    Args:
+        expected, found: the outputs.
+        rounded: let a tensor of a narrower type than float64 differ by one rounding of its own, as
+            a network in float64 may put out.
     """
     left, right = list(leaves(expected)), list(leaves(found))
     if [path for path, _ in left] != [path for path, _ in right]:
@@ -270,6 +275,8 @@ def distance(expected: Any, found: Any) -> tuple[float, str]:
     worst, where = 0.0, ""
     for (path, a), (_, b) in zip(left, right, strict=True):
         apart = _apart(a, b)
+        if rounded and isinstance(a, Tensor) and a.dtype in (torch.float32, torch.float16):
+            apart = 0.0 if apart <= torch.finfo(a.dtype).eps else apart
         if apart > worst:
             worst, where = apart, f"{path} by {apart:.1e}"
     return worst, where

@@ -188,6 +188,17 @@ def test_networks_that_say_nothing_are_refused(images: Tensor) -> None:
         enliven(Counts(), images)
 
 
+def test_a_rounding_of_a_narrow_output_is_no_difference_where_it_is_let() -> None:
+    one = {"wide": torch.ones(3, dtype=torch.float64), "narrow": torch.ones(3)}
+    other = {"wide": one["wide"].clone(), "narrow": torch.full((3,), 1 - 2.0**-24)}
+    assert distance(one, other)[0] == 2.0**-24
+    assert distance(one, other, rounded=True) == (0.0, "")
+    other["wide"] += 2.0**-24
+    assert distance(one, other, rounded=True)[0] == 2.0**-24
+    other["narrow"] -= 2.0**-22
+    assert distance(one, other, rounded=True)[0] > 2.0**-23
+
+
 # --- one network ---------------------------------------------------------------------------------
 
 
