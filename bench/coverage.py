@@ -37,6 +37,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -468,6 +469,7 @@ def main() -> None:
         "--out", type=Path, help=f"folder for coverage.json and, if it is there, {PAGE}"
     )
     parser.add_argument("--limit", type=float, default=180, help="seconds for one network")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
     parser.add_argument("--memory", type=float, default=8, help="GiB for one network")
     args = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -477,9 +479,10 @@ def main() -> None:
         # Once, here: a process for each network starts from it.
         import_module(library)
     rows = []
-    for network in networks:
-        rows.append(run_apart(network, args.limit, args.memory))
-        print(line(rows[-1]), flush=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for row in pool.map(lambda each: run_apart(each, args.limit, args.memory), networks):
+            rows.append(row)
+            print(line(row), flush=True)
     print("\n\n".join(["", counts_table(rows), faults_table(rows), left_table(rows)]))
     if args.out:
         facts = provenance()
