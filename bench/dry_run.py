@@ -49,6 +49,8 @@ from torch.overrides import TorchFunctionMode
 import drowsy.graph.overwriting
 import drowsy.graph.running
 import drowsy.network.inference
+import drowsy.network.layer
+import drowsy.network.tail
 import drowsy.sensors.devices
 from bench import compiling, networks
 from bench.tune import INCOMPLETE
@@ -468,6 +470,9 @@ def standing_in(machine: Machine) -> Iterator[None]:
             (drowsy.sensors.devices, "NvmlGpu", GpuSensor),
             # Tensors without data are what runs here, no compiler's and no exporter's.
             (drowsy.network.inference, "Tensor", FakeTensor),
+            # Nor can they be marked: a module that a layer stands in for hands on what it is given.
+            (drowsy.network.layer, "mark", lambda y, *_: y),
+            (drowsy.network.tail.Absorbed, "forward", lambda _, y: y),
             (drowsy.graph.running, "FakeTensorMode", same_mode),
             (drowsy.graph.overwriting, "FakeTensorMode", same_mode),
             (

@@ -71,8 +71,9 @@ def _passed(y: Awaiting, in_place: bool) -> Tensor:
 
 def _goes_other_way(reason: str) -> OtherWay:
     """To be raised; an inference remembers it, should the model's code catch it."""
-    if (inference := running()) is not None:
-        inference.other = reason
+    if (inference := running()) is None:
+        return OtherWay(f"{reason}; outside of the network its layers' compute() gives it as it is")
+    inference.other = reason
     return OtherWay(reason)
 
 

@@ -99,7 +99,9 @@ def photos(count: int = 16, side: int = 12) -> Tensor:
 
 def converted(model: nn.Module | None = None, **options: Any) -> DrowsyNet:
     options = {"grain": "position", "source": "stratified", "fill": "nearest"} | options
-    return drowsy.convert(model or chain(), photos(2), **options)
+    model = model or chain()
+    device = next(model.parameters()).device
+    return drowsy.convert(model, photos(2).to(device), **options)
 
 
 def preactivations(

@@ -226,9 +226,8 @@ def test_layer_fills_from_its_table(net: drowsy.DrowsyNet, images: Tensor) -> No
     drawn = levels(layer.sleep, (6, 6, 12, 10), torch.tensor([5, 2]))
     awake = run(net.original[:2], images)
     net.reseed(5, 2)
-    layer.owns_control = False
     expected = sleep(awake, drawn, 4, 1.0, layer.sleep.grain, "stencil", layer.stencil)
-    torch.testing.assert_close(run(layer, images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(layer.compute, images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_and_exported_networks_read_their_tables(
