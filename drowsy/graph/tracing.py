@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -22,7 +24,7 @@ CONVOLUTIONS = (
 class _Tracer(fx.Tracer):
     """Keeps library modules whole, convolutions of any kind, and what belongs to neurons."""
 
-    def __init__(self, whole: set[int]) -> None:
+    def __init__(self, whole: Collection[int] = ()) -> None:
         super().__init__()
         # Found beforehand: asking a norm what it is may call it, which tracing sees.
         self._whole = whole
