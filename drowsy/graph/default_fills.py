@@ -73,10 +73,12 @@ class Choice:
     reason: str
 
 
-def choose_fill(node: fx.Node, modules: Mapping[str, nn.Module], sleep: SleepSpec) -> Choice:
-    """The fill for the neurons that ``node`` computes and that sleep so."""
+def choose_fill(node: fx.Node | None, modules: Mapping[str, nn.Module], sleep: SleepSpec) -> Choice:
+    """The fill for the neurons that ``node`` computes, None where no graph tells, and sleep so."""
     if sleep.grain.of_single_positions and sleep.source.spreads:
         return Choice("interpolate", f"{sleep.source.name} leaves awake neighbours everywhere")
+    if node is None:
+        return Choice("rescale", "no graph tells what reads it")
     found = readers(node, lambda user: _kind(user, modules) == "through")
     sums = [_label(user) for user in found if _kind(user, modules) == "sum"]
     pools = [f"max-pooling ({_label(user)})" for user in found if _kind(user, modules) == "pool"]

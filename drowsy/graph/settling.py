@@ -33,7 +33,6 @@ from drowsy.sleep import SleepSpec
 
 # A layer with a smaller share of the multiplications saves nothing that could be measured.
 SMALL_SHARE = 1e-3
-_NO_GRAPH = Choice("rescale", "no graph tells what reads it")
 
 
 @dataclass
@@ -138,11 +137,7 @@ class Settling:
     def _fill(self, node: fx.Node | None, modules: Mapping[str, nn.Module]) -> Choice:
         if self.fill != "auto":
             return Choice(self.fill, "as asked")
-        if node is not None:
-            return choose_fill(node, modules, self.sleep)
-        if self.sleep.grain.of_single_positions and self.sleep.source.spreads:
-            return Choice("interpolate", f"{self.sleep.source.name} leaves awake neighbours")
-        return _NO_GRAPH
+        return choose_fill(node, modules, self.sleep)
 
     # --- making it agree ------------------------------------------------------------------------
 
