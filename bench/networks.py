@@ -22,7 +22,7 @@ from drowsy import models
 from drowsy.energy import Meter
 from drowsy.files.tables import Row
 from drowsy.knob.costs import layer_shares, network_cost, saving
-from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.point import OperatingPoint
 
 NETWORKS = ("vgg16", "resnet50", "caffenet", "resnet18")
 # How a network sleeps: a grain for all layers, or position maps that the layers of a stage share.

@@ -23,7 +23,8 @@ from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align, csv_text
 from drowsy.graph.convert import convert
 from drowsy.images.folders import ImageSet, load_images
-from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.models import MODELS
 from drowsy.searches.methods import search_points

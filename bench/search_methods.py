@@ -26,8 +26,9 @@ from drowsy.files.atomic import replacing, write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align
 from drowsy.knob.costs import multiplication_gains
-from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier
 from drowsy.knob.metrics import objectives
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule, Setting
 from drowsy.searches.methods import METHODS, search_points
 

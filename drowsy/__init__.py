@@ -19,7 +19,8 @@ from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert, revert
 from drowsy.graph.stages import Stage, align, find_stages, find_ties
 from drowsy.knob.costs import cost_table, layer_costs, network_cost
-from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.frontier import Frontier, NoSuchPoint
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.layer import DrowsyConv2d

@@ -37,7 +37,8 @@ from drowsy.graph.convert import convert, revert
 from drowsy.graph.inspection import inspect_kernels
 from drowsy.graph.stages import align
 from drowsy.knob.control import Control
-from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.frontier import Frontier, NoSuchPoint
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.network.calibration import Calibration
 from drowsy.network.layer import DrowsyConv2d

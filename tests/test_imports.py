@@ -21,6 +21,7 @@ GROUPS = (
     {"graph", "energy"},
     {"evaluation", "deployment"},
     {"searches", "correction"},
+    {"tuning"},
     {"study", "comparison"},
     {"cli", "__init__"},
     {"__main__"},

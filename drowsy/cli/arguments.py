@@ -21,13 +21,13 @@ from drowsy.cli.commands import (
     run_uniform,
 )
 from drowsy.cli.inputs import SLEEP
-from drowsy.comparison.conditions import SAVINGS, SEEDS
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.images.scaling import INTERPOLATIONS
 from drowsy.knob.frontier import COSTS
 from drowsy.models import MODELS
 from drowsy.searches.methods import METHODS
 from drowsy.sleep import FILLS
+from drowsy.tuning.conditions import SAVINGS, SEEDS
 
 
 class Arguments(argparse.Namespace):

@@ -17,18 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drowsy.comparison.conditions import SAVINGS, SEEDS, Conditions
 from drowsy.comparison.operate import operate
 from drowsy.comparison.plot import plot_comparison
-from drowsy.comparison.recipes import SETS, Recipe, Scale, Sleep
-from drowsy.comparison.workbench import Workbench
+from drowsy.comparison.recipes import SETS, Scale
 from drowsy.evaluation.store import Store
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, csv_text
 from drowsy.files.tables import align as align_columns
-from drowsy.knob.frontier import OperatingPoint
+from drowsy.images.view import View
 from drowsy.knob.metrics import judged_by
+from drowsy.knob.point import OperatingPoint
+from drowsy.tuning.conditions import SAVINGS, SEEDS, Conditions
+from drowsy.tuning.recipe import Recipe, Sleep
+from drowsy.tuning.workbench import Workbench
 
 
 def compare(
@@ -106,7 +108,7 @@ def compare(
     _check_recipes(recipes, splits)
     workbench = Workbench(model, images, labels, splits, conditions, recipes)
     start = time.perf_counter()
-    dense = workbench.measure(workbench.awake_at(workbench.full))
+    dense = workbench.measure(workbench.awake_at(View.whole(workbench.full)))
     rows = []
     for row in _rows(workbench, recipes, dense):
         rows.append(row)
@@ -197,7 +199,7 @@ def _row(workbench: Workbench, recipe: Recipe, wanted: float, dense: OperatingPo
         "method": recipe.name,
         "saving": wanted,
         "saving_reached": operation and operation.saving,
-        "size": operation and "x".join(map(str, operation.size)),
+        "size": operation and "x".join(map(str, operation.view.size)),
     }
     for name in judged_by(dense.figures):
         lost = point and 100 * (dense.figures[name] - point.figures[name])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from drowsy.comparison.recipes import Crop, Recipe, Sleep, Slim
+from drowsy.comparison.recipes import Crop, Slim
 from drowsy.comparison.slimming import slim_to
-from drowsy.comparison.workbench import Operation, Workbench
 from drowsy.images.scaling import Size
+from drowsy.images.view import View
 from drowsy.knob.costs import ROUNDING
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
+from drowsy.tuning.recipe import Recipe, Sleep
+from drowsy.tuning.workbench import Operation, Workbench
 
 # Up to this ratio divergences do not tell which of two settings is the better one.
 TIED = 1.1
@@ -22,9 +24,10 @@ def operate(recipe: Recipe, workbench: Workbench, saving: float) -> Operation | 
         return _asleep(recipe, workbench, saving)
     if isinstance(recipe, Slim):
         slim = slim_to(workbench.dense, workbench.image, saving)
-        return slim and Operation(slim[0], workbench.full, workbench.awake, slim[1])
+        return slim and Operation(slim[0], View.whole(workbench.full), workbench.awake, slim[1])
     size = workbench.resolution_for(saving)
-    return size and workbench.awake_at(size, cropped=isinstance(recipe, Crop))
+    cropped = isinstance(recipe, Crop)
+    return size and workbench.awake_at(_view(workbench, size, cropped))
 
 
 def _asleep(recipe: Sleep, workbench: Workbench, saving: float) -> Operation | None:
@@ -42,19 +45,18 @@ def _asleep(recipe: Sleep, workbench: Workbench, saving: float) -> Operation | N
 
 def _at(recipe: Sleep, workbench: Workbench, size: Size, saving: float) -> Operation | None:
     """What saves at least ``saving`` at a size of the images."""
-    net = workbench.net(recipe)
+    net, view = workbench.net(recipe), _view(workbench, size, recipe.cropped)
     if workbench.spared(size) >= saving - ROUNDING:
-        return workbench.awake_at(size, recipe.cropped)
+        return workbench.awake_at(view)
     wanted = workbench.left_to_sleep(size, saving) - ROUNDING
     settings = _settings(recipe, workbench, net, lambda s: workbench.asleep(net, size, s) >= wanted)
     operations = [
         Operation(
             net,
-            size,
+            view,
             setting,
             1 - (1 - workbench.spared(size)) * (1 - workbench.asleep(net, size, setting)),
             recipe.correction,
-            recipe.cropped,
         )
         for setting in settings
     ]
@@ -64,6 +66,10 @@ def _at(recipe: Sleep, workbench: Workbench, size: Size, saving: float) -> Opera
     divergence = {operation: workbench.divergence(operation) for operation in operations}
     near = TIED * min(divergence.values())
     return max((o for o in operations if divergence[o] <= near), key=workbench.quality)
+
+
+def _view(workbench: Workbench, size: Size, cropped: bool) -> View:
+    return workbench.cropped(size) if cropped else workbench.scaled(size)
 
 
 def _settings(

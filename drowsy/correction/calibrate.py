@@ -45,7 +45,8 @@ from drowsy.correction.by_graph import corrections_by_graph
 from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.control import check_seed
 from drowsy.knob.costs import layer_shares, network_cost
-from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule
 from drowsy.network.calibration import Calibration, weight_norms
 from drowsy.network.net import DrowsyNet, check_network

@@ -18,7 +18,8 @@ from drowsy.energy.meter import Meter, check_seconds
 from drowsy.files.tables import align
 from drowsy.images.checks import check_images
 from drowsy.knob.costs import layer_shares, network_cost, saving
-from drowsy.knob.frontier import Frontier, OperatingPoint, spared
+from drowsy.knob.frontier import Frontier, spared
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule
 from drowsy.network.net import DrowsyNet
 from drowsy.sensors.sensor import clock

@@ -34,8 +34,9 @@ from drowsy.evaluation.metrics import Counts
 from drowsy.evaluation.store import Store, open_store
 from drowsy.graph.stages import find_ties
 from drowsy.knob.costs import add_gains, layer_shares, multiplication_gains, saving
-from drowsy.knob.frontier import Frontier, OperatingPoint, check_cost
+from drowsy.knob.frontier import Frontier, check_cost
 from drowsy.knob.metrics import objectives
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet, check_network

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterable
 
 from drowsy.files.atomic import write_text
 from drowsy.files.messages import legible, quoted
@@ -15,135 +13,15 @@ from drowsy.files.tables import align, csv_text
 from drowsy.files.versioned import check_header, check_keys, is_number, read_json
 from drowsy.knob.costs import ROUNDING
 from drowsy.knob.metrics import METRICS, objectives
-from drowsy.knob.schedule import Schedule
+from drowsy.knob.point import OperatingPoint
 
 FORMAT, VERSION = "drowsy.frontier", 1
 # What accuracy is traded for, and where an operating point has it.
 COSTS = {"macs": "saving", "latency": "latency_ms", "joules": "joules"}
-_MEASURED = ("latency_ms", "joules")
 
 
 class NoSuchPoint(LookupError):
     """No measured point satisfies a request; the message names the nearest ones."""
-
-
-@dataclass(frozen=True, repr=False)
-class OperatingPoint:
-    """A schedule and what was measured at it. None: not measured.
-
-    Attributes:
-        schedule: the setting.
-        saving: fraction of the network's multiplications saved, 0 to 1.
-        top1, top5: accuracy, 0 to 1; means over ``seeds``.
-        agreement: fraction of images whose first choice is that of rate 0.
-        divergence: mean KL divergence of the class probabilities from rate 0's, in nats.
-        latency_ms: per batch, in milliseconds.
-        joules: per image.
-        spread: standard deviation over the seeds, by the names above.
-        images: how many images were measured.
-        seeds: of the sleep maps.
-        others: figures of any other metric (``drowsy.knob.metrics``), by name.
-    """
-
-    schedule: Schedule
-    saving: float
-    top1: float | None = None
-    top5: float | None = None
-    agreement: float | None = None
-    divergence: float | None = None
-    latency_ms: float | None = None
-    joules: float | None = None
-    spread: Mapping[str, float] | None = None
-    images: int = 0
-    seeds: tuple[int, ...] = ()
-    others: Mapping[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.saving <= 1:
-            raise ValueError(f"saving: got {self.saving}, allowed: 0 to 1")
-        if unknown := [name for name in self.others or () if name not in METRICS.keys() - _FIELDS]:
-            raise ValueError(
-                f"others: got {', '.join(unknown)}, allowed: metrics that are no field of a point"
-            )
-        for name, figure in self.figures.items():
-            METRICS[name].check(figure)
-        for name in _MEASURED:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name}: got {value}, allowed: a finite number, 0 or more")
-        for name, value in (self.spread or {}).items():
-            if name not in METRICS.keys() | _MEASURED or not 0 <= value < math.inf:
-                raise ValueError(
-                    f"spread: got {quoted(name)}: {quoted(value)}, allowed: of "
-                    f"{', '.join([*METRICS, *_MEASURED])} finite numbers, 0 or more"
-                )
-
-    def __repr__(self) -> str:
-        """What was measured, and of the schedule how many layers sleep: it may have hundreds."""
-        measured = self.figures | {name: getattr(self, name) for name in ("latency_ms", "joules")}
-        told = [f"{name}={value:.4g}" for name, value in measured.items() if value is not None]
-        layers = self.schedule.thresholds().values()
-        asleep = f"{sum(map(bool, layers))} of {len(layers)} layers asleep, k={self.schedule.k}"
-        return f"OperatingPoint(saving={self.saving:.4g}, {', '.join([*told, asleep])})"
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """What was measured, by metric."""
-        found = ((name, self.figure(name)) for name in METRICS)
-        return {name: figure for name, figure in found if figure is not None}
-
-    def figure(self, metric: str) -> Any:
-        """What was measured by one metric, a number; None if it was not."""
-        return getattr(self, metric) if metric in _FIELDS else (self.others or {}).get(metric)
-
-    def with_figures(self, figures: Mapping[str, float]) -> OperatingPoint:
-        """The same point with these figures, by metric, in place of its own."""
-        own = {name: figures.get(name) for name in METRICS if name in _FIELDS}
-        others = {name: figure for name, figure in figures.items() if name not in own}
-        return replace(self, **own, others=others or None)  # type: ignore[arg-type]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form; a metric that is no field of a point is there where it was measured."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values |= values.pop("others") or {}
-        values["schedule"] = self.schedule.to_dict()
-        values["spread"] = None if self.spread is None else dict(self.spread)
-        values["seeds"] = list(self.seeds)
-        return values
-
-    @classmethod
-    def from_dict(cls, data: Any, where: str = "point") -> OperatingPoint:
-        """Read the JSON form; ``where`` names it in errors."""
-        names = _FIELDS - {"others"}
-        given = data.keys() if isinstance(data, dict) else ()
-        further = [name for name in METRICS if name not in _FIELDS and name in given]
-        check_keys(data, {*names, *further}, where)
-        schedule = Schedule.from_dict(data["schedule"], f"{where}: schedule")
-        own = [name for name in METRICS if name in _FIELDS]
-        for name in ("saving", *own, *further, *_MEASURED):
-            value = data[name]
-            if not is_number(value) and (value is not None or name in ("saving", *further)):
-                raise ValueError(f"{where}: {name}: got {quoted(value)}, allowed: a number")
-        images, seeds, spread = data["images"], data["seeds"], data["spread"]
-        if type(images) is not int or images < 0:
-            raise ValueError(
-                f"{where}: images: got {quoted(images)}, allowed: an integer, 0 or more"
-            )
-        if not isinstance(seeds, list) or any(type(seed) is not int for seed in seeds):
-            raise ValueError(f"{where}: seeds: got {quoted(seeds)}, allowed: a list of integers")
-        if spread is not None and not (
-            isinstance(spread, dict) and all(map(is_number, spread.values()))
-        ):
-            raise ValueError(f"{where}: spread: got {quoted(spread)}, allowed: names with numbers")
-        try:
-            values = {name: data[name] for name in names}
-            values |= {"schedule": schedule, "seeds": tuple(seeds)}
-            return cls(**values, others={name: data[name] for name in further} or None)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-
-
-_FIELDS = frozenset(field.name for field in fields(OperatingPoint))
 
 
 def check_cost(cost: str) -> None:
@@ -217,8 +95,7 @@ class Frontier:
         self.objective, self.cost, self.source = objective, cost, source
         if not self.points:
             raise ValueError("points: got none, allowed: one or more")
-        awake = (p for p in pool if not any(p.schedule.thresholds().values()))
-        self.reference = next(awake, None)
+        self.reference = next((point for point in pool if point.is_awake), None)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -397,7 +274,7 @@ class Frontier:
         ]
         if data["reference"] is not None:
             reference = OperatingPoint.from_dict(data["reference"], f"{where}: reference")
-            if any(reference.schedule.thresholds().values()):
+            if not reference.is_awake:
                 raise ValueError(f"{where}: reference: allowed: a point whose rates are all 0")
             points.append(reference)
         try:

@@ -22,7 +22,8 @@ from drowsy.evaluation.engine import Engine
 from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.store import Store
 from drowsy.knob.costs import ROUNDING
-from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.exchanges import exchange, exchange_at

@@ -28,7 +28,7 @@ import numpy as np
 from drowsy.evaluation.metrics import Counts
 from drowsy.knob import metrics
 from drowsy.knob.costs import ROUNDING, add_gains
-from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 
 if TYPE_CHECKING:

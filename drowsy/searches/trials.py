@@ -8,7 +8,7 @@ import numpy as np
 
 from drowsy.evaluation.measurer import Measurer
 from drowsy.knob.costs import add_gains
-from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
 from drowsy.searches.race import Race

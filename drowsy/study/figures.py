@@ -16,8 +16,9 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, csv_text
-from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier
 from drowsy.knob.metrics import judged_by, objectives
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.searches.methods import search_points
 from drowsy.searches.race import Race

@@ -22,16 +22,16 @@ import drowsy
 from drowsy import models
 from drowsy.comparison.compare import _verdicts, table
 from drowsy.comparison.compare import compare as run_compare
-from drowsy.comparison.conditions import Conditions
 from drowsy.comparison.operate import operate
 from drowsy.comparison.recipes import RECIPES, SETS, Crop, Scale, Sleep
-from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.comparison.slimming import slim_to
-from drowsy.comparison.workbench import Workbench
 from drowsy.correction import corrected
 from drowsy.correction.calibrate import calibrate
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.images.scaling import scale_images
+from drowsy.tuning.conditions import Conditions
+from drowsy.tuning.resolution import fit_flatten, resolution_for
+from drowsy.tuning.workbench import Workbench
 
 SPLITS = {"search": range(0, 12), "report": range(12, 36), "calibration": range(36, 40)}
 SAVINGS = (0.25, 0.5)
@@ -249,14 +249,14 @@ def test_of_several_sizes_the_best_on_the_search_images_is_taken(labelled: bool)
     parts = (0.0, 0.25, 0.5, 0.75, 1.0)
     alone = [operate(replace(recipe, scaling=(part,)), found, 0.5) for part in parts]
     points = [found.measure(operation, "search") for operation in alone if operation]
-    assert len({operation.size for operation in alone}) == len(points) == 5
+    assert len({operation.view.size for operation in alone}) == len(points) == 5
     quality = [p.top1 + p.top5 if labelled else -p.divergence for p in points]
     best = operate(replace(recipe, scaling=parts), found, 0.5)
-    assert best.size == alone[quality.index(max(quality))].size
+    assert best.view.size == alone[quality.index(max(quality))].view.size
     # All of a saving left to resolution: nobody sleeps.
     assert alone[-1] == operate(Scale(), found, 0.5)
     # Divergence at another size is from the network as it is, not from itself at rate 0.
-    rested = replace(best, setting=found.awake, size=(8, 8))
+    rested = replace(best, setting=found.awake, view=found.scaled((8, 8)))
     assert found.measure(rested, "search").divergence > 0
 
 
@@ -310,18 +310,18 @@ def test_operations_are_corrected_on_the_calibration_images(
     )  # fmt: skip
     found = bench()
     operation = operate(recipe, found, 0.5)
-    assert (operation.correction, operation.size == found.full) == (correction, scaling == 0)
+    assert (operation.correction, operation.view.is_whole) == (correction, scaling == 0)
     measured = found.measure(operation)
     plain = found.measure(replace(operation, correction="none"))
     net, labels = copy.deepcopy(operation.net), small_data()[1][12:36]
-    baseline = Evaluator(found.dense, found.images("report", found.full)).logits()
+    baseline = Evaluator(found.dense, found.images("report")).logits()
     net.set(net.schedule_of(operation.setting))
-    unlabelled = found.images("calibration", operation.size)
+    unlabelled = found.images("calibration", operation.view)
     assert len(unlabelled) == 4
     calibrate(net, unlabelled, reconstruct=correction == "reconstruct")
     by_hand = [
         Evaluator(
-            net, found.images("report", operation.size), labels, seed=seed, baseline=baseline
+            net, found.images("report", operation.view), labels, seed=seed, baseline=baseline
         ).evaluate(operation.setting)
         for seed in found.conditions.seeds
     ]
@@ -359,8 +359,8 @@ def test_sleep_on_crops_is_calibrated_and_measured_on_crops() -> None:
     found = bench()
     recipe = replace(RECIPES["ours+crop"], rates="uniform", scaling=(0.5,))
     operation = operate(recipe, found, 0.5)
-    side = operation.size[0]
-    assert operation.cropped
+    side = operation.view.size[0]
+    assert operation.view.middle == operation.view.size
     assert side < 16
     first = (16 - side) // 2
     middle = images[..., first : first + side, first : first + side]

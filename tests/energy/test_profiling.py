@@ -17,7 +17,8 @@ import drowsy
 from drowsy import energy
 from drowsy.cli.main import main
 from drowsy.energy import Meter, Profile, profile
-from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint
+from drowsy.knob.frontier import Frontier, NoSuchPoint
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from drowsy.knob.costs import ROUNDING
-from drowsy.knob.frontier import Frontier, NoSuchPoint, OperatingPoint, pareto
+from drowsy.knob.frontier import Frontier, NoSuchPoint, pareto
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
 
 

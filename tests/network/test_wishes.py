@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.network.wishes import Wish, wishes
 

@@ -18,7 +18,8 @@ import drowsy
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.measurer import Measurer
 from drowsy.knob.costs import multiplication_gains
-from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule, Setting
 from drowsy.searches import exchanges, settings
 from drowsy.searches.methods import EXHAUSTIVE_LIMIT, search_at, search_points

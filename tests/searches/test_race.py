@@ -21,7 +21,8 @@ from drowsy.evaluation.engine import InProcess
 from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.metrics import Counts
 from drowsy.images.folders import ImageSet
-from drowsy.knob.frontier import Frontier, OperatingPoint
+from drowsy.knob.frontier import Frontier
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule, Setting
 from drowsy.searches.methods import search_points
 from drowsy.searches.race import Race, _kl, _stops

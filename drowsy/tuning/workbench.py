@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from drowsy.comparison.conditions import Conditions
-from drowsy.comparison.recipes import Recipe, Sleep
-from drowsy.comparison.resolution import fit_flatten, resolution_for
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.evaluator import Evaluator
@@ -23,13 +20,17 @@ from drowsy.evaluation.store import open_store
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
 from drowsy.images.checks import check_images, check_labels, check_splits
-from drowsy.images.scaling import Size, crop_images, scale_images
+from drowsy.images.scaling import Size
+from drowsy.images.view import View
 from drowsy.knob.costs import NetworkCost, layer_shares, network_cost
 from drowsy.knob.costs import saving as saving_of
-from drowsy.knob.frontier import OperatingPoint
+from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search_at
+from drowsy.tuning.conditions import Conditions
+from drowsy.tuning.recipe import Recipe, Sleep
+from drowsy.tuning.resolution import fit_flatten, resolution_for
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,17 @@ class Operation:
 
     Attributes:
         net: the network.
-        size: ``(H, W)`` that images are scaled to, or cropped.
+        view: what it is shown of the images.
         setting: thresholds of its layers.
         saving: fraction saved of the multiplications of the network as it is.
         correction: as in ``Sleep``.
-        cropped: whether their middle is taken at full resolution, instead of scaling them.
     """
 
     net: DrowsyNet
-    size: Size
+    view: View
     setting: Setting
     saving: float
     correction: str = "none"
-    cropped: bool = False
 
 
 # Searches that correct the network at every setting: images for that, and images they measure on.
@@ -99,7 +98,7 @@ class Workbench:
         self._labels["quick"] = None if found is None else found[:SEARCH_IMAGES]
         self._sleepers = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
-        self._engines: dict[tuple[str, Size, bool], Corrected] = {}
+        self._engines: dict[tuple[str, View], Corrected] = {}
         self._references: dict[str, Reference] = {}
         self._shadows: dict[DrowsyNet, nn.Module] = {}
         self._costs: dict[tuple[DrowsyNet, Size], NetworkCost] = {}
@@ -139,7 +138,7 @@ class Workbench:
         net.to(device=conditions.device, dtype=conditions.dtype)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.fill == "stencil":
-            images = self.images("calibration", self.full)
+            images = self.images("calibration")
             calibrate_stencils(net, images, batch=conditions.batch)
             net.set(0, fill="stencil")
         return net, fitted
@@ -152,9 +151,17 @@ class Workbench:
         """Fraction of the multiplications that scaling images to ``size`` saves."""
         return 1 - self.multiplies(size) / self.multiplies(self.full)
 
-    def awake_at(self, size: Size, cropped: bool = False) -> Operation:
-        """The network at a size, nobody asleep."""
-        return Operation(self.dense, size, self.awake, self.spared(size), cropped=cropped)
+    def awake_at(self, view: View) -> Operation:
+        """The network on a view, nobody asleep."""
+        return Operation(self.dense, view, self.awake, self.spared(view.size))
+
+    def scaled(self, size: Size) -> View:
+        """Whole images at a size."""
+        return View(self.full, self.full, size, self.conditions.interpolation)
+
+    def cropped(self, size: Size) -> View:
+        """The middle of the images at full resolution."""
+        return View(self.full, size, size, self.conditions.interpolation)
 
     def left_to_sleep(self, size: Size, saving: float) -> float:
         """Fraction of the multiplications at ``size`` that is to sleep, to save ``saving`` of all.
@@ -195,7 +202,7 @@ class Workbench:
         random = split == "report" and any(operation.setting)
         seeds = self.conditions.seeds if random else self.conditions.seeds[:1]
         engine = self._engine(operation)
-        images = self.images(split, operation.size, operation.cropped)
+        images = self.images(split, operation.view)
         measurer = self._measurer(operation.net, images, split, seeds, engine)
         return measurer.measure([operation.setting], split)[operation.setting]
 
@@ -221,9 +228,9 @@ class Workbench:
             engine, split = None, "search"
             if recipe.correction != "none":
                 # What a correction costs at every setting, few images make up for.
-                images = self.images("calibration", self.full)[:SEARCH_CALIBRATION]
+                images = self.images("calibration")[:SEARCH_CALIBRATION]
                 engine, split = Corrected(images), "quick"
-            images = self.images(split, self.full)
+            images = self.images(split)
             measurer = self._measurer(
                 self.net(recipe), images, split, self.conditions.seeds[:1], engine
             )
@@ -249,20 +256,16 @@ class Workbench:
     def _engine(self, operation: Operation) -> Corrected | None:
         if operation.correction == "none":
             return None
-        key = (operation.correction, operation.size, operation.cropped)
+        key = (operation.correction, operation.view)
         if key not in self._engines:
-            images = self.images("calibration", operation.size, operation.cropped)
+            images = self.images("calibration", operation.view)
             engine = Corrected(images, reconstruct=operation.correction == "reconstruct")
             self._engines[key] = engine
         return self._engines[key]
 
-    def images(self, split: str, size: Size, cropped: bool = False) -> Tensor:
-        """Images of a split, scaled or cropped, as the network takes them."""
-        images = self._images[split]
-        if cropped:
-            images = crop_images(images, size)
-        else:
-            images = scale_images(images, size, self.conditions.interpolation)
+    def images(self, split: str, view: View | None = None) -> Tensor:
+        """Images of a split, as the network is shown them; None is all of them."""
+        images = self._images[split] if view is None else view(self._images[split])
         images = images.to(device=self.conditions.device, dtype=self.conditions.dtype)
         return images.contiguous(memory_format=torch.channels_last)
 
@@ -292,12 +295,12 @@ class Workbench:
 
             @functools.cache
             def logits() -> Tensor:
-                images = self.images(split, self.full)
+                images = self.images(split)
                 return Evaluator(self.dense, images, batch=self.conditions.batch).logits()
 
             self._references[split] = Reference(
                 fingerprint_network(self.dense),
-                fingerprint_data(self.images(split, self.full), self._labels[split]),
+                fingerprint_data(self.images(split), self._labels[split]),
                 logits,
             )
         return self._references[split]
