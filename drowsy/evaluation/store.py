@@ -218,7 +218,7 @@ class Store:
                 database.executemany(_INSERT_FIGURE, ((number, text, *row) for row in rows))
 
     def results(self, context: Context, values: bool = True) -> dict[Setting, Counts]:
-        """All results of one context, with the single images' values unless these are not asked for.
+        """All results of one context, with the values of single images if these are asked for.
 
         Raises:
             ValueError: the file is damaged, or holds something else in a row.
