@@ -50,10 +50,10 @@ class Watched(Race):
         self.course: list[tuple[int, int, float]] = []
 
     def measure(
-        self, settings: Iterable[Setting], label: str = "settings"
+        self, settings: Iterable[Setting], label: str = "settings", values: bool = True
     ) -> dict[Setting, OperatingPoint]:
         """As ``Race.measure``."""
-        points = super().measure(settings, label)
+        points = super().measure(settings, label, values)
         area = Frontier(self._complete.values(), OBJECTIVE).hypervolume()
         before = self.course[-1][0] if self.course else 0
         self.course.append((before + len(points), self.image_evaluations, area))

@@ -21,19 +21,21 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from drowsy._optional import require
+from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.measurer import Measurer
 from drowsy.files.atomic import replacing, write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align
 from drowsy.knob.costs import multiplication_gains
 from drowsy.knob.frontier import Frontier
-from drowsy.knob.metrics import objectives
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule, Setting
 from drowsy.searches.methods import METHODS, search_points
 
 STUDY = Path(__file__).parents[1] / "docs" / "study"
 TABLE = STUDY / "caffenet_cifar" / "nonuniform.csv"
+# What the table has, and what searches go by.
+OBJECTIVES = CLASSIFICATION.objectives(labelled=True)
 SEARCHES = [name for name in METHODS if name not in ("auto", "exhaustive")]
 # Optuna's methods draw; the others have one course.
 DRAWN = ("nsga2", "tpe")
@@ -60,6 +62,7 @@ class Recorded:
             alone = tuple(deepest if i == layer else 0 for i in range(layers))
             shares[name] = self.points[alone].saving * self.net.k / deepest
         self.gains = multiplication_gains(shares, self.net.k)
+        self.damage = CLASSIFICATION.damage
         self.free = list(range(layers))
         self.ties = [[layer] for layer in self.free]
 
@@ -79,14 +82,14 @@ def compare(recorded: Recorded, seeds: Iterable[int]) -> list[Row]:
             for budget in BUDGETS:
                 points = search_points(cast(Measurer, recorded), method, budget, seed)
                 found = _volumes(points.values())
-                shares = {name: found[name] / whole[name] for name in objectives()}
+                shares = {name: found[name] / whole[name] for name in OBJECTIVES}
                 rows.append({"method": method, "seed": seed, "evaluations": len(points), **shares})
     return rows
 
 
 def _volumes(points: Iterable[OperatingPoint]) -> dict[str, float]:
     pool = list(points)
-    return {name: Frontier(pool, name).hypervolume() for name in objectives()}
+    return {name: Frontier(pool, name).hypervolume() for name in OBJECTIVES}
 
 
 def _curves(rows: list[Row], objective: str) -> dict[str, dict[int, list[float]]]:
@@ -158,7 +161,7 @@ def main() -> None:
     }
     write_json(args.out / "methods.json", record)
     plot(rows, args.out / "methods.png")
-    for objective in objectives():
+    for objective in OBJECTIVES:
         print(table(rows, objective) + "\n")
     print(f"wrote {args.out}: methods.csv, methods.json, methods.png")
 

@@ -91,6 +91,10 @@ def compare(
         ValueError: splits that overlap or are empty, a saving out of range, fewer than two seeds,
             recipes of one name, or no calibration images for a recipe that calibrates.
     """
+    if len(tuple(seeds)) < 2:
+        raise ValueError(
+            f"seeds: got {tuple(seeds)}, allowed: two or more, as their spread is reported"
+        )
     conditions = Conditions(
         savings=tuple(savings),
         seeds=tuple(seeds),

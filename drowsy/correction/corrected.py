@@ -59,10 +59,18 @@ class Corrected:
                 for setting in todo:
                     net.calibration = None
                     net.set(net.schedule_of(setting))
-                    net.calibration = self._calibration(net, network, setting)
+                    net.calibration = self._of(net, network, setting)
                     yield seed, setting, evaluator.evaluate(setting)
 
-    def _calibration(self, net: DrowsyNet, network: str, setting: Setting) -> Calibration:
+    def calibration(self, net: DrowsyNet, setting: Setting) -> Calibration:
+        """What a network is corrected by at a setting; it is given back as it was."""
+        with net.kept():
+            net.calibration = None
+            network = fingerprint_network(net)
+            net.set(net.schedule_of(setting))
+            return self._of(net, network, setting)
+
+    def _of(self, net: DrowsyNet, network: str, setting: Setting) -> Calibration:
         """Of the setting in force, for the network of this fingerprint."""
         key = (network, net.sleeps, setting)
         if key not in self._kept:

@@ -10,6 +10,7 @@ that a fill is a look-up and at most eight products.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -160,7 +161,7 @@ def calibrate_stencils(net: DrowsyNet, images: Tensor, *, batch: int = 50) -> No
         if idle := [name for name in wanted if name not in found]:
             raise ValueError(f"net: {', '.join(idle)} did not run, allowed: layers that do")
         tables = {name: stencil_table(m.mean, m.covariance) for name, m in found.items()}
-    _install(wanted, tables)
+    install_stencils(wanted, tables)
 
 
 def _fillable(net: DrowsyNet) -> dict[str, DrowsyConv2d]:
@@ -206,13 +207,13 @@ def load_stencils(net: DrowsyNet, path: str | os.PathLike[str]) -> None:
     if missing := [name for name in layers if name not in tables]:
         raise ValueError(f"stencils: {legible(path)} has no table for {listed(missing)}")
     try:
-        _install(layers, tables)
+        install_stencils(layers, tables)
     except ValueError as error:
         raise ValueError(f"stencils: {legible(path)}: {error}") from error
 
 
-def _install(layers: dict[str, DrowsyConv2d], tables: dict[str, Tensor]) -> None:
-    """Give all layers their tables, or none of them any."""
+def install_stencils(layers: Mapping[str, DrowsyConv2d], tables: Mapping[str, Tensor]) -> None:
+    """Give all layers their tables, or, where one does not fit (ValueError), none of them any."""
     for name, layer in layers.items():
         named(name, layer.check_stencil, tables[name])
     for name, layer in layers.items():

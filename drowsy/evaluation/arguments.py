@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from drowsy.images.checks import check_images, check_labels
+from drowsy.images.checks import as_tensor, check_images
 from drowsy.knob.control import check_seed
 from drowsy.knob.costs import NetworkCost, network_cost
 from drowsy.network.net import DrowsyNet
@@ -21,19 +21,20 @@ from drowsy.network.net import DrowsyNet
 _BATCH = 64
 
 
-def gather(net: DrowsyNet, images: Any, labels: Any = None) -> tuple[Tensor, Tensor | None]:
-    """Images and labels as checked tensors, the images where the network is.
+def gather(net: DrowsyNet, images: Any, labels: Any = None) -> tuple[Tensor, Any]:
+    """Images as a checked tensor where the network is, and their labels, which a task checks.
 
     Args:
         net: the network that takes them.
         images: a tensor ``[N, C, H, W]``; a loader of such batches, alone or in front of their
             labels; or a data set of ``(image, label)``. All are read into memory.
-        labels: integers, as a tensor, an array or a list; None for those of a loader or data set.
+        labels: what the network should put out: a tensor, an array or a list with a row or entry
+            for each image; None for those of a loader or data set.
 
     Raises:
-        TypeError: images in another form, or labels that are no integers.
-        ValueError: images or labels of other shapes or not finite, images on another device than
-            the network, or labels beside those of a loader or data set.
+        TypeError: images in another form.
+        ValueError: images of another shape or not finite, or on another device than the network, or
+            labels beside those of a loader or data set.
     """
     weight = next(iter(net.layers.values())).weight
     if not isinstance(images, (Tensor, np.ndarray)):
@@ -46,9 +47,7 @@ def gather(net: DrowsyNet, images: Any, labels: Any = None) -> tuple[Tensor, Ten
             f"images: lie on {images.device}, the network on {weight.device}, allowed: one device"
         )
     check_images(images)
-    labels = _as_integers(labels)
-    check_labels(labels, images)
-    return images, labels
+    return images, as_tensor(labels)
 
 
 def costs_on(net: DrowsyNet, images: Tensor) -> NetworkCost:
@@ -84,7 +83,7 @@ def check_count(name: str, value: Any, allowed: str = "1 or more") -> None:
         raise ValueError(f"{name}: got {value}, allowed: {allowed}")
 
 
-def _read(images: Any) -> tuple[Tensor, Tensor | None]:
+def _read(images: Any) -> tuple[Tensor, Any]:
     """All of a loader or a data set."""
     given = images
     if isinstance(images, Dataset):
@@ -107,19 +106,13 @@ def _read(images: Any) -> tuple[Tensor, Tensor | None]:
         raise _refused(given)
     if any(len(batch) < 2 for batch in batches):
         return torch.cat(pixels), None
-    return torch.cat(pixels), torch.cat([_as_integers(batch[1]) for batch in batches])
-
-
-def _as_integers(labels: Any) -> Any:
-    """Labels as int64 where they are integers of any width; else as they are."""
-    if isinstance(labels, (list, tuple, range, np.ndarray)):
-        array = np.asarray(labels)
-        if array.size and array.dtype.kind not in "iu":
-            raise TypeError(f"labels: got {array.dtype} in a list, allowed: integers, the classes")
-        labels = torch.as_tensor(array.astype(np.int64))
-    if isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex()):
-        return labels if labels.dtype == torch.bool else labels.long()
-    return labels
+    labels = [as_tensor(batch[1]) for batch in batches]
+    if all(isinstance(each, Tensor) for each in labels):
+        return torch.cat(pixels), torch.cat(labels)
+    if not all(isinstance(each, (list, tuple)) for each in labels):
+        kinds = sorted({type(each).__name__ for each in labels})
+        raise TypeError(f"labels: got {', '.join(kinds)} of a batch, allowed: tensors, or lists")
+    return torch.cat(pixels), [each for batch in labels for each in batch]
 
 
 def _refused(images: Any) -> TypeError:

@@ -10,24 +10,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.evaluation.metrics import Task
+from drowsy.evaluation.outputs import main
+from drowsy.images.checks import as_tensor, check_labels
 
 
 def check_logits(output: Any, images: Tensor) -> Tensor:
     """What a network put out for these images, in float32.
 
     Raises:
-        TypeError: no tensor.
+        TypeError: no tensor, alone or as ``logits``.
         ValueError: not one row for each image.
     """
     allowed = "one tensor of logits [N, classes]"
-    if not isinstance(output, Tensor):
+    found = main(output)
+    if found is None:
         raise TypeError(f"model: its output is {type(output).__name__}, allowed: {allowed}")
-    if output.dim() != 2 or len(output) != len(images):
+    if found.dim() != 2 or len(found) != len(images):
         raise ValueError(
-            f"model: its output has shape {tuple(output.shape)} for {len(images)} images, "
+            f"model: its output has shape {tuple(found.shape)} for {len(images)} images, "
             f"allowed: {allowed}"
         )
-    return output.float()
+    return found.float()
+
+
+def check_classes(labels: Any, images: Tensor) -> Tensor:
+    """Labels as int64 ``[N]``; raises as ``check_labels`` does."""
+    labels = as_tensor(labels)
+    check_labels(labels, images)
+    return labels
 
 
 class Answers:
@@ -53,18 +63,18 @@ class Answers:
         assert self.labels is not None
         return rank(self.logits, self.labels.to(self.logits.device))
 
-    def right_within(self, places: int) -> int:
-        """Images whose label is among the first so many choices."""
-        return int((self.place < places).sum())
+    def right_within(self, places: int) -> Tensor:
+        """Bool ``[N]``: whether the label is among the first so many choices."""
+        return self.place < places
 
-    def agreeing(self) -> int:
-        """Images whose first choice is the baseline's."""
-        return int((rank(self.logits, self.baseline.argmax(1)) < 1).sum())
+    def agreeing(self) -> Tensor:
+        """Bool ``[N]``: whether the first choice is the baseline's."""
+        return rank(self.logits, self.baseline.argmax(1)) < 1
 
-    def divergence(self) -> float:
-        """KL(baseline || this) in nats, summed over the images."""
+    def divergence(self) -> Tensor:
+        """KL(baseline || this) in nats, ``[N, classes]``: what each class adds to it."""
         mine, theirs = self.logits.log_softmax(1), self.baseline.log_softmax(1)
-        return float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
+        return F.kl_div(mine, theirs, reduction="none", log_target=True)
 
 
 def rank(logits: Tensor, target: Tensor) -> Tensor:
@@ -76,6 +86,9 @@ def rank(logits: Tensor, target: Tensor) -> Tensor:
 
 
 CLASSIFICATION = Task(
+    "classification",
+    check_logits,
+    check_classes,
     Answers,
     {
         "top1": lambda answers: answers.right_within(1),
@@ -83,4 +96,6 @@ CLASSIFICATION = Task(
         "agreement": Answers.agreeing,
         "divergence": Answers.divergence,
     },
+    principal=("top1", "agreement"),
+    damage="divergence",
 )

@@ -14,6 +14,7 @@ import builtins
 import enum
 import functools
 import hashlib
+import json
 import re
 import sys
 import types
@@ -52,6 +53,13 @@ def tell(net: nn.Module) -> list[Any]:
     """What a network computes, JSON-able; tensors by ``digest_of``."""
     with torch.no_grad():
         return _Teller(net).network()
+
+
+def fingerprint_value(value: Any) -> str:
+    """SHA-256 of what a function or any other value is, told as an attribute of a network is."""
+    teller = _Teller(nn.Module())
+    told = [teller.value(value), *teller.further()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def digest_of(tensor: Tensor) -> str:
@@ -100,9 +108,13 @@ class _Teller:
                 # A second name of a module is told by the first.
                 first = self._names[id(module)] == name
                 told.append([name, self._module(module) if first else self.value(module)])
-        # There are more of them while they are told.
-        told += (self._once(each) for each in self._further)
+        told += self.further()
         return told
+
+    def further(self) -> Iterator[Any]:
+        """What values named that is told once, in the end."""
+        # There are more of them while they are told.
+        yield from (self._once(each) for each in self._further)
 
     # --- modules and graphs -------------------------------------------------------------------
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from drowsy.evaluation import outputs as forms
+from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.evaluator import MAP_CACHE, Evaluator
-from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.metrics import Counts, Task
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
 
@@ -28,11 +30,12 @@ class Workload:
 
     net: DrowsyNet
     images: Tensor
-    labels: Tensor | None
+    labels: Any
     batch: int
     first: int = 0
-    baseline: Tensor | None = None
+    baseline: Any = None
     map_cache: int = MAP_CACHE
+    task: Task = CLASSIFICATION
 
     def evaluator(self, seed: int) -> Evaluator:
         """An evaluator of this work, for one seed of sleep maps."""
@@ -45,6 +48,7 @@ class Workload:
             first=self.first,
             baseline=self.baseline,
             map_cache=self.map_cache,
+            task=self.task,
         )
 
     def part(self, places: range) -> Workload:
@@ -55,7 +59,7 @@ class Workload:
             images=self.images[chosen],
             labels=None if self.labels is None else self.labels[chosen],
             first=self.first + places.start,
-            baseline=None if self.baseline is None else self.baseline[chosen],
+            baseline=None if self.baseline is None else forms.part(self.baseline, chosen),
         )
 
 

@@ -10,21 +10,26 @@ its index, so that results do not depend on the split into batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from drowsy.evaluation import outputs as forms
 from drowsy.evaluation.classification import CLASSIFICATION
-from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.metrics import Counts, Task
+from drowsy.evaluation.tasks import find_task
 from drowsy.evaluation.tree import Tree
 from drowsy.evaluation.whole import Whole
-from drowsy.images.checks import check_batch, check_images, check_labels
+from drowsy.images.checks import check_batch, check_images
 from drowsy.knob.control import check_seed
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet, check_network
 
 MAP_CACHE = 6 << 30  # bytes
+# Images whose outputs tell what a network is for.
+_EXAMPLES = 4
 
 
 class Evaluator:
@@ -34,13 +39,15 @@ class Evaluator:
         net: a converted network; its own rates do not matter and are not changed. A correction in
             force (``drowsy.calibrate``) holds at every setting but rate 0.
         images: float ``[N, C, H, W]``, finite.
-        labels: int64 ``[N]``, or None to measure only agreement and divergence.
+        labels: int64 ``[N]``, or what else the outputs of the task should be; None to compare with
+            the baseline alone.
         seed: of the sleep maps.
         batch: images per forward pass; does not change results beyond rounding, unless the network
             calls layers on other batches than its input's (crops side by side).
         first: the first image's index, from which its sleep maps follow.
-        baseline: logits ``[N, classes]`` that agreement and divergence compare with; None for the
-            network's own at rate 0.
+        baseline: outputs that agreement, divergence and error compare with, in the form that
+            ``outputs`` gives them; None for the network's own at rate 0.
+        task: what outputs and labels are and how metrics are counted, as for ``find_task``.
         map_cache: bytes of level maps to keep; maps beyond that are drawn again when needed. A
             network without a graph draws them anew at every setting.
 
@@ -52,30 +59,35 @@ class Evaluator:
         self,
         net: DrowsyNet,
         images: Tensor,
-        labels: Tensor | None = None,
+        labels: Any = None,
         *,
         seed: int = 0,
         batch: int = 50,
         first: int = 0,
-        baseline: Tensor | None = None,
+        baseline: Any = None,
         map_cache: int = MAP_CACHE,
+        task: Task | str | Callable[[Any, Any, Any], Any] = CLASSIFICATION,
     ) -> None:
         check_network(net)
         check_images(images)
-        check_labels(labels, images)
-        if baseline is not None and baseline.shape[:1] != images.shape[:1]:
-            raise ValueError(
-                f"baseline: got shape {tuple(baseline.shape)} for {len(images)} images, "
-                f"allowed: ({len(images)}, classes)"
-            )
         check_batch(batch)
         check_seed("seed", seed)
         check_seed("first", first)
-        self.net, self.images, self.labels, self.seed = net, images, labels, seed
+        self.task = task_of(net, images, labels, task)
+        self.labels = None if labels is None else self.task.check(labels, images)
+        if baseline is not None and forms.count_of(baseline) != len(images):
+            shape = tuple(baseline.shape) if isinstance(baseline, Tensor) else len(baseline)
+            raise ValueError(
+                f"baseline: got shape {shape} for {len(images)} images, "
+                f"allowed: ({len(images)}, classes), or other outputs of as many"
+            )
+        self.net, self.images, self.seed = net, images, seed
         chunks = [(first + i * batch, part) for i, part in enumerate(images.split(batch))]
         net.settle(images[:1])
         self._way: Tree | Whole = (
-            Whole(net, chunks, seed) if net.graph is None else Tree(net, chunks, seed, map_cache)
+            Whole(net, chunks, seed, self.task.take)
+            if net.graph is None
+            else Tree(net, chunks, seed, map_cache, self.task.take)
         )
         self._baseline = baseline
 
@@ -85,11 +97,17 @@ class Evaluator:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def logits(self) -> Tensor:
-        """Float32 ``[N, classes]`` with every neuron awake and nothing corrected."""
+    def outputs(self) -> Any:
+        """What the network puts out with every neuron awake and nothing corrected.
+
+        Of a classifier, logits: float32 ``[N, classes]``.
+        """
         with self.net.uncorrected():
-            ((_, logits),) = self._way.walk([(0,) * len(self.net.layers)])
-        return logits
+            ((_, outputs),) = self._way.walk([(0,) * len(self.net.layers)])
+        return outputs
+
+    # What they are of classifiers.
+    logits = outputs
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -97,7 +115,8 @@ class Evaluator:
         """Evaluate settings, each once; yields each as soon as it is known.
 
         Raises:
-            ValueError: a setting of another network, or outputs that are not ``[N, classes]``.
+            ValueError: a setting of another network, or outputs that are none of the task's: for
+                classification, not ``[N, classes]``.
             TypeError: outputs that are no tensor.
         """
         count, k = len(self.net.layers), self.net.k
@@ -106,15 +125,29 @@ class Evaluator:
                 raise ValueError(f"setting: got {setting}, allowed: {count} integers 0 to {k - 1}")
         todo = sorted(set(settings))
         if todo and not any(todo[0]) and self.net.corrected:
-            yield todo[0], self._count(todo.pop(0), self.logits())
+            yield todo[0], self._count(todo.pop(0), self.outputs())
         if not todo:
             return
         if self._baseline is None and any(any(setting) for setting in todo):
-            self._baseline = self.logits()
-        for setting, logits in self._way.walk(todo):
-            yield setting, self._count(setting, logits)
+            self._baseline = self.outputs()
+        for setting, outputs in self._way.walk(todo):
+            yield setting, self._count(setting, outputs)
 
-    def _count(self, setting: Setting, logits: Tensor) -> Counts:
+    def _count(self, setting: Setting, outputs: Any) -> Counts:
         if self._baseline is None:
-            self._baseline = logits
-        return CLASSIFICATION.count(logits, self._baseline, self.labels)
+            self._baseline = outputs
+        return self.task.count(outputs, self._baseline, self.labels)
+
+
+def task_of(
+    net: DrowsyNet,
+    images: Tensor,
+    labels: Any,
+    task: Task | str | Callable[[Any, Any, Any], Any],
+) -> Task:
+    """The task that is meant for a network on images; see ``find_task``."""
+
+    def example() -> Any:
+        return Evaluator(net, images[:_EXAMPLES], task="outputs", batch=_EXAMPLES).outputs()
+
+    return find_task(task, images, labels, example)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drowsy.evaluation.computation import feed, tell
+from drowsy.evaluation.computation import feed, fingerprint_value, tell
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.sleep import stored_text
 
@@ -23,7 +23,8 @@ class Context:
         network: ``fingerprint_network``.
         data: ``fingerprint_data`` of images and labels.
         configuration: JSON-able: k, each layer's record (``LayerRecord.stored``), and what else is
-            not as ever: an engine's facts, a reference, corrections, a stretch of the images.
+            not as ever: a task, an engine's facts, a reference, corrections, a stretch of the
+            images.
         seed: of the sleep maps.
     """
 
@@ -96,10 +97,12 @@ def fingerprint_state(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_data(images: Tensor, labels: Tensor | None) -> str:
-    """SHA-256 over the images as the network sees them, and their labels."""
+def fingerprint_data(images: Tensor, labels: Any) -> str:
+    """SHA-256 over the images as the network sees them, and their labels or other targets."""
     digest = hashlib.sha256()
     feed(digest, "images", images)
-    if labels is not None:
+    if isinstance(labels, Tensor):
         feed(digest, "labels", labels)
+    elif labels is not None:
+        digest.update(f"labels {fingerprint_value(labels)}".encode())
     return digest.hexdigest()

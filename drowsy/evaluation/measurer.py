@@ -7,6 +7,7 @@ whatever the store holds already is not evaluated again.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import statistics
 import warnings
@@ -22,7 +23,9 @@ from torch import Tensor
 from drowsy._optional import require
 from drowsy.energy import Meter, measured_gains, profile
 from drowsy.evaluation.arguments import check_count, check_seeds, costs_on, gather
+from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.engine import Engine, InProcess, Result, Workload
+from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import (
     Context,
     LayerRecord,
@@ -30,12 +33,11 @@ from drowsy.evaluation.identity import (
     fingerprint_network,
     fingerprint_state,
 )
-from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.metrics import Counts, Task, Values
 from drowsy.evaluation.store import Store, open_store
 from drowsy.graph.stages import find_ties
 from drowsy.knob.costs import add_gains, layer_shares, multiplication_gains, saving
 from drowsy.knob.frontier import Frontier, check_cost
-from drowsy.knob.metrics import objectives
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.knob.tradeoffs import undominated
@@ -48,16 +50,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """What agreement and divergence compare with, where that is not the network itself at rate 0.
+    """What agreement, divergence and error compare with, if not with the network itself at rate 0.
 
     Args:
         network, data: ``fingerprint_network`` and ``fingerprint_data`` of its images.
-        logits: computes its logits ``[N, classes]``; called only where something is evaluated.
+        logits: computes its outputs, as ``Evaluator.outputs``; called only where something is
+            evaluated.
     """
 
     network: str
     data: str
-    logits: Callable[[], Tensor]
+    logits: Callable[[], Any]
 
 
 class Measurer:
@@ -69,8 +72,12 @@ class Measurer:
         images: float ``[N, C, H, W]``, as the network takes them, where the network is; or a loader
             of such batches or of ``(batch, labels)``, or a data set of ``(image, label)``, all of
             which is read into memory.
-        labels: integers ``[N]``, or None for those of a loader or data set. Without any, only
-            agreement with rate 0 is measured.
+        labels: integers ``[N]``, or what else the outputs should be (see ``task``); None for those
+            of a loader or data set. Without any, only what compares with rate 0 is measured.
+        task: what outputs and labels are, and what is measured of them: a name
+            (``drowsy.evaluation.tasks.NAMES``), ``auto`` by the outputs' form, a function
+            ``metric(outputs, awake_outputs, targets)`` that gives a number of each image, higher is
+            better, or a ``Task``. None is classification.
         seeds: of the sleep maps, each once; a point's figures are means over them.
         store: where results go at once: a store, or a path, which is open for as long as the
             measurer is there; None keeps them in memory.
@@ -80,20 +87,25 @@ class Measurer:
             measured here, on a batch of the images, with the network where it is: of each layer
             alone to guide a search, and of what seems optimal in ``frontier``.
         forward: what is timed for that, by default ``net``; as for ``drowsy.energy.profile``.
-        reference: what agreement and divergence compare with; None for the network at rate 0.
+        reference: what agreement, divergence and error compare with; None for the network at rate
+            0.
         progress: show progress bars (needs tqdm).
 
     Raises:
-        TypeError, ValueError: a network, images or labels, seeds, a batch, a store, an engine or a
-            cost that is not allowed; images that the network does not take.
+        TypeError, ValueError: a network, images or labels, seeds, a batch, a store, an engine, a
+            cost or a task that is not allowed; images that the network does not take.
+
+    Attributes:
+        task: the ``Task``; its text says what ``auto`` took it for, and by what.
     """
 
     def __init__(
         self,
         net: DrowsyNet,
         images: Tensor | Iterable[Any],
-        labels: Tensor | Sequence[int] | None = None,
+        labels: Any = None,
         *,
+        task: Task | str | Callable[[Any, Any, Any], Any] | None = None,
         seeds: Sequence[int] = (0,),
         store: Store | str | os.PathLike[str] | None = None,
         batch: int = 50,
@@ -113,7 +125,6 @@ class Measurer:
             raise TypeError(f"forward: got {forward!r}, allowed: a function of a batch of images")
         self.net, self.images = net, images
         self.seeds, self.progress = check_seeds(seeds), progress
-        self.work = Workload(net, images, labels, batch)
         self._parts: dict[range, Workload] = {}
         self.engine = engine if engine is not None else InProcess()
         self.store = open_store(store)
@@ -122,6 +133,9 @@ class Measurer:
         self.names = list(net.layers)
         shares = layer_shares(costs_on(net, images))
         net.settle(images[:1])
+        self.task = task_of(net, images, labels, CLASSIFICATION if task is None else task)
+        labels = None if labels is None else self.task.check(labels, images)
+        self.work = Workload(net, images, labels, batch, task=self.task)
         # A layer that does not run on such images saves nothing.
         self.shares = {name: shares.get(name, 0.0) for name in self.names}
         self.cost, self._forward = cost, forward
@@ -150,7 +164,8 @@ class Measurer:
 
         Args:
             points: as measured.
-            objective: None for top1, or without labels agreement.
+            objective: None for the task's own: of classification top1, or without labels
+                agreement.
         """
         objective = self.check_objective(objective)
         if self.cost == "macs":
@@ -179,11 +194,21 @@ class Measurer:
         sources = {source_text(layer.sleep.source) for layer in self.net.layers.values()}
         return sources.pop() if len(sources) == 1 else None
 
+    @property
+    def objectives(self) -> list[str]:
+        """Metrics that a frontier can be optimal in, as they can be measured here."""
+        return self.task.objectives(self.work.labels is not None)
+
+    @property
+    def damage(self) -> str:
+        """The metric that searches go by: lower is better, 0 at rate 0."""
+        return self.task.damage
+
     def check_objective(self, objective: str | None) -> str:
-        """An objective that can be measured here, the first one for None."""
-        allowed = objectives(self.work.labels is not None)
+        """An objective that can be measured here, the task's own for None."""
+        allowed = self.objectives
         if objective is None:
-            return allowed[0]
+            return self.task.quality(self.work.labels is not None)
         if objective not in allowed:
             raise ValueError(
                 f"objective: got {objective!r}, allowed: {', '.join(allowed)}"
@@ -241,6 +266,8 @@ class Measurer:
             for name, layer in self.net.layers.items()
         }
         configuration = {"k": self.net.k, "layers": layers, **self._facts}
+        if self.task.told is not None:
+            configuration["task"] = self.task.told
         if self.net.corrected:
             configuration["corrected"] = self._correction(self.net.corrected)
         if images is not None:
@@ -263,8 +290,12 @@ class Measurer:
 
     def _versions_of_data(self) -> list[int | None]:
         """What grows with every change in place, where torch counts them."""
-        data = [each for each in (self.work.images, self.work.labels) if each is not None]
-        return [None if each.is_inference() else each._version for each in data]
+        labels = self.work.labels
+        entries = labels if isinstance(labels, list) else [labels]
+        inner = [each.values() if isinstance(each, Mapping) else [each] for each in entries]
+        data = [self.work.images, *itertools.chain.from_iterable(inner)]
+        tensors = [each for each in data if isinstance(each, Tensor)]
+        return [None if each.is_inference() else each._version for each in tensors]
 
     def _correction(self, corrections: Mapping[str, Correction]) -> str:
         """Fingerprint of the corrections in force."""
@@ -287,19 +318,57 @@ class Measurer:
         return self._tables[name][1]
 
     def measure(
-        self, settings: Iterable[Setting], label: str = "settings"
+        self, settings: Iterable[Setting], label: str = "settings", values: bool = True
     ) -> dict[Setting, OperatingPoint]:
-        """Operating points of these settings, evaluated where the store does not know them."""
-        counts = self.counts(settings, label)
+        """Operating points of these settings, evaluated where the store does not know them.
+
+        Args:
+            values: whether the store keeps the single images' values of what is evaluated, too:
+                1 to 4 bytes for each image and metric.
+        """
+        counts = self.counts(settings, label, values=values)
         return {setting: self.point(setting, each) for setting, each in counts.items()}
 
+    def values(
+        self, settings: Iterable[Setting], label: str = "settings"
+    ) -> dict[Setting, list[Values]]:
+        """Every metric's values of the single images, for each seed.
+
+        Results that the store holds without them are evaluated again.
+        """
+        counts = self.counts(settings, label)
+        lacking = [s for s, each in counts.items() if not all(one.values for one in each)]
+        if lacking:
+            known: dict[int, dict[Setting, Counts]] = {seed: {} for seed in self.seeds}
+            counts |= self._counts(lacking, label, self.contexts(), known)
+        return {setting: [one.values for one in each] for setting, each in counts.items()}
+
     def counts(
-        self, settings: Iterable[Setting], label: str = "settings", images: range | None = None
+        self,
+        settings: Iterable[Setting],
+        label: str = "settings",
+        images: range | None = None,
+        values: bool = True,
     ) -> dict[Setting, list[Counts]]:
-        """Counts for each seed; on all images, or on a stretch of them, which is stored apart."""
-        wanted = list(dict.fromkeys(settings))
+        """Counts for each seed; on all images, or on a stretch of them, which is stored apart.
+
+        They have the single images' values where the store does and ``values`` is set.
+        """
         contexts = self.contexts(images)
-        known = {seed: self.store.results(context) for seed, context in contexts.items()}
+        known = {seed: self.store.results(context, values) for seed, context in contexts.items()}
+        wanted = list(dict.fromkeys(settings))
+        return self._counts(wanted, label, contexts, known, images, values)
+
+    def _counts(
+        self,
+        wanted: Sequence[Setting],
+        label: str,
+        contexts: Mapping[int, Context],
+        known: dict[int, dict[Setting, Counts]],
+        images: range | None = None,
+        values: bool = True,
+    ) -> dict[Setting, list[Counts]]:
+        """Counts for each seed, evaluated where they are not known."""
         missing = {
             seed: todo
             for seed in self.seeds
@@ -309,8 +378,9 @@ class Measurer:
         if total:
             results = self.engine.evaluate(self._part(images), missing)
             for seed, setting, counts in self._bar(results, total, label):
-                self.store.put(contexts[seed], setting, counts)
-                known[seed][setting] = counts
+                kept = counts if values else replace(counts, values={})
+                self.store.put(contexts[seed], setting, kept)
+                known[seed][setting] = kept
             self._mind_changes(contexts)
         return {setting: [known[seed][setting] for seed in self.seeds] for setting in wanted}
 
@@ -321,7 +391,7 @@ class Measurer:
             warnings.warn(
                 "net: it changes while it runs (a buffer or an attribute that its forward writes), "
                 "so that the store will not know these results, nor will they repeat",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def known(self, images: range | None = None) -> set[Setting]:

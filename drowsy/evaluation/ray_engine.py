@@ -32,6 +32,7 @@ from drowsy.evaluation.arguments import check_count
 from drowsy.evaluation.engine import Result, Workload
 from drowsy.evaluation.evaluator import MAP_CACHE, Evaluator
 from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.outputs import placed
 from drowsy.knob.schedule import Setting
 
 # A setting that, alone in its run, ended as many workers is what ends them.
@@ -327,8 +328,8 @@ def _placed(work: Workload, device: str) -> Workload:
     return replace(
         work,
         images=work.images.to(device),
-        labels=None if work.labels is None else work.labels.to(device),
-        baseline=None if work.baseline is None else work.baseline.to(device),
+        labels=None if work.labels is None else placed(work.labels, device),
+        baseline=None if work.baseline is None else placed(work.baseline, device),
     )
 
 

@@ -4,6 +4,10 @@ A row is one (network, data, configuration, seed, setting). ``put`` commits befo
 killed search loses at most the point in flight, and several processes may write at once. (A power
 cut may cost the last few points, never the file: WAL with ``synchronous = NORMAL``.)
 
+Of classifications, a row of ``points`` has the sums over the images, as it had in files from
+before; ``figures`` has all other tasks' sums, and every metric's values of the single images.
+Results from before have no such values, and are known without them.
+
 The column of networks is called ``weights``, since files from before hold there a fingerprint of
 weights alone. Such rows stay in the file, and match no network: what else it computed is not known.
 """
@@ -18,11 +22,13 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from drowsy.evaluation.identity import Context
 from drowsy.evaluation.metrics import Counts
@@ -48,7 +54,18 @@ CREATE TABLE points (
     PRIMARY KEY (context, setting)
 ) WITHOUT ROWID;
 """
-# Where a point keeps the sum of each metric.
+# Made where it is missing: a file of this version has it since drowsy knows other tasks. A total
+# has no type, so that sums of floats stay floats.
+_FIGURES = """
+CREATE TABLE IF NOT EXISTS figures (
+    context INTEGER NOT NULL REFERENCES contexts (id),
+    setting TEXT NOT NULL, metric TEXT NOT NULL,
+    images INTEGER NOT NULL, total, single BLOB,
+    PRIMARY KEY (context, setting, metric)
+) WITHOUT ROWID
+"""
+# Where a point of a classification keeps the sum of each metric; ``figures`` has it as ``total``
+# of metrics without a column. ``single`` has the images' values, see ``_packed``.
 _COLUMNS = {"top1": "top1", "top5": "top5", "agreement": "agree", "divergence": "divergence"}
 _METRICS = [METRICS[name] for name in _COLUMNS]
 _INSERT = (
@@ -56,6 +73,12 @@ _INSERT = (
     f"VALUES (?, ?, ?, {', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
 )
 _SELECT = f"SELECT setting, images, {', '.join(_COLUMNS.values())} FROM points WHERE context = ?"
+_INSERT_FIGURE = "INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_SELECT_FIGURES = "SELECT setting, metric, images, total, single FROM figures WHERE context = ?"
+_SELECT_TOTALS = (
+    "SELECT setting, metric, images, total, NULL FROM figures"
+    " WHERE context = ? AND total IS NOT NULL"
+)
 
 
 class Store:
@@ -109,6 +132,7 @@ class Store:
             raise ValueError(f"store {self.path}: not an evaluation store (another database)")
         elif version != VERSION:
             raise ValueError(f"store {self.path}: has version {version}, allowed: {VERSION}")
+        self._db.execute(_FIGURES)
         self._db.execute("COMMIT")
         # Only now: the journal's mode is a property of the file, and the file may be another's.
         self._use_wal()
@@ -157,15 +181,17 @@ class Store:
     def put(self, context: Context, setting: Setting, counts: Counts) -> None:
         """Keep a result; it outlives this process from the moment this returns.
 
+        Values of the single images are added to a result that is there without them.
+
         Raises:
-            ValueError: the store holds another result for the same point (divergence, a sum of
-                floats, may differ), a sum is not finite, or one is of a metric that a store has no
-                column for.
+            ValueError: the store holds another result for the same point (a sum of floats, as the
+                divergence is, may differ), a sum is not finite, or one is of a metric that nobody
+                knows.
         """
         sums = counts.sums
-        if unknown := [name for name in sums if name not in _COLUMNS]:
+        if unknown := [name for name in sums if name not in METRICS]:
             raise ValueError(
-                f"store {self.path}: got {', '.join(unknown)}, allowed: {', '.join(_COLUMNS)}"
+                f"store {self.path}: got {', '.join(unknown)}, allowed: {', '.join(METRICS)}"
             )
         for name, value in sums.items():
             if value is not None and not math.isfinite(value):
@@ -173,42 +199,106 @@ class Store:
                     f"{name}: got {value} for setting {setting}, allowed: a finite number; does "
                     "the network put out NaN?"
                 )
+        if wrong := [name for name, each in counts.values.items() if len(each) != counts.images]:
+            raise ValueError(f"values: got others than {counts.images} of {', '.join(wrong)}")
         text = ",".join(map(str, setting))
-        with self._access("be written") as database:
-            key = (self._id(context), text)
-            values = (*key, counts.images, *map(sums.get, _COLUMNS))
-            if database.execute(_INSERT, values).rowcount:
-                return
-            row = database.execute(f"{_SELECT} AND setting = ?", key).fetchone()
-        held, got = (_exact(each) for each in (self._read(row)[1], counts))
-        if held != got:
-            raise ValueError(f"store {self.path}: holds {held} for setting {text}, got {got}")
+        with self._access("be written") as database, self._transaction("IMMEDIATE"):
+            number, columns = self._id(context), _columns_of(context)
+            there = self._rows(number, columns, text).get(tuple(setting))
+            if there is None and columns:
+                database.execute(_INSERT, (number, text, counts.images, *map(sums.get, columns)))
+            if there is not None:
+                held, got = _exact(there), _exact(counts)
+                if held != got:
+                    raise ValueError(
+                        f"store {self.path}: holds {held} for setting {text}, got {got}"
+                    )
+            if there is None or not there.values:
+                rows = _figures(counts, columns)
+                database.executemany(_INSERT_FIGURE, ((number, text, *row) for row in rows))
 
-    def results(self, context: Context) -> dict[Setting, Counts]:
-        """All results of one context.
+    def results(self, context: Context, values: bool = True) -> dict[Setting, Counts]:
+        """All results of one context, with the values of single images if these are asked for.
 
         Raises:
             ValueError: the file is damaged, or holds something else in a row.
         """
-        with self._access("be read") as database:
+        with self._access("be read"), self._transaction("DEFERRED"):
             known = self._known(context)
-            rows = () if known is None else database.execute(_SELECT, (known,)).fetchall()
-        return dict(map(self._read, rows))
+            return {} if known is None else self._rows(known, _columns_of(context), values=values)
 
-    def _read(self, row: Sequence[Any]) -> tuple[Setting, Counts]:
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        """All that a block reads is of one moment, and what it writes is there whole or not."""
+        self._db.execute(f"BEGIN {kind}")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # SQLite ends some by itself
+                self._db.execute("ROLLBACK")
+            self._ids.clear()
+            raise
+
+    def _rows(
+        self,
+        number: int,
+        columns: Mapping[str, str],
+        setting: str | None = None,
+        values: bool = True,
+    ) -> dict[Setting, Counts]:
+        """The results of a context, or its result at one setting."""
+        only, key = ("", (number,)) if setting is None else (" AND setting = ?", (number, setting))
+        found: dict[Setting, tuple[int, dict[str, Any], dict[str, np.ndarray]]] = {}
+        if columns:
+            for row in self._db.execute(_SELECT + only, key):
+                where, images, sums = self._point(row)
+                found[where] = images, sums, {}
+        select = _SELECT_FIGURES if values else _SELECT_TOTALS
+        for text, name, images, total, single in self._db.execute(select + only, key):
+            where = self._figure(text, name, images, total, single)
+            if columns and where not in found:
+                continue  # of a point that is gone
+            at = found.setdefault(where, (images, {}, {}))
+            if images != at[0]:
+                raise self._wrong(text, f"{name} of {images} images", f"{at[0]} of them")
+            if name not in columns:
+                at[1][name] = total
+            if single is not None:
+                at[2][name] = _unpacked(single, images)
+        return {where: Counts.of(*parts) for where, parts in found.items()}
+
+    def _point(self, row: Sequence[Any]) -> tuple[Setting, int, dict[str, Any]]:
         """A row of ``_SELECT``, which SQLite does not hold to its columns' types."""
         text, images, *values = row
-        good = isinstance(text, str) and _SETTING.fullmatch(text) and type(images) is int
+        good = _is_setting(text) and type(images) is int
         if not good or not all(map(_fits, _METRICS, values, itertools.repeat(images))):
             *counts, last = map(repr, (images, *values))
-            raise ValueError(
-                f"store {self.path}: setting {text!r}: got {', '.join(counts)} and {last}, "
-                "allowed: thresholds; a number of images, the counts top1, top5 (or None) and "
-                "agree of them, and a finite divergence"
+            raise self._wrong(
+                text,
+                f"{', '.join(counts)} and {last}",
+                "thresholds; a number of images, the counts top1, top5 (or None) and agree of "
+                "them, and a finite divergence",
             )
-        return tuple(map(int, text.split(","))), Counts.of(
-            images, dict(zip(_COLUMNS, values, strict=True))
-        )
+        return tuple(map(int, text.split(","))), images, dict(zip(_COLUMNS, values, strict=True))
+
+    def _figure(self, text: Any, name: Any, images: Any, total: Any, single: Any) -> Setting:
+        """Check a row of ``_SELECT_FIGURES``; its setting."""
+        good = _is_setting(text) and name in METRICS and type(images) is int and images > 0
+        number = total is None or (type(total) in (int, float) and math.isfinite(total))
+        sizes = (images, 4 * images) if good else ()
+        if not good or not number or not (single is None or _size(single) in sizes):
+            got = f"{name!r}, {images!r}, {total!r} and {_size(single)} bytes"
+            raise self._wrong(
+                text,
+                got,
+                "thresholds; a metric, a number of images, a finite sum or None, and 1 or 4 bytes "
+                "for each image or none",
+            )
+        return tuple(map(int, text.split(",")))
+
+    def _wrong(self, text: Any, got: str, allowed: str) -> ValueError:
+        return ValueError(f"store {self.path}: setting {text!r}: got {got}, allowed: {allowed}")
 
     def _id(self, context: Context) -> int:
         """The number of a context, which gets one."""
@@ -284,5 +374,39 @@ def _fits(metric: Metric, value: Any, images: int) -> bool:
 
 
 def _exact(counts: Counts) -> tuple[float | None, ...]:
-    """What does not depend on how images were batched, as the divergence does."""
-    return (counts.images, *(v for name, v in counts.sums.items() if name != "divergence"))
+    """What does not depend on how images were batched, as sums of floats do."""
+    sums = (value for name, value in counts.sums.items() if name != "divergence")
+    return (counts.images, *(value for value in sums if not isinstance(value, float)))
+
+
+def _columns_of(context: Context) -> Mapping[str, str]:
+    """The columns of ``points``, which only classifications have."""
+    return {} if "task" in context.configuration else _COLUMNS
+
+
+def _is_setting(text: Any) -> bool:
+    return isinstance(text, str) and _SETTING.fullmatch(text) is not None
+
+
+def _figures(counts: Counts, columns: Mapping[str, str]) -> Iterator[tuple[Any, ...]]:
+    """Rows of what ``points`` has no columns for: metric, images, sum and the images' values."""
+    for name, total in counts.sums.items():
+        held = None if name in columns else total
+        values = counts.values.get(name)
+        if held is not None or values is not None:
+            yield name, counts.images, held, None if values is None else _packed(values)
+
+
+def _packed(values: np.ndarray) -> bytes:
+    """A byte for each image where all are 0 or 1, else a little-endian float32."""
+    small = values.astype(np.uint8) if np.isin(values, (0, 1)).all() else values.astype("<f4")
+    return small.tobytes()
+
+
+def _unpacked(single: bytes, images: int) -> np.ndarray:
+    kind = np.uint8 if len(single) == images else np.dtype("<f4")
+    return np.frombuffer(single, kind).astype(np.float32)
+
+
+def _size(single: Any) -> int | None:
+    return len(single) if isinstance(single, bytes) else None

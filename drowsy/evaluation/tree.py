@@ -8,12 +8,13 @@ chain, layer ``i`` is convolved ``k**(i - 1)`` times instead of ``k**n``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from drowsy.evaluation.classification import check_logits
+from drowsy.evaluation.outputs import joined
 from drowsy.graph.overwriting import Apart, over
 from drowsy.graph.running import Values
 from drowsy.knob.schedule import Setting
@@ -23,21 +24,29 @@ from drowsy.sleep import SleepSpec, levels, scale
 
 
 class Tree:
-    """A network with a graph, and chunks of images: logits of many settings.
+    """A network with a graph, and chunks of images: outputs of many settings.
 
     Args:
         net: its own rates do not matter and are not changed.
         chunks: images ``[N, C, H, W]``, each with the index of its first.
         seed: of the sleep maps.
         map_cache: bytes of level maps to keep.
+        take: ``(output, images)`` -> a chunk's output as it is wanted, so that chunks can be joined
+            (``drowsy.evaluation.outputs``).
 
     Attributes:
         maps: the level maps kept, by how they are drawn, their shape and their chunk.
     """
 
     def __init__(
-        self, net: DrowsyNet, chunks: Sequence[tuple[int, Tensor]], seed: int, map_cache: int
+        self,
+        net: DrowsyNet,
+        chunks: Sequence[tuple[int, Tensor]],
+        seed: int,
+        map_cache: int,
+        take: Callable[[Any, Tensor], Any],
     ) -> None:
+        self._take = take
         self._layers, self._chunks, self._seed = list(net.layers.values()), chunks, seed
         self.maps: dict[tuple[SleepSpec, torch.Size, int], Tensor] = {}
         self._room = map_cache
@@ -61,8 +70,8 @@ class Tree:
         # The layers that run, in order of execution.
         self._order, self._first_calls = list(first), list(first.values())
 
-    def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Tensor]]:
-        """Logits of settings, which are sorted and each there once, as soon as they are known."""
+    def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Any]]:
+        """Outputs of settings, which are sorted and each there once, as soon as they are known."""
         yield from self._descend(0, self._roots(), settings)
 
     # --- the walk -----------------------------------------------------------------------------
@@ -78,14 +87,14 @@ class Tree:
 
     def _descend(
         self, depth: int, states: list[Values], settings: Sequence[Setting]
-    ) -> Iterator[tuple[Setting, Tensor]]:
-        """Logits of settings that agree before the ``depth``-th layer that runs.
+    ) -> Iterator[tuple[Setting, Any]]:
+        """Outputs of settings that agree before the ``depth``-th layer that runs.
 
         Its awake outputs are known.
         """
         if depth == len(self._order):  # they differ in layers that do not run
-            logits = self._tail(depth, states, settings[0])
-            yield from ((setting, logits) for setting in settings)
+            outputs = self._tail(depth, states, settings[0])
+            yield from ((setting, outputs) for setting in settings)
             return
         groups: dict[int, list[Setting]] = {}
         for setting in settings:
@@ -106,17 +115,17 @@ class Tree:
                 deeper.append(live)
             yield from self._descend(depth + 1, deeper, group)
 
-    def _tail(self, depth: int, states: list[Values], setting: Setting) -> Tensor:
-        """Logits of one setting from the ``depth``-th layer that runs to the end."""
-        logits = []
+    def _tail(self, depth: int, states: list[Values], setting: Setting) -> Any:
+        """Outputs of one setting from the ``depth``-th layer that runs to the end."""
+        outputs = []
         for chunk, live in enumerate(states):
             live = dict(live)
             for place in range(depth, len(self._order)):
                 self._fall_asleep(place, live, chunk, setting)
                 self._advance(place + 1, live, chunk, setting)
             output = self._executor.compute(self._output, live)
-            logits.append(check_logits(output, self._chunks[chunk][1]))
-        return torch.cat(logits)
+            outputs.append(self._take(output, self._chunks[chunk][1]))
+        return joined(outputs)
 
     # --- layers -------------------------------------------------------------------------------
 

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from drowsy.evaluation.classification import check_logits
+from drowsy.evaluation.outputs import joined
 from drowsy.knob.schedule import Setting
 from drowsy.network.net import DrowsyNet
 from drowsy.sleep import scale
 
 
 class Whole:
-    """A network, and chunks of images: logits of settings that share no work.
+    """A network, and chunks of images: outputs of settings that share no work.
 
     Args: as for ``Tree``.
     """
 
-    def __init__(self, net: DrowsyNet, chunks: Sequence[tuple[int, Tensor]], seed: int) -> None:
-        self._net, self._chunks, self._seed = net, chunks, seed
+    def __init__(
+        self,
+        net: DrowsyNet,
+        chunks: Sequence[tuple[int, Tensor]],
+        seed: int,
+        take: Callable[[Any, Tensor], Any],
+    ) -> None:
+        self._net, self._chunks, self._seed, self._take = net, chunks, seed, take
 
-    def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Tensor]]:
-        """Logits of settings, in their order."""
+    def walk(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Any]]:
+        """Outputs of settings, in their order."""
         for setting in settings:
-            yield setting, self._logits(setting)
+            yield setting, self._outputs(setting)
 
-    def _logits(self, setting: Setting) -> Tensor:
-        net, logits = self._net, []
+    def _outputs(self, setting: Setting) -> Any:
+        net, outputs = self._net, []
         layers = net.layers.values()
         scales = [scale(j, net.k, layer.fill) for j, layer in zip(setting, layers, strict=True)]
         with _lent(net):
@@ -37,8 +43,8 @@ class Whole:
             for first, images in self._chunks:
                 net.reseed(self._seed, first)
                 # A network may overwrite its input, which lies in the memory of all images.
-                logits.append(check_logits(net(images.clone()), images))
-        return torch.cat(logits)
+                outputs.append(self._take(net(images.clone()), images))
+        return joined(outputs)
 
 
 @contextmanager

@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def as_tensor(labels: Any) -> Any:
+    """Labels as a tensor where they are integers in any form, or an array; else as they are.
+
+    Integers become int64.
+    """
+    if isinstance(labels, (list, tuple, range)):
+        try:
+            array = np.asarray(labels)
+        except ValueError:  # of entries of several shapes
+            return labels
+        if array.size and array.dtype.kind not in "iu":
+            return labels
+        labels = array.astype(np.int64)
+    if isinstance(labels, np.ndarray):
+        if labels.dtype.kind not in "iufb":
+            return labels
+        labels = torch.from_numpy(labels.astype(np.int64) if labels.dtype.kind in "iu" else labels)
+    if isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex()):
+        return labels if labels.dtype == torch.bool else labels.long()
+    return labels
 
 
 def check_labels(labels: Tensor | None, images: Tensor) -> None:
     """Raise unless ``labels`` is None or an int64 class number for each image."""
     if labels is None:
         return
+    if isinstance(labels, (list, tuple, np.ndarray)):
+        kind = np.asarray(labels).dtype
+        raise TypeError(f"labels: got {kind} in a list, allowed: integers, the classes")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(f"labels: got {kind}, allowed: int64 class numbers")

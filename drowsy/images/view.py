@@ -88,19 +88,18 @@ class View:
         size = self.size if there == self.full else self._scaled(self.size, there)
         return scale_images(crop_images(images, middle), size, self.interpolation)
 
-    def restored(self, outputs: Any, images: Tensor) -> Any:
+    def restored(self, outputs: Any, there: Size) -> Any:
         """Outputs for images that this view covers, as large as they would be for all pixels.
 
         Maps ``[N, C, h, w]`` are scaled up; the ``boxes`` of dictionaries, which are in pixels,
         are multiplied; what lies in dictionaries, lists and tuples is treated alike.
 
         Args:
-            outputs: of the network, for what this view made of ``images``.
-            images: ``[N, C, H, W]``, before.
+            outputs: of the network, for what this view made of images.
+            there: ``(H, W)`` of the images before.
         """
         if self.is_whole:
             return outputs
-        there: Size = (images.shape[-2], images.shape[-1])
         seen = self.size if there == self.full else self._scaled(self.size, there)
         return self._restored(outputs, (there[0] / seen[0], there[1] / seen[1]))
 

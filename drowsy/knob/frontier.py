@@ -180,6 +180,19 @@ class Frontier:
             return max(fitting, key=lambda point: spared(point, self.cost))
         return max(fitting, key=self.value)
 
+    def at_saved(self, saving: float) -> OperatingPoint:
+        """The most accurate point that saves at least this fraction of the cost at rate 0.
+
+        Raises:
+            NoSuchPoint: none does; names the one that saves most.
+            ValueError: as ``saved``.
+        """
+        fitting = [point for point in self.points if self.saved(point) >= saving - ROUNDING]
+        if not fitting:
+            most = max(map(self.saved, self.points))
+            raise NoSuchPoint(f"no point saves {saving:.1%} of {self.cost}; the most is {most:.1%}")
+        return max(fitting, key=self.value)
+
     def _measured(self, name: str) -> list[tuple[OperatingPoint, float]]:
         """Points with what a request by this name is compared to, where it is known."""
         if name == "max_loss":

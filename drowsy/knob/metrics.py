@@ -1,7 +1,8 @@
 """What is measured of a network's answers: one entry a metric, known everywhere by its name.
 
-How a metric is counted is told where networks are evaluated (``drowsy.evaluation.classification``);
-tables, files, frontiers and pictures take all else from here.
+How a metric is counted is told where networks are evaluated, by task
+(``drowsy.evaluation.classification`` and its neighbours); tables, files, frontiers and pictures
+take all else from here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a network on images: the mean over them of what is counted at each.
+    """A figure of a network on images: the mean over them of what it is of each.
 
     Args:
         name: in arguments, tables and files.
         title: on axes.
-        unit: ``%`` if figures are fractions, 0 to 1, that pictures show in per cent.
+        unit: ``%`` if figures are fractions, 0 to 1, that pictures show in per cent; empty for
+            plain numbers.
         higher_is_better: whether a frontier can be optimal in it.
         needs_labels: whether it cannot be counted without them.
     """
@@ -32,7 +34,7 @@ class Metric:
     @property
     def axis(self) -> str:
         """Title and unit."""
-        return f"{self.title} ({self.unit})"
+        return f"{self.title} ({self.unit})" if self.unit else self.title
 
     @property
     def is_fraction(self) -> bool:
@@ -55,12 +57,18 @@ METRICS = {
         Metric("top5", "top-5 accuracy", needs_labels=True),
         Metric("agreement", "agreement"),
         Metric("divergence", "divergence", "nats", higher_is_better=False),
+        Metric("miou", "mean intersection over union"),
+        Metric("psnr", "PSNR", "dB"),
+        Metric("ssim", "SSIM", ""),
+        Metric("f1", "F1 of boxes"),
+        Metric("score", "score", ""),
+        Metric("error", "relative squared error", "", higher_is_better=False),
     )
 }
 
 
 def objectives(labelled: bool = True) -> list[str]:
-    """Metrics that a frontier can be optimal in; without labels, those that need none."""
+    """Metrics of all tasks that a frontier can be optimal in; without labels, that need none."""
     return [
         metric.name
         for metric in METRICS.values()

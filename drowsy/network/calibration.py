@@ -126,8 +126,8 @@ class Calibration:
         }
         return replace(self, points=points)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, whole or not at all."""
+    def described(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Its tensors, ``POINT/LAYER/PART``, and all else, JSON-able; ``of_described`` reads it."""
         tensors = {
             f"{number}/{name}/{part}": tensor
             for number, corrections in enumerate(self.points.values())
@@ -145,7 +145,25 @@ class Calibration:
             "settings": list(self.points),
             "sleeps": [self.sleeps[setting] for setting in self.points],
         }
-        write_tensors(path, tensors, about)
+        return tensors, about
+
+    @classmethod
+    def of_described(cls, tensors: Mapping[str, Tensor], about: Any, where: str) -> Calibration:
+        """What ``described`` told; ``where`` names it in errors.
+
+        Raises:
+            ValueError: what no calibration can hold; names the field or tensor.
+        """
+        _check_about(about, where)
+        settings = [tuple(setting) for setting in about["settings"]]
+        layers, shares, norms = (tuple(about[name]) for name in ("layers", "shares", "norms"))
+        points = zip(settings, _corrections(tensors, len(settings), layers, where), strict=True)
+        sleeps = zip(settings, map(tuple, about["sleeps"]), strict=True)
+        return cls(about["k"], layers, shares, norms, dict(points), dict(sleeps))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, whole or not at all."""
+        write_tensors(path, *self.described())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -158,13 +176,7 @@ class Calibration:
                 that holds what no calibration can; names the field or tensor.
         """
         tensors, about = read_described(path, "calibration")
-        where = f"calibration: {legible(path)}"
-        _check_about(about, where)
-        settings = [tuple(setting) for setting in about["settings"]]
-        layers, shares, norms = (tuple(about[name]) for name in ("layers", "shares", "norms"))
-        points = zip(settings, _corrections(tensors, len(settings), layers, where), strict=True)
-        sleeps = zip(settings, map(tuple, about["sleeps"]), strict=True)
-        return cls(about["k"], layers, shares, norms, dict(points), dict(sleeps))
+        return cls.of_described(tensors, about, f"calibration: {legible(path)}")
 
 
 def _check_about(about: Any, where: str) -> None:

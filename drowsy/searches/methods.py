@@ -20,6 +20,7 @@ from drowsy._optional import require
 from drowsy.evaluation.arguments import check_count
 from drowsy.evaluation.engine import Engine
 from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.metrics import Task
 from drowsy.evaluation.store import Store
 from drowsy.knob.costs import ROUNDING
 from drowsy.knob.frontier import Frontier
@@ -43,8 +44,9 @@ GENERATION = 32
 def search(
     net: DrowsyNet,
     images: Tensor | Iterable[Any],
-    labels: Tensor | Sequence[int] | None = None,
+    labels: Any = None,
     *,
+    metric: Task | str | Callable[[Any, Any, Any], Any] = "auto",
     method: str = "auto",
     budget: int | None = None,
     objective: str | None = None,
@@ -64,6 +66,10 @@ def search(
     Args:
         net, images, labels, cost, seeds, store, batch, engine, forward, progress: as for
             ``Measurer``.
+        metric: what the network is for and is judged by, as for ``Measurer``'s ``task``:
+            ``classification``, ``segmentation``, ``restoration``, ``detection``, a function
+            ``metric(outputs, awake_outputs, targets)`` that gives a number of each image, higher is
+            better, or ``auto``, which looks at the outputs' form.
         method: ``exhaustive`` (Algorithm 1: all ``k ** n`` settings), ``additive`` (every layer
             alone, then the settings that would be best if their damages added up, then exchanges
             around the frontier), ``greedy`` (down from rate 0 by the steps of least damage per
@@ -73,9 +79,12 @@ def search(
             every layer alone, uniform rates, and 256 more. Exhaustive has no budget; ``auto`` is
             exhaustive only within it. Below the number of layers and rates, a warning says what it
             takes, and uniform rates are measured first.
-        objective: what the frontier is optimal in beside the cost: ``top1``, ``top5`` or
-            ``agreement``; None for ``top1``, or without labels ``agreement``. The searches
-            themselves go by divergence from rate 0.
+        objective: what the frontier is optimal in beside the cost: of classification ``top1``,
+            ``top5`` or ``agreement``, of segmentation ``miou`` or ``agreement``, of restoration
+            ``psnr`` or ``ssim``, of detection ``f1``, else ``score``; None for the first, without
+            labels for ``agreement`` in place of ``top1`` and ``ssim`` of ``psnr``. The searches
+            themselves go by divergence from rate 0, or where outputs are not classes by their
+            relative squared error.
         racing: measure on few images first, and drop what cannot be optimal in the objective: see
             ``drowsy.searches.race``. The images must be in random order.
 
@@ -92,6 +101,7 @@ def search(
         net,
         images,
         labels,
+        task=metric,
         seeds=seeds,
         store=store,
         batch=batch,
@@ -153,7 +163,8 @@ def search_points(
     if method == "exhaustive":
         alone = [[layer] for layer in free]
         settings = spread(all_settings(len(free), k), alone, len(measurer.names))
-        return _complete(measurer.measure(settings, "Algorithm 1"))
+        # Of so many settings, the values of single images would fill a disk.
+        return _complete(measurer.measure(settings, "Algorithm 1", values=False))
     trials = Trials(measurer, budget)
     _mind_the_budget(trials)
     if method == "additive":

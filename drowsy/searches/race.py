@@ -21,13 +21,14 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from drowsy.evaluation.metrics import Counts
-from drowsy.knob import metrics
 from drowsy.knob.costs import ROUNDING, add_gains
+from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 
@@ -49,8 +50,8 @@ class Race:
 
     Args:
         measurer: of all images, which are in random order.
-        objectives: ``top1``, ``top5`` or ``agreement``; a setting is dropped if it cannot be
-            optimal in any of them.
+        objectives: fractions such as ``top1``, ``top5``, ``agreement``, ``miou`` or ``f1``; a
+            setting is dropped if it cannot be optimal in any of them.
 
     Attributes:
         image_evaluations: what the settings asked for so far took, those in the store included.
@@ -63,12 +64,11 @@ class Race:
     def __init__(self, measurer: Measurer, objectives: Sequence[str]) -> None:
         labels = measurer.work.labels
         # The bound is one for what lies between 0 and 1.
-        known = metrics.objectives(labelled=labels is not None)
-        allowed = [name for name in known if metrics.METRICS[name].is_fraction]
+        allowed = [name for name in measurer.objectives if METRICS[name].is_fraction]
         for name in objectives:
             if name not in allowed:
                 raise ValueError(f"objective: got {name!r}, allowed: {', '.join(allowed)}")
-        if labels is not None and bool((labels.diff() >= 0).all()) and labels[0] < labels[-1]:
+        if _are_classes(labels) and bool((labels.diff() >= 0).all()) and labels[0] < labels[-1]:
             raise ValueError(
                 "racing: the images are in the order of their classes, allowed: a random order, "
                 "since the first ones stand for all"
@@ -76,14 +76,17 @@ class Race:
         self.measurer, self.objectives = measurer, tuple(objectives)
         self.net, self.names = measurer.net, measurer.names
         self.gains, self.free, self.ties = measurer.gains, measurer.free, measurer.ties
+        self.damage = measurer.damage
+        self._values = True
         self.stops = _stops(len(measurer.images), measurer.work.batch)
         self.image_evaluations = 0
         self._complete: dict[Setting, OperatingPoint] = {}
 
     def measure(
-        self, settings: Iterable[Setting], label: str = "settings"
+        self, settings: Iterable[Setting], label: str = "settings", values: bool = True
     ) -> dict[Setting, OperatingPoint]:
         """Points of these settings: of all images, or of those it took to drop them."""
+        self._values = values
         with self.measurer.steady():
             return self._measure(settings, label)
 
@@ -117,7 +120,8 @@ class Race:
         if not settings:
             return
         label = f"{label}, images {start} to {stop}"
-        for setting, more in self.measurer.counts(settings, label, range(start, stop)).items():
+        found = self.measurer.counts(settings, label, range(start, stop), self._values)
+        for setting, more in found.items():
             so_far = settings[setting]
             settings[setting] = list(map(operator.add, so_far, more)) if so_far else more
             if stop == self.stops[-1]:
@@ -160,6 +164,10 @@ class Race:
 
     def _points(self, open_: dict[Setting, list[Counts]]) -> list[OperatingPoint]:
         return [self.measurer.point(setting, counts) for setting, counts in open_.items()]
+
+
+def _are_classes(labels: Any) -> bool:
+    return isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point()
 
 
 def _stops(images: int, batch: int) -> tuple[int, ...]:

@@ -59,8 +59,8 @@ class Trials:
         return spread(settings, self.measurer.ties, len(self.measurer.names))
 
     def damage(self, setting: Setting) -> float:
-        # Divergence, not accuracy: it resolves harm that flips no image yet, and needs no labels.
-        return max(self.points[setting].divergence or 0.0, 0.0)
+        # Not accuracy: divergence resolves harm that flips no image yet, and needs no labels.
+        return max(self.points[setting].figure(self.measurer.damage) or 0.0, 0.0)
 
     def saved(self, settings: Sequence[Setting]) -> np.ndarray:
         return add_gains(self.gains, settings)

@@ -17,7 +17,7 @@ from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, csv_text
 from drowsy.knob.frontier import Frontier
-from drowsy.knob.metrics import judged_by, objectives
+from drowsy.knob.metrics import judged_by
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
 from drowsy.searches.methods import search_points
@@ -109,8 +109,7 @@ class Study:
                 any objective.
         """
         start = time.perf_counter()
-        labelled = self.measurer.work.labels is not None
-        judges = judged_by(objectives(labelled))
+        judges = judged_by(self.measurer.objectives)
         race = Race(self.measurer, judges) if racing else None
         points = search_points(race or self.measurer, method, budget)
         facts: Row = {"cost": self.measurer.cost}

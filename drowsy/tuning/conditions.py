@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from drowsy.evaluation.arguments import check_seeds
 from drowsy.evaluation.store import Store
 from drowsy.images.checks import check_batch
 from drowsy.images.scaling import INTERPOLATIONS
@@ -22,7 +23,7 @@ class Conditions:
     Args:
         savings: fractions of the convolution multiplications of the whole network at full
             resolution, each above 0 and below 1.
-        seeds: of the sleep maps, two or more.
+        seeds: of the sleep maps, each once.
         budget: settings of each search, as for ``drowsy.search``.
         interpolation: how images are scaled down (antialiased): ``bicubic`` or ``bilinear``.
         batch, dtype, device, progress: of the evaluation.
@@ -48,10 +49,7 @@ class Conditions:
         for wanted in self.savings:
             if not 0 < wanted < 1:
                 raise ValueError(f"savings: got {wanted}, allowed: above 0 and below 1")
-        if len(self.seeds) < 2:
-            raise ValueError(
-                f"seeds: got {self.seeds}, allowed: two or more, as their spread is reported"
-            )
+        check_seeds(self.seeds)
         check_method("additive", self.budget)
         check_batch(self.batch)
         if self.interpolation not in INTERPOLATIONS:

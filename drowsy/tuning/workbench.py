@@ -5,32 +5,38 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
+from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_network, fingerprint_state
 from drowsy.evaluation.measurer import Measurer, Reference
+from drowsy.evaluation.metrics import Task
 from drowsy.evaluation.store import open_store
-from drowsy.graph.convert import convert
-from drowsy.graph.stages import align
-from drowsy.images.checks import check_images, check_labels, check_splits
+from drowsy.images.checks import check_images, check_splits
 from drowsy.images.scaling import Size
 from drowsy.images.view import View
 from drowsy.knob.costs import NetworkCost, layer_shares, network_cost
 from drowsy.knob.costs import saving as saving_of
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Setting
+from drowsy.network.calibration import Calibration
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search_at
 from drowsy.tuning.conditions import Conditions
+from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Recipe, Sleep
-from drowsy.tuning.resolution import fit_flatten, resolution_for
+from drowsy.tuning.resolution import resolution_for
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Operation:
         setting: thresholds of its layers.
         saving: fraction saved of the multiplications of the network as it is.
         correction: as in ``Sleep``.
+        number_format: that the network is in; None for its own.
     """
 
     net: DrowsyNet
@@ -50,8 +57,10 @@ class Operation:
     setting: Setting
     saving: float
     correction: str = "none"
+    number_format: str | None = None
 
 
+_AWAKE = Sleep("dense")
 # Searches that correct the network at every setting: images for that, and images they measure on.
 SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
 
@@ -65,8 +74,12 @@ class Workbench:
             recipe calibrates.
         conditions: what is the same for every recipe.
         recipes: those that share searches.
+        task: what outputs and labels are, and how they are judged.
 
     Attributes:
+        objective: the metric that quality is reported in; ``labelled``: whether by labels.
+        covers: whether outputs cover the picture, as maps and boxes do: views must show all of it,
+            and outputs are scaled to its size.
         dense: the network with nobody asleep; ``awake`` is its setting.
         full: ``(H, W)`` of the images at full resolution, ``image`` their ``(C, H, W)``.
         fitted: nodes whose features are scaled so that it takes smaller images (``fit_flatten``).
@@ -76,69 +89,69 @@ class Workbench:
         self,
         model: nn.Module,
         images: Tensor,
-        labels: Tensor | None,
+        labels: Any,
         splits: Mapping[str, range],
         conditions: Conditions,
         recipes: Sequence[Recipe] = (),
+        task: Task = CLASSIFICATION,
     ) -> None:
         check_images(images)
-        check_labels(labels, images)
+        if labels is not None:
+            labels = task.check(labels, images)
         check_splits(splits, len(images))
         self.conditions = conditions
-        self.image = tuple(images.shape[1:])
+        self.image = (images.shape[1], images.shape[2], images.shape[3])
         self.full: Size = (images.shape[2], images.shape[3])
         self._model, self._store = model, open_store(conditions.store)
         self._images = {name: images[span.start : span.stop] for name, span in splits.items()}
         self._labels = {
-            name: None if labels is None else labels[span.start : span.stop].to(conditions.device)
+            name: None if labels is None else _placed(labels[span.start : span.stop], conditions)
             for name, span in splits.items()
         }
+        self.labelled = labels is not None
+        self._task, self.objective = task, task.quality(self.labelled)
         self._images["quick"] = self._images["search"][:SEARCH_IMAGES]
         found = self._labels["search"]
         self._labels["quick"] = None if found is None else found[:SEARCH_IMAGES]
         self._sleepers = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
-        self._engines: dict[tuple[str, View], Corrected] = {}
+        self._engines: dict[tuple[str, View, str | None], Corrected] = {}
         self._references: dict[str, Reference] = {}
         self._shadows: dict[DrowsyNet, nn.Module] = {}
         self._costs: dict[tuple[DrowsyNet, Size], NetworkCost] = {}
-        awake = Sleep("dense")
-        self.dense, self.fitted = self._made(awake)
-        self._nets = {_network_key(awake): self.dense}
+        self.dense, self.fitted = self._made(_AWAKE)
+        self._nets: dict[tuple[Sleep, str | None], DrowsyNet] = {
+            (_network_key(_AWAKE), None): self.dense
+        }
         self.awake: Setting = (0,) * len(self.dense.layers)
+        self.covers = task.name == "detection" or self._puts_out_maps()
+
+    def _puts_out_maps(self) -> bool:
+        if self._task is CLASSIFICATION:
+            return False
+        with torch.inference_mode():
+            outputs = self.dense(self.images("search")[:1])
+        return any(isinstance(y, Tensor) and y.dim() == 4 for y in tree_leaves(outputs))
 
     # --- networks and costs ---------------------------------------------------------------------
 
-    def net(self, recipe: Sleep) -> DrowsyNet:
+    def net(self, recipe: Sleep, number_format: str | None = None) -> DrowsyNet:
         """The network as a recipe wants it, made once for all that want the same."""
-        key = _network_key(recipe)
+        key = (_network_key(recipe), number_format)
         if key not in self._nets:
-            self._nets[key], _ = self._made(recipe)
+            self._nets[key], _ = self._made(recipe, number_format)
         return self._nets[key]
 
-    def _made(self, recipe: Sleep) -> tuple[DrowsyNet, list[str]]:
-        """The network as a recipe wants it, and the nodes whose features are scaled in it."""
-        like = next(self._model.parameters())
-        net = convert(
-            # A copy of its own: in another dtype, batch norms stay folded in the given one.
-            copy.deepcopy(self._model),
-            # At full resolution, which decides what rests.
-            self._images["search"][:1].to(like.device, like.dtype),
-            source=recipe.source,
-            grain=recipe.grain,
-            k=recipe.k,
-            # Tables of stencils are made below.
-            fill="auto" if recipe.fill == "stencil" else recipe.fill,
-            skip=recipe.skip,
-        )
-        fitted = fit_flatten(net, self.image)
-        if recipe.aligned:
-            align(net, like.new_zeros(1, *self.image), grain=recipe.grain)
+    def _made(self, recipe: Sleep, number_format: str | None = None) -> tuple[DrowsyNet, list[str]]:
         conditions = self.conditions
-        net.to(device=conditions.device, dtype=conditions.dtype)
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        like = next(self._model.parameters())
+        example = self._images["search"][:1].to(like.device, like.dtype)
+        net, fitted = made(self._model, example, recipe, number_format)
+        net.to(device=conditions.device)
+        if number_format is None:
+            net.to(dtype=conditions.dtype)
         if recipe.fill == "stencil":
-            images = self.images("calibration")
+            images = _like(net, self._images["calibration"])
             calibrate_stencils(net, images, batch=conditions.batch)
             net.set(0, fill="stencil")
         return net, fitted
@@ -151,9 +164,10 @@ class Workbench:
         """Fraction of the multiplications that scaling images to ``size`` saves."""
         return 1 - self.multiplies(size) / self.multiplies(self.full)
 
-    def awake_at(self, view: View) -> Operation:
+    def awake_at(self, view: View, number_format: str | None = None) -> Operation:
         """The network on a view, nobody asleep."""
-        return Operation(self.dense, view, self.awake, self.spared(view.size))
+        net, saving = self.net(_AWAKE, number_format), self.spared(view.size)
+        return Operation(net, view, self.awake, saving, number_format=number_format)
 
     def scaled(self, size: Size) -> View:
         """Whole images at a size."""
@@ -198,24 +212,42 @@ class Workbench:
 
     def measure(self, operation: Operation, split: str = "report") -> OperatingPoint:
         """What an operation does on the images of a split; every seed counts on ``report``."""
+        measurer = self._measurer_of(operation, split)
+        return measurer.measure([operation.setting], split)[operation.setting]
+
+    def values(self, operation: Operation, split: str = "report") -> np.ndarray:
+        """The objective of every image of a split, ``[images]``, the mean over the seeds."""
+        counts = self._measurer_of(operation, split).counts([operation.setting], split)
+        return np.mean([each.values[self.objective] for each in counts[operation.setting]], axis=0)
+
+    def calibration(self, operation: Operation) -> Calibration | None:
+        """The corrections that an operation is measured with; None for none."""
+        engine = self._engine(operation)
+        if engine is None or not any(operation.setting):
+            return None
+        return engine.calibration(operation.net, operation.setting)
+
+    def _measurer_of(self, operation: Operation, split: str) -> Measurer:
         # Without sleep nothing is random.
         random = split == "report" and any(operation.setting)
         seeds = self.conditions.seeds if random else self.conditions.seeds[:1]
         engine = self._engine(operation)
-        images = self.images(split, operation.view)
-        measurer = self._measurer(operation.net, images, split, seeds, engine)
-        return measurer.measure([operation.setting], split)[operation.setting]
+        images = self.images(split, operation.view, operation.net)
+        return self._measurer(operation.net, images, split, seeds, engine, operation.view)
 
     def quality(self, operation: Operation) -> float:
         """How good an operation is on the search images, to choose among sizes."""
         point = self.measure(operation, "search")
-        if point.top1 is None or point.top5 is None:
-            return -(point.divergence or 0.0)
-        return point.top1 + point.top5
+        if not self.labelled:
+            # Finer than how often outputs agree.
+            return -(point.figure(self._task.damage) or 0.0)
+        if point.top1 is not None and point.top5 is not None:
+            return point.top1 + point.top5
+        return float(point.figure(self.objective))
 
-    def divergence(self, operation: Operation) -> float:
-        """Mean divergence on the search images, to choose among settings at one size."""
-        return self.measure(operation, "search").divergence or 0.0
+    def damage(self, operation: Operation) -> float:
+        """Mean damage on the search images, to choose among settings on one view."""
+        return self.measure(operation, "search").figure(self._task.damage) or 0.0
 
     def search(self, recipe: Sleep) -> dict[Setting, float]:
         """Settings measured on the search images at full resolution, and their divergence.
@@ -239,7 +271,8 @@ class Workbench:
             part = cost.convolutions.multiplies / cost.multiplies
             goals = [part * goal for goal in self._goals(recipe)]
             points = search_at(measurer, goals, self.conditions.budget)
-            self._searched[key] = {s: point.divergence or 0.0 for s, point in points.items()}
+            damage = self._task.damage
+            self._searched[key] = {s: p.figure(damage) or 0.0 for s, p in points.items()}
         return self._searched[key]
 
     def _goals(self, recipe: Sleep) -> list[float]:
@@ -256,18 +289,17 @@ class Workbench:
     def _engine(self, operation: Operation) -> Corrected | None:
         if operation.correction == "none":
             return None
-        key = (operation.correction, operation.view)
+        key = (operation.correction, operation.view, operation.number_format)
         if key not in self._engines:
-            images = self.images("calibration", operation.view)
+            images = self.images("calibration", operation.view, operation.net)
             engine = Corrected(images, reconstruct=operation.correction == "reconstruct")
             self._engines[key] = engine
         return self._engines[key]
 
-    def images(self, split: str, view: View | None = None) -> Tensor:
-        """Images of a split, as the network is shown them; None is all of them."""
+    def images(self, split: str, view: View | None = None, net: DrowsyNet | None = None) -> Tensor:
+        """Images of a split, as a network is shown them; None is all of them, and ``dense``."""
         images = self._images[split] if view is None else view(self._images[split])
-        images = images.to(device=self.conditions.device, dtype=self.conditions.dtype)
-        return images.contiguous(memory_format=torch.channels_last)
+        return _like(self.dense if net is None else net, images)
 
     def _measurer(
         self,
@@ -276,11 +308,16 @@ class Workbench:
         split: str,
         seeds: Sequence[int],
         engine: Corrected | None = None,
+        view: View | None = None,
     ) -> Measurer:
+        task = self._task
+        if self.covers and view is not None and not view.is_whole:
+            task = replace(task, take=partial(_restored, task.take, view))
         return Measurer(
             net,
             images,
             self._labels[split],
+            task=task,
             seeds=seeds,
             store=self._store,
             batch=self.conditions.batch,
@@ -294,16 +331,33 @@ class Workbench:
         if split not in self._references:
 
             @functools.cache
-            def logits() -> Tensor:
+            def outputs() -> Any:
                 images = self.images(split)
-                return Evaluator(self.dense, images, batch=self.conditions.batch).logits()
+                batch, task = self.conditions.batch, self._task
+                return Evaluator(self.dense, images, batch=batch, task=task).outputs()
 
             self._references[split] = Reference(
                 fingerprint_network(self.dense),
                 fingerprint_data(self.images(split), self._labels[split]),
-                logits,
+                outputs,
             )
         return self._references[split]
+
+
+def _restored(take: Callable[[Any, Tensor], Any], view: View, output: Any, images: Tensor) -> Any:
+    """What a task takes of a network's output on a view, as large as it is for all pixels."""
+    return take(view.restored(output, view.full), images)
+
+
+def _placed(labels: Any, conditions: Conditions) -> Any:
+    return labels.to(conditions.device) if isinstance(labels, Tensor) else labels
+
+
+def _like(net: DrowsyNet, images: Tensor) -> Tensor:
+    """Images as a network takes them."""
+    weight = next(iter(net.layers.values())).weight
+    images = images.to(device=weight.device, dtype=weight.dtype)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _network_key(recipe: Sleep) -> Sleep:

@@ -395,7 +395,7 @@ def test_settings_about_as_close_are_told_apart_by_their_accuracy(
     def judged(number: int) -> Any:
         return lambda operation: (uniform if operation.setting == (4, 4, 4) else searched)[number]
 
-    found.divergence, found.quality = judged(0), judged(1)  # type: ignore[method-assign]
+    found.damage, found.quality = judged(0), judged(1)  # type: ignore[method-assign]
     found._searched[replace(recipe, name="")] = {(3, 6, 6): 0.1}
     chosen = operate(recipe, found, 0.5)
     assert chosen.setting == {"searched": (3, 6, 6), "uniform": (4, 4, 4)}[best]

@@ -9,17 +9,21 @@ import torch
 from torch import Tensor, nn
 
 import drowsy
+from drowsy.evaluation.anything import OUTPUTS
 from drowsy.evaluation.classification import CLASSIFICATION, Answers
+from drowsy.evaluation.detection import detection
 from drowsy.evaluation.identity import Context
 from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.restoration import restoration
+from drowsy.evaluation.segmentation import segmentation
 from drowsy.knob.metrics import METRICS, Metric, judged_by, objectives
 
 
-def margin(answers: Answers) -> float:
-    """How far the first choice lies before the second, summed over the images."""
+def margin(answers: Answers) -> Tensor:
+    """How far the first choice lies before the second, of each image."""
     best = answers.logits.topk(2).values
-    return float((best[:, 0] - best[:, 1]).sum())
+    return best[:, 0] - best[:, 1]
 
 
 @pytest.fixture
@@ -48,8 +52,18 @@ def logits_at(net: drowsy.DrowsyNet, images: Tensor, setting: tuple[int, ...]) -
         return net(images)
 
 
-def test_every_metric_of_the_task_is_counted_and_no_other() -> None:
-    assert list(CLASSIFICATION.counting) == list(METRICS)
+def test_every_metric_is_counted_by_a_task_and_no_other() -> None:
+    tasks = [CLASSIFICATION, segmentation(), restoration(1.0), detection(), OUTPUTS]
+    assert list(dict.fromkeys(name for task in tasks for name in task.counting)) == [
+        *("top1", "top5", "agreement", "divergence"),
+        *("miou", "psnr", "ssim", "error", "f1", "score"),
+    ]
+    assert {name for task in tasks for name in task.counting} == METRICS.keys()
+    for task in tasks:
+        assert not METRICS[task.damage].higher_is_better
+        assert not METRICS[task.damage].needs_labels
+        assert task.quality(True) in task.objectives(True)
+        assert task.quality(False) in task.objectives(False)
     assert {name: metric.name for name, metric in METRICS.items()} == {
         name: name for name in METRICS
     }
@@ -61,9 +75,18 @@ def test_what_is_said_of_each_metric() -> None:
         "top5": ("top-5 accuracy (%)", True, True),
         "agreement": ("agreement (%)", True, False),
         "divergence": ("divergence (nats)", False, False),
+        "miou": ("mean intersection over union (%)", True, False),
+        "psnr": ("PSNR (dB)", True, False),
+        "ssim": ("SSIM", True, False),
+        "f1": ("F1 of boxes (%)", True, False),
+        "score": ("score", True, False),
+        "error": ("relative squared error", False, False),
     }
-    assert objectives() == ["top1", "top5", "agreement"]
-    assert objectives(labelled=False) == ["agreement"]
+    others = ["miou", "psnr", "ssim", "f1", "score"]
+    assert objectives() == ["top1", "top5", "agreement", *others]
+    assert objectives(labelled=False) == ["agreement", *others]
+    assert CLASSIFICATION.objectives(labelled=True) == ["top1", "top5", "agreement"]
+    assert CLASSIFICATION.objectives(labelled=False) == ["agreement"]
 
 
 def test_labels_decide_what_a_network_is_judged_by() -> None:
@@ -153,7 +176,7 @@ def test_a_figure_that_is_none_is_refused() -> None:
         drowsy.OperatingPoint(schedule, 0.0, top5=1.5)
 
 
-def test_a_store_has_columns_for_four_metrics_and_says_so() -> None:
+def test_a_store_refuses_a_metric_that_nobody_knows() -> None:
     with drowsy.Store(":memory:") as store:
         context = Context("weights", "data", {"k": 8}, 0)
         counts = Counts(7, 1, 2, 3, 0.5, {"margin": 2.0})

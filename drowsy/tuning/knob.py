@@ -1,0 +1,367 @@
+"""``Knob``: a network, its operating points, and which of them is in force."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drowsy.energy import Meter, NoMeter
+from drowsy.energy.measurement import ratio
+from drowsy.files.tables import Row, align
+from drowsy.images.checks import check_images
+from drowsy.knob.costs import layer_shares, network_cost, saving
+from drowsy.knob.frontier import Frontier, NoSuchPoint
+from drowsy.knob.metrics import METRICS
+from drowsy.knob.point import OperatingPoint
+from drowsy.tuning.knobfile import Contents, read_knob, write_knob
+from drowsy.tuning.machine import Machine
+from drowsy.tuning.timing import in_turns, typical
+
+# Points held by ``at`` in this thread or task, by the knob's id.
+_HELD: contextvars.ContextVar[Mapping[int, OperatingPoint]] = contextvars.ContextVar(
+    "drowsy_held", default=MappingProxyType({})
+)
+_SECONDS = 20.0
+
+
+class Knob:
+    """A network with a knob over everything that trades accuracy for work.
+
+        knob = drowsy.tune(model, images, labels)
+        print(knob)                        # every point: what it does, ms, loss
+        knob.set(saving=0.5)               # or max_loss=0.01, latency_ms=8, joules=0.2
+        logits = knob(batch)
+        knob.save("resnet18.drowsy")       # drowsy.load("resnet18.drowsy", model)
+
+    Made by ``drowsy.tune`` and ``drowsy.load``. Calls run in inference mode. Threads may share it:
+    each inference runs at one point, whole.
+
+    Attributes:
+        points: the points worth having, the costliest first; none is slower than a better one.
+        awake: the network as it is; losses and savings count from it.
+        point: what is in force here.
+        objective: what points lose, a metric's name (``drowsy.knob.metrics``).
+        cost: what they save: ``latency``, ``joules`` or ``macs``.
+        batch: images a batch, to which milliseconds belong.
+        contents: all that ``save`` writes.
+    """
+
+    def __init__(self, model: nn.Module, contents: Contents) -> None:
+        self.contents = contents
+        like = next(model.parameters())
+        # Any image tells what rests, and whether the networks are the model.
+        example = torch.rand(1, *contents.image, generator=torch.Generator().manual_seed(0))
+        self._machine = Machine(
+            model,
+            example.to(like.device, like.dtype),
+            contents.recipe,
+            {point.number_format for point in contents.points},
+            contents.stencils,
+            contents.calibrations,
+            contents.restores,
+        )
+        self.objective, self.cost, self.batch = contents.objective, contents.cost, contents.batch
+        self._take(contents.points)
+        self._point = self.awake
+
+    def _take(self, points: Sequence[OperatingPoint]) -> None:
+        """These are the points, as measured."""
+        self.contents = replace(self.contents, points=tuple(points))
+        self._frontier = Frontier(points, self.objective, self.cost)
+        assert self._frontier.reference is not None, "a knob has a point awake"
+        self.awake = self._frontier.reference
+        self.points = tuple(self._frontier.points)
+
+    # --- running --------------------------------------------------------------------------------
+
+    @property
+    def point(self) -> OperatingPoint:
+        """What is in force here."""
+        return _HELD.get().get(id(self), self._point)
+
+    def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the network puts out for ``images``, ``[N, C, H, W]``, at the point in force.
+
+        In the dtype of the images. At a point of fewer pixels maps ``[N, C, h, w]`` and boxes are
+        scaled to what all pixels would give. Further arguments go to the network as they are.
+        """
+        check_batch_of(images, self.contents.image)
+        return self._machine.run(self.point, images, *args, **kwargs)
+
+    def set(
+        self,
+        point: OperatingPoint | int | None = None,
+        *,
+        saving: float | None = None,
+        max_loss: float | None = None,
+        latency_ms: float | None = None,
+        joules: float | None = None,
+    ) -> OperatingPoint:
+        """Turn the knob for all threads; takes effect at the next call. Returns the point.
+
+        Args:
+            point: one of ``points``, or its place among them; 0 is not always ``awake``.
+            saving: the most accurate point that saves at least this fraction of the cost; 0 is
+                awake.
+            max_loss: the point that saves most of those that lose no more than this of the
+                objective: 0.01 is a point of accuracy.
+            latency_ms: the most accurate point that takes no longer for a batch.
+            joules: the most accurate point that takes no more for an image.
+
+        Raises:
+            NoSuchPoint: no point satisfies the request; names the nearest ones.
+            ValueError, TypeError: not exactly one request, or one that is none. The knob is then
+                where it was.
+        """
+        self._point = self._find(point, saving, max_loss, latency_ms, joules)
+        return self._point
+
+    @contextmanager
+    def at(
+        self,
+        point: OperatingPoint | int | None = None,
+        *,
+        saving: float | None = None,
+        max_loss: float | None = None,
+        latency_ms: float | None = None,
+        joules: float | None = None,
+    ) -> Iterator[OperatingPoint]:
+        """Run a block at a point, in this thread or task only; arguments as for ``set``."""
+        found = self._find(point, saving, max_loss, latency_ms, joules)
+        token = _HELD.set(MappingProxyType({**_HELD.get(), id(self): found}))
+        try:
+            yield found
+        finally:
+            _HELD.reset(token)
+
+    def _find(
+        self,
+        point: OperatingPoint | int | None,
+        saving: float | None,
+        max_loss: float | None,
+        latency_ms: float | None,
+        joules: float | None,
+    ) -> OperatingPoint:
+        wishes = {
+            "saving": saving,
+            "max_loss": max_loss,
+            "latency_ms": latency_ms,
+            "joules": joules,
+        }
+        given = [name for name, value in wishes.items() if value is not None]
+        if (point is not None) + len(given) != 1:
+            told = ", ".join([*(["a point"] if point is not None else []), *given]) or "nothing"
+            raise ValueError(f"set: got {told}, allowed: a point, or one of {', '.join(wishes)}")
+        if point is not None:
+            return self._given(point)
+        (name,) = given
+        if name != "saving":
+            return self._frontier.at(**{name: wishes[name]})
+        if isinstance(saving, bool) or not isinstance(saving, (int, float)) or not 0 <= saving < 1:
+            raise ValueError(f"saving: got {saving!r}, allowed: 0 or more and below 1")
+        if saving == 0:
+            return self.awake
+        return self._frontier.at_saved(saving)
+
+    def _given(self, point: OperatingPoint | int) -> OperatingPoint:
+        if isinstance(point, int) and not isinstance(point, bool):
+            if not -len(self.points) <= point < len(self.points):
+                raise ValueError(
+                    f"point: got {point}, allowed: 0 to {len(self.points) - 1}, or a point"
+                )
+            return self.points[point]
+        # Of equal points the knob's own, which the network knows.
+        for own in (*self.points, self.awake):
+            if own == point:
+                return own
+        raise ValueError("point: got one that this knob does not have, allowed: one of its points")
+
+    def reseed(self, seed: int, image: int = 0) -> None:
+        """Draw the next batch's sleep maps for images ``image, ...`` of this seed."""
+        self._machine.reseed(seed, image)
+
+    # --- measuring ------------------------------------------------------------------------------
+
+    def measure(self, images: Tensor | None = None, *, seconds: float = _SECONDS) -> None:
+        """Measure milliseconds, and joules where a meter is, of every point here and now.
+
+        Points that are slower here than a better one leave ``points``; they are kept in the file,
+        for other machines.
+
+        Args:
+            images: a batch ``[N, C, H, W]``; None for noise of the batch that is recorded.
+            seconds: for the milliseconds of all points together; joules take five more each.
+        """
+        if images is None:
+            noise = torch.Generator().manual_seed(0)
+            images = torch.randn(self.batch, *self.contents.image, generator=noise)
+            like = next(self._machine.nets[None].parameters())
+            images = images.to(like.device, like.dtype)
+        check_images(images)
+        batch: Tensor = images
+        points = self.contents.points
+        runs = {
+            str(n): lambda point=point: self._machine.run(point, batch)  # type: ignore[misc]
+            for n, point in enumerate(points)
+        }
+        place = next(n for n, point in enumerate(points) if point.is_awake)
+        found = typical(in_turns(runs, seconds, cuda=batch.is_cuda), str(place))
+        meter = _meter(batch)
+        joules: dict[str, float | None] = dict.fromkeys(runs)
+        if meter is not None:
+            meter.measure_idle()
+            for name, run in runs.items():
+                joules[name] = ratio(meter.measure(run).joules_per_call, len(batch))
+        kept = self.point
+        self.batch = len(batch)
+        self.contents = replace(self.contents, batch=self.batch, measured_here=True)
+        self._take(
+            [
+                replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
+                for n, point in enumerate(points)
+            ]
+        )
+        # The same setting, as it is now measured.
+        self._point = next((p for p in (*self.points, self.awake) if _same(p, kept)), self.awake)
+
+    # --- what it says ---------------------------------------------------------------------------
+
+    def describe(self, point: OperatingPoint) -> str:
+        """What a point does, in words: ``158 px of the middle 0.82, 3/8 asleep``."""
+        parts = []
+        if point.view is not None and not point.view.is_whole:
+            parts.append(str(point.view))
+        if point.number_format is not None:
+            parts.append(point.number_format)
+        if share := self.share_asleep(point):
+            parts.append(f"{share:.0%} asleep")
+        return ", ".join(parts) or "awake"
+
+    def share_asleep(self, point: OperatingPoint) -> float:
+        """Fraction of the multiplications of what a point shows that sleeps."""
+        if not any(point.schedule.thresholds().values()):
+            return 0.0
+        shares = layer_shares(network_cost(self._machine.nets[None], self.contents.image))
+        rates = {name: layer.rate for name, layer in point.schedule.layers.items()}
+        return saving(rates, shares)
+
+    def saved(self, point: OperatingPoint) -> float:
+        """Fraction of the awake network's cost that a point saves."""
+        return self._frontier.saved(point)
+
+    def rows(self) -> list[Row]:
+        """A row a point, awake first: what it does and what was measured, None for what was not.
+
+        Columns: ``setting``, ``saved`` (of the cost), ``multiplications_saved``, ``latency_ms``,
+        ``images_per_s``, ``joules``, the objective, ``loss`` and its 95% interval ``loss_low`` to
+        ``loss_high``, ``in_force``.
+        """
+        return [
+            {
+                "setting": self.describe(point),
+                "saved": self.saved(point),
+                "multiplications_saved": point.saving,
+                "latency_ms": point.latency_ms,
+                "images_per_s": point.latency_ms and 1e3 * self.batch / point.latency_ms,
+                "joules": point.joules,
+                self.objective: point.figure(self.objective),
+                "loss": point.loss,
+                "loss_low": point.interval and point.interval[0],
+                "loss_high": point.interval and point.interval[1],
+                "in_force": point is self.point,
+            }
+            for point in (self.awake, *(p for p in self.points if p is not self.awake))
+        ]
+
+    def table(self) -> str:
+        """The rows as aligned text."""
+        metric = METRICS[self.objective]
+        scale, digits = (100, 1) if metric.is_fraction else (1, 2)
+        unit = "points" if metric.is_fraction else metric.unit
+        rows = self.rows()
+        has_joules = any(row["joules"] is not None for row in rows)
+        head = ["", "setting", "saved", f"ms/{self.batch}", "images/s"]
+        head += ["J/image"] * has_joules
+        head += [metric.axis, f"lost ({unit})", "95% interval"]
+        lines = [head]
+        for row in rows:
+            line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}"]
+            line += [_cell(row["latency_ms"], ".2f"), _cell(row["images_per_s"], ".0f")]
+            line += [_cell(row["joules"], ".4g")] * has_joules
+            line.append(_cell(row[self.objective], f".{digits}f", scale))
+            line.append(_cell(row["loss"], f".{digits}f", scale))
+            ends = [_cell(row[each], f".{digits}f", scale) for each in ("loss_low", "loss_high")]
+            line.append(" to ".join(ends) if row["loss_low"] is not None else "")
+            lines.append(line)
+        return align(lines)
+
+    def __str__(self) -> str:
+        told = [self.table()]
+        told += [f"{lever}: {reason}" for lever, reason in self.contents.levers.items()]
+        return "\n".join(told)
+
+    def __repr__(self) -> str:
+        return (
+            f"Knob({len(self.points)} points, cost={self.cost!r}, at {self.describe(self.point)})"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file with all but the model's weights, whole or not at all."""
+        write_knob(path, self.contents)
+
+
+def load(path: str | os.PathLike[str], model: nn.Module) -> Knob:
+    """The knob in a file, for the model that it was tuned for.
+
+    Warns where its milliseconds and joules are of another machine: ``knob.measure()`` measures
+    here.
+
+    Args:
+        path: as ``Knob.save`` wrote it.
+        model: with the same weights, in eval mode; shares nothing with the knob.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: safetensors is not installed.
+        ValueError: not a whole knob file of this version, or a model with other weights.
+    """
+    return Knob(model, read_knob(path, model))
+
+
+def check_batch_of(images: Any, image: tuple[int, int, int]) -> None:
+    """Raise unless these are images ``[N, C, H, W]`` of as many channels."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images: got {kind}, allowed: a floating-point tensor")
+    if images.dim() != 4 or images.shape[1] != image[0]:
+        raise ValueError(f"images: got shape {tuple(images.shape)}, allowed: [N, {image[0]}, H, W]")
+
+
+def _same(one: OperatingPoint, other: OperatingPoint) -> bool:
+    """Whether two points are one setting."""
+    return all(
+        getattr(one, name) == getattr(other, name) for name in ("schedule", "view", "number_format")
+    )
+
+
+def _meter(images: Tensor) -> Meter | None:
+    try:
+        return Meter(str(images.device))
+    except NoMeter:
+        return None
+
+
+def _cell(value: float | None, form: str, scale: float = 1.0) -> str:
+    # Adding 0 turns -0.0 into 0.0.
+    return "" if value is None else format(round(value * scale, 6) + 0.0, form)
+
+
+__all__ = ["Knob", "NoSuchPoint", "load"]

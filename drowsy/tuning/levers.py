@@ -1,0 +1,186 @@
+"""What each lever offers: operations that may be worth having, and what came of it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from drowsy.images.view import View
+from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.rig import Rig
+from drowsy.tuning.sleeping import asleep
+from drowsy.tuning.workbench import Operation, Workbench
+
+LEVERS = ("view", "sleep", "format")
+# Savings that views are made for; between them lie sizes of a few pixels' difference.
+VIEW_SAVINGS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
+# Parts of a picture's sides that a view may show, from the whole inwards.
+MIDDLES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.70, 0.64)
+SLEEP_SAVINGS = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
+# A format or a sleep that takes more than this of what it replaces is not worth its loss.
+WORTH = 0.95
+_CORRECTIONS = ("none", "affine", "reconstruct")
+
+
+@dataclass
+class Offers:
+    """Operations in the order in which they were found, and a word on every lever.
+
+    ``tell`` is told what is being done.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    told: dict[str, str] = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda doing: None
+
+
+def offer_formats(rig: Rig, formats: Sequence[str], offers: Offers) -> str | None:
+    """Offer the formats that are faster than the model's own; returns the fastest, None for own."""
+    if rig.cost == "macs":
+        offers.told["format"] = "left out, as it saves no multiplications"
+        return None
+    whole = View.whole(rig.workbench.full)
+    own = rig.measured(rig.workbench.awake_at(whole))
+    found: dict[str, float] = {}
+    told = []
+    for name in formats:
+        try:
+            operation = rig.workbench.awake_at(whole, name)
+            took = rig.measured(operation) / own
+        except (RuntimeError, NotImplementedError) as error:
+            told.append(f"{name} does not run ({str(error).splitlines()[0]})")
+            continue
+        told.append(f"{name} takes {took:.2f} of the network's own format")
+        if took < WORTH:
+            found[name] = took
+            offers.operations.append(operation)
+    offers.told["format"] = "; ".join(told) or "none but the network's own on this device"
+    return min(found, key=found.__getitem__, default=None)
+
+
+def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers) -> None:
+    """Offer smaller views: at every size that part of the middle which does best.
+
+    Args:
+        rig: measures.
+        number_format: that they run in.
+        crops: whether a view may leave out the border; else it shows the whole picture.
+        offers: they go there.
+    """
+    workbench = rig.workbench
+    middles = MIDDLES if crops else MIDDLES[:1]
+    place, count = 0, len(offers.operations)
+    seen: set[View] = set()
+    for saving in VIEW_SAVINGS:
+        size = workbench.resolution_for(saving)
+        if size is None or size == workbench.full:
+            continue
+        quality: dict[int, float] = {}
+
+        def at(n: int, size: tuple[int, int] = size, quality: dict[int, float] = quality) -> float:
+            if n not in quality:
+                view = View.of(workbench.full, size, middles[n])
+                operation = workbench.awake_at(view, number_format)
+                offers.tell(f"view {view}")
+                quality[n] = workbench.quality(operation)
+                if view not in seen:
+                    offers.operations.append(operation)
+                seen.add(view)
+            return quality[n]
+
+        # Uphill from where the next larger size did best.
+        for step in (1, -1):
+            while 0 <= place + step < len(middles) and at(place + step) > at(place):
+                place += step
+        at(place)
+    offered = len(offers.operations) - count
+    offers.told["view"] = (
+        f"{offered} sizes and parts of the picture tried"
+        + ("" if crops else "; the whole picture, as outputs cover it")
+        + (
+            "; it bets on what matters being in the middle, as in the images given"
+            if crops and offered
+            else ""
+        )
+        if offered
+        else "left out: the network takes no smaller image"
+    )
+
+
+def offer_sleep(
+    rig: Rig,
+    recipes: Sequence[Sleep],
+    number_format: str | None,
+    views: Sequence[View],
+    offers: Offers,
+) -> Sleep:
+    """Offer sleep on these views, by the recipe and the correction that do best; returns these.
+
+    Args:
+        rig: measures.
+        recipes: that differ in how they sleep.
+        number_format: that they run in.
+        views: the whole picture first.
+        offers: they go there.
+    """
+    workbench = rig.workbench
+    if rig.cost != "macs":
+        took = min(_pace(rig, recipe, number_format, rate) for recipe in recipes for rate in (4, 6))
+        if took > WORTH:
+            offers.told["sleep"] = (
+                f"left out: asleep at 1/2 and 3/4 it takes {took:.2f} of the time awake here"
+                + (f", in {number_format}" if number_format else "")
+            )
+            return recipes[0]
+    best = _best(workbench, _sources(recipes, workbench, views[0], number_format))
+    if best is None:
+        offers.told["sleep"] = "left out: no setting saves enough"
+        return recipes[0]
+    recipe, _ = best
+    corrected = [replace(recipe, correction=each) for each in _CORRECTIONS]
+    chosen = _best(workbench, _sources(corrected, workbench, views[0], number_format))
+    recipe = chosen[0] if chosen else recipe
+    count = len(offers.operations)
+    used: dict[tuple[int, ...], View] = {}
+    for view in views:
+        for saving in SLEEP_SAVINGS:
+            if workbench.spared(view.size) > saving - 1 / 16:
+                continue
+            offers.tell(f"sleep, {saving:.0%} saved on {view}")
+            operation = asleep(recipe, workbench, view, saving, number_format)
+            # A network has one correction a setting, which is that of one view.
+            if operation and used.setdefault(operation.setting, view) == view:
+                offers.operations.append(operation)
+    offers.told["sleep"] = (
+        f"{len(offers.operations) - count} settings tried, {recipe.source}, "
+        f"filled by {recipe.fill}, correction: {recipe.correction}"
+        + ("; fovea bets on the middle of the picture" if recipe.source == "fovea" else "")
+    )
+    return recipe
+
+
+def _sources(
+    recipes: Sequence[Sleep], workbench: Workbench, view: View, number_format: str | None
+) -> Iterator[tuple[Sleep, Operation]]:
+    """One rate for all layers, at half of the multiplications, by each recipe."""
+    for recipe in recipes:
+        plain = replace(recipe, rates="uniform")
+        operation = asleep(plain, workbench, view, 0.45, number_format)
+        if operation is not None:
+            yield recipe, operation
+
+
+def _best(
+    workbench: Workbench, found: Iterator[tuple[Sleep, Operation]]
+) -> tuple[Sleep, Operation] | None:
+    return min(found, key=lambda each: workbench.damage(each[1]), default=None)
+
+
+def _pace(rig: Rig, recipe: Sleep, number_format: str | None, rate: int) -> float:
+    """Time with every layer at a rate, as a fraction of that awake in this format."""
+    workbench = rig.workbench
+    net = workbench.net(recipe, number_format)
+    whole = View.whole(workbench.full)
+    awake = rig.measured(workbench.awake_at(whole, number_format))
+    setting = tuple(rate * (name not in net.resting) for name in net.layers)
+    return rig.measured(Operation(net, whole, setting, 0.0, number_format=number_format)) / awake

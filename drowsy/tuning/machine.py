@@ -1,0 +1,82 @@
+"""The networks of a knob, one a number format, and how a point runs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from drowsy.correction.stencils import install_stencils
+from drowsy.knob.point import OperatingPoint
+from drowsy.network.calibration import Calibration
+from drowsy.network.net import DrowsyNet
+from drowsy.tuning.gate import Gate
+from drowsy.tuning.networks import made
+from drowsy.tuning.recipe import Sleep
+
+Format = str | None
+"""Of numbers; None is the model's own."""
+
+
+class Machine:
+    """Runs any point of a knob: what it shows, in what format, who sleeps, corrected how.
+
+    Args:
+        model: of which networks are made, one a format; they share nothing with it.
+        example: one image ``[1, C, H, W]`` at full resolution.
+        recipe: how the networks sleep.
+        formats: of the points; every network is made at once.
+        stencils: tables of the fill ``stencil``, by layer; empty where nothing fills so.
+        calibrations: of the points of each format.
+        restores: whether outputs for fewer pixels are scaled up to what all would give.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        recipe: Sleep,
+        formats: set[Format],
+        stencils: Mapping[str, Tensor],
+        calibrations: Mapping[Format, Calibration],
+        restores: bool,
+    ) -> None:
+        self.restores = restores
+        self.nets: dict[Format, DrowsyNet] = {}
+        self._gates: dict[Format, Gate[OperatingPoint]] = {}
+        for each in sorted(formats | {None}, key=str):
+            # Compared with the model once, in its own format.
+            net, _ = made(model, example, recipe, each, verify=each is None)
+            if stencils:
+                tables = {n: t.to(example.device) for n, t in stencils.items()}
+                install_stencils({n: net.layers[n] for n in tables}, tables)
+            net.calibration = calibrations.get(each)
+            self.nets[each] = net
+            self._gates[each] = Gate(net.set)
+
+    def run(self, point: OperatingPoint, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the network puts out for images ``[N, C, H, W]`` at a point, in their dtype."""
+        net, view = self.nets[point.number_format], point.view
+        weight = next(iter(net.layers.values())).weight
+        shown = images if view is None else view(images)
+        shown = shown.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            with self._gates[point.number_format].at(point):
+                outputs = net(shown, *args, **kwargs)
+            if weight.dtype != images.dtype:
+                outputs = tree_map_only(Tensor, lambda y: _as(y, weight.dtype, images), outputs)
+            if self.restores and view is not None:
+                outputs = view.restored(outputs, (images.shape[-2], images.shape[-1]))
+        return outputs
+
+    def reseed(self, seed: int, image: int = 0) -> None:
+        """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""
+        for net in self.nets.values():
+            net.reseed(seed, image)
+
+
+def _as(y: Tensor, dtype: torch.dtype, images: Tensor) -> Tensor:
+    return y.to(images.dtype) if y.dtype == dtype else y

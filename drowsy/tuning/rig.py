@@ -1,0 +1,96 @@
+"""What operations cost on the machine at hand, and how good they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from drowsy.energy import Meter
+from drowsy.energy.measurement import ratio
+from drowsy.knob.frontier import check_cost
+from drowsy.tuning.journal import Journal
+from drowsy.tuning.timing import in_turns
+from drowsy.tuning.workbench import Operation, Workbench
+
+# Of two ways that take turns.
+_SECONDS = 0.5
+
+
+class Rig:
+    """A workbench with a clock.
+
+    Args:
+        model: the network as it is, by which costs are told.
+        workbench: made of it.
+        cost: ``latency``, ``joules`` or ``macs``.
+        batch: images a batch, for the first two.
+        journal: of what is measured.
+
+    Raises:
+        ValueError: an unknown cost.
+        NoMeter: joules, and nothing here can meter them.
+    """
+
+    def __init__(
+        self, model: nn.Module, workbench: Workbench, cost: str, batch: int, journal: Journal
+    ) -> None:
+        check_cost(cost)
+        self.workbench, self.cost, self.journal = workbench, cost, journal
+        self._model = model
+        images = workbench.images("search")
+        # As many as the batch asks for, the same ones again where there are fewer.
+        times = -(-batch // len(images))
+        like = next(model.parameters())
+        self.images = images.repeat(times, 1, 1, 1)[:batch].to(like.dtype).contiguous()
+        self._meter = Meter(str(images.device)) if cost == "joules" else None
+        if self._meter is not None:
+            self._meter.measure_idle()
+
+    def spent(self, operation: Operation) -> float:
+        """Cost of an operation as a fraction of the model's."""
+        if self.cost == "macs":
+            return 1 - operation.saving
+        return self.measured(operation)
+
+    def measured(self, operation: Operation) -> float:
+        """Milliseconds, or joules where these are the cost, as a fraction of the model's."""
+        return float(self.journal.get(self._key(operation), lambda: self._measured(operation)))
+
+    def _measured(self, operation: Operation) -> float:
+        net = operation.net
+        with net.kept(), torch.inference_mode():
+            net.set(net.schedule_of(operation.setting))
+            runs = {"model": lambda: self._model(self.images), "operation": self._run(operation)}
+            if self._meter is not None:
+                joules = [
+                    ratio(self._meter.measure(run).joules_per_call, 1) for run in runs.values()
+                ]
+                return (joules[1] or 0.0) / (joules[0] or 1.0)
+            taken = in_turns(runs, _SECONDS, cuda=self.images.is_cuda)
+        pairs = zip(taken["operation"], taken["model"], strict=True)
+        return statistics.median(own / whole for own, whole in pairs)
+
+    def _run(self, operation: Operation) -> Callable[[], object]:
+        net, view = operation.net, operation.view
+        weight = next(iter(net.layers.values())).weight
+
+        def run() -> Tensor:
+            shown = view(self.images).to(weight.dtype)
+            return net(shown.contiguous(memory_format=torch.channels_last))
+
+        return run
+
+    def _key(self, operation: Operation) -> str:
+        net = operation.net
+        sources = sorted({str(layer.sleep) for layer in net.layers.values()})
+        told = [
+            sources if any(operation.setting) else [],
+            net.schedule_of(operation.setting).to_dict(),
+        ]
+        what = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        return f"{self.cost}: {operation.view}, {operation.number_format}, {what}"

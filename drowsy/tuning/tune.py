@@ -1,0 +1,343 @@
+"""``tune``: every lever of a network, searched on the user's images, measured on the machine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drowsy._optional import require
+from drowsy.evaluation.arguments import check_count, gather
+from drowsy.evaluation.evaluator import task_of
+from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
+from drowsy.evaluation.intervals import paired
+from drowsy.evaluation.store import Store
+from drowsy.files.provenance import provenance
+from drowsy.graph.convert import check_model, convert
+from drowsy.images.view import View
+from drowsy.knob.point import OperatingPoint
+from drowsy.knob.tradeoffs import undominated
+from drowsy.network.calibration import Calibration
+from drowsy.tuning.conditions import Conditions
+from drowsy.tuning.journal import Journal
+from drowsy.tuning.knob import Knob
+from drowsy.tuning.knobfile import Contents
+from drowsy.tuning.levers import LEVERS, Offers, offer_formats, offer_sleep, offer_views
+from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.rig import Rig
+from drowsy.tuning.timing import in_turns
+from drowsy.tuning.workbench import SEARCH_CALIBRATION, SEARCH_IMAGES, Operation, Workbench
+
+# Points that a knob has beside awake, at most.
+POINTS = 10
+MINUTES = 10.0
+_SEED = 0
+# Passes over the search and the report images, in those of the network awake.
+_SEARCH_PASSES, _REPORT_PASSES = 18, 8
+_FEWEST = 6
+# Fewer settings than this are no search of rates.
+_FEWEST_SETTINGS = 24
+_OURS = Sleep("ours", source="fovea", grain="position", fill="stencil", aligned=True)
+_RECIPES = (_OURS, replace(_OURS, source="lattice"))
+# Number formats that devices have fast ways for.
+_FORMATS = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is afforded: images of each split, and settings that a search of rates measures."""
+
+    calibration: int
+    search: int
+    report: int
+    settings: int
+
+    @classmethod
+    def of(cls, images: int, seconds: float, minutes: float) -> Plan:
+        """For so many images, of which each takes so many seconds awake."""
+        calibration = min(max(images // 8, 1), 128)
+        afforded = int(0.6 * 60 * minutes / (seconds * (_SEARCH_PASSES + _REPORT_PASSES)))
+        half = (images - calibration) // 2
+        each = min(half, max(afforded, min(half, 50)))
+        # A setting costs its calibration, and few images of which it shares work with others.
+        one = seconds * (2 * SEARCH_CALIBRATION + 0.6 * min(SEARCH_IMAGES, each))
+        return cls(calibration, each, each, int(0.4 * 60 * minutes / one))
+
+    @property
+    def splits(self) -> dict[str, range]:
+        """Where each of them lies among the images."""
+        ends = [0, *itertools.accumulate((self.calibration, self.search, self.report))]
+        names = ("calibration", "search", "report")
+        return {n: range(a, b) for n, (a, b) in zip(names, itertools.pairwise(ends), strict=True)}
+
+
+def tune(
+    model: nn.Module,
+    images: Tensor | Iterable[Any],
+    labels: Any = None,
+    *,
+    metric: Any = "auto",
+    levers: str | Sequence[str] = "auto",
+    cost: str = "latency",
+    minutes: float = MINUTES,
+    batch: int = 8,
+    store: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Knob:
+    """Give a pretrained network a knob over everything that trades accuracy for work.
+
+    Three levers are tried, alone and together, and of everything tried those points are kept that
+    no other beats in cost and quality:
+
+    - *view*: how much of the picture's middle the network is shown, at how many pixels;
+    - *sleep*: which neurons sleep, layer by layer, corrected on calibration images;
+    - *format*: bfloat16 or float16, where the machine is faster in it.
+
+    The images are shuffled (always alike) and split into three disjoint parts: to calibrate, to
+    choose by, and to report on; ``knob.contents.made`` says how many each. They should be such as
+    the network will see: views that leave out the border are chosen on them, and hold for pictures
+    that are framed like them.
+
+    Args:
+        model: in eval mode; stays as it was.
+        images: float ``[N, C, H, W]`` on the model's device, as the network takes them; or a loader
+            or a data set, which is read into memory. Some hundred at least, or intervals are wide.
+        labels: what the metric compares with: classes ``[N]``, maps, pictures or boxes. None: the
+            awake network's own outputs.
+        metric: what counts as quality: a task (``classification``, ``segmentation``,
+            ``restoration``, ``detection``), a function ``(outputs, awake outputs, targets) -> [N]``
+            numbers of which higher is better, or ``auto``, by the outputs' form.
+        levers: ``auto`` for all that save here, or some of ``view``, ``sleep``, ``format``.
+        cost: what is saved: ``latency``, measured here; ``joules``, where a meter is; or ``macs``,
+            multiplications, wherever it will run.
+        minutes: that it should take, about: it decides how many images and settings are tried.
+        batch: images a batch, for latency and joules.
+        store: file for results, SQLite; a run that was killed goes on from there, and ends with
+            the same knob. What was timed stands in a file beside it, ``.journal``.
+        progress: a bar; None shows one on a terminal.
+
+    Raises:
+        TypeError, ValueError: a model that ``drowsy.convert`` does not take, or an argument outside
+            of what is listed here.
+        NoMeter: ``joules``, and nothing here can meter them.
+    """
+    check_model(model)
+    chosen = _levers(levers)
+    check_count("batch", batch)
+    if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < 1e6:
+        raise ValueError(f"minutes: got {minutes!r}, allowed: a number above 0")
+    example = convert(model)
+    images, labels = gather(example, images, labels)
+    if len(images) < _FEWEST:
+        raise ValueError(f"images: got {len(images)}, allowed: {_FEWEST} or more, better 500")
+    task = task_of(example, images, labels, metric)
+    labels = None if labels is None else task.check(labels, images)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
+    images, labels = images[order.to(images.device)], _in_order(labels, order)
+    about = {
+        "weights": fingerprint_state(model.state_dict()),
+        "data": fingerprint_data(images, labels),
+        "batch": batch,
+        "minutes": minutes,
+        "machine": provenance()["machine"],
+    }
+    journal = Journal(None if store is None else f"{os.fspath(store)}.journal", about)
+    seconds = journal.get("seconds an image", lambda: _seconds(model, images[:batch]))
+    plan = Plan.of(len(images), seconds, minutes)
+    with _opened(store) as opened, _bar(minutes, progress) as tell:
+        tell("preparing")
+        conditions = Conditions(
+            seeds=(0,),
+            budget=max(plan.settings, 1),
+            batch=min(50, plan.search),
+            dtype=images.dtype,
+            device=images.device,
+            store=opened,
+        )
+        workbench = Workbench(model, images, labels, plan.splits, conditions, task=task)
+        rig = Rig(model, workbench, cost, batch, journal)
+        offers, recipe = _offers(rig, chosen, plan, tell)
+        tell("choosing")
+        operations = _choose(rig, offers.operations)
+        points = []
+        for n, operation in enumerate(operations):
+            tell(f"reporting {n + 1} of {len(operations)}")
+            points.append(_point(workbench, operation))
+        tell("measuring")
+        contents = Contents(
+            weights=about["weights"],
+            image=workbench.image,
+            recipe=recipe,
+            points=tuple(points),
+            objective=workbench.objective,
+            cost=cost,
+            batch=batch,
+            restores=workbench.covers,
+            stencils=_stencils(operations),
+            calibrations=_calibrations(workbench, operations),
+            levers=offers.told,
+            made={
+                "task": str(task),
+                "images": {name: len(span) for name, span in plan.splits.items()},
+                "data": about["data"],
+                "minutes": minutes,
+                **provenance(),
+            },
+        )
+        knob = Knob(model, contents)
+        knob.measure(rig.images)
+    return knob
+
+
+def _levers(levers: str | Sequence[str]) -> set[str]:
+    """Names of the levers that are asked for."""
+    if levers == "auto":
+        return set(LEVERS)
+    names = [levers] if isinstance(levers, str) else list(levers)
+    if not names or not set(names) <= set(LEVERS):
+        raise ValueError(f"levers: got {levers!r}, allowed: auto, or some of {', '.join(LEVERS)}")
+    return set(names)
+
+
+def _in_order(labels: Any, order: Tensor) -> Any:
+    if isinstance(labels, Tensor):
+        return labels[order.to(labels.device)]
+    return labels if labels is None else [labels[int(n)] for n in order]
+
+
+def _seconds(model: nn.Module, images: Tensor) -> float:
+    """Seconds an image, awake."""
+    taken = in_turns({"model": lambda: model(images)}, 1.0, cuda=images.is_cuda)["model"]
+    return 1e-3 * statistics.median(taken) / len(images)
+
+
+@contextmanager
+def _opened(store: str | os.PathLike[str] | None) -> Iterator[Store | None]:
+    if store is None:
+        yield None
+    else:
+        with Store(store) as opened:
+            yield opened
+
+
+@contextmanager
+def _bar(minutes: float, progress: bool | None) -> Iterator[Callable[[str], None]]:
+    """A function to tell what is being done, which shows how much of the time is over."""
+    shown = sys.stderr.isatty() if progress is None else progress
+    if not shown:
+        yield lambda doing: None
+        return
+    start = time.monotonic()
+    form = "{desc}: {percentage:.0f}% of " + f"{minutes:g} min" + " |{bar}|"
+    with require("tqdm", "search").tqdm(total=60 * minutes, bar_format=form) as bar:
+
+        def tell(doing: str) -> None:
+            bar.n = min(time.monotonic() - start, bar.total)
+            bar.set_description(doing)
+
+        yield tell
+
+
+def _offers(
+    rig: Rig, levers: set[str], plan: Plan, tell: Callable[[str], None]
+) -> tuple[Offers, Sleep]:
+    """Everything that may be worth having, the network as it is among it."""
+    workbench = rig.workbench
+    whole = View.whole(workbench.full)
+    offers = Offers([workbench.awake_at(whole)], {}, tell)
+    number_format = None
+    if "format" in levers:
+        number_format = offer_formats(rig, _FORMATS.get(rig.images.device.type, ()), offers)
+    if "view" in levers:
+        offer_views(rig, number_format, not workbench.covers, offers)
+    recipe = _RECIPES[0]
+    if "sleep" in levers:
+        views = [whole, *_bases(rig, offers.operations)]
+        recipes = [r for r in _RECIPES if not (workbench.covers and r.source == "fovea")]
+        if plan.settings < _FEWEST_SETTINGS:
+            recipes = [replace(each, rates="uniform") for each in recipes]
+        recipe = offer_sleep(rig, recipes, number_format, views, offers)
+    offers.told |= {name: "not asked for" for name in LEVERS if name not in levers}
+    return offers, recipe
+
+
+def _bases(rig: Rig, operations: Sequence[Operation]) -> list[View]:
+    """Views that sleep may add to: the best ones that save about a quarter and a half."""
+    kept = [o for o in _undominated(rig, operations) if not o.view.is_whole]
+    spared = rig.workbench.spared
+    near = {
+        min(kept, key=lambda o: abs(spared(o.view.size) - wanted)).view
+        for wanted in (0.25, 0.5)
+        if kept
+    }
+    return sorted(near, key=lambda view: spared(view.size))
+
+
+def _undominated(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
+    """Those that no other one beats on the search images, by what they save."""
+    distinct = list(dict.fromkeys(operations))
+    saved = np.array([1 - rig.spent(each) for each in distinct])
+    harm = np.array([-rig.workbench.quality(each) for each in distinct])
+    return [distinct[n] for n in undominated(saved, harm)]
+
+
+def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
+    """Awake, and the points of a knob: undominated, spread over what they save."""
+    awake = operations[0]
+    kept = [each for each in _undominated(rig, operations) if each != awake]
+    kept = [each for each in kept if rig.spent(each) < 1]
+    if len(kept) > POINTS:
+        saved = np.array([1 - rig.spent(each) for each in kept])
+        goals = np.linspace(saved[0], saved[-1], POINTS)
+        places = np.unique(np.abs(saved[:, None] - goals).argmin(axis=0))
+        kept = [kept[n] for n in places]
+    return [awake, *kept]
+
+
+def _point(workbench: Workbench, operation: Operation) -> OperatingPoint:
+    """What an operation does on the report images, and what it loses against awake there."""
+    point = workbench.measure(operation)
+    if operation.view.is_whole and operation.number_format is None and not any(operation.setting):
+        return replace(point, loss=0.0, interval=(0.0, 0.0))
+    awake = workbench.awake_at(View.whole(workbench.full))
+    one, other = (workbench.values(each) for each in (awake, operation))
+    loss = paired(one, other)
+    return replace(
+        point,
+        saving=operation.saving,
+        view=None if operation.view.is_whole else operation.view,
+        number_format=operation.number_format,
+        loss=loss.mean,
+        interval=(loss.low, loss.high),
+    )
+
+
+def _stencils(operations: Sequence[Operation]) -> dict[str, Tensor]:
+    """Tables of the networks that fill by them; one serves every format."""
+    nets = [each.net for each in operations if any(each.setting)]
+    layers = nets[0].layers if nets else {}
+    return {n: layer.stencil for n, layer in layers.items() if layer.stencil is not None}
+
+
+def _calibrations(
+    workbench: Workbench, operations: Sequence[Operation]
+) -> dict[str | None, Calibration]:
+    """The corrections of all operations that have some, by number format."""
+    found: dict[str | None, Calibration] = {}
+    for operation in operations:
+        made = workbench.calibration(operation)
+        if made is not None:
+            known = found.setdefault(operation.number_format, made)
+            known.points |= made.points
+            known.sleeps |= made.sleeps
+    return found

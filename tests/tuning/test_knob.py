@@ -1,0 +1,268 @@
+"""The knob: points by request, one for a block of a thread, and its file."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import drowsy
+from drowsy.correction.stencils import calibrate_stencils
+from drowsy.evaluation.identity import fingerprint_state
+from drowsy.files.provenance import provenance
+from drowsy.images.view import View
+from drowsy.knob.frontier import NoSuchPoint
+from drowsy.knob.point import OperatingPoint
+from drowsy.knob.schedule import Schedule
+from drowsy.tuning.knob import Knob, load
+from drowsy.tuning.knobfile import Contents
+from drowsy.tuning.networks import made
+from drowsy.tuning.recipe import Sleep
+
+RECIPE = Sleep("ours", source="lattice", grain="position", fill="stencil", aligned=True)
+FULL = (24, 24)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.two = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.one(x)).relu()
+        return self.head(self.two(x).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(1)
+    return Net().eval()
+
+
+def contents_of(model: nn.Module) -> Contents:
+    """A knob's contents as a tuner would find them; figures are made up."""
+    images = torch.rand(8, 3, *FULL)
+    net, _ = made(model, images[:1], RECIPE)
+    calibrate_stencils(net, images)
+    stencils = {name: layer.stencil for name, layer in net.layers.items()}
+    net.set(Fraction(1, 2), fill="stencil")
+    asleep = net.schedule
+    drowsy.calibrate(net, images)
+    calibration = net.calibration
+    net.set(0)
+    awake = net.schedule
+    small = View.of(FULL, (16, 16), 0.8)
+
+    def point(schedule: Schedule, saving: float, ms: float, top1: float, **more: Any) -> Any:
+        loss = {"loss": 0.9 - top1, "interval": (0.9 - top1 - 0.01, 0.9 - top1 + 0.01)}
+        return OperatingPoint(schedule, saving, top1=top1, latency_ms=ms, images=8, **loss, **more)
+
+    points = (
+        point(awake, 0, 10, 0.9),
+        point(awake, 0, 6, 0.89, number_format="bfloat16"),
+        point(awake, 0.5, 4, 0.8, view=small, number_format="bfloat16"),
+        point(asleep, 0.45, 5, 0.85),
+        point(asleep, 0.75, 7, 0.5, view=small),
+    )
+    return Contents(
+        weights=fingerprint_state(model.state_dict()),
+        image=(3, *FULL),
+        recipe=RECIPE,
+        points=points,
+        objective="top1",
+        cost="latency",
+        batch=4,
+        restores=False,
+        stencils=stencils,
+        calibrations={None: calibration},
+        levers={"view": "2 tried"},
+        made=provenance(),
+    )
+
+
+def test_points_are_found_by_what_is_asked(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    # What is slower than a better point is none.
+    assert [point.latency_ms for point in knob.points] == [10, 6, 5, 4]
+    assert knob.set(saving=0.4).latency_ms == 6
+    assert knob.set(saving=0.45).latency_ms == 5
+    assert knob.set(latency_ms=5.5).latency_ms == 5
+    assert knob.set(max_loss=0.011).latency_ms == 6
+    assert knob.set(saving=0) is knob.awake
+    assert knob.set(-1) is knob.points[-1] is knob.point
+    with pytest.raises(NoSuchPoint, match="the most is 60"):
+        knob.set(saving=0.7)
+    for wrong in ({}, {"saving": 1.0}, {"saving": 0.1, "latency_ms": 3}, {"point": 9}):
+        with pytest.raises((ValueError, LookupError), match="allowed"):
+            knob.set(**wrong)
+    assert knob.point is knob.points[-1]
+
+
+def test_every_point_computes_what_one_would_by_hand(model: nn.Module) -> None:
+    contents = contents_of(model)
+    knob = Knob(model, contents)
+    images = torch.rand(4, 3, *FULL)
+    with torch.inference_mode():
+        assert torch.allclose(knob(images), model(images), atol=1e-5)
+        for point in knob.points:
+            knob.set(point)
+            knob.reseed(3)
+            found = knob(images)
+            number_format = point.number_format
+            net, _ = made(model, images[:1], RECIPE, number_format)
+            for name, layer in net.layers.items():
+                layer.set_stencil(contents.stencils[name])
+            if number_format is None:
+                net.calibration = contents.calibrations[None]
+            net.set(point.schedule)
+            net.reseed(3)
+            shown = images if point.view is None else point.view(images)
+            if number_format:
+                shown = shown.bfloat16()
+            shown = shown.contiguous(memory_format=torch.channels_last)
+            assert torch.equal(found, net(shown).float())
+            assert found.dtype == torch.float32
+
+
+def test_a_block_has_its_own_point_in_its_thread_alone(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    images = torch.rand(4, 3, *FULL)
+    outputs = {}
+    for point in knob.points[:2]:
+        knob.set(point)
+        outputs[point.latency_ms] = knob(images)
+    knob.set(0)
+    seen: dict[str, Any] = {}
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with knob.at(latency_ms=6) as point:
+            seen["held"] = knob(images)
+            seen["point"] = point is knob.point
+            entered.set()
+            left.wait(20)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(20)
+    assert knob.point is knob.awake
+    here = knob(images)
+    left.set()
+    thread.join(20)
+    assert seen["point"]
+    assert torch.equal(seen["held"], outputs[6])
+    assert torch.equal(here, outputs[10])
+    with pytest.raises(ZeroDivisionError), knob.at(1):
+        raise ZeroDivisionError
+    assert knob.point is knob.awake
+
+
+def test_a_file_gives_the_knob_back(model: nn.Module, tmp_path: Path) -> None:
+    knob = Knob(model, contents_of(model))
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = load(path, copy.deepcopy(model))
+    assert again.points == knob.points
+    assert again.contents.levers == knob.contents.levers
+    images = torch.rand(4, 3, *FULL)
+    for one, other in zip(knob.points, again.points, strict=True):
+        knob.set(one)
+        again.set(other)
+        knob.reseed(5)
+        again.reseed(5)
+        assert torch.equal(knob(images), again(images))
+    again.save(tmp_path / "again.drowsy")
+    assert path.read_bytes() == (tmp_path / "again.drowsy").read_bytes()
+
+
+def test_a_file_of_other_weights_or_another_machine_is_told(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    contents = contents_of(model)
+    path = tmp_path / "net.drowsy"
+    Knob(model, contents).save(path)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.one.bias += 1
+    with pytest.raises(ValueError, match="tuned for other weights"):
+        load(path, other)
+    elsewhere = {**provenance(), "machine": {"processor": "another one"}}
+    Knob(model, replace(contents, made=elsewhere)).save(path)
+    with pytest.warns(UserWarning, match="another machine .processor another one"):
+        load(path, model)
+
+
+def test_any_byte_changed_is_refused_or_read_right(model: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "net.drowsy"
+    knob = Knob(model, contents_of(model))
+    knob.save(path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = torch.randint(0, len(whole), (150,), generator=torch.Generator().manual_seed(0))
+    early = torch.randint(0, header, (150,), generator=torch.Generator().manual_seed(1))
+    refused = 0
+    for place in (*map(int, places), *map(int, early), 0, 7, header - 1, len(whole) - 1):
+        broken = bytearray(whole)
+        broken[place] ^= 1 + place % 255
+        path.write_bytes(broken)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read = load(path, model)
+        except ValueError:
+            refused += 1
+            continue
+        assert read.points == knob.points
+        images = torch.rand(2, 3, *FULL)
+        assert torch.equal(read(images), knob(images))
+    assert refused > 290
+    for length in (0, 4, 100, header, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="knob"):
+            load(path, model)
+
+
+def test_the_table_tells_what_every_point_does(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    knob.set(saving=0.4)
+    lines = str(knob).splitlines()
+    assert lines[2].split()[:2] == ["awake", "0%"]
+    assert lines[3].startswith("*  bfloat16")
+    assert "16 px of the middle 0.79, bfloat16" in lines[5]
+    assert "% asleep" in lines[4]
+    assert lines[-1] == "view: 2 tried"
+    assert repr(knob) == "Knob(4 points, cost='latency', at bfloat16)"
+
+
+def test_measuring_drops_what_is_slower_here(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    knob.set(saving=0.4)
+    held = knob.point
+    knob.measure(torch.rand(2, 3, *FULL), seconds=0.2)
+    assert knob.batch == 2
+    assert len(knob.contents.points) == 5
+    times = [point.latency_ms for point in knob.points]
+    assert times == sorted(times, reverse=True)
+    assert all(0 < ms < 1000 for ms in times)
+    assert knob.point.schedule == held.schedule or knob.point is knob.awake
+
+
+def test_images_are_checked(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    with pytest.raises(TypeError, match="images: got int"):
+        knob(3)
+    with pytest.raises(ValueError, match=r"allowed: \[N, 3, H, W\]"):
+        knob(torch.rand(2, 4, *FULL))
