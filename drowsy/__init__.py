@@ -1,8 +1,12 @@
 """drowsy: a power-accuracy knob for pretrained CNNs that turns while they run.
 
-net = drowsy.convert(model)                      # weights shared, state_dict keys unchanged
-frontier = drowsy.search(net, images, labels)    # measured trade-off, resumable
-net.set(frontier.at(saving=0.25))                # in place, per batch if you like
+knob = drowsy.tune(model, images, labels)    # every lever, measured on this machine, resumable
+print(knob)                                  # its points: what they do, ms, loss
+knob.set(saving=0.5)                         # or max_loss=0.01, latency_ms=8, joules=0.2
+logits = knob(batch)
+
+net = drowsy.convert(model)                  # sleep alone: weights shared, turned per batch
+net.set(0.25)
 """
 
 from importlib import import_module
@@ -27,6 +31,8 @@ from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
 from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.tuning.knob import Knob, load
+from drowsy.tuning.tune import tune
 
 if TYPE_CHECKING:
     from drowsy.comparison.compare import compare
@@ -46,6 +52,7 @@ __all__ = [
     "Fovea",
     "Frontier",
     "Grain",
+    "Knob",
     "Lattice",
     "LayerSetting",
     "Lfsr",
@@ -69,11 +76,13 @@ __all__ = [
     "find_stages",
     "find_ties",
     "layer_costs",
+    "load",
     "load_stencils",
     "network_cost",
     "revert",
     "save_stencils",
     "search",
+    "tune",
 ]
 
 # Imported when they are first asked for: what few programs use must not slow down the others.

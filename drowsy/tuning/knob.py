@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from drowsy.energy import Meter, NoMeter
 from drowsy.energy.measurement import ratio
+from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align
 from drowsy.images.checks import check_images
 from drowsy.knob.costs import layer_shares, network_cost, saving
@@ -54,7 +55,8 @@ class Knob:
         contents: all that ``save`` writes.
     """
 
-    def __init__(self, model: nn.Module, contents: Contents) -> None:
+    def __init__(self, model: nn.Module, contents: Contents, images: Tensor | None = None) -> None:
+        """With ``images``, a batch, every point is first measured on it."""
         self.contents = contents
         like = next(model.parameters())
         # Any image tells what rests, and whether the networks are the model.
@@ -69,7 +71,7 @@ class Knob:
             contents.restores,
         )
         self.objective, self.cost, self.batch = contents.objective, contents.cost, contents.batch
-        self._take(contents.points)
+        self._take(contents.points if images is None else self._measured(images, _SECONDS))
         self._point = self.awake
 
     def _take(self, points: Sequence[OperatingPoint]) -> None:
@@ -206,31 +208,37 @@ class Knob:
             like = next(self._machine.nets[None].parameters())
             images = images.to(like.device, like.dtype)
         check_images(images)
-        batch: Tensor = images
+        kept = self.point
+        self.batch = len(images)
+        self.contents = replace(
+            self.contents, batch=self.batch, measured_here=True, made=self._made_here()
+        )
+        self._take(self._measured(images, seconds))
+        # The same setting, as it is now measured.
+        self._point = next((p for p in (*self.points, self.awake) if _same(p, kept)), self.awake)
+
+    def _made_here(self) -> dict[str, Any]:
+        return {**self.contents.made, "machine": provenance()["machine"]}
+
+    def _measured(self, images: Tensor, seconds: float) -> list[OperatingPoint]:
+        """Every point with what it takes here for a batch."""
         points = self.contents.points
         runs = {
-            str(n): lambda point=point: self._machine.run(point, batch)  # type: ignore[misc]
+            str(n): lambda point=point: self._machine.run(point, images)  # type: ignore[misc]
             for n, point in enumerate(points)
         }
         place = next(n for n, point in enumerate(points) if point.is_awake)
-        found = typical(in_turns(runs, seconds, cuda=batch.is_cuda), str(place))
-        meter = _meter(batch)
+        found = typical(in_turns(runs, seconds, cuda=images.is_cuda), str(place))
+        meter = _meter(images)
         joules: dict[str, float | None] = dict.fromkeys(runs)
         if meter is not None:
             meter.measure_idle()
             for name, run in runs.items():
-                joules[name] = ratio(meter.measure(run).joules_per_call, len(batch))
-        kept = self.point
-        self.batch = len(batch)
-        self.contents = replace(self.contents, batch=self.batch, measured_here=True)
-        self._take(
-            [
-                replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
-                for n, point in enumerate(points)
-            ]
-        )
-        # The same setting, as it is now measured.
-        self._point = next((p for p in (*self.points, self.awake) if _same(p, kept)), self.awake)
+                joules[name] = ratio(meter.measure(run).joules_per_call, len(images))
+        return [
+            replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
+            for n, point in enumerate(points)
+        ]
 
     # --- what it says ---------------------------------------------------------------------------
 

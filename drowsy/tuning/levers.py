@@ -179,7 +179,8 @@ def _best(
 def _pace(rig: Rig, recipe: Sleep, number_format: str | None, rate: int) -> float:
     """Time with every layer at a rate, as a fraction of that awake in this format."""
     workbench = rig.workbench
-    net = workbench.net(recipe, number_format)
+    # Any fill that computes no table tells.
+    net = workbench.net(replace(recipe, fill="interpolate"), number_format)
     whole = View.whole(workbench.full)
     awake = rig.measured(workbench.awake_at(whole, number_format))
     setting = tuple(rate * (name not in net.resting) for name in net.layers)

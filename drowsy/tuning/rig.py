@@ -86,11 +86,11 @@ class Rig:
         return run
 
     def _key(self, operation: Operation) -> str:
+        """By what a cost is known: of how much of a picture is shown, only the pixels matter."""
+        shown = f"{self.cost}: {operation.view.size}, {operation.number_format}"
+        if not any(operation.setting):
+            return shown
         net = operation.net
-        sources = sorted({str(layer.sleep) for layer in net.layers.values()})
-        told = [
-            sources if any(operation.setting) else [],
-            net.schedule_of(operation.setting).to_dict(),
-        ]
-        what = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-        return f"{self.cost}: {operation.view}, {operation.number_format}, {what}"
+        sleeps = sorted({str(layer.sleep) for layer in net.layers.values()})
+        told = json.dumps([sleeps, net.schedule_of(operation.setting).to_dict()])
+        return f"{shown}, asleep {hashlib.sha256(told.encode()).hexdigest()[:16]}"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 # Turns of each, at least.
-TURNS = 7
-_WARM = 2
+TURNS = 5
+_WARM = 1
 
 
 def in_turns(

@@ -194,9 +194,7 @@ def tune(
                 **provenance(),
             },
         )
-        knob = Knob(model, contents)
-        knob.measure(rig.images)
-    return knob
+        return Knob(model, contents, rig.images)
 
 
 def _levers(levers: str | Sequence[str]) -> set[str]:
