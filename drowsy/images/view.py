@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from drowsy.files.messages import quoted
 from drowsy.files.versioned import check_keys
@@ -91,8 +94,8 @@ class View:
     def restored(self, outputs: Any, there: Size) -> Any:
         """Outputs for images that this view covers, as large as they would be for all pixels.
 
-        Maps ``[N, C, h, w]`` are scaled up; the ``boxes`` of dictionaries, which are in pixels,
-        are multiplied; what lies in dictionaries, lists and tuples is treated alike.
+        Maps ``[N, C, h, w]`` are scaled up, wherever they lie in lists, tuples and dictionaries;
+        ``boxes`` of a list of dictionaries, one an image, are in pixels and are multiplied.
 
         Args:
             outputs: of the network, for what this view made of images.
@@ -101,30 +104,18 @@ class View:
         if self.is_whole:
             return outputs
         seen = self.size if there == self.full else self._scaled(self.size, there)
-        return self._restored(outputs, (there[0] / seen[0], there[1] / seen[1]))
+        up, across = (whole / part for whole, part in zip(there, seen, strict=True))
 
-    def _restored(self, outputs: Any, up: tuple[float, float]) -> Any:
-        if isinstance(outputs, Tensor):
-            if outputs.dim() != 4:
-                return outputs
-            size = [max(round(s * side), 1) for s, side in zip(up, outputs.shape[-2:], strict=True)]
-            return F.interpolate(outputs, size, mode=self.interpolation)
-        if isinstance(outputs, dict):
-            # In place of a copy by its class, which not every one of them can make.
-            found = {name: self._restored(each, up) for name, each in outputs.items()}
-            if isinstance(boxes := found.get("boxes"), Tensor):
-                found["boxes"] = boxes * boxes.new_tensor([up[1], up[0], up[1], up[0]])
-            if type(outputs) is dict:
-                return found
-            for name, each in found.items():
-                outputs[name] = each
-            return outputs
-        if isinstance(outputs, (list, tuple)):
-            each = [self._restored(one, up) for one in outputs]
-            if hasattr(outputs, "_fields"):
-                return type(outputs)(*each)
-            return type(outputs)(each)
-        return outputs
+        def restore(y: Tensor) -> Tensor:
+            if y.dim() != 4:
+                return y
+            size = [max(round(up * y.shape[2]), 1), max(round(across * y.shape[3]), 1)]
+            return F.interpolate(y, size, mode=self.interpolation)
+
+        if isinstance(outputs, list) and all(map(_has_boxes, outputs)):
+            times = torch.tensor([across, up, across, up])
+            return [{**each, "boxes": each["boxes"] * times.to(each["boxes"])} for each in outputs]
+        return tree_map_only(Tensor, restore, outputs)
 
     def _scaled(self, part: Size, there: Size) -> Size:
         """What ``part`` of ``full`` is of pictures of another size."""
@@ -148,6 +139,10 @@ class View:
             return cls(**sizes, interpolation=data["interpolation"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+
+
+def _has_boxes(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and isinstance(entry.get("boxes"), Tensor)
 
 
 def _pair(sides: Any) -> Size:

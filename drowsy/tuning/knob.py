@@ -55,8 +55,14 @@ class Knob:
         contents: all that ``save`` writes.
     """
 
-    def __init__(self, model: nn.Module, contents: Contents, images: Tensor | None = None) -> None:
-        """With ``images``, a batch, every point is first measured on it."""
+    def __init__(
+        self,
+        model: nn.Module,
+        contents: Contents,
+        images: Tensor | None = None,
+        seconds: float = _SECONDS,
+    ) -> None:
+        """With ``images``, a batch, every point is first measured on it; see ``measure``."""
         self.contents = contents
         like = next(model.parameters())
         # Any image tells what rests, and whether the networks are the model.
@@ -71,7 +77,7 @@ class Knob:
             contents.restores,
         )
         self.objective, self.cost, self.batch = contents.objective, contents.cost, contents.batch
-        self._take(contents.points if images is None else self._measured(images, _SECONDS))
+        self._take(contents.points if images is None else self._measured(images, seconds))
         self._point = self.awake
 
     def _take(self, points: Sequence[OperatingPoint]) -> None:

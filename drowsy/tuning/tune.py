@@ -7,7 +7,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from drowsy._optional import require
-from drowsy.evaluation.arguments import check_count, gather
+from drowsy.evaluation.arguments import check_count, check_seeds, gather
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
 from drowsy.evaluation.intervals import paired
 from drowsy.evaluation.store import Store
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, convert
+from drowsy.images.checks import check_splits
 from drowsy.images.view import View
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.tradeoffs import undominated
@@ -45,6 +46,8 @@ _SEED = 0
 # Passes over the search and the report images, in those of the network awake.
 _SEARCH_PASSES, _REPORT_PASSES = 18, 8
 _FEWEST = 6
+# Part of the time that the points of the knob are timed for, all together.
+_MEASURING = 0.05
 # Fewer settings than this are no search of rates.
 _FEWEST_SETTINGS = 24
 _OURS = Sleep("ours", source="fovea", grain="position", fill="stencil", aligned=True)
@@ -73,6 +76,10 @@ class Plan:
         one = seconds * (2 * SEARCH_CALIBRATION + 0.6 * min(SEARCH_IMAGES, each))
         return cls(calibration, each, each, int(0.4 * 60 * minutes / one))
 
+    def on(self, images: Mapping[str, int]) -> Plan:
+        """The same on so many images of each split."""
+        return replace(self, **images)
+
     @property
     def splits(self) -> dict[str, range]:
         """Where each of them lies among the images."""
@@ -91,6 +98,8 @@ def tune(
     cost: str = "latency",
     minutes: float = MINUTES,
     batch: int = 8,
+    splits: Mapping[str, range] | None = None,
+    seeds: Sequence[int] = (0,),
     store: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Knob:
@@ -103,8 +112,8 @@ def tune(
     - *sleep*: which neurons sleep, layer by layer, corrected on calibration images;
     - *format*: bfloat16 or float16, where the machine is faster in it.
 
-    The images are shuffled (always alike) and split into three disjoint parts: to calibrate, to
-    choose by, and to report on; ``knob.contents.made`` says how many each. They should be such as
+    The images are split into three disjoint parts: to calibrate, to choose by, and to report on;
+    ``knob.contents.made`` says how many each. They should be such as
     the network will see: views that leave out the border are chosen on them, and hold for pictures
     that are framed like them.
 
@@ -122,6 +131,9 @@ def tune(
             multiplications, wherever it will run.
         minutes: that it should take, about: it decides how many images and settings are tried.
         batch: images a batch, for latency and joules.
+        splits: which images are ``calibration``, ``search`` and ``report``, disjoint ranges; None
+            shuffles them (always alike) and takes as many as the time allows.
+        seeds: of the sleep maps that a point is reported with; it is chosen by the first.
         store: file for results, SQLite; a run that was killed goes on from there, and ends with
             the same knob. What was timed stands in a file beside it, ``.journal``.
         progress: a bar; None shows one on a terminal.
@@ -142,8 +154,11 @@ def tune(
         raise ValueError(f"images: got {len(images)}, allowed: {_FEWEST} or more, better 500")
     task = task_of(example, images, labels, metric)
     labels = None if labels is None else task.check(labels, images)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
-    images, labels = images[order.to(images.device)], _in_order(labels, order)
+    if splits is None:
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
+        images, labels = images[order.to(images.device)], _in_order(labels, order)
+    else:
+        _check_splits(splits, len(images))
     about = {
         "weights": fingerprint_state(model.state_dict()),
         "data": fingerprint_data(images, labels),
@@ -154,17 +169,20 @@ def tune(
     journal = Journal(None if store is None else f"{os.fspath(store)}.journal", about)
     seconds = journal.get("seconds an image", lambda: _seconds(model, images[:batch]))
     plan = Plan.of(len(images), seconds, minutes)
+    if splits is not None:
+        plan = plan.on({name: len(span) for name, span in splits.items()})
+    parts = plan.splits if splits is None else dict(splits)
     with _opened(store) as opened, _bar(minutes, progress) as tell:
         tell("preparing")
         conditions = Conditions(
-            seeds=(0,),
+            seeds=check_seeds(seeds),
             budget=max(plan.settings, 1),
             batch=min(50, plan.search),
             dtype=images.dtype,
             device=images.device,
             store=opened,
         )
-        workbench = Workbench(model, images, labels, plan.splits, conditions, task=task)
+        workbench = Workbench(model, images, labels, parts, conditions, task=task)
         rig = Rig(model, workbench, cost, batch, journal)
         offers, recipe = _offers(rig, chosen, plan, tell)
         tell("choosing")
@@ -188,13 +206,13 @@ def tune(
             levers=offers.told,
             made={
                 "task": str(task),
-                "images": {name: len(span) for name, span in plan.splits.items()},
+                "images": {name: len(span) for name, span in parts.items()},
                 "data": about["data"],
                 "minutes": minutes,
                 **provenance(),
             },
         )
-        return Knob(model, contents, rig.images)
+        return Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
 
 
 def _levers(levers: str | Sequence[str]) -> set[str]:
@@ -205,6 +223,15 @@ def _levers(levers: str | Sequence[str]) -> set[str]:
     if not names or not set(names) <= set(LEVERS):
         raise ValueError(f"levers: got {levers!r}, allowed: auto, or some of {', '.join(LEVERS)}")
     return set(names)
+
+
+def _check_splits(splits: Mapping[str, range], images: int) -> None:
+    names = {"calibration", "search", "report"}
+    if set(splits) != names:
+        raise ValueError(
+            f"splits: got {', '.join(splits) or 'none'}, allowed: {', '.join(sorted(names))}"
+        )
+    check_splits(splits, images)
 
 
 def _in_order(labels: Any, order: Tensor) -> Any:

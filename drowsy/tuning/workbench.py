@@ -116,6 +116,7 @@ class Workbench:
         self._sleepers = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
         self._engines: dict[tuple[str, View, str | None], Corrected] = {}
+        self._points: dict[tuple[Operation, str], tuple[OperatingPoint, np.ndarray]] = {}
         self._references: dict[str, Reference] = {}
         self._shadows: dict[DrowsyNet, nn.Module] = {}
         self._costs: dict[tuple[DrowsyNet, Size], NetworkCost] = {}
@@ -212,13 +213,11 @@ class Workbench:
 
     def measure(self, operation: Operation, split: str = "report") -> OperatingPoint:
         """What an operation does on the images of a split; every seed counts on ``report``."""
-        measurer = self._measurer_of(operation, split)
-        return measurer.measure([operation.setting], split)[operation.setting]
+        return self._measured(operation, split)[0]
 
     def values(self, operation: Operation, split: str = "report") -> np.ndarray:
         """The objective of every image of a split, ``[images]``, the mean over the seeds."""
-        counts = self._measurer_of(operation, split).counts([operation.setting], split)
-        return np.mean([each.values[self.objective] for each in counts[operation.setting]], axis=0)
+        return self._measured(operation, split)[1]
 
     def calibration(self, operation: Operation) -> Calibration | None:
         """The corrections that an operation is measured with; None for none."""
@@ -226,6 +225,16 @@ class Workbench:
         if engine is None or not any(operation.setting):
             return None
         return engine.calibration(operation.net, operation.setting)
+
+    def _measured(self, operation: Operation, split: str) -> tuple[OperatingPoint, np.ndarray]:
+        """An operation's point on a split and its objective of every image; measured once."""
+        if (operation, split) not in self._points:
+            measurer = self._measurer_of(operation, split)
+            counts = measurer.counts([operation.setting], split)[operation.setting]
+            values = [each.values[self.objective] for each in counts]
+            point = measurer.point(operation.setting, counts)
+            self._points[operation, split] = point, np.mean(values, axis=0)
+        return self._points[operation, split]
 
     def _measurer_of(self, operation: Operation, split: str) -> Measurer:
         # Without sleep nothing is random.

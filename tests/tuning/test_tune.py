@@ -1,0 +1,239 @@
+"""Tuning a small network: what is offered, what is chosen, what resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import drowsy
+from drowsy.tuning.tune import Plan
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class Net(nn.Module):
+    """A small classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.two = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.one(x)).relu()
+        return self.head(self.two(x).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(64, 3, 24, 24, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def model(images: Tensor) -> nn.Module:
+    torch.manual_seed(1)
+    model = Net().eval()
+    with torch.no_grad():
+        # No class is the answer to everything.
+        model.head.bias -= model(images).mean(0)
+    return model
+
+
+def tune(*args: Any, **kwargs: Any) -> drowsy.Knob:
+    with warnings.catch_warnings():
+        # A small budget for a search is told.
+        warnings.simplefilter("ignore")
+        return drowsy.tune(*args, progress=False, **{"minutes": 0.05, **kwargs})
+
+
+def test_all_levers_by_multiplications(model: nn.Module, images: Tensor) -> None:
+    labels = model(images).argmax(1)
+    state = {name: each.clone() for name, each in model.state_dict().items()}
+    knob = tune(model, images, labels, cost="macs", batch=4)
+    assert all(torch.equal(each, state[name]) for name, each in model.state_dict().items())
+    assert knob.objective == "top1"
+    assert knob.awake.top1 == 1
+    assert knob.awake.loss == 0
+    savings = [point.saving for point in knob.points]
+    assert savings == sorted(savings)
+    assert 3 <= len(knob.points) <= 11
+    assert savings[-1] > 0.6
+    assert set(knob.contents.levers) == {"view", "sleep", "format"}
+    assert "saves no multiplications" in knob.contents.levers["format"]
+    # Every point has what it was measured with.
+    for point in knob.points:
+        assert point.interval[0] <= point.loss <= point.interval[1]
+        assert point.loss == pytest.approx(knob.awake.top1 - point.top1, abs=1e-6)
+        assert point.latency_ms > 0
+        knob.set(point)
+        assert knob(images[:5]).shape == (5, 4)
+
+
+def test_a_knob_reports_what_its_points_do(model: nn.Module, images: Tensor) -> None:
+    """The report of a point is what the knob itself then does on those images."""
+    labels = model(images).argmax(1)
+    knob = tune(model, images, labels, cost="macs")
+    counts = knob.contents.made["images"]
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    report = order[counts["calibration"] + counts["search"] :][: counts["report"]]
+    assert sum(counts.values()) <= 64
+    for point in knob.points:
+        if any(point.schedule.thresholds().values()):
+            knob.set(point)
+            knob.reseed(0)
+            right = knob(images[report]).argmax(1) == labels[report]
+            assert right.float().mean().item() == pytest.approx(point.top1, abs=1e-6)
+
+
+@pytest.mark.parametrize("lever", ["view", "sleep", "format"])
+def test_one_lever_alone(model: nn.Module, images: Tensor, lever: str) -> None:
+    cost = "latency" if lever == "format" else "macs"
+    knob = tune(model, images, levers=[lever], cost=cost)
+    assert knob.objective == "agreement"
+    for point in knob.points:
+        turned = {
+            "view": point.view is not None,
+            "sleep": any(point.schedule.thresholds().values()),
+            "format": point.number_format is not None,
+        }
+        assert not any(on for name, on in turned.items() if name != lever)
+    others = {"view", "sleep", "format"} - {lever}
+    assert all(knob.contents.levers[name] == "not asked for" for name in others)
+
+
+def test_by_latency_no_point_is_slower_than_awake(model: nn.Module, images: Tensor) -> None:
+    knob = tune(model, images, levers="auto", batch=2)
+    times = [point.latency_ms for point in knob.points]
+    assert times == sorted(times, reverse=True)
+    assert max(times) <= knob.awake.latency_ms
+
+
+class Maps(nn.Module):
+    """A map a pixel, and a dictionary as its output."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, padding=1)
+        self.two = nn.Conv2d(8, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.two(self.one(x).relu())}
+
+
+@pytest.mark.parametrize(
+    ("channels", "objective", "labelled"),
+    [(5, "miou", True), (5, "agreement", False), (3, "psnr", True)],
+)
+def test_outputs_that_cover_the_picture(
+    images: Tensor, channels: int, objective: str, labelled: bool
+) -> None:
+    torch.manual_seed(3)
+    model = Maps(channels).eval()
+    with torch.no_grad():
+        maps = model(images)["out"]
+    targets = (maps.argmax(1) if objective == "miou" else maps) if labelled else None
+    knob = tune(model, images, targets, cost="macs")
+    assert knob.contents.restores
+    views = [point.view for point in knob.points if point.view is not None]
+    # Never a part of it.
+    assert all(view.covers for view in views)
+    for point in knob.points:
+        knob.set(point)
+        assert knob(images[:2])["out"].shape == (2, channels, 24, 24)
+    if not labelled:
+        assert knob.objective in ("agreement", "miou")
+    else:
+        assert knob.objective == objective
+
+
+def test_any_metric(model: nn.Module, images: Tensor) -> None:
+    def sure(outputs: Tensor, awake: Tensor, targets: Any) -> np.ndarray:
+        return -(outputs - awake).square().mean(1).numpy()
+
+    knob = tune(model, images, metric=sure, cost="macs")
+    assert knob.objective == "score"
+    assert knob.awake.figure("score") == 0
+    assert all(point.figure("score") <= 0 for point in knob.points)
+
+
+def test_a_plan_fits_what_there_is() -> None:
+    plan = Plan.of(1300, 0.04, 10)
+    assert plan.calibration == 128
+    assert plan.search == plan.report
+    assert sum(map(len, plan.splits.values())) <= 1300
+    assert Plan.of(1300, 0.04, 1).search < plan.search
+    assert Plan.of(6, 10, 1).splits == {
+        "calibration": range(1), "search": range(1, 3), "report": range(3, 5)
+    }  # fmt: skip
+
+
+def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
+    for error, match, kwargs in (
+        (ValueError, "levers: got 'views'", {"levers": "views"}),
+        (ValueError, "cost: got 'time'", {"cost": "time"}),
+        (ValueError, "minutes: got 0", {"minutes": 0}),
+        (TypeError, "batch: got 1.5", {"batch": 1.5}),
+        (ValueError, "metric: got 'f2'", {"metric": "f2"}),
+    ):
+        with pytest.raises(error, match=match):
+            drowsy.tune(model, images, progress=False, **kwargs)
+    with pytest.raises(ValueError, match="images: got 5, allowed: 6 or more"):
+        drowsy.tune(model, images[:5], progress=False)
+    with pytest.raises(ValueError, match="training mode"):
+        drowsy.tune(Net(), images, progress=False)
+
+
+SCRIPT = """
+import sys, warnings
+sys.path.insert(0, sys.argv[1])
+warnings.simplefilter("ignore")
+import torch
+import drowsy
+from tests.tuning.test_tune import Net
+torch.manual_seed(1)
+model = Net().eval()
+images = torch.rand(48, 3, 24, 24, generator=torch.Generator().manual_seed(2))
+knob = drowsy.tune(model, images, cost="macs", minutes=0.05, store=sys.argv[2], progress=False)
+print([(p.schedule.thresholds(), str(p.view), p.saving, p.loss, p.interval) for p in knob.points])
+print(sorted(knob.contents.calibrations[None].points) if knob.contents.calibrations else None)
+"""
+
+
+def test_killed_anywhere_it_ends_with_the_same_knob(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")])}
+
+    def start(store: str) -> subprocess.Popen[str]:
+        line = [sys.executable, str(script), str(CHECKOUT), str(tmp_path / store)]
+        return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True)
+
+    whole = start("whole.sqlite")
+    expected, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0
+    journal = Path(f"{tmp_path / 'whole.sqlite'}.journal")
+    # The same machine: what the first one timed decides how many images are used.
+    (tmp_path / "killed.sqlite.journal").write_bytes(journal.read_bytes())
+    for after in (3.0, 4.0, 5.0):
+        process = start("killed.sqlite")
+        try:
+            process.wait(timeout=after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+    last = start("killed.sqlite")
+    found, _ = last.communicate(timeout=300)
+    assert (last.returncode, found) == (0, expected)
