@@ -116,7 +116,8 @@ class Knob:
         """Turn the knob for all threads; takes effect at the next call. Returns the point.
 
         Args:
-            point: one of ``points``, or its place among them; 0 is not always ``awake``.
+            point: its place among ``points`` (0 is not always ``awake``), or any point that was
+                measured, of those in ``contents`` that are worth less too.
             saving: the most accurate point that saves at least this fraction of the cost; 0 is
                 awake.
             max_loss: the point that saves most of those that lose no more than this of the
@@ -187,7 +188,7 @@ class Knob:
                 )
             return self.points[point]
         # Of equal points the knob's own, which the network knows.
-        for own in (*self.points, self.awake):
+        for own in self.contents.points:
             if own == point:
                 return own
         raise ValueError("point: got one that this knob does not have, allowed: one of its points")

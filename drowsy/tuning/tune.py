@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import statistics
@@ -26,6 +27,7 @@ from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, convert
 from drowsy.images.checks import check_splits
 from drowsy.images.view import View
+from drowsy.knob.costs import ROUNDING
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.calibration import Calibration
@@ -39,8 +41,8 @@ from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
 from drowsy.tuning.workbench import SEARCH_CALIBRATION, SEARCH_IMAGES, Operation, Workbench
 
-# Points that a knob has beside awake, at most.
-POINTS = 10
+# A knob has one point for every step of what can be saved, at most.
+STEPS = 16
 MINUTES = 10.0
 _SEED = 0
 # Passes over the search and the report images, in those of the network awake.
@@ -317,16 +319,12 @@ def _undominated(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
-    """Awake, and the points of a knob: undominated, spread over what they save."""
+    """Awake, and the points of a knob: of every step of saving the undominated one that is next."""
     awake = operations[0]
     kept = [each for each in _undominated(rig, operations) if each != awake]
-    kept = [each for each in kept if rig.spent(each) < 1]
-    if len(kept) > POINTS:
-        saved = np.array([1 - rig.spent(each) for each in kept])
-        goals = np.linspace(saved[0], saved[-1], POINTS)
-        places = np.unique(np.abs(saved[:, None] - goals).argmin(axis=0))
-        kept = [kept[n] for n in places]
-    return [awake, *kept]
+    saved = [1 - rig.spent(each) for each in kept]
+    places = {bisect.bisect_left(saved, step / STEPS - ROUNDING) for step in range(1, STEPS)}
+    return [awake, *(kept[n] for n in sorted(places) if n < len(kept) and saved[n] > 0)]
 
 
 def _point(workbench: Workbench, operation: Operation) -> OperatingPoint:
