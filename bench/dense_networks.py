@@ -279,6 +279,8 @@ class UltraFace(nn.Module):
     LAST = (64, (128, 192, 256))
     WIDTH, HEIGHT = 320, 240
 
+    anchors: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         first = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
@@ -355,12 +357,10 @@ class Dense:
 # Pixels of the square tiles of photographs that are restored, which have several sizes.
 TILE = 192
 VOID = 11
-# Of 14 photographs and of 12, by name, so many are calibrated with.
-_TO_CALIBRATE = {"sr_set14": 5, "faces": 4}
 
 
 def halved(photograph: Image.Image) -> tuple[Tensor, Tensor]:
-    """A photograph ``[3, H, W]`` of even size, 0 to 1, and half as large, by antialiased bicubic."""
+    """A photograph ``[3, H, W]`` of even size, 0 to 1, and its half by antialiased bicubic."""
     width, height = (size // 2 * 2 for size in photograph.size)
     whole = photograph.convert("RGB").crop((0, 0, width, height))
     half = whole.resize((width // 2, height // 2), Image.Resampling.BICUBIC)
@@ -368,12 +368,15 @@ def halved(photograph: Image.Image) -> tuple[Tensor, Tensor]:
 
 
 def carn_m(root: Path) -> Dense:
-    """CARN-M on tiles of Set14; PSNR and SSIM of the luma, as is usual, two pixels from the edge."""
+    """CARN-M on tiles of Set14; PSNR and SSIM of the luma, two pixels from the edge, as is usual.
+
+    Tiles of the first five photographs are for calibration.
+    """
     photographs = sorted((root / "data" / "sr_set14").glob("*.png"))
-    tiles = [list(_tiles(*halved(Image.open(path)))) for path in photographs]
-    few = _TO_CALIBRATE["sr_set14"]
-    images, targets = (torch.stack(each) for each in zip(*sum(tiles[few:], []), strict=True))
-    calibration = torch.stack([half for half, _ in sum(tiles[:few], [])])
+    tiles = [(n, *pair) for n, path in enumerate(photographs) for pair in _tiles(path)]
+    images = torch.stack([half for n, half, _ in tiles if n >= 5])
+    targets = torch.stack([whole for n, _, whole in tiles if n >= 5])
+    calibration = torch.stack([half for n, half, _ in tiles if n < 5])
     model = _loaded(CarnM(), root / "weights" / "carn_m_x2.safetensors")
     return Dense(model, images, targets, restoration(1, luma=True, border=2), calibration)
 
@@ -392,14 +395,16 @@ def espnet(root: Path) -> Dense:
 
 
 def ultraface(root: Path) -> Dense:
-    """UltraFace slim on photographs of many people; boxes count from a score of .6 on."""
+    """UltraFace slim on photographs of many people; boxes count from a score of .6 on.
+
+    The first four photographs are for calibration.
+    """
     photographs = sorted((root / "data" / "faces").glob("*.jpg"), key=lambda path: int(path.stem))
     size = (UltraFace.WIDTH, UltraFace.HEIGHT)
     pictures = (Image.open(path).convert("RGB") for path in photographs)
     faces = torch.stack([(_pixels(picture.resize(size)) - 127) / 128 for picture in pictures])
-    few = _TO_CALIBRATE["faces"]
     model = _loaded(UltraFace(), root / "weights" / "ultraface_slim320.safetensors")
-    return Dense(model, faces[few:], None, detection(0.6), faces[:few])
+    return Dense(model, faces[4:], None, detection(0.6), faces[:4])
 
 
 NETWORKS: dict[str, Callable[[Path], Dense]] = {
@@ -431,8 +436,9 @@ def _pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
 
 
-def _tiles(whole: Tensor, half: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of a half-size tile and the tile, side by side from the upper left."""
+def _tiles(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
+    """A photograph's tiles, each after itself at half the size, from the upper left."""
+    whole, half = halved(Image.open(path))
     rows, columns = (size // TILE for size in whole.shape[1:])
     for i, j in product(range(rows), range(columns)):
         small = half[:, i * TILE // 2 :, j * TILE // 2 :][:, : TILE // 2, : TILE // 2]

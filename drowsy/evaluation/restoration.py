@@ -16,7 +16,7 @@ from drowsy.evaluation.segmentation import check_maps
 
 # Decibels of images that are equal to ten digits: more are not told apart, nor is there infinity.
 MOST_DB = 100.0
-# Luma of red, green and blue by ITU-R BT.601, in its narrow range, by which restoration is reported.
+# Luma of red, green and blue by ITU-R BT.601, in its narrow range: by it restoration is reported.
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 # The window of SSIM and its constants are those of Wang et al., IEEE TIP 13 (2004) 600-612.
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
@@ -106,7 +106,8 @@ class Pictures:
         Windows lie within the image; of an image smaller than one, the window is what fits.
         """
         # One image at a time: five maps of each are in float64.
-        return torch.stack([_ssim(*pair, self.peak) for pair in zip(*self._pairs, strict=True)])
+        pairs = zip(*self._pairs, strict=True)
+        return torch.stack([_ssim(one, other, self.peak) for one, other in pairs])
 
     def error(self) -> Tensor:
         """float64 ``[N]``: squared error over squared size, to the images awake."""
