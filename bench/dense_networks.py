@@ -329,7 +329,7 @@ class UltraFace(nn.Module):
     def _rows(maps: list[Tensor], heads: nn.ModuleList, each: int) -> Tensor:
         """``[N, A, each]``, the anchors of a cell side by side."""
         parts = [head(x).permute(0, 2, 3, 1) for head, x in zip(heads, maps, strict=True)]
-        return torch.cat([part.reshape(len(part), -1, each) for part in parts], 1)
+        return torch.cat([part.flatten(1).unflatten(1, (-1, each)) for part in parts], 1)
 
 
 # --- with what they are measured on --------------------------------------------------------------
@@ -447,7 +447,7 @@ def _tiles(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _street(path: Path) -> Tensor:
     """As ESPNet takes it: in the order blue, green, red, and divided by 255 once more."""
-    mean, std = (106.90, 109.66, 110.93), (70.11, 72.80, 72.20)
+    mean, std = (110.93, 109.66, 106.90), (72.20, 72.80, 70.11)
     pixels = _pixels(Image.open(path).convert("RGB")).flip(0)
     shape = (3, 1, 1)
     return (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape) / 255

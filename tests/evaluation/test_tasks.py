@@ -72,6 +72,10 @@ def test_another_label_is_left_out() -> None:
     assert values(segmentation(2), logits, logits, labels)["miou"] == [1]
     nothing = values(segmentation(2), logits, logits, torch.full((1, 1, 2), 2))
     assert nothing["miou"] == [1]
+    # Put out, it misses the class that is right: of class 0 a half, of class 1 all.
+    put_out = one_hot([[0, 2, 1]])
+    wrong = values(segmentation(2), put_out, put_out, torch.tensor([[[0, 0, 1]]]))
+    assert wrong["miou"] == [(1 / 2 + 1) / 2]
 
 
 def test_divergence_is_the_mean_of_pixels() -> None:
