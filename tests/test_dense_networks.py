@@ -26,8 +26,9 @@ def test_decibels_on_set14(data_root: Path) -> None:
     wholes, halves, scaled = [], [], []
     for path in sorted((data_root / "data" / "sr_set14").glob("*.png")):
         # The middle stands for the whole, which takes a minute.
-        left, top = ((size - 192) // 2 for size in (picture := Image.open(path)).size)
-        middle = picture.convert("RGB").crop((left, top, left + 192, top + 192))
+        picture = Image.open(path).convert("RGB")
+        left, top = ((size - 192) // 2 for size in picture.size)
+        middle = picture.crop((left, top, left + 192, top + 192))
         whole, half = halved(middle)
         again = middle.resize((96, 96), Image.Resampling.BICUBIC)
         wholes.append(whole)
