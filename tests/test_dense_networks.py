@@ -57,8 +57,9 @@ def test_overlap_on_streets(data_root: Path) -> None:
         table += torch.bincount(cells, minlength=144).view(12, 12)
     right = table.diagonal()[:VOID]
     overlap = right / (table.sum(0)[:VOID] + table.sum(1)[:VOID] - right)
-    # Of the whole set at once, as it is published, on every 6th image of the test set.
-    assert float(overlap.mean()) == pytest.approx(0.587, abs=0.005)
+    # Of the whole set at once, as it is published: .587 on every 6th image of CamVid's test set, of
+    # which these are every 10th.
+    assert float(overlap.mean()) == pytest.approx(0.587, abs=0.01)
 
 
 @torch.inference_mode()
