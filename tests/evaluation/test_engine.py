@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recording import Counting, Deadly, images_and_labels, inferences, recording_net
+from recording import (
+    Counting,
+    Deadly,
+    Named,
+    closeness,
+    images_and_labels,
+    inferences,
+    recording_net,
+)
 
 import drowsy
 from drowsy.cli.main import main
@@ -200,26 +208,10 @@ def test_ray_counts_what_this_process_counts(engine: RayEngine, tmp_path: Path) 
     assert len(inferences(tmp_path / "log")) == 2
 
 
-class Halving(torch.nn.Module):
-    """Outputs of no known form."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        x = self.conv2(self.conv1(x).relu())
-        return {"map": x[:, :2], "mean": x.mean((2, 3))}
-
-
-def closeness(outputs: Any, awake: Any, targets: Any) -> torch.Tensor:
-    return -(outputs.mean - targets).abs().mean(1)
-
-
 @pytest.mark.parametrize("task", ["outputs", closeness])
 def test_ray_counts_any_outputs_and_values_travel(engine: RayEngine, task: Any) -> None:
     torch.manual_seed(3)
-    net, images = drowsy.convert(Halving().eval(), k=4), images_and_labels()[0]
+    net, images = drowsy.convert(Named().eval(), k=4), images_and_labels()[0]
     targets = None if task == "outputs" else torch.randn(len(images), 4)
     settings = all_settings(2, 4)
     mine, theirs = (
