@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -853,6 +853,12 @@ CASES = [
         lambda _: search(net(), images(), metric=lambda outputs, *_: outputs[:, 0] * math.nan),
         ValueError,
         r"score: got nan for setting \(0, 0\), allowed: a finite number",
+    ),
+    Case(
+        "a task that stores would take for a classification",
+        lambda _: replace(OUTPUTS, told=None),
+        ValueError,
+        "told: got None for outputs, allowed: what decides its results",
     ),
     Case(
         "objective of another task",
