@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,6 +47,23 @@ class Recording(nn.Module):
         x = self.conv2(self.conv1(x).relu()).relu()
         x = self.conv3(nn.functional.max_pool2d(x, 2)).relu()
         return record(self.fc(x.mean((2, 3))), self.file, self.seconds)
+
+
+class Named(nn.Module):
+    """Outputs by name, of no known form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.conv2(self.conv1(x).relu())
+        return {"map": x[:, :2], "mean": x.mean((2, 3))}
+
+
+def closeness(outputs: Any, awake: Any, targets: Any) -> Tensor:
+    """A metric of one's own."""
+    return -(outputs.mean - targets).abs().mean(1)
 
 
 class Deadly(nn.Module):

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,16 @@ from drowsy.correction.calibrate import calibrate
 from drowsy.correction.stencils import calibrate_stencils, load_stencils, save_stencils
 from drowsy.deployment.deploy import deploy
 from drowsy.energy import Meter, NoMeter, profile
+from drowsy.evaluation.anything import OUTPUTS
+from drowsy.evaluation.detection import detection
 from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.intervals import interval, paired
 from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.metrics import Counts, Task
+from drowsy.evaluation.outputs import taken
 from drowsy.evaluation.ray_engine import RayEngine
+from drowsy.evaluation.restoration import find_peak, restoration
+from drowsy.evaluation.segmentation import segmentation
 from drowsy.evaluation.store import Store
 from drowsy.files.tensors import read_described
 from drowsy.graph.convert import convert, revert
@@ -97,6 +104,21 @@ def images(count: int = 4) -> Tensor:
 
 def evaluator(pixels: Tensor, labels: Tensor | None = None, **options: Any) -> Evaluator:
     return Evaluator(net(), pixels, labels, **options)
+
+
+ONE = {"labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+
+
+def maps(labels: object, task: Task) -> object:
+    """A task of maps as large as the images, of 5 channels."""
+    made = convert(nn.Sequential(nn.Conv2d(3, 5, 1)).eval())
+    return Evaluator(made, images(), labels, task=task).evaluate((0,))
+
+
+def detected(output: Any) -> Counts:
+    task = detection()
+    found = task.take(output, images(len(output)))
+    return task.count(found, found, None)
 
 
 def spoiled(value: float) -> Tensor:
@@ -801,6 +823,201 @@ CASES = [
             ("a loader", DataLoader(torch.zeros(4, dtype=torch.int64)), "DataLoader"),
             ("a name", "labels.csv", "str"),
             ("a number", 3, "int"),
+        )
+    ),
+    *(
+        Case(
+            f"metric {name}",
+            lambda _, metric=metric: search(net(), images(), metric=metric),
+            error,
+            f"metric: got {told}, allowed: auto, classification, segmentation",
+        )
+        for name, metric, error, told in (
+            ("unknown", "accuracy", ValueError, "'accuracy'"),
+            ("a number", 3, TypeError, "3"),
+        )
+    ),
+    Case(
+        "a metric of one number",
+        lambda _: search(net(), images(), metric=lambda outputs, awake, targets: 1.0),
+        ValueError,
+        "metric: gave float for 4 images, allowed: a number of each",
+    ),
+    Case(
+        "a metric of too few numbers",
+        lambda _: search(net(), images(), metric=lambda outputs, awake, targets: outputs[:3, 0]),
+        ValueError,
+        r"metric: gave shape \(3,\) for 4 images, allowed: a number of each",
+    ),
+    Case(
+        "a metric that gives NaN",
+        lambda _: search(net(), images(), metric=lambda outputs, *_: outputs[:, 0] * math.nan),
+        ValueError,
+        r"score: got nan for setting \(0, 0\), allowed: a finite number",
+    ),
+    Case(
+        "a task that stores would take for a classification",
+        lambda _: replace(OUTPUTS, told=None),
+        ValueError,
+        "told: got None for outputs, allowed: what decides its results",
+    ),
+    Case(
+        "objective of another task",
+        lambda _: search(net(), images(), metric="outputs", objective="top1"),
+        ValueError,
+        "objective: got 'top1', allowed: score",
+    ),
+    Case(
+        "labels of outputs that are only compared",
+        lambda _: search(net(), images(), [0] * 4, metric="outputs"),
+        ValueError,
+        "labels: got some, allowed: none",
+    ),
+    Case(
+        "too few targets of one's own",
+        lambda _: search(net(), images(), [0] * 3, metric=lambda outputs, *_: outputs[:, 0]),
+        ValueError,
+        "labels: got 3 for 4 images, allowed: one of each",
+    ),
+    Case(
+        "segmentation of logits of images",
+        lambda _: search(net(), images(), metric="segmentation"),
+        ValueError,
+        r"model: its output has shape \(\d, 5\) for \d images, allowed: one tensor of logits",
+    ),
+    Case(
+        "detection of logits",
+        lambda _: search(net(), images(), metric="detection"),
+        TypeError,
+        "model: its output is Tensor, allowed: a list with boxes",
+    ),
+    *(
+        Case(
+            f"segmentation, labels {name}",
+            lambda _, labels=labels: maps(labels, segmentation()),
+            error,
+            message,
+        )
+        for name, labels, error, message in (
+            ("of one dimension", torch.zeros(4, dtype=torch.int64), ValueError, r"shape \(4,\)"),
+            ("of fractions", torch.zeros(4, 8, 8), TypeError, r"labels: got torch\.float32"),
+            ("a list", [0] * 4, TypeError, "labels: got list, allowed: a tensor of integers"),
+            (
+                "beyond the classes",
+                torch.full((4, 8, 8), 7),
+                ValueError,
+                "labels: got 7, allowed: 0 to 4, the network's classes, or 255",
+            ),
+        )
+    ),
+    *(
+        Case(
+            f"restoration, targets {name}",
+            lambda _, targets=targets: maps(targets, restoration(1.0)),
+            error,
+            message,
+        )
+        for name, targets, error, message in (
+            ("of integers", torch.zeros(4, 5, 8, 8, dtype=torch.int64), TypeError, "torch.int64"),
+            ("of three dimensions", torch.zeros(4, 8, 8), ValueError, r"shape \(4, 8, 8\) for 4"),
+            ("that are NaN", torch.full((4, 5, 8, 8), math.nan), ValueError, "NaN or infinity"),
+            (
+                "of another size",
+                torch.zeros(4, 5, 4, 4),
+                ValueError,
+                r"labels: got shape \(4, 5, 4, 4\) for outputs \(4, 5, 8, 8\), allowed",
+            ),
+        )
+    ),
+    Case(
+        "restoration of images of an unknown range",
+        lambda _: find_peak(torch.tensor([0.0, 40.0])),
+        ValueError,
+        "metric: images from 0 to 40, whose range is not known, allowed: 0 to 1",
+    ),
+    Case("peak of 0", lambda _: restoration(0), ValueError, "peak: got 0, allowed: a finite"),
+    Case("peak in text", lambda _: restoration("1"), TypeError, "peak: got '1', allowed"),  # type: ignore[arg-type]
+    Case("border of -1", lambda _: restoration(1, border=-1), ValueError, "border: got -1"),
+    Case(
+        "border as large as the image",
+        lambda _: maps(None, restoration(1, border=4)),
+        ValueError,
+        r"border: got 4, allowed: less than half of the outputs' \(8, 8\) pixels",
+    ),
+    Case(
+        "luma of five channels",
+        lambda _: maps(None, restoration(1, luma=True)),
+        ValueError,
+        "luma: got outputs of 5 channels, allowed: 3",
+    ),
+    Case("ignored label of -1", lambda _: segmentation(-1), ValueError, "ignored: got -1"),
+    Case("score of 2", lambda _: detection(2), ValueError, "score: got 2, allowed: 0 to 1"),
+    Case("overlap in text", lambda _: detection(overlap="a"), TypeError, "overlap: got 'a'"),  # type: ignore[arg-type]
+    *(
+        Case(
+            f"detection, {name}",
+            lambda _, output=output: detected(output),
+            error,
+            message,
+        )
+        for name, output, error, message in (
+            (
+                "boxes of sizes",
+                [{"boxes": torch.tensor([[5.0, 5, 2, 2]]), **ONE}],
+                ValueError,
+                r"boxes: got \[5.0, 5.0, 2.0, 2.0\], allowed: corners",
+            ),
+            (
+                "scores of logits",
+                [{"boxes": torch.zeros(1, 4), **ONE, "scores": torch.tensor([3.0])}],
+                ValueError,
+                "model: a box scores 3, allowed: 0 to 1",
+            ),
+            (
+                "no scores",
+                [{"boxes": torch.zeros(1, 4), "labels": ONE["labels"]}],
+                TypeError,
+                "model: its output: an image lacks scores",
+            ),
+            (
+                "two boxes of one label",
+                [{"boxes": torch.zeros(2, 4), **ONE}],
+                ValueError,
+                "model: its output: an image has shapes",
+            ),
+        )
+    ),
+    Case(
+        "targets that are no boxes",
+        lambda _: detection().check(torch.zeros(4), images()),
+        TypeError,
+        "labels: got Tensor, allowed: a list with boxes",
+    ),
+    Case(
+        "outputs of another shape than awake",
+        lambda _: OUTPUTS.count(torch.zeros(2, 3), torch.zeros(2, 4), None),
+        ValueError,
+        r"model: its floating-point outputs have shapes \[\(2, 3\)\], and \[\(2, 4\)\] awake",
+    ),
+    Case(
+        "outputs without a row an image",
+        lambda _: taken({"loss": torch.tensor(1.0)}, 4),
+        ValueError,
+        r"model: its output\['loss'\] has shape \(\) for 4 images, allowed: a row for each",
+    ),
+    Case(
+        "outputs that are text",
+        lambda _: taken(("a", "b"), 4),
+        TypeError,
+        r"model: its output\[0\] is str, allowed: tensors",
+    ),
+    *(
+        Case(f"interval of {name}", call, ValueError, message)
+        for name, call, message in (
+            ("nothing", lambda _: interval([]), r"values: got shape \(0,\), allowed: \[images\]"),
+            ("NaN", lambda _: interval([1, math.nan]), "values: got NaN or infinity, allowed"),
+            ("three axes", lambda _: interval([[[1.0]]]), r"values: got shape \(1, 1, 1\)"),
+            ("other images", lambda _: paired([1, 2], [1]), "others: got 1 images, allowed: 2"),
         )
     ),
     Case(

@@ -19,7 +19,8 @@ from drowsy.evaluation.outputs import count_of, taken
 Metric = Callable[[Any, Any, Any], Any]
 """``(outputs, awake_outputs, targets)`` -> a number of each image, higher is better.
 
-Outputs are as ``drowsy.evaluation.outputs`` tells; targets as they were given, or None.
+Outputs are as ``drowsy.evaluation.outputs`` tells; targets as they were given, a tensor where the
+images are, or None.
 """
 
 
@@ -53,7 +54,9 @@ def _as_given(targets: Any, images: Tensor) -> Any:
     if not hasattr(targets, "__len__") or len(targets) != len(images):
         count = len(targets) if hasattr(targets, "__len__") else type(targets).__name__
         raise ValueError(f"labels: got {count} for {len(images)} images, allowed: one of each")
-    return targets if isinstance(targets, (Tensor, list)) else list(targets)
+    if isinstance(targets, Tensor):
+        return targets.to(images.device)
+    return targets if isinstance(targets, list) else list(targets)
 
 
 def _score(judged: _Judged, metric: Metric) -> Tensor:

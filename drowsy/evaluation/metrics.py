@@ -109,6 +109,13 @@ class Task:
     told: Any = None
     why: str = field(default="", compare=False)
 
+    def __post_init__(self) -> None:
+        if self.told is None and self.name != "classification":
+            raise ValueError(
+                f"told: got None for {self.name}, allowed: what decides its results, since a store "
+                "would take them for a classification's"
+            )
+
     def __str__(self) -> str:
         return f"{self.name} ({self.why})" if self.why else self.name
 

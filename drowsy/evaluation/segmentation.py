@@ -82,8 +82,9 @@ class Masks:
         """float64 ``[N]``: intersection over union, the mean of the classes that occur.
 
         A class occurs in an image where the target or the output has it, at pixels that count. The
-        target is the labels, or without any what the network chooses awake. 1 where no pixel
-        counts.
+        target is the labels, or without any what the network chooses awake. A class of the network
+        that does not count as a label is none: where it is put out, another is missed. 1 where no
+        pixel counts.
         """
         if self.labels is None:
             found, target = self.classes, self.awake_classes
@@ -131,6 +132,7 @@ def _mean_overlap(found: Tensor, target: Tensor, classes: int, ignored: int) -> 
     both = table.diagonal()[1:].double()
     either = (table.sum(0) + table.sum(1))[1:] - both
     there = either > 0
+    there[ignored : ignored + 1] = False
     if not there.any():
         return both.new_ones(())
     return (both[there] / either[there]).mean()
@@ -140,8 +142,10 @@ def segmentation(ignored: int = IGNORED) -> Task:
     """The task of networks that give every pixel a class.
 
     Args:
-        ignored: the label of pixels that do not count.
+        ignored: the label of pixels that do not count, 0 or more.
     """
+    if isinstance(ignored, bool) or not isinstance(ignored, int) or ignored < 0:
+        raise ValueError(f"ignored: got {ignored!r}, allowed: an integer, 0 or more")
     return Task(
         "segmentation",
         functools.partial(check_maps, allowed="one tensor of logits [N, classes, H, W]"),

@@ -14,13 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recording import Counting, Deadly, images_and_labels, inferences, recording_net
+from recording import (
+    Counting,
+    Deadly,
+    Named,
+    closeness,
+    images_and_labels,
+    inferences,
+    recording_net,
+)
 
 import drowsy
 from drowsy.cli.main import main
 from drowsy.evaluation import ray_engine
 from drowsy.evaluation.engine import InProcess
-from drowsy.evaluation.measurer import Measurer
+from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.ray_engine import RayEngine, _pack, _Todo, _unpack
 from drowsy.knob.schedule import Setting
 from drowsy.searches.settings import all_settings
@@ -198,6 +206,31 @@ def test_ray_counts_what_this_process_counts(engine: RayEngine, tmp_path: Path) 
         assert mine.measure(settings) == theirs.measure(settings)
         assert rows(mine) == rows(theirs)
     assert len(inferences(tmp_path / "log")) == 2
+
+
+@pytest.mark.parametrize("task", ["outputs", closeness])
+def test_ray_counts_any_outputs_and_values_travel(engine: RayEngine, task: Any) -> None:
+    torch.manual_seed(3)
+    net, images = drowsy.convert(Named().eval(), k=4), images_and_labels()[0]
+    targets = None if task == "outputs" else torch.randn(len(images), 4)
+    settings = all_settings(2, 4)
+    mine, theirs = (
+        Measurer(net, images, targets, task=task, batch=16, engine=each)
+        for each in (InProcess(), engine)
+    )
+    here, there = mine.values(settings), theirs.values(settings)
+    assert rows(mine) == rows(theirs)
+    for setting in settings:
+        (one,), (other,) = here[setting], there[setting]
+        assert one.keys() == other.keys() == {"score", "error"}
+        for name, values in one.items():
+            np.testing.assert_array_equal(other[name], values)
+    assert here[3, 3][0]["error"].mean() > 0.01
+    # A reference travels in the form of the outputs.
+    evaluator = drowsy.Evaluator(net, images, task="outputs")
+    reference = Reference("other", "other", evaluator.outputs)
+    again = Measurer(net, images, task="outputs", engine=engine, reference=reference)
+    assert again.counts([(0, 0)])[0, 0][0].rates()["error"] == pytest.approx(0, abs=1e-9)
 
 
 def test_what_an_evaluation_raises_is_raised_here(engine: RayEngine, tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_another_label_is_left_out() -> None:
     assert values(segmentation(2), logits, logits, labels)["miou"] == [1]
     nothing = values(segmentation(2), logits, logits, torch.full((1, 1, 2), 2))
     assert nothing["miou"] == [1]
+    # Put out, it misses the class that is right: of class 0 a half, of class 1 all.
+    put_out = one_hot([[0, 2, 1]])
+    wrong = values(segmentation(2), put_out, put_out, torch.tensor([[[0, 0, 1]]]))
+    assert wrong["miou"] == [(1 / 2 + 1) / 2]
 
 
 def test_divergence_is_the_mean_of_pixels() -> None:
@@ -114,6 +118,14 @@ def test_decibels() -> None:
     )
     same = values(restoration(1.0), awake, awake)
     assert same == {"psnr": [MOST_DB] * 2, "ssim": [1] * 2, "error": [0] * 2}
+
+
+def test_decibels_of_the_luma_within_a_border() -> None:
+    right, outputs = torch.zeros(1, 3, 6, 6), torch.zeros(1, 3, 6, 6)
+    outputs[:, :, 0] = 1  # at the edge alone
+    outputs[:, 0, 2, 2] = 0.5  # red, of one of 4 pixels that count
+    found = values(restoration(1.0, luma=True, border=2), outputs, right, right)
+    assert found["psnr"] == pytest.approx([-10 * math.log10((0.5 * 65.481 / 255) ** 2 / 4)])
 
 
 def test_similarity_of_constant_images_is_that_of_their_levels() -> None:
@@ -294,6 +306,7 @@ def test_metrics_are_told_apart_by_what_they_compute() -> None:
     assert times(1.0).told == times(1.0).told
     assert times(1.0).told != times(2.0).told
     told = [segmentation(), segmentation(11), restoration(1), restoration(255), detection()]
+    told += [restoration(1, luma=True), restoration(1, border=2)]
     told += [detection(0.6), detection(overlap=0.5), OUTPUTS, times(1.0)]
     assert len({str(task.told) for task in told}) == len(told)
 
@@ -367,9 +380,9 @@ def test_the_range_is_that_of_the_targets_or_of_the_images_awake() -> None:
     for pictures, peak in ((PICTURE, 1.0), (PICTURE * 255, 255.0), (PICTURE * 2 - 1, 2.0)):
         for metric in ("auto", "restoration"):
             without = find_task(metric, IMAGES, None, lambda pictures=pictures: pictures)
-            assert without.told == ["restoration", peak]
+            assert without.told == ["restoration", peak, False, 0]
             told = find_task(metric, IMAGES, pictures, lambda: PICTURE)
-            assert told.told == ["restoration", peak]
+            assert told.told == ["restoration", peak, False, 0]
 
 
 def test_a_task_is_taken_as_it_is_and_a_name_needs_no_outputs() -> None:
