@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from drowsy.knob.control import untraced
 from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
 from drowsy.network.norms import NormAtHeart, norm_at_heart
+from drowsy.network.prepared import Source
 from drowsy.neuron import ConvSpec
 
 # Where ``nn.Module`` keeps what is called by name.
@@ -226,6 +227,22 @@ class FoldedConv2d(nn.Conv2d):
         if norm.bias is not None:
             bias = bias + norm.bias.to(like)
         return (weight.to(like) * factor[:, None, None, None]).to(weight), bias.to(weight)
+
+    def _keeps_parameters(self) -> bool:
+        """Whether those in effect are there, and not made anew at every call."""
+        if self.corrected_weight is not None or not self.folds:
+            return True
+        return self._cache_folded and not self._replaced()
+
+    def _sources(self, weight: Tensor, bias: Tensor | None) -> Iterator[Source]:
+        """Where parameters in effect are kept, and what they are made of."""
+        for each in self._ingredients():
+            yield each.kept, each.name, each.was
+        for part in ("_parameters", "_buffers"):
+            kept = vars(self)[part]
+            for name, tensor in kept.items():
+                if tensor is weight or tensor is bias:
+                    yield kept, name, tensor
 
     def _ingredients(self) -> Iterator[_Ingredient]:
         """What the weight in effect is made of, corrections aside."""

@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 import types
-from typing import Any, cast
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
+
+# Tracers put theirs in its place.
+_CALL = nn.Module.__call__
+
+
+def plainly_called(module: nn.Module) -> bool:
+    """Whether calling a module runs its ``forward``, and no more: nobody has hooked to it."""
+    return not (
+        torch.compiler.is_compiling()
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
+        or _global_backward_hooks
+        or _global_backward_pre_hooks
+        or nn.Module.__call__ is not _CALL
+    )
 
 
 class Standin(nn.Module):
@@ -19,6 +46,7 @@ class Standin(nn.Module):
     """
 
     _own: frozenset[str] = frozenset()
+    _module: nn.Module
 
     def __init__(self, module: nn.Module) -> None:
         # Not nn.Module.__init__: dictionaries of children and tensors are the module's own, so that
@@ -28,7 +56,7 @@ class Standin(nn.Module):
     @property
     def stood_for(self) -> nn.Module:
         """The module."""
-        return cast(nn.Module, self.__dict__["_module"])
+        return self._module
 
     @property
     def __class__(self) -> type:
@@ -41,6 +69,12 @@ class Standin(nn.Module):
         raise AttributeError(
             f"__class__: got {value.__name__}, allowed: nothing, it is the module's"
         )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module; what a call looks up, it looks up at the module, not through here."""
+        if plainly_called(self._module):
+            return self.forward(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         module = self.__dict__.get("_module")

@@ -214,10 +214,11 @@ class Turning(nn.Module):
         return y + 1
 
 
+@pytest.mark.parametrize("rate", [0, 0.5])
 @pytest.mark.parametrize("function", [F.relu, F.silu, torch.sigmoid, Tensor.tanh_, nn.GELU()])
 @pytest.mark.parametrize("way", [1, 2])
 def test_code_that_goes_another_way_than_observed_is_followed(
-    way: int, function: Callable[[Tensor], Tensor]
+    way: int, function: Callable[[Tensor], Tensor], rate: float
 ) -> None:
     model = Turning(function).eval()
     x = torch.randn(X)
@@ -226,8 +227,18 @@ def test_code_that_goes_another_way_than_observed_is_followed(
     assert net.layers["conv"].activation != "none"
     torch.testing.assert_close(run(net, x), run(model, x))
     net.way = model.way = way
-    with pytest.warns(UserWarning, match="another way"):
+    net.set(rate)
+    if (way, rate) == (1, 0):
+        # Awake, a layer leaves its activation to the model's code, which need not come to it.
         torch.testing.assert_close(run(net, x), run(model, x))
+        assert net.layers["conv"].norm is model.norm
+    else:
+        with pytest.warns(UserWarning, match="another way"):
+            found = run(net, x)
+        assert net.layers["conv"].norm is None
+        assert torch.allclose(found, run(model, x), rtol=1e-4, atol=1e-5) == (rate == 0)
+    net.set(0)
+    torch.testing.assert_close(run(net, x), run(model, x))
     net.way = model.way = 0
     torch.testing.assert_close(run(net, x), run(model, x))
 
@@ -264,18 +275,23 @@ class Reading(nn.Module):
         return y + z
 
 
+@pytest.mark.parametrize("rate", [0, 0.5])
 @pytest.mark.parametrize("before", ["norm", "activation", "activation module"])
 @pytest.mark.parametrize("way", ["returned", "added", "cast", "kept"])
 def test_what_only_some_calls_read_before_a_norm_or_activation_is_the_models(
-    way: str, before: str
+    way: str, before: str, rate: float
 ) -> None:
     model, x = Reading(way, before).eval(), torch.randn(X)
     net = convert(model, x)
     assert net.layers["conv"].norm is model.norm
     net.on = model.on = True
-    with pytest.warns(UserWarning, match="another way"):
-        found = run(net, x)
-    torch.testing.assert_close(found, run(model, x))
+    net.set(rate)
+    if before == "norm" or rate:
+        with pytest.warns(UserWarning, match="another way"):
+            run(net, x)
+        assert net.layers["conv"].norm is None
+    net.set(0)
+    torch.testing.assert_close(run(net, x), run(model, x))
     if way == "kept":
         torch.testing.assert_close(net.seen, model.seen)
 
