@@ -20,10 +20,16 @@ from drowsy.network.tail import Absorbed, OtherWay, other_way
 
 
 class Settler(Protocol):
-    """Compares a network with its model, and mends it until they agree (``graph.settling``)."""
+    """Compares a network with its model, and mends it until they agree (``graph.settling``).
+
+    Attributes:
+        compared: methods of the model that have been.
+    """
+
+    compared: frozenset[str]
 
     def settle(self, net: Any, method: str, args: Any, kwargs: Any) -> None:
-        """By one inference of this input."""
+        """Compare a method by one inference of this input."""
 
     def compare_graph(self, net: Any, args: Any, kwargs: Any) -> None:
         """Drop a graph that no longer tells what the network's code computes."""
@@ -43,7 +49,7 @@ class Converted(Standin):
     control: Control
     known: KnownGraph
     _settler: Settler
-    _settled: bool
+    _trusting: bool
     _rewritten: bool
 
     @property
@@ -54,7 +60,8 @@ class Converted(Standin):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for these arguments, whoever sleeps sleeping.
 
-        The first call is compared with the original model, unless ``convert`` has done that.
+        The first call is compared with the original model, unless ``convert`` has done that. So is
+        the first call of every other method of the model that runs layers.
 
         Raises:
             RuntimeError: gradients are enabled; or the network is compiled or exported before it
@@ -66,7 +73,7 @@ class Converted(Standin):
         return self._infer("forward", args, kwargs)[0]
 
     def settle(self, *args: Any, **kwargs: Any) -> None:
-        """Compare with the original model on these arguments, if no call has been compared yet.
+        """Compare with the original model on these arguments, if ``forward`` has not been yet.
 
         Afterwards, compare the graph with the model's code: hooks, attributes and modules may have
         changed since, which the code follows and a graph does not. It is dropped then.
@@ -74,7 +81,7 @@ class Converted(Standin):
         Raises:
             ValueError: at rate 0 the network does not compute what the model does.
         """
-        if not self._settled:
+        if not self._is_trusted("forward"):
             self._settle("forward", args, kwargs)
         elif self.graph is not None and not (self._rewritten or _has_no_values(args, kwargs)):
             with self._turning():
@@ -82,24 +89,27 @@ class Converted(Standin):
 
     @property
     def settled(self) -> bool:
-        """Whether it has run, so that all is known that one call tells."""
-        return self._settled
+        """Whether ``forward`` has run, so that all is known that one call tells."""
+        return "forward" in self._settler.compared
+
+    def _is_trusted(self, method: str) -> bool:
+        return self._trusting or method in self._settler.compared
 
     @contextmanager
     def uncompared(self) -> Iterator[None]:
         """Run without a comparison for a while: for who asks what runs, and not what comes out."""
-        before, self._settled = self._settled, True
+        before, self._trusting = self._trusting, True
         try:
             yield
         finally:
-            self._settled = before
+            self._trusting = before
 
     def _infer(self, method: str, args: Any, kwargs: Any) -> tuple[Any, int]:
         """What a method of the model returns, and how many images its layers saw."""
         call = getattr(self.model, method)
         if joined(self.control) is not None:
             return call(*args, **kwargs), 0
-        if not self._settled and method == "forward":
+        if method == "forward" and not self._is_trusted(method):
             self._settle(method, args, kwargs)
         before = _versions(args, kwargs)
         with self.control.turns.inferring(), inference(self.control) as begun:
@@ -127,7 +137,7 @@ class Converted(Standin):
         return self._infer(method, args, kwargs)
 
     def _run_graph(self, args: Any, kwargs: Any) -> Any:
-        if not self._settled:
+        if not self._is_trusted("forward"):
             # Leaves a compiler's graph, or fails there.
             self._settle("forward", args, kwargs)
         if (module := self.known.module) is None:
@@ -160,12 +170,11 @@ class Converted(Standin):
                 "first, or give drowsy.convert an example"
             )
         with self._turning():
-            if self._settled:  # another thread was first
+            if self._is_trusted(method):  # another thread was first
                 return
             if _has_no_values(args, kwargs):
                 return
             self._settler.settle(self, method, args, kwargs)
-            self._settled = True
             self._follow_settling()
 
     def _follow_settling(self) -> None:
@@ -185,7 +194,7 @@ class Converted(Standin):
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A method of the model, which may be an inference: one runs layers."""
         output, images = self._infer(method, args, kwargs)
-        if images and not self._settled:
+        if images and not self._is_trusted(method):
             self._settle(method, args, kwargs)
             output, _ = self._infer(method, args, kwargs)
         return output

@@ -49,7 +49,7 @@ class DrowsyNet(Converted):
 
     _own = frozenset(
         {"control", "report", "known", "resting", "_layers", "_own_fills", "_corrections"}
-        | {"_original", "_settler", "_settled", "_uniform", "_rewritten"}
+        | {"_original", "_settler", "_trusting", "_uniform", "_rewritten"}
     )
 
     report: list[LayerReport]
@@ -77,7 +77,7 @@ class DrowsyNet(Converted):
         net._own_fills = {name: layer.fill for name, layer in layers.items()}
         net._corrections = Corrections(layers)
         net._settler, net._uniform = settler, 0
-        net._settled = net._rewritten = False
+        net._trusting = net._rewritten = False
         net.known = KnownGraph(model, None, "not traced yet")
         return net
 
@@ -221,7 +221,7 @@ class DrowsyNet(Converted):
 
     def _follow_settling(self) -> None:
         # One rate was set before it was known who rests.
-        if self._uniform is not None and self.resting:
+        if self._uniform:
             self.set(self._uniform)
 
     # --- corrections ----------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_dtypes_and_autocast_are_followed(norm: str, dtype: torch.dtype) -> None
         assert found.dtype == dtype
     net.to(dtype)
     assert torch.equal(run(net, x.to(dtype)), the_usual_way(net, x.to(dtype)))
-    with pytest.raises(TypeError, match="input: got torch.complex64"):
+    with pytest.raises(TypeError, match=r"input: got torch\.complex64"):
         run(net, x.to(torch.complex64))
 
 
@@ -267,7 +267,7 @@ def test_who_only_looks_at_ease_is_refused_or_recorded_as_ever() -> None:
     run(net, x)
     with torch.enable_grad(), pytest.raises(RuntimeError, match="has no gradient"):
         net(x)
-    with torch.no_grad(), pytest.raises(RuntimeError, match="transforms of torch.func"):
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"transforms of torch\.func"):
         vmap(net)(x[None])
     with torch.no_grad():
         recorded = make_fx(net)(x)
