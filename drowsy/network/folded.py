@@ -36,6 +36,7 @@ _GEOMETRY = frozenset(
         "dilation",
         "groups",
         "activation",
+        "pads_first",
         "pads_same",
         "_reversed_padding_repeated_twice",
     }
@@ -67,12 +68,15 @@ class FoldedConv2d(nn.Conv2d):
     Attributes:
         activation: what follows the convolution inside the neuron.
         pads_same: whether it pads by TensorFlow's rule, whatever ``padding`` says.
+        pads_first: zeros that it adds besides ``padding``, ``(left, right, top, bottom)``, whatever
+            the size of its input; None for none.
         laid, written: how often the weight in effect has moved to other memory, or may have, and
             how often a correction was written into it. A change of geometry counts as a move.
     """
 
     activation: str
     pads_same = False
+    pads_first: tuple[int, int, int, int] | None = None
     laid = written = 0
 
     folded_weight: Tensor | None
@@ -110,7 +114,7 @@ class FoldedConv2d(nn.Conv2d):
             for name, value in vars(conv).items()
             if not name.startswith("_") and name not in TAKEN | {*_NAMES}
         }
-        vars(self).update(public, pads_same=heart.pads_same)
+        vars(self).update(public, pads_same=heart.pads_same, pads_first=heart.pads_first)
         # A tuple: who wants other padding must say so where it is noticed.
         self._reversed_padding_repeated_twice = tuple(conv._reversed_padding_repeated_twice)  # type: ignore[assignment]
         for name in _HOOKS:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from unusual import BatchNormAct, ConvSame, FrozenBatchNorm, StdConv, randomise
+from unusual import BatchNormAct, ConvSame, ConvStatic, FrozenBatchNorm, StdConv, randomise
 
 from drowsy.graph.convert import convert
 from drowsy.network.net import DrowsyNet
@@ -45,6 +45,7 @@ CONVOLUTIONS: dict[str, Callable[[], nn.Module]] = {
     "circular": lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
     "same, even": lambda: nn.Conv2d(4, 6, 4, padding="same"),
     "TensorFlow's": lambda: ConvSame(4, 6, 3, stride=2),
+    "zeros first": lambda: ConvStatic(4, 6, 3, stride=2),
     "standardised": lambda: StdConv(4, 6, 3),
     "weight_norm": lambda: nn.utils.weight_norm(nn.Conv2d(4, 6, 3)),
 }
