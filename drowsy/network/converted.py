@@ -15,8 +15,15 @@ from torch.utils._pytree import tree_leaves
 from drowsy.knob.control import Control
 from drowsy.network.inference import in_graph, inference, joined
 from drowsy.network.known import KnownGraph
+from drowsy.network.prepared import is_recorded
 from drowsy.network.standin import Standin
 from drowsy.network.tail import Absorbed, OtherWay, other_way
+
+_NO_SYMBOLS = (
+    "net: torch.fx traces a drowsy network with symbols for tensors, allowed: as a leaf of the "
+    "Tracer (is_leaf_module). Its own graph is net.graph, once it was called; torch.compile, "
+    "torch.export, torch.jit.trace and make_fx take it; drowsy.revert(net) gives the original"
+)
 
 
 class Settler(Protocol):
@@ -68,6 +75,8 @@ class Converted(Standin):
                 was compared, or without a graph.
             ValueError: at rate 0 the network does not compute what the model does.
         """
+        if isinstance(args, fx.Proxy):  # all of them as one, where the network itself is traced
+            raise RuntimeError(_NO_SYMBOLS)
         if self._rewritten or _is_traced(args, kwargs):
             return self._run_graph(args, kwargs)
         return self._infer("forward", args, kwargs)[0]
@@ -109,6 +118,7 @@ class Converted(Standin):
         call = getattr(self.model, method)
         if joined(self.control) is not None:
             return call(*args, **kwargs), 0
+        self._follow_original()
         if method == "forward" and not self._is_trusted(method):
             self._settle(method, args, kwargs)
         before = _versions(args, kwargs)
@@ -137,6 +147,8 @@ class Converted(Standin):
         return self._infer(method, args, kwargs)
 
     def _run_graph(self, args: Any, kwargs: Any) -> Any:
+        if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            raise RuntimeError(_NO_SYMBOLS)
         if not self._is_trusted("forward"):
             # Leaves a compiler's graph, or fails there.
             self._settle("forward", args, kwargs)
@@ -164,7 +176,7 @@ class Converted(Standin):
         "it is compiled, or give drowsy.convert an example"
     )
     def _settle(self, method: str, args: Any, kwargs: Any) -> None:
-        if _is_traced(args, kwargs):
+        if _is_traced(args, kwargs) or is_recorded():
             raise RuntimeError(
                 "net: is traced or exported before it was compared with its model: call it once "
                 "first, or give drowsy.convert an example"
@@ -176,6 +188,9 @@ class Converted(Standin):
                 return
             self._settler.settle(self, method, args, kwargs)
             self._follow_settling()
+
+    def _follow_original(self) -> None:
+        """What a subclass does where the original was moved to another dtype or device."""
 
     def _follow_settling(self) -> None:
         """What a subclass does once the network was compared."""

@@ -213,9 +213,17 @@ class FoldedConv2d(nn.Conv2d):
     def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
         if not self.folds:
             return self.weight, self.bias
-        if self._cache_folded and not self._replaced():
+        if self._is_folded():
             return self.folded_weight, self.folded_bias  # type: ignore[return-value]
         return self._fold()
+
+    def _is_folded(self) -> bool:
+        """Whether what was folded is what would be folded now."""
+        if not self._cache_folded or self._replaced():
+            return False
+        weight, folded = self.weight, self.folded_weight
+        assert folded is not None, "what folds has been folded"
+        return (folded.dtype, folded.device) == (weight.dtype, weight.device)
 
     def _fold(self) -> tuple[Tensor, Tensor | None]:
         weight, own = self.weight, self.bias
@@ -234,9 +242,7 @@ class FoldedConv2d(nn.Conv2d):
 
     def _keeps_parameters(self) -> bool:
         """Whether those in effect are there, and not made anew at every call."""
-        if self.corrected_weight is not None or not self.folds:
-            return True
-        return self._cache_folded and not self._replaced()
+        return self.corrected_weight is not None or not self.folds or self._is_folded()
 
     def _sources(self, weight: Tensor, bias: Tensor | None) -> Iterator[Source]:
         """Where parameters in effect are kept, and what they are made of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -104,6 +105,33 @@ class Standin(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    # As a container, where the module is one; else they raise what they do for the module.
+
+    @property
+    def _items(self) -> Any:
+        return self._module
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._items[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._items[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self._items[key]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._items
+
+    def __bool__(self) -> bool:
+        return bool(self._module)
 
     # nn.Module finds these by attribute, where a child's name would be mistaken for a stand-in's.
 

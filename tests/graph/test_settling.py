@@ -97,8 +97,11 @@ def test_a_model_that_cannot_be_traced_runs_its_own_code(with_example: bool) -> 
 
 def test_what_needs_a_graph_says_so() -> None:
     net = convert(randomise_norms(Untraceable()), ([torch.randn(size) for size in IMAGES],))
-    with pytest.raises(ValueError, match=r"needs the network's graph.*cannot trace Untraceable"):
-        drowsy.deploy(net, torch.randn(1, 3, 8, 8))
+    x = torch.randn(1, 3, 8, 8)
+    for name in ("deploy", "align", "find_stages", "find_ties"):
+        message = rf"net: {name} needs the network's graph.*cannot trace Untraceable"
+        with pytest.raises(ValueError, match=message):
+            getattr(drowsy, name)(net, x)
     with pytest.raises(RuntimeError, match=r"needs its graph.*cannot trace Untraceable"):
         torch.jit.trace(net, (torch.randn(1, 3, 8, 8),))
 

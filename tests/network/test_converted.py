@@ -12,7 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule, Tracer, symbolic_trace
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from drowsy.correction.calibrate import calibrate
 from drowsy.graph.convert import convert, revert
 from drowsy.network.net import DrowsyNet
 
@@ -135,6 +138,30 @@ def test_a_host_uses_a_converted_backbone_as_its_own() -> None:
     assert host.state_dict().keys() == plain.state_dict().keys()
     net.set(0.5)
     assert not torch.equal(run(host, x), run(plain, x))
+
+
+def test_a_converted_container_is_one_and_others_are_none() -> None:
+    model = nn.Sequential(block(), nn.Conv2d(6, 4, 1), nn.Flatten()).eval()
+    net, x = convert(model), torch.randn(X)
+    expected = run(net, x)
+    assert len(net) == len(model) == 3
+    assert net[1] is net.layers["1"]
+    assert net[-1] is net.model[2]
+    assert list(net) == list(net.model)
+    assert net[1] in net
+    for start, stop in ((0, 2), (2, None)):
+        x = run(net[start:stop], x)
+    torch.testing.assert_close(x, expected)
+    net[2] = nn.Identity()
+    torch.testing.assert_close(run(net, torch.zeros(X)).shape, torch.Size((2, 4, 8, 8)))
+    assert isinstance(model[2], nn.Flatten)
+    del net[2]
+    assert len(net) == 2
+    other = convert(Named("k", "buffer").eval())
+    assert other
+    for use in (len, iter, lambda n: n[0], lambda n: 0 in n):
+        with pytest.raises(TypeError, match="Named"):
+            use(other)
 
 
 # --- the model's own code -------------------------------------------------------------------------
@@ -412,6 +439,90 @@ def test_what_is_reverted_follows_a_change_of_dtype(dtype: torch.dtype) -> None:
     net.to(dtype)
     assert run(revert(net), x).dtype == dtype
     torch.testing.assert_close(run(net, x), run(model, x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["buffer", "attribute"])
+def test_a_change_of_the_originals_dtype_is_followed(
+    kind: str, dtype: torch.dtype, corrected: bool
+) -> None:
+    model = Named("own", kind).eval()
+    x = torch.randn(X)
+    net = convert(model, x)
+    if corrected:
+        net.set(0.5)
+        net.calibration = calibrate(net, x)
+        net.set(0)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if kind == "attribute":
+        model.own = net.own = model.own.to(dtype)  # which no module moves
+    model.to(dtype)
+    y, expected = run(net, x.to(dtype)), run(model, x.to(dtype))
+    assert y.dtype == expected.dtype == dtype
+    torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05)
+    net.set(0.5)
+    assert not torch.equal(run(net, x.to(dtype)), y)
+    model.float()
+    net.set(0)
+    if kind == "buffer":
+        torch.testing.assert_close(run(net, x), run(model, x), rtol=0.05, atol=0.05)
+        net.refresh()  # what was folded was rounded, too
+        torch.testing.assert_close(run(net, x), run(model, x))
+        rounding = 0.05 if dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(dict(model.state_dict()), state, rtol=rounding, atol=rounding)
+
+
+def test_weights_of_another_dtype_for_one_call_move_nothing() -> None:
+    model, x = Named("own", "buffer").eval(), torch.randn(X)
+    net = convert(model, x)
+    before = run(net, x)
+    given = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    with torch.inference_mode():
+        y = torch.func.functional_call(net, given, (x.double(),))
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y.float(), before)
+    assert torch.equal(run(net, x), before)
+
+
+# --- tracers --------------------------------------------------------------------------------------
+
+
+class Holder(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * 2
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_symbols_for_tensors_are_refused_by_name(called: bool) -> None:
+    net, x = convert(Named("k", "buffer").eval()), torch.randn(X)
+    if called:
+        run(net, x)
+    for module in (net, Holder(net)):
+        with pytest.raises(RuntimeError, match=r"traces a drowsy network.*is_leaf_module"):
+            symbolic_trace(module)
+    expected = run(net, x)
+
+    class Leaves(Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, DrowsyNet) or super().is_leaf_module(module, name)
+
+    host = Holder(net)
+    torch.testing.assert_close(run(GraphModule(host, Leaves().trace(host)), x), expected * 2)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake"])
+def test_make_fx_before_the_first_call_is_refused(mode: str) -> None:
+    net, x = convert(Named("k", "buffer").eval()), torch.randn(X)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="traced or exported before it was"):
+        make_fx(net, tracing_mode=mode)(x)
+    assert not net.settled
+    run(net, x)
+    assert net.settled
 
 
 # --- threads --------------------------------------------------------------------------------------
