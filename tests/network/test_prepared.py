@@ -339,7 +339,7 @@ def _python_calls(module: nn.Module, x: Tensor) -> int:
 @pytest.mark.parametrize("act", ["none", "module", "module in place", "function"])
 @pytest.mark.parametrize("norm", ["none", "norm"])
 def test_a_layer_awake_takes_little_of_python(norm: str, act: str) -> None:
-    """Per layer, and not more than ten functions beyond the model's own, whose norm is spared."""
+    """Not more than eight functions a layer beyond the model's own, whose norm is spared."""
 
     def calls(depth: int) -> tuple[int, int]:
         blocks = [
@@ -355,4 +355,4 @@ def test_a_layer_awake_takes_little_of_python(norm: str, act: str) -> None:
 
     (few, few_drowsy), (many, many_drowsy) = calls(1), calls(11)
     dense, drowsy = (many - few) / 10, (many_drowsy - few_drowsy) / 10
-    assert drowsy <= dense + 10
+    assert drowsy <= dense + 8
