@@ -332,8 +332,8 @@ class DrowsyConv2d(FoldedConv2d):
 
     def _prepare(self) -> Prepared | None:
         replaced = _REPLACEABLE & vars(self).keys()
-        on_cpu = self.weight.device.type == "cpu"
-        if replaced or not self._keeps_parameters() or (on_cpu and self.backend == "triton"):
+        on_cuda = self.weight.is_cuda
+        if replaced or not self._keeps_parameters() or not (on_cuda or self.backend != "triton"):
             return None
         weight, bias = self.parameters_in_effect()
         spec, norm, tail = self.spec, self._norm, self.tail
@@ -341,7 +341,7 @@ class DrowsyConv2d(FoldedConv2d):
             # Of what belongs to the neuron, what is part of the norm's own module.
             spec = replace(spec, activation="none" if norm is None else norm.activation)
             tail = None if norm is None else (tail[0], None)
-        serves = None if on_cpu else partial(library_serves, self.backend, weight, spec)
+        serves = partial(library_serves, self.backend, weight, spec) if on_cuda else None
         return Prepared((weight, bias), spec, self._sources(weight, bias), tail, serves)
 
     def compute(self, input: Tensor) -> Tensor:

@@ -318,6 +318,15 @@ def test_copies_are_prepared_for_themselves() -> None:
     assert torch.equal(run(net, x), before)
 
 
+def test_a_network_without_memory_has_shapes() -> None:
+    _, net, x = network("3x3", "norm", "function")
+    expected = run(net, x).shape
+    net.to("meta")
+    for _ in range(2):
+        y = run(net, x.to("meta"))
+        assert (y.device.type, y.shape) == ("meta", expected)
+
+
 def _python_calls(module: nn.Module, x: Tensor) -> int:
     """How many Python functions a call of a module runs."""
     count = 0
