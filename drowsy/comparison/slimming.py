@@ -32,6 +32,7 @@ def slim_to(net: DrowsyNet, image: Sequence[int], saving: float) -> tuple[Drowsy
         image: ``(C, H, W)``.
         saving: fraction of the convolution multiplications, 0 to 1.
     """
+    net.need_graph("compare (dropping channels)")
     total = sum(cost.multiplies for cost in layer_costs(net, image))
     sizes = shapes(net, next(net.parameters()).new_zeros(1, *image))
 
@@ -67,7 +68,7 @@ def _read_by_layers(net: DrowsyNet) -> list[str]:
         return node.target is F.linear
 
     read: dict[fx.Node, bool] = {}
-    nodes = net.need_graph("dropping channels").nodes
+    nodes = net.need_graph("compare (dropping channels)").nodes
     for node in reversed(nodes):
         read[node] = any(weighs(user) or read[user] for user in node.users)
     return [name for name in net.layers if all(read[node] for node in nodes if node.target == name)]

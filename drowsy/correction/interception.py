@@ -25,9 +25,10 @@ def layers_doing(net: DrowsyNet, forward: Forward) -> Iterator[None]:
     clock = net.control.clock.clone()
     try:
         for name, layer in net.layers.items():
-            vars(layer)["compute"] = functools.partial(called, name, layer)
+            layer.compute = functools.partial(called, name, layer)  # type: ignore[method-assign]
         yield
     finally:
         for layer in net.layers.values():
-            vars(layer).pop("compute", None)
+            if "compute" in vars(layer):
+                del layer.compute
         net.control.clock.copy_(clock)

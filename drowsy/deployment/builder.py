@@ -103,7 +103,7 @@ class Builder:
         self._net, self._example, self._compact = net, example, compact
         self._modules: dict[str, Any] = net.parts
         copies: dict[fx.Node, fx.Node] = {}
-        self._source = without_overwriting(net.need_graph("deployment"), self._modules, copies)
+        self._source = without_overwriting(net.need_graph("deploy"), self._modules, copies)
         self._shapes = {copies[node]: shape for node, shape in shapes(net, example).items()}
         self._prologue = Prologue(example.device)
         self._graph = fx.Graph()

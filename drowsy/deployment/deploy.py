@@ -70,7 +70,7 @@ def deploy(
         )
     if net.training:
         raise ValueError("net: is in training mode; drowsy is for inference, call net.eval()")
-    settled_graph(net, example, "deployment")
+    settled_graph(net, example, "deploy")
     check_overwritten(net, example)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy_kernels.launch import check_device

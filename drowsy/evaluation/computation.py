@@ -146,6 +146,10 @@ class _Teller:
 
     def _convolution(self, layer: DrowsyConv2d) -> list[Any]:
         settings = {name: getattr(layer, name) for name in (*nn.Conv2d.__constants__, "activation")}
+        # Of layers that pad in no way of their own nothing is told, as before these had names.
+        settings |= {
+            name: own for name in ("pads_same", "pads_first") if (own := getattr(layer, name))
+        }
         parameters = dict(layer.named_parameters(recurse=False))
         return [
             self.value(each) for each in (settings, parameters, layer.norm, _left_behind(layer))

@@ -29,7 +29,7 @@ class Executor:
 
     def __init__(self, net: DrowsyNet) -> None:
         self.net = net
-        self.nodes = list(net.need_graph("a walk through it").nodes)
+        self.nodes = list(net.need_graph("a walk node by node").nodes)
         self.last_reader = {used: node for node in self.nodes for used in node.all_input_nodes}
 
     def start(self, image: Any) -> Values:
@@ -121,5 +121,5 @@ def settled_graph(net: DrowsyNet, example: Tensor, what: str) -> fx.Graph:
     graph = net.need_graph(what)
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
-        raise ValueError(f"net: takes {len(inputs)} inputs, allowed: one")
+        raise ValueError(f"net: takes {len(inputs)} inputs, allowed for {what}: one")
     return graph

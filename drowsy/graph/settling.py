@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ class Settling:
         sleep, fill, fold, backend, skip: as ``convert`` takes them.
         verify: whether to compare the network with its model.
         compared: methods of the model that have been.
+        neurons: what layers compute besides their convolutions, of those that are known: by the
+            graph, or what all methods that were observed have in common.
     """
 
     sleep: SleepSpec
@@ -51,7 +53,8 @@ class Settling:
     backend: str
     skip: Sequence[str]
     verify: bool
-    compared: tuple[str, ...] = ()
+    compared: frozenset[str] = frozenset()
+    neurons: Mapping[str, Neuron] = field(default_factory=dict)
 
     # --- making it ------------------------------------------------------------------------------
 
@@ -115,7 +118,7 @@ class Settling:
             for name in names
         ]
         net = DrowsyNet.assemble(model, copied(model, swaps), made, control, report, self)
-        _absorb(net, neurons)
+        self._absorb(net, neurons if graph is not None else {})
         if graph is not None:
             for neuron in neurons.values():
                 _erase(graph, neuron)
@@ -148,35 +151,67 @@ class Settling:
         Raises:
             ValueError: nobody asleep and nothing folded, the network still computes another thing.
         """
-        if method in self.compared:
-            return
         call = _Comparison(net, method, args, kwargs)
-        if not self.compared and net.graph is None:
+        if net.graph is None:
             self._observe(net, call)
         with net.uncorrected(), net.control.nobody_asleep():
             if self.verify:
                 self._compare(net, call)
             else:
                 call.run()
-            net.resting = call.work.resting()
-        self.compared = (*self.compared, method)
+            if method == "forward" or not net.settled:
+                net.resting = call.work.resting(whole=method == "forward")
+        self.compared |= {method}
 
     def _observe(self, net: DrowsyNet, call: _Comparison) -> None:
-        """Find from one run of the model's code what belongs to neurons."""
+        """Find from one run of the model's code what belongs to neurons, at all calls so far."""
         modules = {name: net.original.get_submodule(name) for name in net.layers}
         watched = [module for module in net.original.modules() if absorbable(module)]
         args, kwargs = call.given()
         seen = observe(net.original, [*modules.values(), *watched], call.method, args, kwargs)
-        _absorb(net, observed_neurons(seen, net.original, modules))
+        found = observed_neurons(seen, net.original, modules)
+        both = {name: common_neuron([self.neurons.get(name, n), n]) for name, n in found.items()}
+        self._absorb(net, {**self.neurons, **both})
+
+    def _absorb(self, net: DrowsyNet, neurons: Mapping[str, Neuron]) -> None:
+        """Let layers compute what belongs to their neurons; the others convolutions alone."""
+        names = {id(module): name for name, module in net.original.named_modules()}
+        report = {line.name: line for line in net.report}
+        before = self.neurons
+        self.neurons = {name: replace(neuron, absorbed=()) for name, neuron in neurons.items()}
+        for name, layer in net.layers.items():
+            neuron = self.neurons.get(name, Neuron())
+            if neuron.same_kind(before.get(name, Neuron())):
+                continue
+            if self.compared and net.calibration is not None:
+                warnings.warn(
+                    f"net.calibration: dropped, it is of other neurons ({name})", stacklevel=2
+                )
+                net.calibration = None
+            tail: Tail | None = None
+            for step in reversed(neuron.steps):
+                at = step if isinstance(step, str) else net.model.get_submodule(names[id(step)])
+                assert isinstance(at, str | Absorbed)
+                tail = (at, tail)
+            layer.absorb(neuron.norm, neuron.activation, tail)
+            report[name] = replace(
+                report[name], norm=neuron.norm_name, activation=neuron.activation
+            )
+        net.report = list(report.values())
 
     def _compare(self, net: DrowsyNet, call: _Comparison) -> None:
         found = call.of_network()
         if found is not None and net.graph is not None:
-            net.known = KnownGraph(net.model, None, f"its code does not follow its graph ({found})")
+            whose = "its code" if call.method == "forward" else f"its {call.method}"
+            net.known = KnownGraph(net.model, None, f"{whose} does not follow its graph ({found})")
+            if "forward" not in self.compared:
+                # Neurons were the graph's word alone, on which other methods were compared too.
+                self._absorb(net, {})
+                self.compared = frozenset()
             self._observe(net, call)
             found = call.of_network()
         if found is not None:
-            _absorb(net, {})
+            self._absorb(net, dict.fromkeys(net.layers, Neuron()))
             found = call.of_network()
         if found is not None:
             raise ValueError(
@@ -184,7 +219,7 @@ class Settling:
                 f"what the model does: {found}. If two calls of the model differ by themselves, "
                 "convert it with verify=False"
             )
-        if net.graph is None:
+        if net.graph is None or call.method != "forward":
             return
         reason = call.of_graph()
         if reason is None:
@@ -211,7 +246,7 @@ class Settling:
         )
         net.known = KnownGraph(net.model, None, f"the model's code takes several ways ({reason})")
         net.calibration = None
-        _absorb(net, {})
+        self._absorb(net, dict.fromkeys(net.layers, Neuron()))
 
 
 class _Comparison:
@@ -272,7 +307,7 @@ class _Comparison:
         module = self.net.known.of(self._scratch(self.net.model)).module
         values = (*self._args, *self._kwargs.values())
         one = len(values) == 1 and isinstance(values[0], Tensor)
-        if self.method != "forward" or not one or module is None:
+        if not one or module is None:
             return "graphs are of calls with one tensor alone, and it was called otherwise"
         if any(map(hooked, self.net.layers.values())):
             return "a layer has hooks, which who walks through a graph does not call"
@@ -322,22 +357,6 @@ def observed_neurons(
     }
 
 
-def _absorb(net: DrowsyNet, neurons: Mapping[str, Neuron]) -> None:
-    """Let layers compute what belongs to their neurons; the others compute convolutions alone."""
-    names = {id(module): name for name, module in net.original.named_modules()}
-    report = {line.name: line for line in net.report}
-    for name, layer in net.layers.items():
-        neuron = neurons.get(name, Neuron())
-        tail: Tail | None = None
-        for step in reversed(neuron.steps):
-            at = step if isinstance(step, str) else net.model.get_submodule(names[id(step)])
-            assert isinstance(at, str | Absorbed)
-            tail = (at, tail)
-        layer.absorb(neuron.norm, neuron.activation, tail)
-        report[name] = replace(report[name], norm=neuron.norm_name, activation=neuron.activation)
-    net.report = list(report.values())
-
-
 def _erase(graph: fx.Graph, neuron: Neuron) -> None:
     for node in neuron.absorbed:
         node.replace_all_uses_with(node.all_input_nodes[0])
@@ -384,10 +403,12 @@ class _Work:
         self.multiplies[name] += y.numel() * layer.weight[0].numel()
         self.positions[name] = max(self.positions[name], math.prod(y.shape[-2:]))
 
-    def resting(self) -> dict[str, str]:
-        """Layers that one rate for all leaves awake, and why."""
+    def resting(self, whole: bool) -> dict[str, str]:
+        """Layers that one rate for all leaves awake, and why; a ``whole`` run tells of all."""
         total, found = sum(self.multiplies.values()), {}
         for name, count in self.multiplies.items():
+            if not (count or whole):
+                continue
             if self.positions[name] == 1:
                 # A whole image hangs on it.
                 found[name] = "its output is one position"

@@ -55,8 +55,12 @@ def find_stages(net: DrowsyNet, example: Tensor) -> list[Stage]:
     Raises:
         TypeError, ValueError: ``net`` is no DrowsyNet, or ``example`` is no batch of images.
     """
+    return _find_stages(net, example, "find_stages")
+
+
+def _find_stages(net: DrowsyNet, example: Tensor, what: str) -> list[Stage]:
     check_example(net, example)
-    graph = settled_graph(net, example, "a stage")
+    graph = settled_graph(net, example, what)
     sizes = shapes(net, example)
     modules = net.parts
     groups = _Groups()
@@ -103,7 +107,7 @@ def align(
     """
     if not isinstance(step, int) or step < 0:
         raise ValueError(f"step: got {step!r}, allowed: an integer from 0")
-    stages = find_stages(net, example)
+    stages = _find_stages(net, example, "align")
     for name, layer in net.layers.items():
         named(name, layer.check, grain=grain)
     # Of an odd k, lattices repeat after k phases and the others after 2.
@@ -127,7 +131,7 @@ def find_ties(net: DrowsyNet, example: Tensor) -> list[tuple[str, ...]]:
     Args, Raises: as for ``find_stages``.
     """
     check_example(net, example)
-    graph = settled_graph(net, example, "a stage")
+    graph = settled_graph(net, example, "find_ties")
     sizes = shapes(net, example)
     modules = net.parts
     calls: dict[str, list[fx.Node]] = {name: [] for name in net.layers}
@@ -219,7 +223,7 @@ def _borders(
     """``(inputs, ends)`` of the stage of these layers."""
     inputs: list[str] = []
     ends: list[str] = []
-    for node in net.need_graph("a stage").nodes:
+    for node in reaching:
         is_layer = node.op == "call_module" and node.target in net.layers
         inside = is_layer and node.target in members
         for used in node.all_input_nodes:

@@ -15,15 +15,28 @@ from torch.utils._pytree import tree_leaves
 from drowsy.knob.control import Control
 from drowsy.network.inference import in_graph, inference, joined
 from drowsy.network.known import KnownGraph
+from drowsy.network.prepared import is_recorded
 from drowsy.network.standin import Standin
 from drowsy.network.tail import Absorbed, OtherWay, other_way
 
+_NO_SYMBOLS = (
+    "net: torch.fx traces a drowsy network with symbols for tensors, allowed: as a leaf of the "
+    "Tracer (is_leaf_module). Its own graph is net.graph, once it was called; torch.compile, "
+    "torch.export, torch.jit.trace and make_fx take it; drowsy.revert(net) gives the original"
+)
+
 
 class Settler(Protocol):
-    """Compares a network with its model, and mends it until they agree (``graph.settling``)."""
+    """Compares a network with its model, and mends it until they agree (``graph.settling``).
+
+    Attributes:
+        compared: methods of the model that have been.
+    """
+
+    compared: frozenset[str]
 
     def settle(self, net: Any, method: str, args: Any, kwargs: Any) -> None:
-        """By one inference of this input."""
+        """Compare a method by one inference of this input."""
 
     def compare_graph(self, net: Any, args: Any, kwargs: Any) -> None:
         """Drop a graph that no longer tells what the network's code computes."""
@@ -43,7 +56,7 @@ class Converted(Standin):
     control: Control
     known: KnownGraph
     _settler: Settler
-    _settled: bool
+    _trusting: bool
     _rewritten: bool
 
     @property
@@ -54,19 +67,22 @@ class Converted(Standin):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for these arguments, whoever sleeps sleeping.
 
-        The first call is compared with the original model, unless ``convert`` has done that.
+        The first call is compared with the original model, unless ``convert`` has done that. So is
+        the first call of every other method of the model that runs layers.
 
         Raises:
             RuntimeError: gradients are enabled; or the network is compiled or exported before it
                 was compared, or without a graph.
             ValueError: at rate 0 the network does not compute what the model does.
         """
+        if isinstance(args, fx.Proxy):  # all of them as one, where the network itself is traced
+            raise RuntimeError(_NO_SYMBOLS)
         if self._rewritten or _is_traced(args, kwargs):
             return self._run_graph(args, kwargs)
         return self._infer("forward", args, kwargs)[0]
 
     def settle(self, *args: Any, **kwargs: Any) -> None:
-        """Compare with the original model on these arguments, if no call has been compared yet.
+        """Compare with the original model on these arguments, if ``forward`` has not been yet.
 
         Afterwards, compare the graph with the model's code: hooks, attributes and modules may have
         changed since, which the code follows and a graph does not. It is dropped then.
@@ -74,7 +90,7 @@ class Converted(Standin):
         Raises:
             ValueError: at rate 0 the network does not compute what the model does.
         """
-        if not self._settled:
+        if not self._is_trusted("forward"):
             self._settle("forward", args, kwargs)
         elif self.graph is not None and not (self._rewritten or _has_no_values(args, kwargs)):
             with self._turning():
@@ -82,24 +98,28 @@ class Converted(Standin):
 
     @property
     def settled(self) -> bool:
-        """Whether it has run, so that all is known that one call tells."""
-        return self._settled
+        """Whether ``forward`` has run, so that all is known that one call tells."""
+        return "forward" in self._settler.compared
+
+    def _is_trusted(self, method: str) -> bool:
+        return self._trusting or method in self._settler.compared
 
     @contextmanager
     def uncompared(self) -> Iterator[None]:
         """Run without a comparison for a while: for who asks what runs, and not what comes out."""
-        before, self._settled = self._settled, True
+        before, self._trusting = self._trusting, True
         try:
             yield
         finally:
-            self._settled = before
+            self._trusting = before
 
     def _infer(self, method: str, args: Any, kwargs: Any) -> tuple[Any, int]:
         """What a method of the model returns, and how many images its layers saw."""
         call = getattr(self.model, method)
         if joined(self.control) is not None:
             return call(*args, **kwargs), 0
-        if not self._settled and method == "forward":
+        self._follow_original()
+        if method == "forward" and not self._is_trusted(method):
             self._settle(method, args, kwargs)
         before = _versions(args, kwargs)
         with self.control.turns.inferring(), inference(self.control) as begun:
@@ -127,7 +147,9 @@ class Converted(Standin):
         return self._infer(method, args, kwargs)
 
     def _run_graph(self, args: Any, kwargs: Any) -> Any:
-        if not self._settled:
+        if any(isinstance(leaf, fx.Proxy) for leaf in tree_leaves((args, kwargs))):
+            raise RuntimeError(_NO_SYMBOLS)
+        if not self._is_trusted("forward"):
             # Leaves a compiler's graph, or fails there.
             self._settle("forward", args, kwargs)
         if (module := self.known.module) is None:
@@ -154,19 +176,21 @@ class Converted(Standin):
         "it is compiled, or give drowsy.convert an example"
     )
     def _settle(self, method: str, args: Any, kwargs: Any) -> None:
-        if _is_traced(args, kwargs):
+        if _is_traced(args, kwargs) or is_recorded():
             raise RuntimeError(
                 "net: is traced or exported before it was compared with its model: call it once "
                 "first, or give drowsy.convert an example"
             )
         with self._turning():
-            if self._settled:  # another thread was first
+            if self._is_trusted(method):  # another thread was first
                 return
             if _has_no_values(args, kwargs):
                 return
             self._settler.settle(self, method, args, kwargs)
-            self._settled = True
             self._follow_settling()
+
+    def _follow_original(self) -> None:
+        """What a subclass does where the original was moved to another dtype or device."""
 
     def _follow_settling(self) -> None:
         """What a subclass does once the network was compared."""
@@ -185,7 +209,7 @@ class Converted(Standin):
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A method of the model, which may be an inference: one runs layers."""
         output, images = self._infer(method, args, kwargs)
-        if images and not self._settled:
+        if images and not self._is_trusted(method):
             self._settle(method, args, kwargs)
             output, _ = self._infer(method, args, kwargs)
         return output

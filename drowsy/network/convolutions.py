@@ -49,6 +49,7 @@ TAKEN = frozenset(
         "laid",
         "norm",
         "owns_control",
+        "pads_first",
         "pads_same",
         "parameters_in_effect",
         "rate",
@@ -83,6 +84,8 @@ class ConvAtHeart:
     Attributes:
         module: the module.
         pads_same: whether it pads by TensorFlow's rule, ``ConvSpec``'s mode ``same``.
+        pads_first: zeros that it adds besides its padding, ``(left, right, top, bottom)``, whatever
+            the size of its input; None for none.
         computed: gives the weight and bias that the module computes anew at every call; None where
             its parameters are what it convolves with.
     """
@@ -90,6 +93,7 @@ class ConvAtHeart:
     module: nn.Conv2d
     pads_same: bool = False
     computed: ComputedParameters | None = None
+    pads_first: tuple[int, int, int, int] | None = None
 
 
 class ComputedParameters:
@@ -144,7 +148,9 @@ def conv_at_heart(module: nn.Module) -> ConvAtHeart | str:
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "it is not initialised: run the network once"
     hooks = list(module._forward_pre_hooks.values())
-    if module._forward_hooks or not all(isinstance(hook, _WEIGHT_HOOKS) for hook in hooks):
+    parts = [part for child in module.children() for part in child.modules()]
+    hooked = module._forward_hooks or any(p._forward_hooks or p._forward_pre_hooks for p in parts)
+    if hooked or not all(isinstance(hook, _WEIGHT_HOOKS) for hook in hooks):
         return "it has hooks, which a drowsy layer would not call"
     if {"forward", "_conv_forward"} & vars(module).keys():
         return "its forward was replaced by hand"
@@ -211,14 +217,17 @@ def _watched(module: nn.Conv2d) -> ConvAtHeart:
     own = ConvSpec.of_conv(module, weight=first.weight, pads_same=False)
     same = ConvSpec.of_conv(module, weight=first.weight, pads_same=True)
     pads_same = any(call.spec != own for call in calls.values())
+    pads_first = None
     if pads_same and any(call.spec != same.at(size[1:]) for size, call in calls.items()):
-        raise _NotOne(f"{kind} convolves with another geometry than its attributes tell")
+        pads_same, pads_first = False, _pads_first([call.spec for call in calls.values()], own)
+        if pads_first is None:
+            raise _NotOne(f"{kind} convolves with another geometry than its attributes tell")
     parameters = module._parameters
     if all(
         call.weight is parameters.get("weight") and call.bias is parameters.get("bias")
         for call in calls.values()
     ):
-        return ConvAtHeart(module, pads_same)
+        return ConvAtHeart(module, pads_same, pads_first=pads_first)
     if any(each.training for each in module.modules()):
         raise _NotOne("its weight is computed anew at every call, in training mode: call eval()")
     if first.weight.shape[:2] != (module.out_channels, module.in_channels // module.groups):
@@ -228,7 +237,14 @@ def _watched(module: nn.Conv2d) -> ConvAtHeart:
         for call in calls.values()
     ):
         raise _NotOne(f"{kind} computes another weight at every call")
-    return ConvAtHeart(module, pads_same, ComputedParameters(module))
+    return ConvAtHeart(module, pads_same, ComputedParameters(module), pads_first)
+
+
+def _pads_first(found: list[ConvSpec], own: ConvSpec) -> tuple[int, int, int, int] | None:
+    """The zeros that all of these have more than ``own``; None where there is more to it."""
+    sides = tuple(a - b for a, b in zip(found[0].padding, own.padding, strict=True))
+    one = own.padding_mode == "zeros" and min(sides) >= 0
+    return sides if one and all(spec == own.padded_first(sides) for spec in found) else None  # type: ignore[return-value]
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
@@ -239,11 +255,15 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _sizes(module: nn.Conv2d) -> list[tuple[int, int, int]]:
-    """``(N, H, W)`` of inputs that tell apart how a module pads: at every offset of its stride."""
+    """``(N, H, W)`` of inputs that tell apart how a module pads.
+
+    At every offset of its stride, and one as large as images are.
+    """
     pairs = zip(*(_pair(getattr(module, n)) for n in _GEOMETRY), strict=True)
     least = [(kernel - 1) * dilation + 1 for kernel, _, dilation in pairs]
     steps = max(_pair(module.stride)) + 1
-    return [(1 + i % 2, least[0] + i, least[1] + 2 * steps - i) for i in range(steps)]
+    small = [(1 + i % 2, least[0] + i, least[1] + 2 * steps - i) for i in range(steps)]
+    return [*small, (1, least[0] + 256, least[1] + 383)]
 
 
 _GEOMETRY = ("kernel_size", "stride", "dilation")

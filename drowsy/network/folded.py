@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from drowsy.knob.control import untraced
 from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
 from drowsy.network.norms import NormAtHeart, norm_at_heart
+from drowsy.network.prepared import Source
 from drowsy.neuron import ConvSpec
 
 # Where ``nn.Module`` keeps what is called by name.
@@ -35,6 +36,7 @@ _GEOMETRY = frozenset(
         "dilation",
         "groups",
         "activation",
+        "pads_first",
         "pads_same",
         "_reversed_padding_repeated_twice",
     }
@@ -66,12 +68,15 @@ class FoldedConv2d(nn.Conv2d):
     Attributes:
         activation: what follows the convolution inside the neuron.
         pads_same: whether it pads by TensorFlow's rule, whatever ``padding`` says.
+        pads_first: zeros that it adds besides ``padding``, ``(left, right, top, bottom)``, whatever
+            the size of its input; None for none.
         laid, written: how often the weight in effect has moved to other memory, or may have, and
             how often a correction was written into it. A change of geometry counts as a move.
     """
 
     activation: str
     pads_same = False
+    pads_first: tuple[int, int, int, int] | None = None
     laid = written = 0
 
     folded_weight: Tensor | None
@@ -109,7 +114,7 @@ class FoldedConv2d(nn.Conv2d):
             for name, value in vars(conv).items()
             if not name.startswith("_") and name not in TAKEN | {*_NAMES}
         }
-        vars(self).update(public, pads_same=heart.pads_same)
+        vars(self).update(public, pads_same=heart.pads_same, pads_first=heart.pads_first)
         # A tuple: who wants other padding must say so where it is noticed.
         self._reversed_padding_repeated_twice = tuple(conv._reversed_padding_repeated_twice)  # type: ignore[assignment]
         for name in _HOOKS:
@@ -208,9 +213,17 @@ class FoldedConv2d(nn.Conv2d):
     def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
         if not self.folds:
             return self.weight, self.bias
-        if self._cache_folded and not self._replaced():
+        if self._is_folded():
             return self.folded_weight, self.folded_bias  # type: ignore[return-value]
         return self._fold()
+
+    def _is_folded(self) -> bool:
+        """Whether what was folded is what would be folded now."""
+        if not self._cache_folded or self._replaced():
+            return False
+        weight, folded = self.weight, self.folded_weight
+        assert folded is not None, "what folds has been folded"
+        return (folded.dtype, folded.device) == (weight.dtype, weight.device)
 
     def _fold(self) -> tuple[Tensor, Tensor | None]:
         weight, own = self.weight, self.bias
@@ -226,6 +239,20 @@ class FoldedConv2d(nn.Conv2d):
         if norm.bias is not None:
             bias = bias + norm.bias.to(like)
         return (weight.to(like) * factor[:, None, None, None]).to(weight), bias.to(weight)
+
+    def _keeps_parameters(self) -> bool:
+        """Whether those in effect are there, and not made anew at every call."""
+        return self.corrected_weight is not None or not self.folds or self._is_folded()
+
+    def _sources(self, weight: Tensor, bias: Tensor | None) -> Iterator[Source]:
+        """Where parameters in effect are kept, and what they are made of."""
+        for each in self._ingredients():
+            yield each.kept, each.name, each.was
+        for part in ("_parameters", "_buffers"):
+            kept = vars(self)[part]
+            for name, tensor in kept.items():
+                if tensor is weight or tensor is bias:
+                    yield kept, name, tensor
 
     def _ingredients(self) -> Iterator[_Ingredient]:
         """What the weight in effect is made of, corrections aside."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend
 from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
-from drowsy.network.inference import in_graph, join, joined
+from drowsy.network.inference import Inference, in_graph, join, joined
+from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_recorded, library_serves
+from drowsy.network.standin import plainly_called
 from drowsy.network.tail import Tail, mark
 from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
 from drowsy.sleep import (
@@ -27,8 +29,9 @@ from drowsy.sleep import (
     threshold,
 )
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _ANY_SLEEP = SleepSpec()
+# Methods that are others for a while (``correction.interception``).
+_REPLACEABLE = frozenset({"forward", "compute", "awake"})
 # Attributes that a graph built from a layer depends on.
 _BUILT_IN = frozenset({"sleep", "_fill", "stencil", "laid", "written"})
 
@@ -63,6 +66,7 @@ class DrowsyConv2d(FoldedConv2d):
     """
 
     stencil: Tensor | None
+    _prepared: Prepared | None = None
 
     def __init__(
         self,
@@ -173,6 +177,7 @@ class DrowsyConv2d(FoldedConv2d):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what graphs are built from counts in ``control.version``."""
         super().__setattr__(name, value)
+        vars(self)["_prepared"] = None
         if name in _BUILT_IN and "control" in self._modules:
             self.control.version += 1
 
@@ -305,10 +310,39 @@ class DrowsyConv2d(FoldedConv2d):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As any module; what hooks make of the output is marked with the layer's tail."""
+        if len(args) == 1 and not kwargs and plainly_called(self):
+            begun = at_ease(args[0], self._modules["control"], self.index)  # type: ignore[arg-type]
+            if begun is not None and (y := self._at_ease(args[0], begun)) is not None:
+                return y
         y = super().__call__(*args, **kwargs)
         if self.tail is None or in_graph(y):
             return y
         return mark(y, self.tail, joined(self.control))
+
+    def _at_ease(self, input: Tensor, begun: Inference) -> Tensor | None:
+        """The output before what the model's code comes to; None where it is not prepared."""
+        prepared = self._prepared
+        if prepared is None or not prepared.holds():
+            vars(self)["_prepared"] = prepared = self._prepare()
+        if prepared is None or (prepared.serves is not None and not prepared.serves(input)):
+            return None
+        begun.images = max(begun.images, input.size(0))
+        y = prepared.convolve(input)
+        return y if prepared.tail is None else mark(y, prepared.tail, begun)
+
+    def _prepare(self) -> Prepared | None:
+        replaced = _REPLACEABLE & vars(self).keys()
+        on_cuda = self.weight.is_cuda
+        if replaced or not self._keeps_parameters() or not (on_cuda or self.backend != "triton"):
+            return None
+        weight, bias = self.parameters_in_effect()
+        spec, norm, tail = self.spec, self._norm, self.tail
+        if tail is not None:
+            # Of what belongs to the neuron, what is part of the norm's own module.
+            spec = replace(spec, activation="none" if norm is None else norm.activation)
+            tail = None if norm is None else (tail[0], None)
+        serves = partial(library_serves, self.backend, weight, spec) if on_cuda else None
+        return Prepared((weight, bias), spec, self._sources(weight, bias), tail, serves)
 
     def compute(self, input: Tensor) -> Tensor:
         """``[N, C, H, W]`` -> ``[N, OC, OH, OW]``, whoever sleeps sleeping; the clock stands."""
@@ -320,8 +354,8 @@ class DrowsyConv2d(FoldedConv2d):
                 "DrowsyConv2d is for inference and has no gradient: call the network under "
                 "torch.inference_mode() or torch.no_grad()"
             )
-        if input.dtype not in _DTYPES:
-            raise TypeError(f"input: got {input.dtype}, allowed: {', '.join(map(str, _DTYPES))}")
+        if input.dtype not in DTYPES:
+            raise TypeError(f"input: got {input.dtype}, allowed: {', '.join(map(str, DTYPES))}")
         if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
             raise RuntimeError(NO_TRANSFORMS)
 
@@ -338,18 +372,12 @@ class DrowsyConv2d(FoldedConv2d):
             or type(input) is not Tensor
             or not self.control.awake(self.index)
             or torch.jit.is_tracing()
-            or _is_recorded()
+            or is_recorded()
         ):
             return False
         if not input.is_cuda:
             return self.backend != "triton"
-        if torch.cuda.is_current_stream_capturing():
-            return False
-        if choose_backend(self.backend, input.device) == "torch":
-            return True
-        from drowsy.backends.triton import library_wins
-
-        return self.backend == "auto" and library_wins(input, self.weight, self.spec)
+        return library_serves(self.backend, self.weight, self.spec, input)
 
     def _drowse(self, input: Tensor) -> Tensor:
         if exporting_onnx():
@@ -408,10 +436,3 @@ class DrowsyConv2d(FoldedConv2d):
             f"{super().extra_repr()}, activation={self.activation}{norm}, "
             f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"
         )
-
-
-def _is_recorded() -> bool:
-    """Whether ``make_fx`` is at work, which traces plain tensors too."""
-    # Its modes are on these stacks: to ask for itself takes as long as the rest of ``_idle``.
-    modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-    return modes > 0 and get_proxy_mode() is not None

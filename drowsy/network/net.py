@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drowsy.knob.control import Control
 from drowsy.knob.schedule import LayerSetting, Schedule, named
@@ -49,7 +49,7 @@ class DrowsyNet(Converted):
 
     _own = frozenset(
         {"control", "report", "known", "resting", "_layers", "_own_fills", "_corrections"}
-        | {"_original", "_settler", "_settled", "_uniform", "_rewritten"}
+        | {"_original", "_settler", "_trusting", "_uniform", "_rewritten", "_place"}
     )
 
     report: list[LayerReport]
@@ -59,6 +59,8 @@ class DrowsyNet(Converted):
     _own_fills: dict[str, str]
     _corrections: Corrections
     _uniform: Rate | None
+    # Of a parameter that original and network share: a move of either moves it.
+    _place: tuple[nn.Parameter, torch.dtype, torch.device] | None
 
     @classmethod
     def assemble(
@@ -77,8 +79,9 @@ class DrowsyNet(Converted):
         net._own_fills = {name: layer.fill for name, layer in layers.items()}
         net._corrections = Corrections(layers)
         net._settler, net._uniform = settler, 0
-        net._settled = net._rewritten = False
+        net._trusting = net._rewritten = False
         net.known = KnownGraph(model, None, "not traced yet")
+        net._note_place()
         return net
 
     # --- what is in it ------------------------------------------------------------------------
@@ -219,9 +222,27 @@ class DrowsyNet(Converted):
                         layer.restore(sleep, fill, backend)
                 self._uniform = uniform
 
+    def _note_place(self) -> None:
+        shared = next(self.original.parameters(), None)
+        self._place = None if shared is None else (shared, shared.dtype, shared.device)
+
+    def _follow_original(self) -> None:
+        if self._place is None:
+            return
+        shared, dtype, device = self._place
+        if shared.dtype == dtype and shared.device == device:
+            return
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(shared.device, shared.dtype if tensor.is_floating_point() else None)
+
+        # Tensors made in inference mode could not be used outside of it.
+        with self._turning(), torch.inference_mode(False), torch.no_grad():
+            self._move(moved)
+
     def _follow_settling(self) -> None:
         # One rate was set before it was known who rests.
-        if self._uniform is not None and self.resting:
+        if self._uniform:
             self.set(self._uniform)
 
     # --- corrections ----------------------------------------------------------------------------
@@ -276,15 +297,19 @@ class DrowsyNet(Converted):
 
     def _apply(self, fn: Any, recurse: bool = True) -> DrowsyNet:
         """Corrections follow the network's device, never its dtype."""
-        super()._apply(fn, recurse)
+        self._move(fn, recurse)
         # What holds parameters is the original's too, what holds buffers is not.
         mine = dict(self.model.named_modules(remove_duplicate=False))
         for name, module in self.original.named_modules():
             if not isinstance(mine.get(name, self), Standin | DrowsyConv2d):
                 module._buffers.update(mine[name]._buffers)
+        return self
+
+    def _move(self, fn: Any, recurse: bool = True) -> None:
+        super()._apply(fn, recurse)
         self._corrections.to(self.control.thresholds.device)
         self.known.follow()
-        return self
+        self._note_place()
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's; folds batch norms again."""

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import types
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
+
+# Tracers put theirs in its place.
+_CALL = nn.Module.__call__
+
+
+def plainly_called(module: nn.Module) -> bool:
+    """Whether calling a module runs its ``forward``, and no more: nobody has hooked to it."""
+    return not (
+        torch.compiler.is_compiling()
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
+        or _global_backward_hooks
+        or _global_backward_pre_hooks
+        or nn.Module.__call__ is not _CALL
+    )
 
 
 class Standin(nn.Module):
@@ -19,6 +47,7 @@ class Standin(nn.Module):
     """
 
     _own: frozenset[str] = frozenset()
+    _module: nn.Module
 
     def __init__(self, module: nn.Module) -> None:
         # Not nn.Module.__init__: dictionaries of children and tensors are the module's own, so that
@@ -28,7 +57,7 @@ class Standin(nn.Module):
     @property
     def stood_for(self) -> nn.Module:
         """The module."""
-        return cast(nn.Module, self.__dict__["_module"])
+        return self._module
 
     @property
     def __class__(self) -> type:
@@ -41,6 +70,12 @@ class Standin(nn.Module):
         raise AttributeError(
             f"__class__: got {value.__name__}, allowed: nothing, it is the module's"
         )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module; what a call looks up, it looks up at the module, not through here."""
+        if plainly_called(self._module):
+            return self.forward(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         module = self.__dict__.get("_module")
@@ -70,6 +105,33 @@ class Standin(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    # As a container, where the module is one; else they raise what they do for the module.
+
+    @property
+    def _items(self) -> Any:
+        return self._module
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._items[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._items[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self._items[key]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._items
+
+    def __bool__(self) -> bool:
+        return bool(self._module)
 
     # nn.Module finds these by attribute, where a child's name would be mistaken for a stand-in's.
 

@@ -130,18 +130,24 @@ class ConvSpec:
             conv: the convolution; integers, pairs and names of paddings are all allowed.
             activation: what follows it inside the neuron.
             weight: what it convolves with, if not ``conv.weight``; its size is read.
-            pads_same: whether it pads by TensorFlow's rule; None: its attribute of that name.
+            pads_same: whether it pads by TensorFlow's rule; None: its attribute of that name, and
+                zeros that it adds besides by that of ``pads_first``.
 
         Raises:
             ValueError: a geometry that ``F.conv2d`` does not take.
         """
         kernel = (conv.weight if weight is None else weight).shape
-        if getattr(conv, "pads_same", False) if pads_same is None else pads_same:
+        first = None
+        if pads_same is None:
+            pads_same = getattr(conv, "pads_same", False)
+            first = getattr(conv, "pads_first", None)
+        if pads_same:
             spec = cls.of_call(kernel, 1, "same", conv.dilation, conv.groups, activation)
             return replace(spec, stride=_pair("stride", conv.stride), padding_mode="same")
-        if conv.padding_mode == "zeros":
+        if conv.padding_mode == "zeros" or first is not None:
             given = conv.stride, conv.padding, conv.dilation, conv.groups, activation
-            return cls.of_call(kernel, *given)
+            spec = cls.of_call(kernel, *given)
+            return spec if first is None else spec.padded_first(first)
         return cls.of(
             _pair("stride", conv.stride),
             # Written down when the convolution was made, whatever became of its ``padding``.
@@ -182,6 +188,11 @@ class ConvSpec:
             down, across = (0, 0) if padding == "valid" else _pair("padding", padding, least=0)
             sides = (across, across, down, down)
         return cls(steps, sides, "zeros", holes, groups, activation)
+
+    def padded_first(self, sides: Sequence[int]) -> ConvSpec:
+        """This geometry over inputs that get these zeros first, ``(left, right, top, bottom)``."""
+        both = tuple(a + b for a, b in zip(self.padding, sides, strict=True))
+        return replace(self, padding=both)  # type: ignore[arg-type]
 
     def at(self, size: Sequence[int]) -> ConvSpec:
         """This geometry over inputs of ``size`` ``(H, W)``: mode ``same`` is worked out."""

@@ -67,8 +67,8 @@ def fit_flatten(net: DrowsyNet, image: Sequence[int]) -> list[str]:
         return []
     except RuntimeError:
         fitted = []
+    graph = net.need_graph("compare (scaling features)")
     trained = shapes(net, next(net.parameters()).new_zeros(1, *image))
-    graph = net.need_graph("scaling features")
     for node in list(graph.nodes):
         if len(node.all_input_nodes) != 1:
             continue

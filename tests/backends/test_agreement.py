@@ -15,6 +15,7 @@ from typing import Any
 import drowsy_kernels as kernels
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy import neuron
@@ -254,6 +255,24 @@ def test_backends_agree_on_other_paddings(mode: str, triton_device: torch.device
         with torch.inference_mode():
             outputs.append(layer(x))
     torch.testing.assert_close(outputs[1], outputs[0])
+
+
+@pytest.mark.parametrize("rate", [0, 0.5])
+def test_backends_agree_on_zeros_that_are_added_first(
+    rate: float, triton_device: torch.device
+) -> None:
+    layer = DrowsyConv2d(3, 5, 3, stride=2, padding=(0, 1), rate=rate, device=triton_device)
+    layer.pads_first = (0, 1, 2, 0)
+    x = torch.randn(2, 3, 7, 6, device=triton_device)
+    expected = F.conv2d(F.pad(x, (1, 2, 2, 0)), layer.weight, layer.bias, 2).detach()
+    for backend in ("torch", "triton"):
+        layer.backend = backend
+        layer.control.reseed(0)
+        with torch.inference_mode():
+            y = layer(x)
+        awake = y != 0
+        assert bool(awake.all()) == (rate == 0)
+        torch.testing.assert_close(y[awake], expected[awake])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -831,3 +831,5 @@ def test_geometry_changed_by_hand_is_followed(triton_device: torch.device) -> No
     assert check(net, fast, x).shape == (2, 8, 5, 4)
     second.dilation, first.pads_same, first.padding = 2, False, 2
     assert check(net, fast, x).shape == (2, 8, 6, 5)
+    first.padding, first.pads_first = 0, (0, 1, 0, 1)
+    assert check(net, fast, x).shape == (2, 8, 4, 4)

@@ -172,6 +172,14 @@ def test_another_dtype_is_another_network() -> None:
     assert fingerprint_network(drowsy.convert(model().half())) != halved
 
 
+@pytest.mark.parametrize(("name", "value"), [("pads_same", True), ("pads_first", (0, 1, 0, 1))])
+def test_who_pads_in_another_way_is_another_network(name: str, value: object) -> None:
+    net = drowsy.convert(model())
+    before = fingerprint_network(net)
+    setattr(next(iter(net.layers.values())), name, value)
+    assert fingerprint_network(net) != before
+
+
 # --- changes by hand ------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,11 @@ def test_a_model_that_cannot_be_traced_runs_its_own_code(with_example: bool) -> 
 
 def test_what_needs_a_graph_says_so() -> None:
     net = convert(randomise_norms(Untraceable()), ([torch.randn(size) for size in IMAGES],))
-    with pytest.raises(ValueError, match=r"needs the network's graph.*cannot trace Untraceable"):
-        drowsy.deploy(net, torch.randn(1, 3, 8, 8))
+    x = torch.randn(1, 3, 8, 8)
+    for name in ("deploy", "align", "find_stages", "find_ties"):
+        message = rf"net: {name} needs the network's graph.*cannot trace Untraceable"
+        with pytest.raises(ValueError, match=message):
+            getattr(drowsy, name)(net, x)
     with pytest.raises(RuntimeError, match=r"needs its graph.*cannot trace Untraceable"):
         torch.jit.trace(net, (torch.randn(1, 3, 8, 8),))
 
@@ -494,3 +498,136 @@ def test_outputs_of_any_class_are_compared_each_by_itself() -> None:
     assert convert(Many(False).eval(), x).layers.keys() == {"conv"}
     with pytest.raises(ValueError, match=r"output\['nested'\]\[0\]\['logits'\]: differs by 1 "):
         convert(Many(True).eval(), x)
+
+
+# --- methods other than forward -------------------------------------------------------------------
+
+
+class Backbone(nn.Module):
+    """Features by a method of their own, as timm's models have them."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.head, self.act = nn.Conv2d(6, 4, 1), nn.ReLU()
+        self.factor = factor
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+    def early(self, x: Tensor) -> Tensor:
+        """Reads before the norm."""
+        return self.conv(x) * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.head(self.forward_features(x)))
+        return y * (1 if type(self.head) is nn.Conv2d else self.factor)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_method_is_compared_and_forward_still_after_it(
+    graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not graph:
+        without_tracing(monkeypatch)
+    model, x = randomise_norms(Backbone()), torch.randn(X)
+    net = convert(model)
+    net.set(0.5)
+    run(net.forward_features, x)
+    assert not net.settled
+    assert (net.graph is None) == (not graph)
+    assert net.layers["conv"].norm is model.norm
+    assert float(net.layers["head"].rate) == 0.5
+    run(net, x)
+    assert net.settled
+    assert (net.graph is None) == (not graph)
+    assert [layer.activation for layer in net.layers.values()] == ["relu", "relu"]
+    assert net.layers["conv"].norm is model.norm
+    net.set(0)
+    for name in ("forward_features", "forward"):
+        torch.testing.assert_close(run(getattr(net, name), x), run(getattr(model, name), x))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_forward_that_is_wrong_is_told_after_a_method_that_is_right(
+    graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not graph:
+        without_tracing(monkeypatch)
+    model, x = randomise_norms(Backbone(factor=2.0)), torch.randn(X)
+    net = convert(model)
+    torch.testing.assert_close(run(net.forward_features, x), run(model.forward_features, x))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the converted Backbone does not compute what"):
+            run(net, x)
+    assert not net.settled
+
+
+@pytest.mark.parametrize("first", ["early", "forward"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_method_that_reads_elsewhere_takes_from_the_neuron_what_they_do_not_share(
+    graph: bool, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not graph:
+        without_tracing(monkeypatch)
+    model, x = randomise_norms(Backbone()), torch.randn(X)
+    net = convert(model)
+    order = ["early", "forward", "forward_features"]
+    for name in order if first == "early" else [order[1], order[0], order[2]]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the way that the code goes
+            found = run(getattr(net, name), x)
+        torch.testing.assert_close(found, run(getattr(model, name), x))
+    assert net.settled
+    assert net.graph is None
+    assert net.layers["conv"].norm is None
+    net.set(0.5)
+    for name in order:
+        net.reseed(0)
+        before = run(getattr(net, name), x)
+        net.reseed(0)
+        assert torch.equal(run(getattr(net, name), x), before)
+
+
+def test_a_copy_of_a_network_that_ran_a_method_is_not_settled_either() -> None:
+    model, x = randomise_norms(Backbone(factor=2.0)), torch.randn(X)
+    net = convert(model)
+    run(net.forward_features, x)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert not other.settled
+        with pytest.raises(ValueError, match="does not compute what"):
+            run(other, x)
+
+
+def test_layers_set_one_by_one_before_the_first_call_stay_as_set() -> None:
+    net, x = convert(Gated().eval()), torch.randn(2, 3, 16, 16)
+    net.layers["conv1"].set(rate=0.5)
+    run(net, x)
+    assert net.resting
+    assert float(net.layers["conv1"].rate) == 0.5
+
+
+class Unnormed(Backbone):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x))
+
+
+def test_a_calibration_of_another_neuron_is_dropped_with_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_tracing(monkeypatch)
+    model, x = Unnormed().eval(), torch.randn(X)
+    net = convert(model, x)
+    net.set(0.5)
+    net.calibration = drowsy.calibrate(net, x)
+    run(net.forward_features, x)
+    assert net.calibration is not None
+    net.set(0)
+    with pytest.warns(UserWarning, match=r"net\.calibration: dropped.*conv"):
+        found = run(net.early, x)
+    assert net.calibration is None
+    torch.testing.assert_close(found, run(model.early, x))

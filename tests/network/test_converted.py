@@ -12,7 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import GraphModule, Tracer, symbolic_trace
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from drowsy.correction.calibrate import calibrate
 from drowsy.graph.convert import convert, revert
 from drowsy.network.net import DrowsyNet
 
@@ -137,6 +140,30 @@ def test_a_host_uses_a_converted_backbone_as_its_own() -> None:
     assert not torch.equal(run(host, x), run(plain, x))
 
 
+def test_a_converted_container_is_one_and_others_are_none() -> None:
+    model = nn.Sequential(block(), nn.Conv2d(6, 4, 1), nn.Flatten()).eval()
+    net, x = convert(model), torch.randn(X)
+    expected = run(net, x)
+    assert len(net) == len(model) == 3
+    assert net[1] is net.layers["1"]
+    assert net[-1] is net.model[2]
+    assert list(net) == list(net.model)
+    assert net[1] in net
+    for start, stop in ((0, 2), (2, None)):
+        x = run(net[start:stop], x)
+    torch.testing.assert_close(x, expected)
+    net[2] = nn.Identity()
+    torch.testing.assert_close(run(net, torch.zeros(X)).shape, torch.Size((2, 4, 8, 8)))
+    assert isinstance(model[2], nn.Flatten)
+    del net[2]
+    assert len(net) == 2
+    other = convert(Named("k", "buffer").eval())
+    assert other
+    for use in (len, iter, lambda n: n[0], lambda n: 0 in n):
+        with pytest.raises(TypeError, match="Named"):
+            use(other)
+
+
 # --- the model's own code -------------------------------------------------------------------------
 
 
@@ -214,10 +241,11 @@ class Turning(nn.Module):
         return y + 1
 
 
+@pytest.mark.parametrize("rate", [0, 0.5])
 @pytest.mark.parametrize("function", [F.relu, F.silu, torch.sigmoid, Tensor.tanh_, nn.GELU()])
 @pytest.mark.parametrize("way", [1, 2])
 def test_code_that_goes_another_way_than_observed_is_followed(
-    way: int, function: Callable[[Tensor], Tensor]
+    way: int, function: Callable[[Tensor], Tensor], rate: float
 ) -> None:
     model = Turning(function).eval()
     x = torch.randn(X)
@@ -226,8 +254,18 @@ def test_code_that_goes_another_way_than_observed_is_followed(
     assert net.layers["conv"].activation != "none"
     torch.testing.assert_close(run(net, x), run(model, x))
     net.way = model.way = way
-    with pytest.warns(UserWarning, match="another way"):
+    net.set(rate)
+    if (way, rate) == (1, 0):
+        # Awake, a layer leaves its activation to the model's code, which need not come to it.
         torch.testing.assert_close(run(net, x), run(model, x))
+        assert net.layers["conv"].norm is model.norm
+    else:
+        with pytest.warns(UserWarning, match="another way"):
+            found = run(net, x)
+        assert net.layers["conv"].norm is None
+        assert torch.allclose(found, run(model, x), rtol=1e-4, atol=1e-5) == (rate == 0)
+    net.set(0)
+    torch.testing.assert_close(run(net, x), run(model, x))
     net.way = model.way = 0
     torch.testing.assert_close(run(net, x), run(model, x))
 
@@ -264,18 +302,23 @@ class Reading(nn.Module):
         return y + z
 
 
+@pytest.mark.parametrize("rate", [0, 0.5])
 @pytest.mark.parametrize("before", ["norm", "activation", "activation module"])
 @pytest.mark.parametrize("way", ["returned", "added", "cast", "kept"])
 def test_what_only_some_calls_read_before_a_norm_or_activation_is_the_models(
-    way: str, before: str
+    way: str, before: str, rate: float
 ) -> None:
     model, x = Reading(way, before).eval(), torch.randn(X)
     net = convert(model, x)
     assert net.layers["conv"].norm is model.norm
     net.on = model.on = True
-    with pytest.warns(UserWarning, match="another way"):
-        found = run(net, x)
-    torch.testing.assert_close(found, run(model, x))
+    net.set(rate)
+    if before == "norm" or rate:
+        with pytest.warns(UserWarning, match="another way"):
+            run(net, x)
+        assert net.layers["conv"].norm is None
+    net.set(0)
+    torch.testing.assert_close(run(net, x), run(model, x))
     if way == "kept":
         torch.testing.assert_close(net.seen, model.seen)
 
@@ -396,6 +439,90 @@ def test_what_is_reverted_follows_a_change_of_dtype(dtype: torch.dtype) -> None:
     net.to(dtype)
     assert run(revert(net), x).dtype == dtype
     torch.testing.assert_close(run(net, x), run(model, x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["buffer", "attribute"])
+def test_a_change_of_the_originals_dtype_is_followed(
+    kind: str, dtype: torch.dtype, corrected: bool
+) -> None:
+    model = Named("own", kind).eval()
+    x = torch.randn(X)
+    net = convert(model, x)
+    if corrected:
+        net.set(0.5)
+        net.calibration = calibrate(net, x)
+        net.set(0)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if kind == "attribute":
+        model.own = net.own = model.own.to(dtype)  # which no module moves
+    model.to(dtype)
+    y, expected = run(net, x.to(dtype)), run(model, x.to(dtype))
+    assert y.dtype == expected.dtype == dtype
+    torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05)
+    net.set(0.5)
+    assert not torch.equal(run(net, x.to(dtype)), y)
+    model.float()
+    net.set(0)
+    if kind == "buffer":
+        torch.testing.assert_close(run(net, x), run(model, x), rtol=0.05, atol=0.05)
+        net.refresh()  # what was folded was rounded, too
+        torch.testing.assert_close(run(net, x), run(model, x))
+        rounding = 0.05 if dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(dict(model.state_dict()), state, rtol=rounding, atol=rounding)
+
+
+def test_weights_of_another_dtype_for_one_call_move_nothing() -> None:
+    model, x = Named("own", "buffer").eval(), torch.randn(X)
+    net = convert(model, x)
+    before = run(net, x)
+    given = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    with torch.inference_mode():
+        y = torch.func.functional_call(net, given, (x.double(),))
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y.float(), before)
+    assert torch.equal(run(net, x), before)
+
+
+# --- tracers --------------------------------------------------------------------------------------
+
+
+class Holder(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * 2
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_symbols_for_tensors_are_refused_by_name(called: bool) -> None:
+    net, x = convert(Named("k", "buffer").eval()), torch.randn(X)
+    if called:
+        run(net, x)
+    for module in (net, Holder(net)):
+        with pytest.raises(RuntimeError, match=r"traces a drowsy network.*is_leaf_module"):
+            symbolic_trace(module)
+    expected = run(net, x)
+
+    class Leaves(Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, DrowsyNet) or super().is_leaf_module(module, name)
+
+    host = Holder(net)
+    torch.testing.assert_close(run(GraphModule(host, Leaves().trace(host)), x), expected * 2)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake"])
+def test_make_fx_before_the_first_call_is_refused(mode: str) -> None:
+    net, x = convert(Named("k", "buffer").eval()), torch.randn(X)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="traced or exported before it was"):
+        make_fx(net, tracing_mode=mode)(x)
+    assert not net.settled
+    run(net, x)
+    assert net.settled
 
 
 # --- threads --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
-from unusual import ConvSame, Harmless, ScaledStdConv, StdConv
+from unusual import ConvSame, ConvStatic, Harmless, ScaledStdConv, StdConv
 
 from drowsy.network.convolutions import TAKEN, conv_at_heart
 from drowsy.network.layer import DrowsyConv2d
@@ -34,6 +34,13 @@ SAME: dict[str, Callable[[], nn.Conv2d]] = {
     )
     for stride in (1, 2, 3, (1, 2))
     for dilation in (1, 2, (2, 1))
+}
+STATIC: dict[str, tuple[Callable[[], nn.Conv2d], tuple[int, int, int, int]]] = {
+    "even": (lambda: conv(ConvStatic, stride=2), (0, 1, 0, 1)),
+    "odd": (lambda: conv(ConvStatic, stride=2, image_size=225), (1, 1, 1, 1)),
+    "dilated": (lambda: conv(ConvStatic, stride=(1, 2), dilation=2), (1, 2, 2, 2)),
+    "5x5": (lambda: ConvStatic(4, 6, 5, stride=2, groups=2, bias=False), (1, 2, 1, 2)),
+    "besides padding": (lambda: conv(ConvStatic, stride=2, padding=(1, 2)), (0, 1, 0, 1)),
 }
 COMPUTED: dict[str, Callable[[], nn.Conv2d]] = {
     "standardised": lambda: conv(StdConv, padding=1, stride=2),
@@ -62,6 +69,22 @@ def test_what_is_one_is_told_with_how_it_pads_and_computes(name: str) -> None:
     assert heart.module is module
     assert (heart.computed is not None) == (name in COMPUTED)
     assert heart.pads_same == ("same" in name)
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_zeros_that_a_module_of_its_own_adds_first_are_told(name: str) -> None:
+    make, sides = STATIC[name]
+    heart = conv_at_heart(make().eval())
+    assert not isinstance(heart, str), heart
+    assert (heart.pads_first, heart.pads_same, heart.computed) == (sides, False, None)
+
+
+def test_where_nothing_is_to_be_added_first_there_is_nothing() -> None:
+    pointwise = ConvStatic(4, 6, 1, stride=2).eval()
+    assert isinstance(pointwise.static_padding, nn.Identity)
+    heart = conv_at_heart(pointwise)
+    assert not isinstance(heart, str)
+    assert (heart.pads_first, heart.pads_same) == (None, False)
 
 
 @pytest.mark.parametrize("name", COMPUTED)
@@ -150,6 +173,19 @@ class _Odd(nn.Conv2d):
         return super().forward(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)))
 
 
+class _OnlySmall(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)) if x.shape[2] < 200 else x)
+
+
+class _LessPadding(nn.Conv2d):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias)
+
+
 class _TwoInputs(nn.Conv2d):
     def forward(self, x: Tensor, routing: Tensor) -> Tensor:
         return super().forward(x)
@@ -183,6 +219,24 @@ def _hooked() -> nn.Conv2d:
     return module
 
 
+def _part_hooked() -> nn.Conv2d:
+    module = conv(ConvStatic, stride=2)
+    module.static_padding.register_forward_hook(lambda module, given, y: y + 1)
+    return module
+
+
+def _reflecting() -> nn.Conv2d:
+    module = conv(ConvStatic, stride=2)
+    module.static_padding = nn.ReflectionPad2d((0, 1, 0, 1))
+    return module
+
+
+def _ones_first() -> nn.Conv2d:
+    module = conv(ConvStatic, stride=2)
+    module.static_padding = nn.ConstantPad2d((0, 1, 0, 1), 1.0)
+    return module
+
+
 def _by_hand() -> nn.Conv2d:
     module = conv()
     module.forward = lambda x: x  # type: ignore[method-assign]
@@ -203,6 +257,11 @@ NOT_ONES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "half": (lambda: conv(_Half), "other channels"),
     "other stride": (lambda: conv(_OtherStride), "another geometry"),
     "ones": (lambda: conv(_Ones), "pads in its own way"),
+    "only small": (lambda: conv(_OnlySmall), "another geometry"),
+    "less padding": (lambda: conv(_LessPadding), "another geometry"),
+    "part hooked": (_part_hooked, "it has hooks"),
+    "reflecting": (_reflecting, "another geometry"),
+    "ones first": (_ones_first, "pads in its own way"),
     "odd": (lambda: conv(_Odd), "another geometry"),
     "two inputs": (lambda: conv(_TwoInputs), "could not be watched.*routing"),
     "answers": (lambda: conv(_Answers), "something else than its forward"),

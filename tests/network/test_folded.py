@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_convolutions import COMPUTED, PLAIN, SAME
+from test_convolutions import COMPUTED, PLAIN, SAME, STATIC
 from test_norms import NORMS
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -23,7 +23,8 @@ from drowsy.neuron import sleep
 from drowsy.sleep import levels
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-CONVOLUTIONS = PLAIN | SAME | COMPUTED
+FIRST = {f"zeros first, {name}": make for name, (make, _) in STATIC.items()}
+CONVOLUTIONS = PLAIN | SAME | COMPUTED | FIRST
 
 
 def run(module: Any, x: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def test_keys_and_parameters_are_the_modules(name: str) -> None:
     given = dict(module.named_parameters())
     assert all(parameter is given[key] for key, parameter in layer.named_parameters())
     assert isinstance(layer.weight, Tensor)
-    assert layer.weight.shape == (6, 4, 3, 3)
+    assert layer.weight.shape == (6, 4 // module.groups, *module.kernel_size)
 
 
 @pytest.mark.parametrize("name", COMPUTED)

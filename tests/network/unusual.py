@@ -34,6 +34,27 @@ class ConvSame(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
 
 
+class ConvStatic(nn.Conv2d):
+    """Pads as TensorFlow does for images of one size, by a module of its own, whatever the size."""
+
+    def __init__(self, *args: Any, image_size: int = 224, **options: Any) -> None:
+        super().__init__(*args, **options)
+        needed = pad_same(
+            torch.empty(1, 1, image_size, image_size).expand(1, 1, -1, -1),
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+        )
+        down, across = (size - image_size for size in needed.shape[-2:])
+        sides = (across // 2, across - across // 2, down // 2, down - down // 2)
+        self.static_padding = nn.ZeroPad2d(sides) if any(sides) else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.static_padding(x)
+        given = self.stride, self.padding, self.dilation, self.groups
+        return F.conv2d(x, self.weight, self.bias, *given)
+
+
 class StdConv(nn.Conv2d):
     """Standardises its weight at every call by a batch norm over it."""
 
