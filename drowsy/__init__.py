@@ -25,7 +25,7 @@ from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
-from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.sleep import Bernoulli, BlueNoise, Detail, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
 
 if TYPE_CHECKING:
     from drowsy.comparison.compare import compare
@@ -42,6 +42,7 @@ __all__ = [
     "DrowsyConv2d",
     "DrowsyNet",
     "Evaluator",
+    "Detail",
     "Fovea",
     "Frontier",
     "Grain",
