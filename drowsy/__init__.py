@@ -25,7 +25,17 @@ from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
-from drowsy.sleep import Bernoulli, BlueNoise, Detail, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.sleep import (
+    Bernoulli,
+    BlueNoise,
+    Detail,
+    Fovea,
+    Grain,
+    Lattice,
+    Lfsr,
+    SleepSpec,
+    Stratified,
+)
 
 if TYPE_CHECKING:
     from drowsy.comparison.compare import compare
@@ -39,10 +49,10 @@ __all__ = [
     "Calibration",
     "Correction",
     "Deployed",
+    "Detail",
     "DrowsyConv2d",
     "DrowsyNet",
     "Evaluator",
-    "Detail",
     "Fovea",
     "Frontier",
     "Grain",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from drowsy.sleep.fovea import halves
-from drowsy.sleep.lattice import lattice_levels, lattice_phases
+from drowsy.sleep.lattice import Lattice, lattice_levels, lattice_phases
 from drowsy.sleep.memory import remembered
 from drowsy.sleep.source import LayerMap, Source
 
@@ -55,6 +55,10 @@ class Detail(Source):
     def tables(self, layer: LayerMap, seed: Tensor) -> tuple[Tensor, ...]:
         return (_levels(layer, seed),)
 
+    def simplest(self, k: int, j: int) -> Source:
+        """``lattice``, where nobody sleeps in either."""
+        return Lattice() if j == 0 else self
+
     @property
     def follows_seed(self) -> bool:
         return True
@@ -63,7 +67,7 @@ class Detail(Source):
         tables[0].copy_(_levels(layer, seed))
 
 
-def grid(height: int, width: int) -> tuple[int, int]:
+def detail_grid(height: int, width: int) -> tuple[int, int]:
     """Into how many parts a picture is divided, down and across."""
     down, across = (min(n, max(_LEAST, min(n // _SIDE, _MOST))) for n in (height, width))
     return down, across
@@ -80,11 +84,11 @@ def detail_map(pictures: Tensor) -> Tensor:
         pictures: real ``[N, C, H, W]``.
 
     Returns:
-        int32 ``[N, *grid(H, W)]``, the same on every device, whatever other pictures there are;
-        zeros for a picture that is not finite.
+        int32 ``[N, *detail_grid(H, W)]``, the same on every device, whatever other pictures there
+        are; zeros for a picture that is not finite.
     """
     n, channels, height, width = pictures.shape
-    parts = grid(height, width)
+    parts = detail_grid(height, width)
     if pictures.numel() == 0:
         return torch.zeros((n, *parts), dtype=torch.int32, device=pictures.device)
     x = pictures.float()

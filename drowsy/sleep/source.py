@@ -179,11 +179,11 @@ def check_options(source: Source) -> None:
 def source_text(source: Source) -> str:
     """The text form of a source; ``parse_source`` reads it back."""
     options = []
-    for field in fields(source):
-        value = getattr(source, field.name)
-        if value != field.default:
+    for option in fields(source):
+        value = getattr(source, option.name)
+        if value != option.default:
             text = ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            options.append(f"{field.name}={text}")
+            options.append(f"{option.name}={text}")
     return source.name + (":" + ",".join(options) if options else "")
 
 

@@ -63,9 +63,7 @@ class SleepSpec:
                     f"{name}: got {quoted(number)}, allowed: 0 to {MASK32}, an integer"
                 )
 
-    def layer_map(
-        self, shape: tuple[int, int, int, int], detail: Tensor | None = None
-    ) -> LayerMap:
+    def layer_map(self, shape: tuple[int, int, int, int], detail: Tensor | None = None) -> LayerMap:
         """What a source is told of a layer whose output is ``(N, C, OH, OW)``.
 
         Args:
