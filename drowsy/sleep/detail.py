@@ -1,9 +1,8 @@
 """The source ``detail``: what is flat in the picture falls asleep first, on a lattice.
 
-How much detail a picture has where is told once an inference, of the network's input
-(``detail_map``), and everything on the way from there to a map is integers: sums in float64 are of
-integers below ``2**53``, so that they are exact in any order, and maps agree bit for bit on every
-device.
+Which parts of a picture are flat is told once an inference, of the network's input
+(``detail_map``). All that is added up on the way to a map are integers, those in float64 below
+``2**53``: sums are exact in any order, and maps agree bit for bit on every device.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _CPU = torch.device("cpu")
 # Pixels along a side of a part, and how many parts a side has at least and at most.
 _SIDE, _LEAST, _MOST = 8, 16, 256
 # Pixels are rounded to integers below 2**_BITS.
-_BITS = 9
+_BITS = 12
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,8 @@ class Detail(Source):
 
     Up to rate 3/4, sleepers are the positions of ``lattice`` at 3/4 (every second of every second
     row is awake) in the flattest parts of the network's input: a third of the map at 1/4, two
-    thirds at 1/2. Beyond, half of what was left sleeps in the same order, and so on. Parts are
-    squares of 8 x 8 pixels, larger where the layer's map has fewer positions, and within equally
-    flat ones the first sleep first.
+    thirds at 1/2. Beyond, half of what was left sleeps in the same order, and so on. A position is
+    as flat as the part of the picture, of about 8 x 8 pixels, that its middle lies in.
 
     Exactly ``j/k`` of the positions of a channel cell sleep, rounded down. The map is a function of
     the picture, the seed and the layer's stream: the lattice has one phase for all images, and
@@ -75,80 +73,77 @@ def detail_grid(height: int, width: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def detail_map(pictures: Tensor) -> Tensor:
-    """How much there is to see in each part of pictures.
+    """The parts of pictures in order, from the flattest to the one with most to see.
 
-    That is the sum, over a part's pixels and the channels, of the squared difference to the pixel
-    above and to that on the left, where pixels are rounded to 9 bits of the picture's largest.
+    What there is to see is the sum, over the pixels of the 3 x 3 parts round one and over the
+    channels, of the absolute differences to the pixel above and to that on the left. Pixels are
+    rounded to 12 bits of the picture's largest; beyond the border are the parts along it once more.
 
     Args:
         pictures: real ``[N, C, H, W]``.
 
     Returns:
-        int32 ``[N, *detail_grid(H, W)]``, the same on every device, whatever other pictures there
-        are; zeros for a picture that is not finite.
+        int32 ``[N, *detail_grid(H, W)]``: how many parts of its picture come before each. Of equal
+        ones, and of those of a picture that is not finite, the first by place. The same on every
+        device, whatever other pictures there are.
     """
-    n, channels, height, width = pictures.shape
-    parts = detail_grid(height, width)
+    n, _, height, width = pictures.shape
+    down, across = detail_grid(height, width)
     if pictures.numel() == 0:
-        return torch.zeros((n, *parts), dtype=torch.int32, device=pictures.device)
+        return torch.zeros((n, down, across), dtype=torch.int32, device=pictures.device)
     x = pictures.float()
     largest = torch.maximum(-x.amin((1, 2, 3)), x.amax((1, 2, 3)))
     # The power of two that takes the largest below 2**_BITS, written as a float's exponent.
     exponent = (largest.view(torch.int32) >> 23).clamp(30)
     unit = ((253 + _BITS - exponent) << 23).view(torch.float32)
     x = (x * unit[:, None, None, None]).round_()
-    energy = torch.zeros((n, height, width), dtype=torch.float64, device=x.device)
-    energy[:, 1:] += x.diff(dim=2).square_().sum(1, dtype=torch.float64)
-    energy[:, :, 1:] += x.diff(dim=3).square_().sum(1, dtype=torch.float64)
-    # What 31 bits hold of the most that there could be.
-    most = (channels * height * width) << (2 * _BITS + 3)
-    found = (_summed(energy, parts) / 2.0 ** max(most.bit_length() - 31, 0)).floor_()
-    return torch.where(largest.isfinite()[:, None, None], found, 0).to(torch.int32)
-
-
-def _summed(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Integers ``[N, H, W]`` summed over the areas of a smaller map: float64 ``[N, *size]``."""
-    down, across = (
-        _overlaps(cells, pixels, maps.device)
-        for cells, pixels in zip(size, maps.shape[1:], strict=True)
-    )
-    return down @ maps.double() @ across.T
+    changes = torch.zeros((n, height, width), dtype=torch.float64, device=x.device)
+    changes[:, 1:] += x.diff(dim=2).abs_().sum(1, dtype=torch.float64)
+    changes[:, :, 1:] += x.diff(dim=3).abs_().sum(1, dtype=torch.float64)
+    rows, columns = _near(down, height, x.device), _near(across, width, x.device)
+    seen = (rows @ changes @ columns.T).flatten(1)
+    order = torch.where(largest.isfinite()[:, None], seen, 0).argsort(dim=1, stable=True)
+    place = torch.arange(down * across, dtype=torch.int32, device=x.device).expand(n, -1)
+    return torch.empty_like(place).scatter_(1, order, place).view(n, down, across)
 
 
 @remembered
-def _overlaps(cells: int, pixels: int, device: torch.device = _CPU) -> Tensor:
-    """How much of each pixel lies in each cell, in ``1/cells``: float64 ``[cells, pixels]``."""
-    cell, pixel = torch.arange(cells)[:, None], torch.arange(pixels)
-    first = torch.maximum(cell * pixels, pixel * cells)
-    last = torch.minimum((cell + 1) * pixels, (pixel + 1) * cells)
-    return (last - first).clamp(0).double().to(device)
+def _near(parts: int, pixels: int, device: torch.device = _CPU) -> Tensor:
+    """How much of each pixel lies in a part or one beside it: float64 ``[parts, pixels]``.
+
+    In ``1/parts`` of a pixel. Beyond the border are the parts along it once more.
+    """
+    part, pixel = torch.arange(parts)[:, None], torch.arange(pixels)
+    first = torch.maximum(part * pixels, pixel * parts)
+    last = torch.minimum((part + 1) * pixels, (pixel + 1) * parts)
+    inside = (last - first).clamp(0).double()
+    return (
+        torch.cat([inside[:1], inside[:-1]]) + inside + torch.cat([inside[1:], inside[-1:]])
+    ).to(device)
 
 
 def _levels(layer: LayerMap, seed: Tensor) -> Tensor:
     """The maps of a batch: uint8 ``[N, min(k, CC), P]``; channel cell ``c`` has the ``c % k``-th.
 
-    Positions are in order of their turn (which part of the lattice's levels they belong to), the
+    Positions are in order of their turn (which range of the lattice's levels they belong to), the
     part of the picture that they lie in, the flattest first, and their place; the order is shared
     out among the levels.
     """
     assert layer.size is not None
     assert layer.detail is not None
-    k, (height, width), (n, *given) = layer.k, layer.size, layer.detail.shape
+    k, (height, width), (n, down, across) = layer.k, layer.size, layer.detail.shape
     positions, device = height * width, seed.device
     phases = torch.arange(min(k, layer.cells[1]), device=device)
     if 0 in (n, positions, len(phases)):
         return torch.empty((n, len(phases), positions), dtype=torch.uint8, device=device)
-    parts = min(given[0], height), min(given[1], width)
-    turns = _turns(k, height, width, *parts, device)
     phases = (lattice_phases(k, layer.stream, 0, torch.zeros_like(phases), seed) + phases) % k
-    flattest = _summed(layer.detail, parts).flatten(1).argsort(dim=1, stable=True)
-    # Of every turn and part, how many positions come before its first one.
-    order = flattest[:, None, None].expand(n, len(phases), turns.counts.shape[1], -1)
-    counts = turns.counts[phases].expand(n, -1, -1, -1).gather(3, order)
-    before = (counts.flatten(2).cumsum(2) - counts.flatten(2)).view_as(counts)
-    before = torch.empty_like(before).scatter_(3, order, before).flatten(2)
-    slot = turns.slot[phases].expand(n, -1, -1)
-    rank = before.gather(2, slot) + turns.within[phases]
+    turns = _turns(k, height, width, down, across, device)
+    counts = turns.counts[phases].expand(n, -1, -1, -1)
+    place = layer.detail.long().flatten(1)[:, None, None].expand_as(counts)
+    # How many positions come before the first one of each turn and part.
+    ordered = torch.empty_like(counts).scatter_(3, place, counts).flatten(2)
+    before = (ordered.cumsum(2) - ordered).view_as(counts).gather(3, place).flatten(2)
+    rank = before.gather(2, turns.slot[phases].expand(n, -1, -1)) + turns.within[phases]
     if layer.upside_down:
         rank = positions - 1 - rank
     return (((rank + 1) * k - 1) // positions).to(torch.uint8)
