@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend
 from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
-from drowsy.network.inference import in_graph, join, joined
+from drowsy.network.inference import in_graph, join, joined, running
 from drowsy.network.tail import Tail, mark
 from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
 from drowsy.sleep import (
@@ -373,7 +373,8 @@ class DrowsyConv2d(FoldedConv2d):
 
     def _seen(self, input: Tensor) -> tuple[str, Tensor | None]:
         """The sleep of a layer whose source sees, as text, and what it sees in this inference."""
-        begun = joined(self.control)
+        # Tracers put other objects in the place of the control.
+        begun = running() if in_graph(input) else joined(self.control)
         if begun is not None and begun.detail is not None:
             return self._sleep_text, begun.detail
         if self.control.awake(self.index) and not is_kept(input):

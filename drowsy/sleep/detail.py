@@ -94,7 +94,7 @@ def detail_map(pictures: Tensor) -> Tensor:
     x = pictures.float()
     largest = torch.maximum(-x.amin((1, 2, 3)), x.amax((1, 2, 3)))
     # The power of two that takes the largest below 2**_BITS, written as a float's exponent.
-    exponent = (largest.view(torch.int32) >> 23).clamp(30)
+    exponent = (largest.view(torch.int32) >> 23).clamp(_BITS)
     unit = ((253 + _BITS - exponent) << 23).view(torch.float32)
     x = (x * unit[:, None, None, None]).round_()
     changes = torch.zeros((n, height, width), dtype=torch.float64, device=x.device)
