@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from drowsy.knob.control import Control
+from drowsy.knob.control import Control, exporting_onnx
 from drowsy.knob.schedule import LayerSetting, Schedule, named
 from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.converted import Converted, Settler
@@ -249,7 +249,7 @@ class DrowsyNet(Converted):
         return seers
 
     def _see(self, args: Any, kwargs: Any) -> Tensor | None:
-        if not self._seers:
+        if not self._seers or exporting_onnx():  # which layers refuse, but for those awake
             return None
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if all(map(self.control.awake, self._seers)) and not any(map(is_kept, tensors)):

@@ -203,11 +203,17 @@ def test_traced_and_exported_networks_see_every_input(rate: float) -> None:
         torch.testing.assert_close(run(exported, other), run(net, other))
 
 
-def test_onnx_is_refused() -> None:
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_onnx_is_refused_unless_nobody_sleeps(dynamo: bool) -> None:
     pytest.importorskip("onnx")
-    net = converted()
-    with pytest.raises(Exception, match="source detail sleeps by what is in the picture"):
-        torch.onnx.export(net, (pictures(2),), io.BytesIO(), dynamo=False)
+    pytest.importorskip("onnxscript")
+    net, x = converted(), pictures(2)
+    told = "source detail sleeps by what is in the picture"
+    with torch.no_grad():
+        with pytest.raises(Exception, match=told):
+            torch.onnx.export(net, (x,), io.BytesIO(), dynamo=dynamo, verbose=False)
+        net.set(0)
+        torch.onnx.export(net, (x,), io.BytesIO(), dynamo=dynamo, verbose=False)
 
 
 def test_a_deployed_network_sees_every_batch(triton_device: torch.device) -> None:
