@@ -642,7 +642,7 @@ CASES = [
         "detail without pictures",
         lambda _: levels(SleepSpec("detail"), (2, 4, 8, 8), torch.tensor([0, 0])),
         ValueError,
-        "source detail: got none pictures for the maps of 2 images, allowed: as many",
+        "source detail: got 0 pictures for the maps of 2 images, allowed: as many",
     ),
     Case(
         "detail of another batch",

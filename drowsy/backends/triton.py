@@ -190,8 +190,6 @@ def exact_run(spec: SleepSpec, shape: tuple[int, int, int, int]) -> int | None:
     _, _, height, width = shape
     if not spec.grain.of_single_positions or height * width <= 1 or spec.k & (spec.k - 1):
         return None
-    if spec.source.sees:  # where sleepers are is the picture's to say
-        return None
     run = spec.source.exact_run(spec.layer_map(shape))
     # As many are awake in every run, and no run straddles two blocks.
     return spec.k if run is not None and kernels.LIST_BLOCK % run == 0 else None
@@ -225,6 +223,7 @@ def map_options(
     detail: Tensor | None = None,
 ) -> dict[str, Any]:
     """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device."""
+    spec.check_seen(shape[0], detail)
     layer = spec.layer_map(shape, detail)
     return kernel_options(spec.source, layer, spec.source.tables(layer, clock[0]))
 

@@ -16,7 +16,7 @@ from drowsy.knob.control import Control
 
 
 class Prologue:
-    """Work that needs no data, in the order in which the layers need it.
+    """Work that needs no layer's output, in the order in which the layers need it.
 
     Runs on a stream of its own; ``wait`` holds the current stream until what was added before
     ``mark`` is there.

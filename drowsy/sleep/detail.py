@@ -53,6 +53,11 @@ class Detail(Source):
     def tables(self, layer: LayerMap, seed: Tensor) -> tuple[Tensor, ...]:
         return (_levels(layer, seed),)
 
+    def exact_run(self, layer: LayerMap) -> int | None:
+        # An image: no part of one.
+        positions = layer.cells[0]
+        return positions if positions % layer.k == 0 else None
+
     def simplest(self, k: int, j: int) -> Source:
         """``lattice``, where nobody sleeps in either."""
         return Lattice() if j == 0 else self

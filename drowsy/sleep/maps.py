@@ -39,6 +39,7 @@ def levels(
     """
     if clock.dtype != torch.int64 or clock.shape != (2,):
         raise ValueError(f"clock: got {clock.dtype} {tuple(clock.shape)}, allowed: int64 [2]")
+    spec.check_seen(shape[0], detail)
     n, layer = shape[0], spec.layer_map(shape, detail)
     out = torch.empty((n, *layer.cells), dtype=torch.uint8, device=clock.device)
     if out.numel() == 0:
