@@ -1,8 +1,9 @@
 """The source ``detail``: what is flat in the picture falls asleep first, on a lattice.
 
 Which parts of a picture are flat is told once an inference, of the network's input
-(``detail_map``). All that is added up on the way to a map are integers, those in float64 below
-``2**53``: sums are exact in any order, and maps agree bit for bit on every device.
+(``detail_map``). All that is added up on the way to a map are integers, those in float32 up to
+``2**24`` and those in float64 below ``2**53``: sums are exact in any order, and maps agree bit for
+bit on every device.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.sleep.fovea import halves
@@ -92,21 +94,21 @@ def detail_map(pictures: Tensor) -> Tensor:
         ones, and of those of a picture that is not finite, the first by place. The same on every
         device, whatever other pictures there are.
     """
-    n, _, height, width = pictures.shape
+    n, channels, height, width = pictures.shape
     down, across = detail_grid(height, width)
     if pictures.numel() == 0:
         return torch.zeros((n, down, across), dtype=torch.int32, device=pictures.device)
-    x = pictures.float()
+    x = pictures.float().contiguous()
     largest = torch.maximum(-x.amin((1, 2, 3)), x.amax((1, 2, 3)))
     # The power of two that takes the largest below 2**_BITS, written as a float's exponent.
     exponent = (largest.view(torch.int32) >> 23).clamp(_BITS)
     unit = ((253 + _BITS - exponent) << 23).view(torch.float32)
     x = (x * unit[:, None, None, None]).round_()
-    changes = torch.zeros((n, height, width), dtype=torch.float64, device=x.device)
-    changes[:, 1:] += x.diff(dim=2).abs_().sum(1, dtype=torch.float64)
-    changes[:, :, 1:] += x.diff(dim=3).abs_().sum(1, dtype=torch.float64)
+    exact = torch.float32 if channels << (_BITS + 2) <= 1 << 24 else torch.float64
+    changes = F.pad(x.diff(dim=3).abs_().sum(1, dtype=exact), (1, 0))
+    changes[:, 1:] += x.diff(dim=2).abs_().sum(1, dtype=exact)
     rows, columns = _near(down, height, x.device), _near(across, width, x.device)
-    seen = (rows @ changes @ columns.T).flatten(1)
+    seen = (rows @ changes.double() @ columns.T).flatten(1)
     order = torch.where(largest.isfinite()[:, None], seen, 0).argsort(dim=1, stable=True)
     place = torch.arange(down * across, dtype=torch.int32, device=x.device).expand(n, -1)
     return torch.empty_like(place).scatter_(1, order, place).view(n, down, across)

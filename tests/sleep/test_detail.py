@@ -102,6 +102,14 @@ def test_a_picture_that_is_not_finite_is_flat_everywhere(value: float) -> None:
     assert torch.equal(found[::2], detail_map(given[::2]))
 
 
+def test_sums_over_many_channels_are_exact() -> None:
+    """Changes are as large as can be, and differ by less than float32 would hold of their sum."""
+    sign = 1 - 2 * ((torch.arange(16)[:, None] + torch.arange(17)) % 2)
+    given = (sign * torch.tensor(4095.0)).expand(1, 1100, -1, -1).clone()
+    given[:, :2] -= sign * torch.randint(2, (2, 16, 17))
+    assert detail_map(given / 4096).flatten().tolist() == order_in_python(given[0] / 4096)
+
+
 def test_no_pictures() -> None:
     assert detail_map(torch.ones(0, 3, 64, 80)).shape == (0, 16, 16)
     assert detail_map(torch.ones(2, 3, 0, 80)).shape == (2, 0, 16)
