@@ -177,7 +177,7 @@ def _turns(
 ) -> _Turns:
     """Made on ``device`` once: a captured graph cannot hold a copy from the host."""
     ranges = turns_of(k)
-    turn_of = torch.repeat_interleave(torch.tensor([last - first for first, last in ranges]))
+    turn_of = torch.tensor([turn for turn, own in enumerate(ranges) for _ in range(*own)])
     lattice = lattice_levels(k, (height * width, 1), width, torch.arange(k))[..., 0]
     y, x = torch.arange(height)[:, None], torch.arange(width)
     # The part that the middle of a position lies in.

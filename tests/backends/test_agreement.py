@@ -87,7 +87,7 @@ def configuration(number: int) -> Configuration:
     """The layer of this number: sources, grains and dtypes take turns, the rest is drawn."""
     turn, meeting = divmod(number, len(MEETINGS))
     source, grain, dtype = MEETINGS[meeting]
-    rng = random.Random(number)
+    rng = random.Random(1000 + number)
     pick = rng.choice
     k = pick((2, 3, 4, 5, 7, 8, 8, 8, 8, 8, 10, 16, 31, 256))
     groups = pick((1, 1, 1, 2, 3))

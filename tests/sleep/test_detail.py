@@ -7,6 +7,7 @@ import torch
 from drawing import clock, philox_in_python
 from torch import Tensor
 
+import drowsy  # noqa: F401  (its operators)
 from drowsy.sleep import SleepSpec, detail_map, lattice_tables, levels, simplest
 
 ODD = [(7, 9), (1, 1), (13, 5), (24, 31), (60, 44)]
@@ -78,6 +79,21 @@ def test_parts_are_in_order_of_what_there_is_to_see(size: tuple[int, int], scale
 def test_pictures_of_any_type_are_seen_as_their_float32(dtype: torch.dtype) -> None:
     given = (pictures() * 40).abs().to(dtype)
     assert torch.equal(detail_map(given), detail_map(given.float()))
+
+
+def test_autocast_rounds_nothing_of_what_is_seen() -> None:
+    given = pictures()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(torch.ops.drowsy.detail(given), detail_map(given))
+
+
+def test_the_operator_passes_torchs_own_checks() -> None:
+    for given in (pictures(), pictures(1).half(), torch.ones(0, 3, 40, 9)):
+        torch.library.opcheck(
+            torch.ops.drowsy.detail.default,
+            (given,),
+            test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+        )
 
 
 def test_what_is_seen_of_a_picture_depends_on_nothing_else() -> None:
