@@ -75,6 +75,7 @@ _CORE_CASES = (
     "sleep_map lattice k=8",
     "sleep_map fovea k=8",
     "sleep_map bluenoise k=8",
+    "sleep_map detail k=8",
     "sleep_map lfsr k=8",
     "counting rows",
     "listing rows",
@@ -247,6 +248,7 @@ def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
     """The sleep map of a layer of 128 channels at 28 x 28."""
     spec = SleepSpec(parse_source(_WIDE_LFSR if source == "lfsr" else source), k=k)
     shape, clock = (8, 128, 28, 28), torch.empty(2, dtype=torch.int64, device="meta")
+    seen = torch.empty((8, 28, 28), dtype=torch.int32, device="meta")
     _, (launch,) = kernels.plan_sleep_map(
         source,
         shape,
@@ -255,7 +257,7 @@ def sleep_launch(source: str, cell: tuple[int, int], k: int) -> kernels.Launch:
         stream=3,
         threshold=torch.empty(1, dtype=torch.int32, device="meta"),
         clock=clock,
-        **map_options(spec, shape, clock),
+        **map_options(spec, shape, clock, seen),
     )
     return launch
 

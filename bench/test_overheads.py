@@ -37,7 +37,7 @@ MAPS = [
     (source, kind)
     for source in SOURCES
     for kind in KINDS
-    if source not in ("fovea", "bluenoise") or kind in ("neuron", "position")
+    if source not in ("fovea", "bluenoise", "detail") or kind in ("neuron", "position")
 ]
 Call = Callable[[], object]
 
@@ -48,12 +48,14 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def map_call(problem: Problem, source: str, kind: str) -> Call:
-    """Draws a layer's map; its tables, which stay as they are, are made before."""
+    """Draws a layer's map; its tables are made before where they stay as they are."""
     shape, device = problem.shape, problem.device
     spec = SleepSpec(source, Grain.parse(grain_of(kind, shape)))  # type: ignore[arg-type]
     threshold = torch.tensor([4], dtype=torch.int32, device=device)
     clock = torch.tensor([1, 0], device=device)
-    tables = map_options(spec, problem.out_shape, clock)
+    parts = torch.arange(28 * 28, dtype=torch.int32, device=device).view(1, 28, 28)
+    given = (spec, problem.out_shape, clock, parts.expand(problem.out_shape[0], -1, -1))
+    tables = map_options(*given)
     return lambda: kernels.sleep_map(
         spec.source.name,
         problem.out_shape,
@@ -62,7 +64,7 @@ def map_call(problem: Problem, source: str, kind: str) -> Call:
         stream=spec.stream,
         threshold=threshold,
         clock=clock,
-        **tables,
+        **(map_options(*given) if spec.source.sees else tables),
     )
 
 

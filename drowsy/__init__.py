@@ -30,7 +30,17 @@ from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import search
-from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, SleepSpec, Stratified
+from drowsy.sleep import (
+    Bernoulli,
+    BlueNoise,
+    Detail,
+    Fovea,
+    Grain,
+    Lattice,
+    Lfsr,
+    SleepSpec,
+    Stratified,
+)
 from drowsy.tuning.knob import Knob, load
 from drowsy.tuning.tune import tune
 
@@ -46,6 +56,7 @@ __all__ = [
     "Calibration",
     "Correction",
     "Deployed",
+    "Detail",
     "DrowsyConv2d",
     "DrowsyNet",
     "Evaluator",

@@ -640,7 +640,8 @@ CASES = [
         "unknown source",
         lambda _: net(source="dice"),
         ValueError,
-        "source: got 'dice', allowed: bernoulli, stratified, lattice, fovea, bluenoise, lfsr",
+        "source: got 'dice', allowed: bernoulli, stratified, lattice, fovea, bluenoise, detail, "
+        "lfsr",
     ),
     Case(
         "blue noise of channels",
@@ -653,6 +654,29 @@ CASES = [
         lambda _: net(source="bluenoise").set_grain("tile:4x2"),
         ValueError,
         "layer 0: grain: got tile:4x2 with source bluenoise",
+    ),
+    Case(
+        "detail of channels",
+        lambda _: net(source="detail", grain="channel"),
+        ValueError,
+        "grain: got channel with source detail, allowed: grains of single positions",
+    ),
+    Case(
+        "detail without pictures",
+        lambda _: levels(SleepSpec("detail"), (2, 4, 8, 8), torch.tensor([0, 0])),
+        ValueError,
+        "source detail: got 0 pictures for the maps of 2 images, allowed: as many",
+    ),
+    Case(
+        "detail of another batch",
+        lambda _: levels(
+            SleepSpec("detail"),
+            (2, 4, 8, 8),
+            torch.tensor([0, 0]),
+            torch.zeros(3, 8, 8, dtype=torch.int32),
+        ),
+        ValueError,
+        "source detail: got 3 pictures for the maps of 2 images, allowed: as many",
     ),
     Case(
         "unknown option of a source",

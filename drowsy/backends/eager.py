@@ -20,6 +20,7 @@ def conv2d(
     sleep: SleepSpec,
     fill: str,
     table: Tensor | None = None,
+    detail: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
 
@@ -30,11 +31,12 @@ def conv2d(
         sleep: how the layer's map is drawn.
         fill: what a sleeper outputs: ``zero``, or one of ``drowsy.sleep.NEIGHBOUR_FILLS``.
         table: of ``stencil``, as for ``neuron.sleep``.
+        detail: of the network's input, for sources that see it, as for ``sleep.levels``.
     """
     y = neuron.awake_conv2d(x, weight, bias, spec)
     # On the CPU the threshold is at hand without a synchronisation: rate 0 costs nothing.
     if threshold.device.type == "cpu" and threshold.item() == 0:
         return y
     n, channels, height, width = y.shape
-    drawn = levels(sleep, (n, channels, height, width), clock)
+    drawn = levels(sleep, (n, channels, height, width), clock, detail)
     return neuron.sleep(y, drawn, threshold, scale, sleep.grain, fill, table)

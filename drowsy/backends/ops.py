@@ -2,6 +2,8 @@
 
 ``torch.ops.drowsy.conv2d`` is one opaque node to ``torch.compile``, ``torch.export`` and fx. Its
 run-time arguments (rates, seed) are tensors, so a captured or compiled network follows the knob.
+``torch.ops.drowsy.detail`` is another, ``drowsy.sleep.detail_map``: what sources see of a network's
+input, computed once and given to its layers.
 
 Under ``torch.autocast`` it is a convolution like torch's own: input, weight and bias are rounded to
 autocast's dtype (float64 stays), and so is the output, at every rate. A folded batch norm is part
@@ -19,7 +21,7 @@ from torch import Tensor
 from drowsy import neuron
 from drowsy.backends import cpu, eager
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import SleepSpec
+from drowsy.sleep import SleepSpec, detail_grid, detail_map
 from drowsy.sleep.turning import TURNING
 
 BACKENDS = ("auto", "torch", "triton")
@@ -27,8 +29,10 @@ BACKENDS = ("auto", "torch", "triton")
 _library = torch.library.Library("drowsy", "DEF")
 _library.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor thresholds, Tensor scales, Tensor clock,"
-    f" Tensor? table, int index, {ConvSpec.SCHEMA}, str sleep, str fill, str backend) -> Tensor"
+    f" Tensor? table, int index, {ConvSpec.SCHEMA}, str sleep, str fill, str backend,"
+    " Tensor? detail=None) -> Tensor"
 )
+_library.define("detail(Tensor pictures) -> Tensor")
 
 
 def choose_backend(requested: str, device: torch.device) -> str:
@@ -58,20 +62,22 @@ class _Call(NamedTuple):
     sleep: str
     fill: str
     backend: str
+    detail: Tensor | None = None
 
     @classmethod
     def of(cls, *arguments: Any) -> _Call:
         """Arguments in the order of the operator's schema."""
-        spec = ConvSpec.of(*arguments[_BEFORE:-_AFTER]).at(arguments[0].shape[-2:])
-        call = cls._make((*arguments[:_BEFORE], spec, *arguments[-_AFTER:]))
+        before, told, after = arguments[:_BEFORE], arguments[_BEFORE:_END], arguments[_END:]
+        spec = ConvSpec.of(*told).at(arguments[0].shape[-2:])
+        call = cls(*before, spec, *after)  # type: ignore[call-arg]
         if call.x.dim() != 4:
             raise ValueError(f"input: got {tuple(call.x.shape)}, allowed: [N, C, H, W]")
         return call
 
 
-# How many arguments come before and after those of the specification.
+# Where the arguments of the specification begin and end.
 _BEFORE = _Call._fields.index("spec")
-_AFTER = len(_Call._fields) - _BEFORE - 1
+_END = _BEFORE + ConvSpec.SCHEMA.count(",") + 1
 
 
 def _conv2d(*arguments: Any) -> Tensor:
@@ -87,11 +93,13 @@ def _conv2d(*arguments: Any) -> Tensor:
     knob = (threshold, scale, call.clock)
     given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
     if choose_backend(call.backend, x.device) == "torch":
-        return (cpu if x.device.type == "cpu" else eager).conv2d(*given)
+        if x.device.type == "cpu" and not sleep.source.sees:
+            return cpu.conv2d(*given)
+        return eager.conv2d(*given, call.detail)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy.backends import triton
 
-    return triton.conv2d(*given)
+    return triton.conv2d(*given, call.detail)
 
 
 def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:
@@ -109,6 +117,11 @@ def _conv2d_shape(*arguments: Any) -> Tensor:
     if choose_backend(call.backend, call.x.device) == "triton":
         y = torch.empty_like(y, memory_format=torch.channels_last)
     return y
+
+
+def _detail_shape(pictures: Tensor) -> Tensor:
+    n, _, height, width = pictures.shape
+    return pictures.new_empty((n, *detail_grid(height, width)), dtype=torch.int32)
 
 
 NO_ONNX = (
@@ -139,5 +152,8 @@ def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Ten
 for _key in ("CPU", "CUDA"):
     _library.impl("conv2d", _conv2d, _key)
     _library.impl("conv2d", _autocast, f"Autocast{_key}")
+    _library.impl("detail", detail_map, _key)
 torch.library.register_fake("drowsy::conv2d", _conv2d_shape, lib=_library)
-torch.library.register_vmap("drowsy::conv2d", _refuse_vmap, lib=_library)
+torch.library.register_fake("drowsy::detail", _detail_shape, lib=_library)
+for _name in ("conv2d", "detail"):
+    torch.library.register_vmap(f"drowsy::{_name}", _refuse_vmap, lib=_library)

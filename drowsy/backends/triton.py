@@ -31,6 +31,7 @@ def conv2d(
     sleep: SleepSpec,
     fill: str,
     table: Tensor | None = None,
+    detail: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments as for ``backends.eager.conv2d``, the result is channels_last."""
     x, spec = padded(x, spec)
@@ -40,7 +41,7 @@ def conv2d(
     )
     shape = (x.shape[0], weight.shape[0], *size)
     cell = sleep.grain.cell(shape[1], size[0] * size[1])
-    bitmap = draw_bitmap(sleep, shape, cell, threshold, clock)
+    bitmap = draw_bitmap(sleep, shape, cell, threshold, clock, detail)
     choice = choose(x.shape, weight.shape, x.dtype, x.device, spec, cell)
     awake = list_awake(choice.method, sleep, bitmap, shape, cell, threshold)
     y = convolve(choice, x, packed, bias, spec, bitmap=bitmap, cell=cell, awake=awake, scale=scale)
@@ -200,6 +201,7 @@ def draw_bitmap(
     cell: tuple[int, int],
     threshold: Tensor,
     clock: Tensor,
+    detail: Tensor | None = None,
 ) -> Tensor:
     """The packed sleep bitmap of a layer, drawn by a Triton kernel."""
     return kernels.sleep_map(
@@ -210,13 +212,19 @@ def draw_bitmap(
         stream=spec.stream,
         threshold=threshold,
         clock=clock,
-        **map_options(spec, shape, clock),
+        **map_options(spec, shape, clock, detail),
     )
 
 
-def map_options(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> dict[str, Any]:
+def map_options(
+    spec: SleepSpec,
+    shape: tuple[int, int, int, int],
+    clock: Tensor,
+    detail: Tensor | None = None,
+) -> dict[str, Any]:
     """What else ``kernels.sleep_map`` needs of a source: its tables, on the clock's device."""
-    layer = spec.layer_map(shape)
+    spec.check_seen(shape[0], detail)
+    layer = spec.layer_map(shape, detail)
     return kernel_options(spec.source, layer, spec.source.tables(layer, clock[0]))
 
 

@@ -30,7 +30,7 @@ def corrections_by_forward(
     net: DrowsyNet, images: Tensor, reconstruct: bool, seed: int, batch: int, progress: bool
 ) -> dict[str, Correction]:
     """Corrections at the setting in force, which the network computes without any so far."""
-    thresholds = net.control.settings
+    thresholds, detail = net.control.settings, net.detail_of(images)
     # By layer, at its first call: what its input is, and what comes of it.
     seen: dict[str, tuple[int, Wanted]] = {}
     found: dict[str, Correction | None] = {}
@@ -47,6 +47,7 @@ def corrections_by_forward(
             starts=starts,
             images=len(images),
             seed=seed,
+            detail=detail,
         )
 
     def awake(name: str, layer: DrowsyConv2d, x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def corrections_by_graph(
     """Corrections at the setting in force, which the network computes without any so far."""
     size = chunk_size(len(images), batch)
     chunks, starts = images.split(size), range(0, len(images), size)
-    layers, thresholds = net.layers, net.control.settings
+    layers, thresholds, detail = net.layers, net.control.settings, net.detail_of(images)
     executor = Executor(net)
     awake, drowsy = _Lane(executor, chunks), _Lane(executor, chunks)
     found: dict[str, Correction | None] = {}
@@ -64,7 +64,15 @@ def corrections_by_graph(
             (source,) = node.all_input_nodes
             given, inputs = awake.values(source), drowsy.values(source)
             threshold, about = thresholds[layers[name].index], (name, layers[name])
-            clean = Call.of(*about, threshold, given, starts=starts, images=len(images), seed=seed)
+            clean = Call.of(
+                *about,
+                threshold,
+                given,
+                starts=starts,
+                images=len(images),
+                seed=seed,
+                detail=detail,
+            )
             call = clean.on(inputs)
             if name not in found:
                 found[name] = None

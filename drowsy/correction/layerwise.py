@@ -86,8 +86,13 @@ class Call:
         starts: Iterable[int],
         images: int,
         seed: int,
+        detail: Tensor | None,
     ) -> Call:
-        """A call on these inputs, chunks of ``images`` images that begin at ``starts``."""
+        """A call on these inputs, chunks of ``images`` images that begin at ``starts``.
+
+        Args:
+            detail: of all images, for sources that see it (``DrowsyNet.detail_of``).
+        """
         given, bias = layer.parameters_in_effect()
         weight = given.float()
         bias = weight.new_zeros(len(weight)) if bias is None else bias.float()
@@ -96,7 +101,7 @@ class Call:
         sums = [_convolve(layer, x, weight, bias) for x in xs]
         # Drawn once for all that asks who is awake.
         drawn = zip(starts, sums, strict=True) if threshold else ()
-        cells = [_levels(layer, seed, start, z) for start, z in drawn]
+        cells = [_levels(layer, seed, start, z, detail) for start, z in drawn]
         return cls(name, layer, images, seed, threshold, weight, bias, xs, batched, sums, cells)
 
     def on(self, inputs: Sequence[Tensor]) -> Call:
@@ -251,9 +256,11 @@ def _convolve(layer: DrowsyConv2d, x: Tensor, weight: Tensor, bias: Tensor) -> T
     return F.conv2d(x, weight, bias, spec.stride, 0, spec.dilation, spec.groups)
 
 
-def _levels(layer: DrowsyConv2d, seed: int, start: int, y: Tensor) -> Tensor:
+def _levels(layer: DrowsyConv2d, seed: int, start: int, y: Tensor, detail: Tensor | None) -> Tensor:
+    n, channels, height, width = y.shape
     clock = torch.tensor([seed, start], device=y.device)
-    return levels(layer.sleep, (y.shape[0], y.shape[1], y.shape[2], y.shape[3]), clock)
+    own = None if detail is None else detail[start : start + n]
+    return levels(layer.sleep, (n, channels, height, width), clock, own)
 
 
 def patches(

@@ -106,6 +106,7 @@ class Builder:
         self._source = without_overwriting(net.need_graph("deploy"), self._modules, copies)
         self._shapes = {copies[node]: shape for node, shape in shapes(net, example).items()}
         self._prologue = Prologue(example.device)
+        self._detail = net.detail_of(example)
         self._graph = fx.Graph()
         self._values: dict[fx.Node, _Value] = {}
         self._maps: dict[object, Map] = {}
@@ -169,8 +170,8 @@ class Builder:
                 self._full(used)
             made = self._graph.node_copy(node, lambda used: self._values[used].full)
             self._values[node] = _Value(made, zeros=self._zeros_after(node))
-        if node.op == "placeholder":
-            self._call("draw", Draw(self._prologue), ())
+        if node.op == "placeholder" and not node.args:  # the batch; the others have defaults
+            self._call("draw", Draw(self._prologue, self._detail), (made,))
 
     def _emit_sum(self, s: _Sum) -> None:
         """A sum with its convolution, as one step where they commute."""
@@ -338,7 +339,7 @@ class Builder:
         _, channels, height, width = shape
         cell, source, k = sleep.grain.cell(channels, height * width), sleep.source, sleep.k
         threshold, clock = layer.control.thresholds[layer.index], layer.control.clock
-        layer_map = sleep.layer_map(shape)
+        layer_map = sleep.layer_map(shape, self._detail)
         given = source.tables(layer_map, clock[0])
         if source.follows_seed:
             self._prologue.add(functools.partial(source.reseed, given, layer_map, clock[0]))

@@ -2,9 +2,9 @@
 
 ``deploy`` rewrites the network's graph for one batch shape:
 
-- Sleep maps, awake lists and tap tables depend on the clock, the rates and the shapes, never on
-  the data. They are drawn into fixed buffers at the start of an inference, on a stream of their
-  own beside the first layers.
+- Sleep maps, awake lists and tap tables depend on clock, rates and shapes, and where sources see on
+  the input, but never on what layers put out. They are drawn into fixed buffers at the
+  start of an inference, on a stream of their own beside the first layers.
 - Layers that share a position map (``drowsy.align``) hand each other *compact* activations: the
   awake rows and nothing else. The full map is filled in only for what is not a convolution, a
   pointwise operation, a sum or a concatenation of layers of that map.

@@ -16,7 +16,7 @@ from drowsy.knob.control import Control
 
 
 class Prologue:
-    """Work that needs no data, in the order in which the layers need it.
+    """Work that needs no layer's output, in the order in which the layers need it.
 
     Runs on a stream of its own; ``wait`` holds the current stream until what was added before
     ``mark`` is there.
@@ -68,13 +68,19 @@ def wait(event: torch.cuda.Event | None) -> None:
 
 
 class Draw(nn.Module):
-    """Starts the prologue."""
+    """Writes down what sources see of a batch, where they do, and starts the prologue.
 
-    def __init__(self, prologue: Prologue) -> None:
+    Args:
+        detail: int32 ``[N, GH, GW]`` to write to, or None.
+    """
+
+    def __init__(self, prologue: Prologue, detail: Tensor | None) -> None:
         super().__init__()
-        self._prologue = prologue
+        self._prologue, self._detail = prologue, detail
 
-    def forward(self) -> None:
+    def forward(self, batch: Tensor) -> None:
+        if self._detail is not None:
+            self._detail.copy_(torch.ops.drowsy.detail(batch))
         self._prologue.run()
 
 

@@ -50,6 +50,7 @@ class Tree:
         self._layers, self._chunks, self._seed = list(net.layers.values()), chunks, seed
         self.maps: dict[tuple[SleepSpec, torch.Size, int], Tensor] = {}
         self._room = map_cache
+        self._details = [net.detail_of(images) for _, images in chunks]
         self._executor = Apart(net)
         *nodes, self._output = self._executor.nodes
         index = {name: i for i, name in enumerate(net.layers)}
@@ -166,7 +167,8 @@ class Tree:
         if drawn is None:
             n, channels, height, width = y.shape
             clock = torch.tensor([self._seed, self._chunks[chunk][0]], device=y.device)
-            drawn = levels(spec, (n, channels, height, width), clock)
+            detail = self._details[chunk]
+            drawn = levels(spec, (n, channels, height, width), clock, detail)
             if drawn.numel() <= self._room:
                 self.maps[key] = drawn
                 self._room -= drawn.numel()

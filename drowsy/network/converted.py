@@ -123,6 +123,7 @@ class Converted(Standin):
             self._settle(method, args, kwargs)
         before = _versions(args, kwargs)
         with self.control.turns.inferring(), inference(self.control) as begun:
+            begun.detail = self._see(args, kwargs)
             output: Any = None
             other: str | None = None
             try:
@@ -163,10 +164,12 @@ class Converted(Standin):
                 "allowed: one batch of images, which its graph is of"
             )
         images = next(iter((*args, *kwargs.values())))
-        if _is_traced(args, kwargs):
+        detail = self._see(args, kwargs)
+        if detail is None and _is_traced(args, kwargs):
             output = module(images)
         else:
-            with inference(self.control, in_graph=True):
+            with inference(self.control, in_graph=True) as begun:
+                begun.detail = detail
                 output = module(images)
         self.control.advance(images.shape[0] if images.dim() == 4 else 1)
         return output
@@ -194,6 +197,10 @@ class Converted(Standin):
 
     def _follow_settling(self) -> None:
         """What a subclass does once the network was compared."""
+
+    def _see(self, args: Any, kwargs: Any) -> Tensor | None:
+        """What a subclass lets its layers' sources see of a call; None where none looks."""
+        return None
 
     @contextmanager
     def _turning(self) -> Iterator[None]:

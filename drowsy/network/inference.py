@@ -23,16 +23,18 @@ class Inference:
         images: of the largest batch that a layer has seen.
         awaited: neurons whose norm or activation the model's code has not come to yet.
         in_graph: whether the network's graph runs, and not the model's code.
+        detail: of the network's input, for sources that see it; None where nobody sleeps by it.
         marked: what layers put out for the model's code to pass over (``tail``).
         other: how the code was seen to go another way than was observed; None for none.
     """
 
-    __slots__ = ("awaited", "control", "images", "in_graph", "marked", "other")
+    __slots__ = ("awaited", "control", "detail", "images", "in_graph", "marked", "other")
 
     def __init__(self, control: Control, in_graph: bool = False) -> None:
         self.control, self.in_graph = control, in_graph
         self.images = self.awaited = 0
         self.marked: list[weakref.ref[Tensor]] = []
+        self.detail: Tensor | None = None
         self.other: str | None = None
 
 

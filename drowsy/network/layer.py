@@ -14,7 +14,7 @@ from torch._C._functorch import peek_interpreter_stack
 from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend
 from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
-from drowsy.network.inference import Inference, in_graph, join, joined
+from drowsy.network.inference import Inference, in_graph, join, joined, running
 from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_recorded, library_serves
 from drowsy.network.standin import plainly_called
 from drowsy.network.tail import Tail, mark
@@ -26,6 +26,7 @@ from drowsy.sleep import (
     check_fill,
     levels,
     scale,
+    simplest,
     threshold,
 )
 
@@ -382,6 +383,7 @@ class DrowsyConv2d(FoldedConv2d):
     def _drowse(self, input: Tensor) -> Tensor:
         if exporting_onnx():
             return self._fixed(input)
+        sleep, detail = self._seen(input) if self.sleep.source.sees else (self._sleep_text, None)
         return torch.ops.drowsy.conv2d(
             input,
             *self.parameters_in_effect(),
@@ -391,9 +393,24 @@ class DrowsyConv2d(FoldedConv2d):
             self.table,
             self.index,
             *self.spec.arguments(),
-            self._sleep_text,
+            sleep,
             self._fill_text,
             self.backend,
+            detail,
+        )
+
+    def _seen(self, input: Tensor) -> tuple[str, Tensor | None]:
+        """The sleep of a layer whose source sees, as text, and what it sees in this inference."""
+        # Tracers put other objects in the place of the control.
+        begun = running() if in_graph(input) else joined(self.control)
+        if begun is not None and begun.detail is not None:
+            return self._sleep_text, begun.detail
+        if self.control.awake(self.index) and not is_kept(input):
+            # Nobody sleeps, whatever there is to see.
+            return str(simplest(self.sleep, 0)), None
+        raise ValueError(
+            f"sleep: got source {self.sleep.source.name} for a layer that was called without its "
+            "network, allowed: within a call of a network that is given pictures, or at rate 0"
         )
 
     def _fixed(self, input: Tensor) -> Tensor:
@@ -410,6 +427,12 @@ class DrowsyConv2d(FoldedConv2d):
             return y
         if any(isinstance(size, torch.SymInt) for size in y.shape):
             raise RuntimeError(NO_ONNX)
+        if self.sleep.source.sees:
+            raise RuntimeError(
+                f"source {self.sleep.source.name} sleeps by what is in the picture, and ONNX gets "
+                "the example's maps as constants: export the network with another source, at rate "
+                "0, or drowsy.revert(net)"
+            )
         with untraced():
             shape = (int(y.shape[0]), int(y.shape[1]), int(y.shape[2]), int(y.shape[3]))
             drawn = levels(self.sleep, shape, self.control.present())
@@ -436,3 +459,13 @@ class DrowsyConv2d(FoldedConv2d):
             f"{super().extra_repr()}, activation={self.activation}{norm}, "
             f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"
         )
+
+
+def is_kept(x: Tensor) -> bool:
+    """Whether a graph is made of what is computed now, which outlives the present rates."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or is_recorded()
+        or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from drowsy.knob.control import Control
+from drowsy.knob.control import Control, exporting_onnx
 from drowsy.knob.schedule import LayerSetting, Schedule, named
 from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.converted import Converted, Settler
 from drowsy.network.corrections import Corrections
 from drowsy.network.known import KnownGraph
-from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.layer import DrowsyConv2d, is_kept
 from drowsy.network.report import LayerReport
+from drowsy.network.sight import picture
 from drowsy.network.standin import Standin
 from drowsy.network.wishes import Rate, Scheduled, wishes
 from drowsy.sleep import FILLS, Grain, scale
@@ -49,7 +51,7 @@ class DrowsyNet(Converted):
 
     _own = frozenset(
         {"control", "report", "known", "resting", "_layers", "_own_fills", "_corrections"}
-        | {"_original", "_settler", "_trusting", "_uniform", "_rewritten", "_place"}
+        | {"_original", "_settler", "_trusting", "_uniform", "_rewritten", "_place", "_seeing"}
     )
 
     report: list[LayerReport]
@@ -61,6 +63,8 @@ class DrowsyNet(Converted):
     _uniform: Rate | None
     # Of a parameter that original and network share: a move of either moves it.
     _place: tuple[nn.Parameter, torch.dtype, torch.device] | None
+    # Indices of the layers whose source sees, and the control's version of which they are.
+    _seeing: tuple[int | None, tuple[int, ...]]
 
     @classmethod
     def assemble(
@@ -80,6 +84,7 @@ class DrowsyNet(Converted):
         net._corrections = Corrections(layers)
         net._settler, net._uniform = settler, 0
         net._trusting = net._rewritten = False
+        net._seeing = None, ()
         net.known = KnownGraph(model, None, "not traced yet")
         net._note_place()
         return net
@@ -244,6 +249,33 @@ class DrowsyNet(Converted):
         # One rate was set before it was known who rests.
         if self._uniform:
             self.set(self._uniform)
+
+    # --- what it sees -------------------------------------------------------------------------
+
+    def detail_of(self, pictures: Tensor) -> Tensor | None:
+        """What layers see of a batch of pictures, as ``drowsy.sleep.levels`` takes it.
+
+        None where no layer has a source that looks.
+        """
+        return torch.ops.drowsy.detail(pictures) if self._seers else None
+
+    @property
+    def _seers(self) -> tuple[int, ...]:
+        """Indices of the layers whose source sees."""
+        version, seers = self._seeing
+        if version != self.control.version:
+            layers = self.layers.values()
+            seers = tuple(layer.index for layer in layers if layer.sleep.source.sees)
+            self._seeing = self.control.version, seers
+        return seers
+
+    def _see(self, args: Any, kwargs: Any) -> Tensor | None:
+        if not self._seers or exporting_onnx():  # which layers refuse, but for those awake
+            return None
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if all(map(self.control.awake, self._seers)) and not any(map(is_kept, tensors)):
+            return None
+        return self.detail_of(picture(tensors))
 
     # --- corrections ----------------------------------------------------------------------------
 

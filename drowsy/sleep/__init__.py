@@ -14,8 +14,8 @@ groups neurons into cells of ``cell_p`` positions by ``cell_c`` channels; a leve
 tensor ``[N, PC, CC]`` with ``PC = ceil(OH * OW / cell_p)`` and ``CC = ceil(C / cell_c)``.
 
 Reading order: ``grain`` and ``source`` say what is drawn and by whom; ``independent``, ``lattice``,
-``fovea``, ``bluenoise`` and ``lfsr`` are the sources; ``spec`` is all of a layer's choice; ``maps``
-draws it.
+``fovea``, ``bluenoise``, ``detail`` and ``lfsr`` are the sources; ``spec`` is all of a layer's
+choice; ``maps`` draws it.
 """
 
 # Sources are listed in the order in which they are imported.
@@ -24,6 +24,7 @@ from drowsy.sleep.independent import Bernoulli, Stratified
 from drowsy.sleep.lattice import Lattice, lattice_levels, lattice_phases, lattice_tables
 from drowsy.sleep.fovea import Fovea
 from drowsy.sleep.bluenoise import BlueNoise
+from drowsy.sleep.detail import Detail, detail_grid, detail_map
 from drowsy.sleep.lfsr import Lfsr, lfsr_rates
 # isort: on
 
@@ -44,6 +45,7 @@ __all__ = [
     "SOURCES",
     "Bernoulli",
     "BlueNoise",
+    "Detail",
     "Fovea",
     "Grain",
     "Lattice",
@@ -53,6 +55,8 @@ __all__ = [
     "Source",
     "Stratified",
     "check_fill",
+    "detail_grid",
+    "detail_map",
     "expand_cells",
     "lattice_levels",
     "lattice_phases",

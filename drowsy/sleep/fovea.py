@@ -48,7 +48,7 @@ class Fovea(Source):
 
     def simplest(self, k: int, j: int) -> Source:
         """``lattice``, where half of what was left sleeps."""
-        return Lattice() if any(j == last for _, last in _halves_of(k)) else self
+        return Lattice() if any(j == last for _, last in halves(k)) else self
 
 
 @remembered
@@ -72,7 +72,7 @@ def fovea_table(
     for levels, (y, x) in zip(table, shifts.astype(int), strict=True):
         pattern = tile[(down + y) % len(tile), (across + x) % len(tile)].flatten()[inwards]
         left = inwards
-        for first, last in _halves_of(k):
+        for first, last in halves(k):
             # (256 is no uint8 to compare with.)
             own = pattern <= last - 1
             places = left[own]
@@ -81,11 +81,11 @@ def fovea_table(
     return torch.from_numpy(table).to(device)
 
 
-def _halves_of(k: int) -> list[tuple[int, int]]:
-    """Levels ``0 .. k-1`` as ranges, each the lower half of what is left."""
-    halves, first = [], 0
+def halves(k: int, first: int = 0) -> list[tuple[int, int]]:
+    """Levels ``0 .. k-1`` as ranges: those below ``first``, then each time half of what is left."""
+    ranges = [(0, first)] if first else []
     while first < k:
         last = k - (k - first) // 2
-        halves.append((first, last))
+        ranges.append((first, last))
         first = last
-    return halves
+    return ranges

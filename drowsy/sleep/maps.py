@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,12 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _CPU_CHUNK = 1 << 14
 
 
-def levels(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> Tensor:
+def levels(
+    spec: SleepSpec,
+    shape: tuple[int, int, int, int],
+    clock: Tensor,
+    detail: Tensor | None = None,
+) -> Tensor:
     """Draw the level map of a layer.
 
     Args:
@@ -23,6 +30,8 @@ def levels(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> 
         shape: ``(N, C, OH, OW)`` of the layer's output.
         clock: int64 tensor ``(seed, image)``: the seed, and the running index of the batch's
             first image. Its device is where the map is drawn.
+        detail: int32 ``[N, GH, GW]``, of the network's input as ``detail_map`` tells it, on the
+            same device, for sources that see it; others ignore it.
 
     Returns:
         uint8 tensor ``[N, PC, CC]`` with values in ``0 .. k-1``; a cell sleeps at rate ``j/k``
@@ -30,13 +39,15 @@ def levels(spec: SleepSpec, shape: tuple[int, int, int, int], clock: Tensor) -> 
     """
     if clock.dtype != torch.int64 or clock.shape != (2,):
         raise ValueError(f"clock: got {clock.dtype} {tuple(clock.shape)}, allowed: int64 [2]")
-    n, layer = shape[0], spec.layer_map(shape)
+    spec.check_seen(shape[0], detail)
+    n, layer = shape[0], spec.layer_map(shape, detail)
     out = torch.empty((n, *layer.cells), dtype=torch.uint8, device=clock.device)
     if out.numel() == 0:
         return out
     images = (clock[1] + torch.arange(n, device=clock.device)) & MASK32
     for part in _image_chunks(n, layer.cells, clock.device):
-        out[part] = _drawn(spec.source, layer, images[part], clock[0])
+        own = layer if layer.detail is None else replace(layer, detail=layer.detail[part])
+        out[part] = _drawn(spec.source, own, images[part], clock[0])
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import re
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,13 +14,15 @@ from drowsy.files.messages import quoted
 
 @dataclass(frozen=True)
 class LayerMap:
-    """What a layer's level maps have in common, whatever the image.
+    """What a source is told of a layer: what its level maps have in common, whatever the image.
 
     Args:
         k, stream, phase: as for ``SleepSpec``.
         cells: ``(PC, CC)``, position cells and channel cells.
         size: ``(height, width)`` of the map where cells are single positions, so that
             ``PC = height * width``; None where they are larger.
+        detail: of the batch's pictures, as ``detail_map`` tells it, for sources that see them; None
+            for the others.
     """
 
     k: int
@@ -28,6 +30,7 @@ class LayerMap:
     phase: int
     cells: tuple[int, int]
     size: tuple[int, int] | None
+    detail: Tensor | None = field(default=None, compare=False)
 
     @property
     def upside_down(self) -> bool:
@@ -56,7 +59,8 @@ class Source(abc.ABC):
         single_positions: whether cells must be single positions.
         is_lattice: whether maps are ``lattice_levels`` at phases of ``lattice_phases``: backends
             then skip whole regular grids.
-        follows_seed: whether some of ``tables`` depend on the seed.
+        sees: whether maps depend on the network's input: ``LayerMap.detail`` is given.
+        follows_seed: whether some of ``tables`` depend on the seed, or on what the source sees.
     """
 
     name: ClassVar[str]
@@ -64,6 +68,7 @@ class Source(abc.ABC):
     spreads: ClassVar[bool] = False
     single_positions: ClassVar[bool] = False
     is_lattice: ClassVar[bool] = False
+    sees: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -92,8 +97,8 @@ class Source(abc.ABC):
             seed: int64 tensor of one element, on the same device.
 
         Returns:
-            integers ``[N, PC, CC]`` in ``0 .. k-1``; a function of an image's index, whatever
-            other images are asked for.
+            integers ``[N, PC, CC]`` in ``0 .. k-1``; a function of an image's index, or of what the
+            source sees of it, whatever other images are asked for.
         """
 
     def tables(self, layer: LayerMap, seed: Tensor) -> tuple[Tensor, ...]:
@@ -109,7 +114,8 @@ class Source(abc.ABC):
         return False
 
     def reseed(self, tables: tuple[Tensor, ...], layer: LayerMap, seed: Tensor) -> None:
-        """Write what of ``tables`` follows the seed, without a copy from the host."""
+        """Write what of ``tables`` follows the seed or ``layer.detail``, without a copy from the
+        host."""
         assert not self.follows_seed, f"source {self.name} does not say how to reseed its tables"
 
     def exact_run(self, layer: LayerMap) -> int | None:
@@ -173,11 +179,11 @@ def check_options(source: Source) -> None:
 def source_text(source: Source) -> str:
     """The text form of a source; ``parse_source`` reads it back."""
     options = []
-    for field in fields(source):
-        value = getattr(source, field.name)
-        if value != field.default:
+    for option in fields(source):
+        value = getattr(source, option.name)
+        if value != option.default:
             text = ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            options.append(f"{field.name}={text}")
+            options.append(f"{option.name}={text}")
     return source.name + (":" + ",".join(options) if options else "")
 
 

@@ -6,6 +6,8 @@ import functools
 import re
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from drowsy.files.messages import quoted
 from drowsy.sleep.counters import MASK32
 from drowsy.sleep.grain import Grain
@@ -61,13 +63,27 @@ class SleepSpec:
                     f"{name}: got {quoted(number)}, allowed: 0 to {MASK32}, an integer"
                 )
 
-    def layer_map(self, shape: tuple[int, int, int, int]) -> LayerMap:
-        """What a source is told of a layer whose output is ``(N, C, OH, OW)``."""
+    def layer_map(self, shape: tuple[int, int, int, int], detail: Tensor | None = None) -> LayerMap:
+        """What a source is told of a layer whose output is ``(N, C, OH, OW)``.
+
+        Args:
+            detail: int32 ``[N, GH, GW]``, of the network's input (``detail_map``), without which
+                maps of sources that see cannot be drawn.
+        """
         _, channels, height, width = shape
         cell_p, cell_c = self.grain.cell(max(channels, 1), max(height * width, 1))
         cells = (-(-height * width // cell_p), -(-channels // cell_c))
         size = (height, width) if cell_p == 1 else None
-        return LayerMap(self.k, self.stream, self.phase, cells, size)
+        seen = detail if self.source.sees else None
+        return LayerMap(self.k, self.stream, self.phase, cells, size, seen)
+
+    def check_seen(self, images: int, detail: Tensor | None) -> None:
+        """Raise ValueError where the source sees, and what it sees is not of so many images."""
+        if self.source.sees and (detail is None or len(detail) != images):
+            raise ValueError(
+                f"source {self.source.name}: got {0 if detail is None else len(detail)} pictures "
+                f"for the maps of {images} images, allowed: as many, from the network's input"
+            )
 
     def __str__(self) -> str:
         phase = f";{self.phase}" if self.phase else ""

@@ -31,7 +31,7 @@ from drowsy_kernels.launch import (
 )
 from torch import Tensor
 
-SOURCES = ("bernoulli", "stratified", "lattice", "fovea", "bluenoise", "lfsr")
+SOURCES = ("bernoulli", "stratified", "lattice", "fovea", "bluenoise", "detail", "lfsr")
 """How ``sleep_map`` can draw."""
 MAX_K = 256
 # Positions along the side of a blue-noise tile.
@@ -324,6 +324,33 @@ def _bluenoise_kernel(
 
 
 @triton.jit(do_not_specialize_on_alignment=VIEWS)
+def _detail_kernel(
+    out,
+    threshold,
+    table,
+    row_bytes,
+    image_bytes,
+    cells,
+    positions,
+    blocks,
+    MAPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Every image has maps of its own in the table, which its channel cells take by turns."""
+    n, place, pc, byte = _lanes(row_bytes, blocks, BLOCK)
+    j = tl.load(threshold)
+    b_bits = tl.zeros([BLOCK], tl.int32)
+    if j > 0:
+        p_maps = table + n.to(tl.int64) * MAPS * positions + pc
+        for bit in tl.static_range(8):
+            cell = byte * 8 + bit
+            exists = (cell < cells) & (pc < positions)
+            level = tl.load(p_maps + cell % MAPS * positions, mask=exists, other=0).to(tl.int32)
+            b_bits |= ((level < j) & exists).to(tl.int32) << bit
+    _store_bytes(out, b_bits, n, place, image_bytes)
+
+
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _lfsr_kernel(
     out,
     threshold,
@@ -372,6 +399,7 @@ def sleep_map(
     lattice: tuple[Tensor, Tensor] | None = None,
     fovea: Tensor | None = None,
     bluenoise: Tensor | None = None,
+    detail: Tensor | None = None,
     lfsr: tuple[Tensor, Tensor] | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -393,6 +421,9 @@ def sleep_map(
             ``fovea``, and only there. Its cells are single positions: ``cell[0] == 1``.
         bluenoise: uint8 ``[64, 64]``, the levels of a tile; for source ``bluenoise``, and only
             there. Its cells are single positions: ``cell[0] == 1``.
+        detail: uint8 ``[N, min(k, CC), OH * OW]``, each image's levels of whole maps, of which
+            channel cell ``c`` has the ``c % k``-th; for source ``detail``, and only there. Its
+            cells are single positions: ``cell[0] == 1``.
         lfsr: ``(table, phases)``, table uint8 ``[period]`` of levels along the register's cycle,
             phases int64 ``[engines]`` with values in ``[0, period)``; for source ``lfsr``, and
             only there.
@@ -412,7 +443,13 @@ def sleep_map(
     check_operand("clock", clock, dtypes=(torch.int64,), shape=(2,), device=device)
     if upside_down and source not in ("bernoulli", "stratified"):
         raise ValueError(f"upside_down: goes with bernoulli and stratified, got source {source!r}")
-    tables = {"lattice": lattice, "fovea": fovea, "bluenoise": bluenoise, "lfsr": lfsr}
+    tables = {
+        "lattice": lattice,
+        "fovea": fovea,
+        "bluenoise": bluenoise,
+        "detail": detail,
+        "lfsr": lfsr,
+    }
     for name, given in tables.items():
         if (given is not None) != (source == name):
             raise ValueError(f"{name}: its table goes with source {name!r}, got source {source!r}")
@@ -438,10 +475,10 @@ def sleep_map(
         "cells": cells,
     }
     items, block = image_bytes, _BLOCK
-    if source != "lfsr":
+    if source not in ("detail", "lfsr"):
         # The same 32 bits whatever the stream: an argument of one type never recompiles.
         arguments["layer"] = stream - 2**32 if stream >= 2**31 else stream
-    if cell[0] != 1 and source in ("fovea", "bluenoise"):
+    if cell[0] != 1 and source in ("fovea", "bluenoise", "detail"):
         raise ValueError(f"cell: got {cell}, allowed: one position (source {source})")
     if source in ("bernoulli", "stratified", "lattice", "fovea"):
         arguments["K"] = k
@@ -487,6 +524,11 @@ def sleep_map(
             "bluenoise", bluenoise, dtypes=(torch.uint8,), shape=(SIDE, SIDE), device=device
         )
         arguments |= {"table": bluenoise, "width": max(width, 1), "SIDE": SIDE}
+    elif detail is not None:
+        kernel = _detail_kernel
+        maps = (n, min(k, cells), positions)
+        check_operand("detail", detail, dtypes=(torch.uint8,), shape=maps, device=device)
+        arguments |= {"table": detail, "positions": positions, "MAPS": max(maps[1], 1)}
     elif lfsr is not None:
         kernel = _lfsr_kernel
         arguments |= _lfsr_arguments(*lfsr, positions=positions, device=device)
@@ -494,7 +536,7 @@ def sleep_map(
     arguments |= {"blocks": blocks, "BLOCK": block}
     return planned(
         out,
-        Launch(kernel, (n * blocks,), arguments, num_warps=4, num_stages=1),
+        Launch.pick(kernel, n * blocks, arguments, num_warps=4, num_stages=1),
         on=("clock", clock),
     )
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from drowsy import neuron
 from drowsy.backends import triton
+from drowsy.network.inference import inference
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.neuron import ACTIVATIONS
 from drowsy.sleep import (
@@ -28,6 +29,7 @@ from drowsy.sleep import (
     SOURCES,
     Grain,
     SleepSpec,
+    detail_map,
     expand_cells,
     levels,
     unpack_bitmap,
@@ -36,7 +38,7 @@ from drowsy.sleep import (
 GRAINS = ("neuron", "position", "channel", "tile")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Whose maps run along positions, which tiles and channels have not.
-OF_POSITIONS = ("fovea", "bluenoise")
+OF_POSITIONS = ("fovea", "bluenoise", "detail")
 MEETINGS = [
     (source, grain, dtype)
     for source in SOURCES
@@ -86,7 +88,7 @@ def configuration(number: int) -> Configuration:
     """The layer of this number: sources, grains and dtypes take turns, the rest is drawn."""
     turn, meeting = divmod(number, len(MEETINGS))
     source, grain, dtype = MEETINGS[meeting]
-    rng = random.Random(number)
+    rng = random.Random(1000 + number)
     pick = rng.choice
     k = pick((2, 3, 4, 5, 7, 8, 8, 8, 8, 8, 10, 16, 31, 256))
     groups = pick((1, 1, 1, 2, 3))
@@ -149,7 +151,8 @@ def make_layer(c: Configuration, device: torch.device) -> tuple[DrowsyConv2d, Te
 def run_at(layer: DrowsyConv2d, x: Tensor, c: Configuration, backend: str) -> Tensor:
     layer.backend = backend
     layer.control.reseed(c.seed, c.image)
-    with torch.inference_mode():
+    with torch.inference_mode(), inference(layer.control) as begun:
+        begun.detail = detail_map(x)
         return layer(x)
 
 
@@ -187,7 +190,8 @@ def test_backends_agree(number: int, triton_device: torch.device, bitmaps: list[
 
     # The map, bit for bit.
     spec, shape = layer.sleep, tuple(eager.shape)
-    drawn = levels(spec, shape, torch.tensor([c.seed, c.image], device=triton_device))
+    at = torch.tensor([c.seed, c.image], device=triton_device)
+    drawn = levels(spec, shape, at, detail_map(x))
     (bitmap,) = bitmaps
     assert torch.equal(unpack_bitmap(bitmap, drawn.shape[2]), drawn < c.j), c
     whole = unpack_bitmap(bitmap, bitmap.shape[2] * 32)
@@ -233,7 +237,7 @@ def test_configurations_meet_every_source_grain_and_dtype() -> None:
     met = {
         (c.source.partition(":")[0], c.grain.partition(":")[0], c.dtype) for c in drawn if c.j > 0
     }
-    assert len(met) == (6 * 2 + 4 * 2) * 3
+    assert len(met) == (7 * 2 + 4 * 2) * 3
     assert {c.activation.partition(":")[0] for c in drawn} == {
         name.partition(":")[0] for name in ACTIVATIONS
     }
@@ -309,14 +313,16 @@ def test_triton_takes_an_empty_batch_and_a_sleeping_layer(
     ("k", "size"), [(4, (6, 8)), (4, (8, 8)), (4, (32, 16)), (4, (5, 5)), (6, (6, 6))]
 )
 def test_exact_runs_are_exact(source: str, grain: str, k: int, size: tuple[int, int]) -> None:
-    if source in ("fovea", "bluenoise") and not Grain.parse(grain).of_single_positions:
+    if source in OF_POSITIONS and not Grain.parse(grain).of_single_positions:
         pytest.skip("not a grain of single positions")
     spec, shape = SleepSpec(source, grain, k), (3, 8, *size)
     run = triton.exact_run(spec, shape)
-    drawn = levels(spec, shape, torch.tensor([1, 2]))
+    drawn = levels(spec, shape, torch.tensor([1, 2]), detail_map(torch.randn(3, 1, 8, 8)))
     exact = {
         "stratified": size[0] * size[1] % 4 == 0,
         "lattice": size in ((6, 8), (8, 8), (32, 16)),
+        # Of whole images, where those do not straddle two blocks.
+        "detail": size in ((8, 8), (32, 16)),
     }
     known = grain in ("neuron", "position:4") and k == 4 and exact.get(source, False)
     assert run == (k if known else None)

@@ -50,6 +50,8 @@ def layers(x: Tensor) -> Iterator[tuple[str, DrowsyConv2d]]:
             fill in NEIGHBOUR_FILLS or source in ("fovea", "bluenoise")
         ):
             continue
+        if SOURCES[source].sees:  # takes none of these ways, nor runs without a network
+            continue
         layer = DrowsyConv2d(8, 16, 3, padding=1, sleep=SleepSpec(source, grain))
         layer = layer.to(memory_format=torch.channels_last).requires_grad_(False)
         layer.set(rate=0.5, fill=fill)

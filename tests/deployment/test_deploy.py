@@ -27,7 +27,7 @@ from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 
-SOURCES = ("stratified", "lattice", "fovea", "bluenoise", "lfsr:width=8,taps=8.6.5.4")
+SOURCES = ("stratified", "lattice", "fovea", "bluenoise", "detail", "lfsr:width=8,taps=8.6.5.4")
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -262,7 +262,7 @@ def test_sources(source: str, triton_device: torch.device) -> None:
     assert not torch.equal(check(net, fast, x), first)
 
 
-@pytest.mark.parametrize("source", ["bernoulli", "lattice", "fovea", "bluenoise"])
+@pytest.mark.parametrize("source", ["bernoulli", "lattice", "fovea", "bluenoise", "detail"])
 def test_shifted_stages(source: str, triton_device: torch.device) -> None:
     net, x = make("basic", triton_device, source=source)
     net.set(0.5, fill="nearest")

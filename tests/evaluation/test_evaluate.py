@@ -21,7 +21,7 @@ from drowsy.knob.schedule import Setting
 from drowsy.models.cifar_resnet import CifarResNet
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
-from drowsy.sleep import NEIGHBOUR_FILLS, Grain
+from drowsy.sleep import NEIGHBOUR_FILLS, SOURCES, Grain
 
 IMAGES = 7
 
@@ -188,10 +188,12 @@ def test_walk_is_whole_network_inference(net: DrowsyNet, images: Tensor, batch: 
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("source", ["stratified", "lattice", "fovea", "bluenoise", "lfsr"])
+@pytest.mark.parametrize(
+    "source", ["stratified", "lattice", "fovea", "bluenoise", "detail", "lfsr"]
+)
 @pytest.mark.parametrize("grain", ["neuron", "position:4", "channel", "tile:4x4"])
 def test_walk_draws_any_source_and_grain(source: str, grain: str, images: Tensor) -> None:
-    if source in ("fovea", "bluenoise") and not Grain.parse(grain).of_single_positions:
+    if SOURCES[source].single_positions and not Grain.parse(grain).of_single_positions:
         pytest.skip("not a grain of single positions")
     net = convert(chain().eval(), source=source, grain=grain, seed=1)
     walked = logits_of_walk(Evaluator(net, images, batch=4, seed=9), some_settings(net, 4))

@@ -16,7 +16,7 @@ import drowsy
 from drowsy import models
 from drowsy.graph.running import shapes
 from drowsy.graph.stages import align, explain, find_stages, find_ties
-from drowsy.sleep import levels
+from drowsy.sleep import detail_map, levels
 
 
 def stages_of(name: str, size: int) -> list[tuple[tuple[int, int], int]]:
@@ -140,7 +140,9 @@ def test_aligned_layers_sleep_at_the_same_positions() -> None:
     assert [layer.sleep.stream for layer in other.layers.values()] == [0, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize("source", ["bernoulli", "stratified", "lattice", "fovea", "bluenoise"])
+@pytest.mark.parametrize(
+    "source", ["bernoulli", "stratified", "lattice", "fovea", "bluenoise", "detail"]
+)
 def test_shifted_layers_of_a_stage_sleep_by_turns(source: str) -> None:
     model = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(10))).eval()
     net = drowsy.convert(model, source=source, grain="position:2")
@@ -150,7 +152,8 @@ def test_shifted_layers_of_a_stage_sleep_by_turns(source: str) -> None:
     assert {str(spec.grain) for spec in specs} == {"position:2"}
     assert {spec.stream for spec in specs} == {0}
     assert [spec.phase for spec in specs] == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
-    maps = [levels(spec, (2, 3, 8, 12), net.control.clock) for spec in specs]
+    seen = detail_map(torch.randn(2, 3, 8, 12))
+    maps = [levels(spec, (2, 3, 8, 12), net.control.clock, seen) for spec in specs]
     for one, next_one in itertools.pairwise(maps):
         for j in range(5):
             assert not ((one < j) & (next_one < j)).any()
@@ -159,12 +162,13 @@ def test_shifted_layers_of_a_stage_sleep_by_turns(source: str) -> None:
     assert {layer.sleep.phase for layer in net.layers.values()} == {0}
 
 
-@pytest.mark.parametrize("source", ["lattice", "fovea", "bluenoise"])
+@pytest.mark.parametrize("source", ["lattice", "fovea", "bluenoise", "detail"])
 def test_aligned_layers_of_other_widths_share_the_map_of_a_position_group(source: str) -> None:
     net = drowsy.convert(_Net(nn.ReLU()).eval(), source=source, grain="position:2")
     drowsy.align(net, torch.zeros(1, 3, 9, 7), grain=None)
+    seen = detail_map(torch.randn(2, 3, 9, 7))
     first, second = (
-        levels(layer.sleep, (2, channels, 9, 7), net.control.clock)
+        levels(layer.sleep, (2, channels, 9, 7), net.control.clock, seen)
         for layer, channels in zip(net.layers.values(), (4, 8), strict=True)
     )
     assert torch.equal(first, second[:, :, :2])

@@ -190,7 +190,7 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
             ((2, 40, 5, 7), (35, 1)),
             ((2, 40, 5, 7), (1, 40)),
         ):
-            if source in ("fovea", "bluenoise") and cell[0] > 1:
+            if source in ("fovea", "bluenoise", "detail") and cell[0] > 1:
                 continue
             _, (launch,) = kernels.plan_sleep_map(
                 source,
@@ -207,6 +207,14 @@ def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:
                 if source == "fovea"
                 else None,
                 bluenoise=meta(64, 64, dtype=torch.uint8) if source == "bluenoise" else None,
+                detail=meta(
+                    shape[0],
+                    min(8, -(-shape[1] // cell[1])),
+                    shape[2] * shape[3],
+                    dtype=torch.uint8,
+                )
+                if source == "detail"
+                else None,
                 lfsr=(meta(7, dtype=torch.uint8), meta(1, dtype=torch.int64))
                 if source == "lfsr"
                 else None,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drowsy.backends.triton import map_options
-from drowsy.sleep import Grain, SleepSpec, levels, pack_bitmap
+from drowsy.sleep import Grain, SleepSpec, detail_map, levels, pack_bitmap
 
 SOURCES = (
     "bernoulli",
@@ -19,16 +19,18 @@ SOURCES = (
     "lattice",
     "fovea",
     "bluenoise",
+    "detail",
     "lfsr",
     "lfsr:width=8,taps=8.6.5.4,engines=3",
     "lfsr:engines=5,seeding=6",
 )
+OF_POSITIONS = ("fovea", "bluenoise", "detail")
 GRAINS = ("neuron", "position", "position:3", "channel", "channel:3", "tile:5x4")
 MAPS = [
     (source, grain)
     for source in SOURCES
     for grain in GRAINS
-    if source not in ("fovea", "bluenoise") or Grain.parse(grain).of_single_positions
+    if source not in OF_POSITIONS or Grain.parse(grain).of_single_positions
 ]
 # Odd sizes, more than one word of channels, and single cells.
 SHAPES = ((2, 37, 5, 7), (3, 8, 1, 9), (1, 70, 4, 4), (1, 1, 1, 1))
@@ -37,6 +39,14 @@ SHAPES = ((2, 37, 5, 7), (3, 8, 1, 9), (1, 70, 4, 4), (1, 1, 1, 1))
 def clock(device: torch.device, seed: int = 2**45 + 12_345, image: int = 2**33 + 77) -> Tensor:
     """Seed and image index beyond 32 bits, where truncation would show."""
     return torch.tensor([seed, image], device=device)
+
+
+def seen(at: Tensor, images: int) -> Tensor:
+    """What sources see of the images from this time of a clock on."""
+    image = (at[1] + torch.arange(images, device=at.device)) % 2**32
+    pixel = torch.arange(3 * 20 * 24, device=at.device)
+    pictures = (image[:, None] * 7919 + pixel * pixel * 104_729) % 251
+    return detail_map(pictures.view(images, 3, 20, 24))
 
 
 def draw(
@@ -55,7 +65,7 @@ def draw(
         threshold=torch.tensor([j], dtype=torch.int32, device=at.device),
         clock=at,
         out=torch.full((n, rows, math.ceil(cells / 32)), -1, dtype=torch.int32, device=at.device),
-        **map_options(spec, shape, at),
+        **map_options(spec, shape, at, seen(at, n)),
         **options,
     )
 
@@ -67,23 +77,23 @@ def test_agrees_with_the_oracle(
 ) -> None:
     at = clock(triton_device)
     spec = SleepSpec(source, grain, 8, stream=2**31 + 5)
-    drawn = levels(spec, shape, at)
+    drawn = levels(spec, shape, at, seen(at, shape[0]))
     for j in (1, 4, 7):
         assert torch.equal(draw(spec, shape, j, at), pack_bitmap(drawn < j)), f"threshold {j}"
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 16, 17, 256])
 @pytest.mark.parametrize(
-    "source", ["bernoulli", "stratified", "lattice", "fovea", "bluenoise", "lfsr"]
+    "source", ["bernoulli", "stratified", "lattice", "fovea", "bluenoise", "detail", "lfsr"]
 )
 def test_any_number_of_levels(source: str, k: int, triton_device: torch.device) -> None:
     at = clock(triton_device)
     # 17 and 256 take the kernel for long runs; 3 channels keep its interpretation short.
     for grain, shape in (("neuron", (1, 3, 5, 4)), ("channel", (2, 21, 2, 2))):
-        if source in ("fovea", "bluenoise") and grain == "channel":
+        if source in OF_POSITIONS and grain == "channel":
             continue
         spec = SleepSpec(source, grain, k, stream=1)
-        drawn = levels(spec, shape, at)
+        drawn = levels(spec, shape, at, seen(at, shape[0]))
         j = max(k // 2, 1)
         assert torch.equal(draw(spec, shape, j, at), pack_bitmap(drawn < j)), grain
 
@@ -125,7 +135,9 @@ def test_seed_and_stream_matter(triton_device: torch.device) -> None:
 
 def test_blue_noise_beyond_its_tile(triton_device: torch.device) -> None:
     at, spec, shape = clock(triton_device), SleepSpec("bluenoise", "position:2"), (2, 5, 67, 3)
-    assert torch.equal(draw(spec, shape, 3, at), pack_bitmap(levels(spec, shape, at) < 3))
+    assert torch.equal(
+        draw(spec, shape, 3, at), pack_bitmap(levels(spec, shape, at, seen(at, shape[0])) < 3)
+    )
     assert torch.equal(
         draw(spec, (1, 2, 2, 133), 3, at), pack_bitmap(levels(spec, (1, 2, 2, 133), at) < 3)
     )
@@ -137,12 +149,12 @@ def test_phases_agree_with_the_oracle(source: str, k: int, triton_device: torch.
     at, shape = clock(triton_device), (2, 9, 3, 5)
     for phase in (1, 2, 2**32 - 1):
         spec = SleepSpec(source, "neuron", k, stream=3, phase=phase)
-        drawn = levels(spec, shape, at)
+        drawn = levels(spec, shape, at, seen(at, shape[0]))
         assert torch.equal(draw(spec, shape, 3, at), pack_bitmap(drawn < 3)), phase
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3, 3), (2, 4, 0, 3), (2, 0, 3, 3)])
-@pytest.mark.parametrize("source", ["bernoulli", "stratified", "fovea", "bluenoise"])
+@pytest.mark.parametrize("source", ["bernoulli", "stratified", "fovea", "bluenoise", "detail"])
 def test_empty_maps(
     source: str, shape: tuple[int, int, int, int], triton_device: torch.device
 ) -> None:
@@ -172,6 +184,19 @@ def test_empty_maps(
                 "source": "bluenoise",
                 "bluenoise": torch.zeros(64, 64, dtype=torch.uint8),
                 "cell": (9, 1),
+            },
+            "cell: .*one position",
+        ),
+        ({"source": "detail"}, "detail: its table goes with"),
+        (
+            {"source": "detail", "detail": torch.zeros(1, 7, 9, dtype=torch.uint8)},
+            r"detail: got shape \(1, 7, 9\) .*allowed: contiguous \(1, 8, 9\)",
+        ),
+        (
+            {
+                "source": "detail",
+                "detail": torch.zeros(1, 8, 3, dtype=torch.uint8),
+                "cell": (3, 1),
             },
             "cell: .*one position",
         ),

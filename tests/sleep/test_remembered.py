@@ -16,7 +16,7 @@ from drowsy.backends.cpu import tables
 from drowsy.backends.cpu.crossover import grids
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.neuron import ConvSize, ConvSpec
-from drowsy.sleep import SOURCES, SleepSpec, levels
+from drowsy.sleep import SOURCES, SleepSpec, detail_map, levels
 from drowsy.sleep.memory import Memory, remembered
 
 
@@ -164,7 +164,7 @@ def test_tables_of_grids_do_not_grow_with_k(k: int, j: int) -> None:
 
 
 def test_tables_are_made_on_the_cpu_whatever_torchs_default_device() -> None:
-    maps = []
+    maps, shape, pictures = [], (2, 8, 9, 10), torch.randn(2, 3, 20, 30)
     for device in ("cpu", "meta"):
         remembered._kept.clear()
         remembered._held = 0
@@ -172,7 +172,7 @@ def test_tables_are_made_on_the_cpu_whatever_torchs_default_device() -> None:
             clock = torch.tensor([3, 1], device="cpu")
             maps.append(
                 [
-                    levels(SleepSpec(source, "position", 12), (2, 8, 9, 10), clock)
+                    levels(SleepSpec(source, "position", 12), shape, clock, detail_map(pictures))
                     for source in SOURCES
                 ]
             )
