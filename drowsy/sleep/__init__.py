@@ -30,7 +30,7 @@ from drowsy.sleep.lfsr import Lfsr, lfsr_rates
 from drowsy.sleep.counters import MASK32, philox
 from drowsy.sleep.fills import FILLS, NEIGHBOUR_FILLS, check_fill, scale
 from drowsy.sleep.grain import Grain
-from drowsy.sleep.maps import expand_cells, levels, pack_bitmap, unpack_bitmap
+from drowsy.sleep.maps import asleep, expand_cells, levels, pack_bitmap, unpack_bitmap
 from drowsy.sleep.rates import DEFAULT_K, MAX_K, threshold
 from drowsy.sleep.source import SOURCES, LayerMap, Source, parse_source, source_text, stored_text
 from drowsy.sleep.spec import SleepSpec, simplest
@@ -52,6 +52,7 @@ __all__ = [
     "SleepSpec",
     "Source",
     "Stratified",
+    "asleep",
     "check_fill",
     "expand_cells",
     "lattice_levels",
