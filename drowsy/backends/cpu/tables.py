@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.backends.cpu.crossover import grids
-from drowsy.backends.cpu.rows import copy_rows, runs
+from drowsy.backends.cpu.rows import runs
 from drowsy.neuron import ConvSize
+from drowsy.neuron.rows import copy_rows
 from drowsy.neuron.window import NEAR, REACH, WINDOW
 from drowsy.sleep import MASK32, SleepSpec, lattice_levels, lattice_phases, lattice_tables
 from drowsy.sleep.memory import remembered

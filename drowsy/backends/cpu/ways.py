@@ -12,8 +12,9 @@ from torch import Tensor
 from drowsy import neuron
 from drowsy.backends.cpu import tables
 from drowsy.backends.cpu.crossover import Layer, columns, fastest, grids
-from drowsy.backends.cpu.rows import copy_rows, linear
+from drowsy.backends.cpu.rows import linear
 from drowsy.neuron import ConvSpec
+from drowsy.neuron.rows import copy_rows
 from drowsy.sleep import NEIGHBOUR_FILLS, SleepSpec, levels, simplest
 
 # A lattice's maps of all phases are kept where they have at most so many levels.
