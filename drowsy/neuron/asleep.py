@@ -92,11 +92,11 @@ def _keep(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     cells = asleep.view(torch.int8).sub(1)
     if height * width > 1 < channels and y.is_contiguous() and min(cells.shape[1:]) > 1:
         cells = cells.transpose(1, 2).contiguous().transpose(1, 2)
-    cells = cells.to(_SAME_SIZE[y.element_size()])
+    cells = cells.to(SAME_SIZE[y.element_size()])
     return expand_cells(cells, (n, channels, height, width), grain)
 
 
-_SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 # --- from awake neighbours -----------------------------------------------------------------------

@@ -21,7 +21,7 @@ draws it.
 # Sources are listed in the order in which they are imported.
 # isort: off
 from drowsy.sleep.independent import Bernoulli, Stratified
-from drowsy.sleep.lattice import Lattice, lattice_levels, lattice_phases, lattice_tables
+from drowsy.sleep.lattice import Lattice, Phased, lattice_levels, lattice_phases, lattice_tables
 from drowsy.sleep.fovea import Fovea
 from drowsy.sleep.bluenoise import BlueNoise
 from drowsy.sleep.lfsr import Lfsr, lfsr_rates
@@ -49,6 +49,7 @@ __all__ = [
     "Lattice",
     "LayerMap",
     "Lfsr",
+    "Phased",
     "SleepSpec",
     "Source",
     "Stratified",

@@ -94,7 +94,7 @@ def halves_on_cpu(
 def _rounds(
     c0: np.ndarray, c1: np.ndarray, c2: int, c3: int, key: tuple[int, int], room: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Philox at counters that broadcast to ``[n, c]``: four uint64 rows of ``room`` ``[6, n * c]``."""
+    """Philox at counters that broadcast to ``[n, c]``: four rows of ``room`` ``[6, n * c]``."""
     x0, x2, product0, product1, x1, x3 = (row.reshape(len(c1), -1) for row in room)
     low, half = np.uint64(MASK32), np.uint64(32)
     multiplier0, multiplier1 = map(np.uint64, _MULTIPLIERS)
