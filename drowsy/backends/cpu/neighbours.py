@@ -26,36 +26,45 @@ class Readings:
     Attributes:
         sleepers: int64 ``[S]``, positions of the sleepers.
         read: int64 ``[R]``, the positions that they read, one sleeper after the other.
-        weights: ``[R]`` of the outputs' dtype. A weight that a short format cannot hold is two: the
-            nearest that it can, and the rest. They are added up in float32.
+        weights: ``[R]``, of the dtype in which they are added up.
         starts: int64 ``[S]``, where each sleeper's reading starts; one without awake neighbours
             reads nothing, and gets 0.
+        divisors: ``[S, 1]``, what each sum is divided by; none where all are 1.
     """
 
     sleepers: Tensor
     read: Tensor
     weights: Tensor
     starts: Tensor
+    divisors: Tensor | None
 
     @classmethod
     def of_batch(cls, images: list[Readings], positions: int) -> Readings:
         """Those of images that lie one after the other, each of so many positions."""
         if len(images) == 1:
             return images[0]
+        divisors = [image.divisors for image in images]
         before = torch.tensor([0, *(len(image.read) for image in images)]).cumsum(0).tolist()
         return cls(
             torch.cat([image.sleepers + n * positions for n, image in enumerate(images)]),
             torch.cat([image.read + n * positions for n, image in enumerate(images)]),
             torch.cat([image.weights for image in images]),
             torch.cat([image.starts + before[n] for n, image in enumerate(images)]),
+            None if None in divisors else torch.cat(divisors),  # type: ignore[arg-type]
         )
 
     def fill(self, rows: Tensor) -> None:
         """Write to the sleepers of ``[positions, C]`` what they read there."""
         filled = F.embedding_bag(
-            self.read, rows, self.starts, mode="sum", per_sample_weights=self.weights
+            self.read,
+            rows.to(self.weights.dtype),
+            self.starts,
+            mode="sum",
+            per_sample_weights=self.weights,
         )
-        copy_rows(rows, 0, self.sleepers, filled)
+        if self.divisors is not None:
+            filled.div_(self.divisors)
+        copy_rows(rows, 0, self.sleepers, filled.to(rows.dtype))
 
 
 def readings_of(asleep: Tensor, fill: str, dtype: torch.dtype) -> Readings:
@@ -68,29 +77,29 @@ def readings_of(asleep: Tensor, fill: str, dtype: torch.dtype) -> Readings:
     )
     sleepers = asleep.flatten().nonzero()[:, 0]
     seen = seen.view(-1, len(WINDOW))[sleepers]
+    weights = torch.tensor([1 / square for square, _, _ in WINDOW], dtype=torch.float64)
+    divisors = None
     if fill == "nearest":
-        read = seen & (seen.cumsum(1) == 1)
+        read, weights = seen & (seen.cumsum(1) == 1), torch.ones_like(weights)
     else:
-        near = seen & (squared <= NEAR)
+        near, dtype = seen & (squared <= NEAR), torch.promote_types(dtype, torch.float32)
         read = torch.where(near.any(dim=1, keepdim=True), near, seen)
-    weight = read / squared.double()
-    weight /= weight.sum(dim=1, keepdim=True)
-    parts = weight.to(dtype)[..., None]
-    if parts.element_size() < 4:
-        parts = torch.cat([parts, (weight[..., None] - parts.double()).to(dtype)], dim=-1)
-    # Of sleepers that read nothing, 0 / 0.
-    sleeper, place, part = (parts.nan_to_num(0) != 0).nonzero(as_tuple=True)
-    counts = torch.bincount(sleeper, minlength=len(sleepers))
+        divisors = (read * weights).sum(dim=1, keepdim=True)
+        # Nobody in the window: 0 / 1.
+        divisors = (divisors + (divisors == 0)).to(dtype)
+    sleeper, place = read.nonzero(as_tuple=True)
+    counts = read.sum(dim=1)
     return Readings(
         sleepers,
         sleepers[sleeper] + (down * width + right)[place],
-        parts[sleeper, place, part],
+        weights.to(dtype)[place],
         counts.cumsum(0) - counts,
+        divisors,
     )
 
 
 @remembered
-def readings_at_phase(
+def readings(
     source: Phased, layer: LayerMap, j: int, phase: int, fill: str, dtype: torch.dtype
 ) -> Readings:
     """What the sleepers of one image read, where all channels sleep at once."""
@@ -98,7 +107,7 @@ def readings_at_phase(
 
 
 @remembered
-def sleepers_at_phase(source: Phased, layer: LayerMap, j: int, phase: int) -> tuple[Tensor, Tensor]:
+def sleepers(source: Phased, layer: LayerMap, j: int, phase: int) -> tuple[Tensor, Tensor]:
     """``drowsy.neuron.stencil.sleepers_of`` one image, where all channels sleep at once."""
     return sleepers_of(_asleep_at_phase(source, layer, j, phase)[:, None])
 

@@ -231,14 +231,14 @@ def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> 
         predict_(y, *_sleepers(call), 1, table)
         return y
     if call.phased is None:
-        readings = neighbours.readings_of(call.asleep.view(n, *size), fill, y.dtype)
+        found = neighbours.readings_of(call.asleep.view(n, *size), fill, y.dtype)
     else:
         images = [
-            neighbours.readings_at_phase(call.phased, call.map, call.j, phase, fill, y.dtype)
+            neighbours.readings(call.phased, call.map, call.j, phase, fill, y.dtype)
             for phase in call.phases.tolist()
         ]
-        readings = neighbours.Readings.of_batch(images, layer.positions)
-    readings.fill(y.permute(0, 2, 3, 1).view(-1, channels))
+        found = neighbours.Readings.of_batch(images, layer.positions)
+    found.fill(y.permute(0, 2, 3, 1).view(-1, channels))
     return y
 
 
@@ -249,13 +249,12 @@ def _sleepers(call: Call) -> tuple[Tensor, Tensor]:
     if call.phased is None:
         return sleepers_of(call.asleep.view(-1, 1, *size))
     images = [
-        neighbours.sleepers_at_phase(call.phased, call.map, call.j, phase)
-        for phase in call.phases.tolist()
+        neighbours.sleepers(call.phased, call.map, call.j, phase) for phase in call.phases.tolist()
     ]
     if len(images) == 1:
         return images[0]
     positions = call.layer.positions
     return (
-        torch.cat([sleepers + n * positions for n, (sleepers, _) in enumerate(images)]),
+        torch.cat([those + n * positions for n, (those, _) in enumerate(images)]),
         torch.cat([sets for _, sets in images]),
     )
