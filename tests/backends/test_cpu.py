@@ -301,14 +301,14 @@ def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def use_table(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crossover, "TABLE", path)
     crossover._table.cache_clear()
-    fastest.cache_clear()
+    crossover._choose.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _forget_tables() -> Iterator[None]:
     yield
     crossover._table.cache_clear()
-    fastest.cache_clear()
+    crossover._choose.cache_clear()
 
 
 @pytest.mark.usefixtures("no_table")
@@ -335,7 +335,8 @@ def test_the_table_is_followed_near_its_batch(
     sleep, layer = SleepSpec("lattice", "position"), layer_of(256, 14, 256, 3)
     ways = "mask mask mask mask mask rows rows"
     entry = {"layer": layer.name, "dtype": "float32", "source": "lattice", "grain": "position"}
-    record = {"version": crossover.VERSION, "entries": [entry | {"batch": 16, "ways": ways}]}
+    entry |= {"unit": "none", "threads": 1, "ways": ways, "ratios": [1.0] * 5 + [0.5, 0.25]}
+    record = {"version": crossover.VERSION, "entries": [entry | {"batch": 16}]}
     no_table.write_text(json.dumps(record))
     use_table(no_table, monkeypatch)
     assert [fastest(layer, sleep, j, torch.float32) for j in range(1, 8)] == ways.split()
@@ -350,7 +351,7 @@ def test_a_table_of_another_version_is_refused(
 ) -> None:
     no_table.write_text(json.dumps({"version": 99, "entries": []}))
     use_table(no_table, monkeypatch)
-    with pytest.raises(ValueError, match=r"crossover.json: got version 99, allowed: 1"):
+    with pytest.raises(ValueError, match=r"crossover.json: got version 99, allowed: 2"):
         fastest(layer_of(64, 14, 64, 3), SleepSpec("lattice", "position"), 4, torch.float32)
 
 
@@ -362,6 +363,7 @@ def test_the_shipped_table_names_known_ways() -> None:
         ways = entry["ways"].split()
         assert len(ways) == crossover.TABLE_K - 1
         assert set(ways) <= set(crossover.WAYS)
+        assert len(entry["ratios"]) == crossover.TABLE_K - 1
 
 
 def test_the_command_records_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
