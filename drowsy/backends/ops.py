@@ -76,8 +76,12 @@ _AFTER = len(_Call._fields) - _BEFORE - 1
 
 def _conv2d(*arguments: Any) -> Tensor:
     call = _Call.of(*arguments)
-    x, layer = call.x, call.layer
-    sleep = SleepSpec.parse(call.sleep)
+    x, layer, sleep = call.x, call.layer, SleepSpec.parse(call.sleep)
+    if x.device.type == "cpu" and choose_backend(call.backend, x.device) == "torch":
+        knob = (call.thresholds, call.scales, call.clock)
+        return on_cpu(
+            x, call.weight, call.bias, *knob, layer, call.spec, sleep, call.fill, call.table
+        )
     threshold, scale = call.thresholds[layer], call.scales[layer]
     if x.device.type == "cpu":
         with TURNING:  # of one setting
@@ -87,11 +91,36 @@ def _conv2d(*arguments: Any) -> Tensor:
     knob = (threshold, scale, call.clock)
     given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
     if choose_backend(call.backend, x.device) == "torch":
-        return (cpu if x.device.type == "cpu" else eager).conv2d(*given)
+        return eager.conv2d(*given)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy.backends import triton
 
     return triton.conv2d(*given)
+
+
+def on_cpu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    thresholds: Tensor,
+    scales: Tensor,
+    clock: Tensor,
+    layer: int,
+    spec: ConvSpec,
+    sleep: SleepSpec,
+    fill: str,
+    table: Tensor | None,
+) -> Tensor:
+    """What the operator does with tensors on the CPU; arguments as for it, but for the texts.
+
+    The operator's dispatch takes tens of microseconds, which small layers notice: where nobody
+    records operators, a layer calls this.
+    """
+    with TURNING:  # of one setting
+        j, factor = int(thresholds[layer].item()), scales[layer].item()
+    if x.dtype == torch.float64:
+        factor = float(_in_float64(torch.tensor(factor), torch.tensor(j), sleep.k))
+    return cpu.conv2d(x, weight, bias, j, factor, clock, spec, sleep, fill, table)
 
 
 def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,66 +21,123 @@ _PART = 1 << 17
 _MANY = 1 << 14
 
 
+@dataclass(frozen=True)
+class Sleepers:
+    """Who sleeps, and what each reads. Places are those of cells in ``[N, OH, OW, CC]``.
+
+    Attributes:
+        many: int64, places of sleepers with the same awake neighbours, those of one set of
+            neighbours after those of another.
+        sets: ``(set, sleepers)``, which sets ``many`` is of: bit ``i`` is ``RING[i]``.
+        few: int64 ``[S]``, places of all other sleepers.
+        constants: int64 ``[S]``, which constant of the table is theirs: a row of ``[256 * 9, CC]``.
+        owners: int64 ``[R]``, which of ``few`` reads, ascending.
+        read: int64 ``[R]``, the place that it reads.
+        weights: int64 ``[R]``, with which weight of the table: a row of ``[256 * 9, CC]``.
+    """
+
+    many: Tensor
+    sets: tuple[tuple[int, int], ...]
+    few: Tensor
+    constants: Tensor
+    owners: Tensor
+    read: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of_batch(cls, images: list[Sleepers], places: int) -> Sleepers:
+        """Those of images that lie one after the other, each of so many places."""
+        if len(images) == 1:
+            return images[0]
+        alike: dict[int, list[Tensor]] = {}
+        before = 0
+        owners = []
+        for n, image in enumerate(images):
+            counts = [count for _, count in image.sets]
+            for (number, _), those in zip(image.sets, image.many.split(counts), strict=True):
+                alike.setdefault(number, []).append(those + n * places)
+            owners.append(image.owners + before)
+            before += len(image.few)
+        return cls(
+            torch.cat([those for parts in alike.values() for those in parts])
+            if alike
+            else images[0].many,
+            tuple((number, sum(map(len, parts))) for number, parts in alike.items()),
+            torch.cat([image.few + n * places for n, image in enumerate(images)]),
+            torch.cat([image.constants for image in images]),
+            torch.cat(owners),
+            torch.cat([image.read + n * places for n, image in enumerate(images)]),
+            torch.cat([image.weights for image in images]),
+        )
+
+
+def many(elements: int, images: int = 1) -> int:
+    """How many sleepers of one set, in one of so many images, are many.
+
+    Args:
+        elements: of each of them.
+        images: that are predicted together.
+    """
+    return -(-_MANY // max(elements * images, 1))
+
+
+def sleepers_of(asleep: Tensor, least: int) -> Sleepers:
+    """Who sleeps in a map ``[N, CC, OH, OW]``, ``least`` of a set being many."""
+    cells, width = asleep.shape[1], asleep.shape[3]
+    places = asleep.permute(0, 2, 3, 1).flatten().nonzero()[:, 0]
+    sets = awake_sets(asleep).permute(0, 2, 3, 1).flatten()[places].long()
+    counts = sets.bincount(minlength=1 << len(RING))
+    alike = (counts >= least)[sets]
+    order = sets[alike].argsort(stable=True)
+    few, own = places[~alike], sets[~alike]
+    owners, bits = (own[:, None] >> torch.arange(len(RING), device=own.device) & 1).nonzero().T
+    steps = torch.tensor([(dy * width + dx) * cells for dy, dx in RING], device=own.device)
+    first, cell = own * (len(RING) + 1), few % cells
+    return Sleepers(
+        places[alike][order],
+        tuple((n, count) for n, count in enumerate(counts.tolist()) if count >= max(least, 1)),
+        few,
+        (first + len(RING)) * cells + cell,
+        owners,
+        few[owners] + steps[bits],
+        (first[owners] + bits) * cells + cell[owners],
+    )
+
+
 def predict(y: Tensor, asleep: Tensor, grain: Grain, table: Tensor) -> Tensor:
     """``y`` with the sleepers of the map ``[N, CC, OH, OW]`` predicted from their neighbours."""
     channels = y.shape[1]
     # A cell's neurons lie together in a row, where all cells have as many.
     if channels % grain.cell(channels, 1)[1]:
         asleep = over_channels(asleep, channels, grain)
+    cells = asleep.shape[1]
     filled = y.clone(memory_format=torch.channels_last)
-    predict_(filled, *sleepers_of(asleep), asleep.shape[1], table)
+    predict_(filled, sleepers_of(asleep, many(channels // cells)), cells, table)
     if filled.stride() == y.stride():
         return filled
     return torch.empty_like(y).copy_(filled)
 
 
-def sleepers_of(asleep: Tensor) -> tuple[Tensor, Tensor]:
-    """Who sleeps in a map ``[N, CC, OH, OW]``, and with which awake neighbours.
-
-    Returns:
-        int64 ``[S]``, their places in ``[N, OH, OW, CC]``, ascending; uint8 ``[S]``, their rows of
-        the table.
-    """
-    sleepers = asleep.permute(0, 2, 3, 1).flatten().nonzero()[:, 0]
-    return sleepers, awake_sets(asleep).permute(0, 2, 3, 1).flatten()[sleepers]
-
-
-def predict_(y: Tensor, sleepers: Tensor, sets: Tensor, cells: int, table: Tensor) -> None:
+def predict_(y: Tensor, sleepers: Sleepers, cells: int, table: Tensor) -> None:
     """Predict sleepers in place.
 
     Args:
         y: ``[N, C, OH, OW]`` in channels_last. Only what is awake is read.
-        sleepers, sets: as of ``sleepers_of``.
+        sleepers: of its map.
         cells: channel cells, CC.
         table: as for ``neuron.sleep``.
     """
-    channels, width = y.shape[1], y.shape[3]
-    rows = y.permute(0, 2, 3, 1).view(-1, channels // cells)
-    weights = table.to(torch.promote_types(y.dtype, torch.float32))
-    weights = weights.view(len(table), len(RING) + 1, cells, -1)
-    steps = [(dy * width + dx) * cells for dy, dx in RING]
-    # Sleepers with the same awake neighbours have the same weights.
-    order = _order(sets)
-    sleepers, counts = sleepers[order], sets.bincount(minlength=len(table))
-    many = counts * rows.shape[1] >= _MANY
-    for number, alike in enumerate(sleepers.split(counts.tolist())):
-        if many[number]:
-            for part in alike.split(_PART // rows.shape[1] + 1):
-                _alike(rows, part, number, weights[number], steps)
-    few = ~many[sets.int()][order]
-    for part, own in zip(
-        sleepers[few].split(_PART // rows.shape[1] + 1),
-        sets[order][few].split(_PART // rows.shape[1] + 1),
-        strict=True,
-    ):
-        _unlike(rows, part, own, weights, steps)
-
-
-def _order(sets: Tensor) -> Tensor:
-    """Indices that sort rows of the table."""
-    if sets.device.type == "cpu":  # a radix sort
-        return torch.from_numpy(np.argsort(sets.numpy(), kind="stable"))
-    return sets.argsort(stable=True)
+    rows = y.permute(0, 2, 3, 1).view(-1, y.shape[1] // cells)
+    wide = torch.promote_types(y.dtype, torch.float32)
+    steps = [(dy * y.shape[3] + dx) * cells for dy, dx in RING]
+    size = _PART // rows.shape[1] + 1
+    counts = [count for _, count in sleepers.sets]
+    for (number, _), alike in zip(sleepers.sets, sleepers.many.split(counts), strict=True):
+        weights = table[number].to(wide).view(len(RING) + 1, cells, -1)
+        for part in alike.split(size):
+            _alike(rows, part, number, weights, steps)
+    if len(sleepers.few):
+        _unlike(rows, sleepers, table.view(-1, rows.shape[1]), size)
 
 
 def _alike(rows: Tensor, part: Tensor, number: int, weights: Tensor, steps: list[int]) -> None:
@@ -94,19 +152,20 @@ def _alike(rows: Tensor, part: Tensor, number: int, weights: Tensor, steps: list
     copy_rows(rows, 0, part, value.to(rows.dtype))
 
 
-def _unlike(rows: Tensor, part: Tensor, sets: Tensor, weights: Tensor, steps: list[int]) -> None:
-    """Predict sleepers of any sets: ``weights`` ``[256, 9, cells, c]``."""
-    cells = weights.shape[2]
-    columns, sets = weights.view(-1, rows.shape[1]), sets.long()
-    first, cell = sets * (len(RING) + 1), part % cells
-    value = columns.index_select(0, (first + len(RING)) * cells + cell)
-    for bit, step in enumerate(steps):
-        awake = (sets >> bit & 1).nonzero()[:, 0]
-        if len(awake):
-            there = rows.index_select(0, part[awake] + step).to(value.dtype)
-            own = columns.index_select(0, ((first + bit) * cells + cell)[awake])
-            value.index_add_(0, awake, there.mul_(own))
-    copy_rows(rows, 0, part, value.to(rows.dtype))
+def _unlike(rows: Tensor, sleepers: Sleepers, table: Tensor, size: int) -> None:
+    """Predict ``sleepers.few``: ``table`` ``[256 * 9 * cells, c]``, about ``size`` at a time."""
+    value = table.index_select(0, sleepers.constants)
+    value = value.to(torch.promote_types(rows.dtype, torch.float32))
+    for owners, read, weights in zip(
+        sleepers.owners.split(size),
+        sleepers.read.split(size),
+        sleepers.weights.split(size),
+        strict=True,
+    ):
+        there = rows.index_select(0, read).to(value.dtype)
+        own = table.index_select(0, weights).to(value.dtype)
+        value.index_add_(0, owners, there.mul_(own))
+    copy_rows(rows, 0, sleepers.few, value.to(rows.dtype))
 
 
 def awake_sets(asleep: Tensor) -> Tensor:

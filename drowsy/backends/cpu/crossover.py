@@ -65,7 +65,14 @@ class Layer(ConvSize):
     def of(cls, x: Tensor, weight: Tensor, spec: ConvSpec) -> Layer:
         """The convolution of ``x`` ``[N, IC, H, W]`` with this weight."""
         last = _is_channels_last(x) or _is_channels_last(weight)
-        return cls(tuple(x.shape), tuple(weight.shape), spec, last)  # type: ignore[arg-type]
+        return _layer(x.shape, weight.shape, spec, last)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.input, self.weight, self.spec, self.channels_last))
 
     @property
     def chunk(self) -> int:
@@ -81,6 +88,12 @@ class Layer(ConvSize):
             f"{ic}x{height}x{width} -> {self.output[1]}, kernel {_by(self.kernel)}, "
             f"stride {_by(spec.stride)}, padding {_by(spec.padding)}, dilation {_by(spec.dilation)}"
         )
+
+
+@functools.lru_cache(maxsize=4096)
+def _layer(x: torch.Size, weight: torch.Size, spec: ConvSpec, channels_last: bool) -> Layer:
+    """The same object for the same layer, which is then found fast in what is kept of it."""
+    return Layer(tuple(x), tuple(weight), spec, channels_last)  # type: ignore[arg-type]
 
 
 def _by(sizes: Sequence[int]) -> str:

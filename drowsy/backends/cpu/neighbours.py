@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drowsy.backends.cpu.tables import levels_by_phase
 from drowsy.neuron.rows import copy_rows
-from drowsy.neuron.stencil import sleepers_of
+from drowsy.neuron.stencil import Sleepers, sleepers_of
 from drowsy.neuron.window import NEAR, REACH, WINDOW
 from drowsy.sleep import LayerMap, Phased
 from drowsy.sleep.memory import remembered
@@ -107,9 +107,9 @@ def readings(
 
 
 @remembered
-def sleepers(source: Phased, layer: LayerMap, j: int, phase: int) -> tuple[Tensor, Tensor]:
-    """``drowsy.neuron.stencil.sleepers_of`` one image, where all channels sleep at once."""
-    return sleepers_of(_asleep_at_phase(source, layer, j, phase)[:, None])
+def sleepers(source: Phased, layer: LayerMap, j: int, phase: int, least: int) -> Sleepers:
+    """``sleepers_of`` one image, where all channels sleep at once."""
+    return sleepers_of(_asleep_at_phase(source, layer, j, phase)[:, None], least)
 
 
 def _asleep_at_phase(source: Phased, layer: LayerMap, j: int, phase: int) -> Tensor:

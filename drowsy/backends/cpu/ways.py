@@ -16,7 +16,7 @@ from drowsy.backends.cpu.crossover import Layer, columns, fastest, grids
 from drowsy.backends.cpu.rows import linear
 from drowsy.neuron import ConvSpec
 from drowsy.neuron.rows import copy_rows
-from drowsy.neuron.stencil import predict_, sleepers_of
+from drowsy.neuron.stencil import Sleepers, many, predict_, sleepers_of
 from drowsy.sleep import NEIGHBOUR_FILLS, LayerMap, Phased, SleepSpec, asleep, levels, simplest
 
 # The maps of all phases are kept where they have at most so many levels.
@@ -81,17 +81,15 @@ class Call:
             x = F.pad(x, (0, 0, left, right, top, bottom))
         return x
 
-    @functools.cached_property
+    @property
     def map(self) -> LayerMap:
         """What the layer's maps have in common."""
-        return replace(self.sleep.layer_map(self.layer.output), stream=0, phase=0)
+        return _map(self.layer, self.sleep)[0]
 
-    @functools.cached_property
+    @property
     def phased(self) -> Phased | None:
         """The source, where the maps of all its phases are kept."""
-        source, (positions, channels) = self.sleep.source, self.map.cells
-        small = self.sleep.k * positions * channels <= _TABLE_LEVELS
-        return source if small and isinstance(source, Phased) and self.layer.output[0] else None
+        return _map(self.layer, self.sleep)[1]
 
     def levels(self) -> Tensor:
         """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
@@ -119,6 +117,14 @@ class Call:
         if cell_p > 1:
             awake = awake.repeat_interleave(cell_p, dim=1)[:, :positions]
         return [cell.flatten().nonzero().flatten() for cell in awake.unbind(2)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _map(layer: Layer, sleep: SleepSpec) -> tuple[LayerMap, Phased | None]:
+    map, source = replace(sleep.layer_map(layer.output), stream=0, phase=0), sleep.source
+    small = sleep.k * map.cells[0] * map.cells[1] <= _TABLE_LEVELS
+    kept = small and layer.output[0] > 0 and isinstance(source, Phased)
+    return map, source if kept else None  # type: ignore[return-value]
 
 
 def run(call: Call, way: str, clear: bool = True) -> Tensor:
@@ -149,13 +155,14 @@ def _mask(call: Call, clear: bool) -> Tensor:
 
 
 def _clear(y: Tensor, call: Call) -> None:
-    if call.phased is None or call.map.cells[1] > 1 or call.map.size is None:
+    map, phased = _map(call.layer, call.sleep)
+    if phased is None or map.cells[1] > 1 or map.size is None:
         neuron.clear_(y, call.asleep, call.sleep.grain)
         return
     # All channels of a position sleep at once: what each phase keeps is a small table.
     kept = y.view(neuron.SAME_SIZE[y.element_size()])
-    keep = tables.keep_by_phase(call.phased, call.map, call.j, kept.dtype)[call.phases]
-    kept.bitwise_and_(keep.view(len(y), 1, *call.map.size))
+    keep = tables.keep_by_phase(phased, map, call.j, kept.dtype)[call.phases]
+    kept.bitwise_and_(keep.view(-1, 1, *map.size))
 
 
 def _rows(call: Call, out: Tensor) -> None:
@@ -228,7 +235,7 @@ def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> 
         return neuron.sleep(y, call.levels(), call.j, 1.0, sleep.grain, fill, table)
     if fill == "stencil":
         assert table is not None
-        predict_(y, *_sleepers(call), 1, table)
+        predict_(y, _sleepers(call), 1, table)
         return y
     if call.phased is None:
         found = neighbours.readings_of(call.asleep.view(n, *size), fill, y.dtype)
@@ -242,19 +249,14 @@ def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> 
     return y
 
 
-def _sleepers(call: Call) -> tuple[Tensor, Tensor]:
-    """As ``drowsy.neuron.stencil.sleepers_of`` the call's map."""
-    size = call.map.size
-    assert size is not None
+def _sleepers(call: Call) -> Sleepers:
+    """Who sleeps, where all channels do so at once."""
+    n, channels, height, width = call.layer.output
     if call.phased is None:
-        return sleepers_of(call.asleep.view(-1, 1, *size))
+        return sleepers_of(call.asleep.view(n, 1, height, width), many(channels))
+    least = many(channels, n)
     images = [
-        neighbours.sleepers(call.phased, call.map, call.j, phase) for phase in call.phases.tolist()
+        neighbours.sleepers(call.phased, call.map, call.j, phase, least)
+        for phase in call.phases.tolist()
     ]
-    if len(images) == 1:
-        return images[0]
-    positions = call.layer.positions
-    return (
-        torch.cat([those + n * positions for n, (those, _) in enumerate(images)]),
-        torch.cat([sets for _, sets in images]),
-    )
+    return Sleepers.of_batch(images, call.layer.positions)
