@@ -181,7 +181,7 @@ def expected(
     ratio = _choose(layer, simplest(sleep, j), j, dtype, threads)[1]
     outputs = math.prod(layer.output)
     filled = _FILL.get(fill, 0.0) * _MOVE * outputs * j / sleep.k
-    return ratio + filled * _weight_of_moves(dtype) / max(_dense(layer, dtype, threads), 1.0)
+    return ratio + filled * _weight_of_moves(dtype) / max(awake_cost(layer, dtype, threads), 1.0)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -198,10 +198,10 @@ def _choose(
     costs = {way: estimate(way, layer, sleep, j, dtype, threads) for way in ways}
     best = min(ways, key=costs.__getitem__)
     way = best if costs[best] < _MARGIN * costs["mask"] else "mask"
-    return way, costs[way] / max(_dense(layer, dtype, threads), 1.0)
+    return way, costs[way] / max(awake_cost(layer, dtype, threads), 1.0)
 
 
-def _dense(layer: Layer, dtype: torch.dtype, threads: int) -> float:
+def awake_cost(layer: Layer, dtype: torch.dtype, threads: int) -> float:
     """What the layer costs awake, in multiplications of the dense convolution."""
     return math.prod(layer.output) * layer.window + _CALL * _speed(dtype) * threads
 
