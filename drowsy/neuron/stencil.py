@@ -18,7 +18,7 @@ RING = tuple(sorted((dy, dx) for squared, dy, dx in WINDOW if squared <= NEAR))
 _PART = 1 << 17
 # Sleepers with the same awake neighbours are predicted by themselves where they are so many
 # elements; all others together, whose weights are then gathered one by one.
-_MANY = 1 << 14
+_MANY = 1 << 16
 
 
 @dataclass(frozen=True)
