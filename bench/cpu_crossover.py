@@ -1,10 +1,12 @@
 """Time every way that a sleeping layer can run on the CPU, and record which one wins.
 
     python -m bench.cpu_crossover                          # SqueezeNet 1.1 and ResNet-18, batch 8
-    python -m bench.cpu_crossover --networks vgg16 --batch 1
+    python -m bench.cpu_crossover --batch 1 --dtype bfloat16
+    python -m bench.cpu_crossover --networks vgg16 --threads 4
 
-Writes the winners to ``drowsy/backends/cpu/crossover.json``, where the CPU backend looks them up,
-and the times to ``bench/results/cpu/crossover.json``. Entries of other layers, batches and types
+Writes the winners, and their times over those of the layer awake, to
+``drowsy/backends/cpu/crossover.json``, where the CPU backend looks them up, and all times to
+``bench/results/cpu/crossover.json``. Entries of other layers, batches, numbers of threads and types
 stay.
 
 A time is the CPU time of the calling thread while its helpers sleep when they have nothing to do,
@@ -41,13 +43,15 @@ from drowsy.sleep import SleepSpec
 TIMES = Path(__file__).parent / "results" / "cpu" / "crossover.json"
 SETTINGS = (
     ("lattice", "position"),
+    ("fovea", "position"),
     ("stratified", "position"),
     ("lattice", "channel:16"),
     ("stratified", "channel:16"),
     ("stratified", "tile:64x64"),
+    ("bernoulli", "neuron"),
 )
 RATES = range(1, crossover.TABLE_K)
-_KEY = ("layer", "dtype", "batch", "source", "grain")
+_KEY = ("layer", "dtype", "unit", "batch", "threads", "source", "grain")
 
 
 def layers_of(network: str, batch: int, dtype: torch.dtype) -> list[tuple[Layer, Tensor]]:
@@ -85,14 +89,18 @@ def measure(layer: Layer, weight: Tensor, source: str, grain: str, rounds: int) 
     # What a layer sees in a network: half of it zeros.
     x = torch.randn(layer.input, dtype=weight.dtype).relu().to(memory_format=torch.channels_last)
     bias, clock = torch.zeros_like(weight[:, 0, 0, 0]), torch.tensor([0, 0])
+
+    def run(way: str, j: int) -> Tensor:
+        # The call anew each time, which remembers what it has drawn.
+        return cpu.run(cpu.Call(x, weight, bias, j, 1.0, clock, layer, sleep), way)
+
     ways = crossover.candidates(layer, sleep)
-    calls = {j: cpu.Call(x, weight, bias, j, 2.0, clock, layer, sleep) for j in RATES}
     runs: dict[str, Callable[[], Any]] = {
         "dense": partial(neuron.awake_conv2d, x, weight, bias, layer.spec),
-        "mask": partial(cpu.run, calls[1], "mask"),
+        "mask": partial(run, "mask", 1),
     }
     for way in ways[1:]:
-        runs |= {f"{way} {j}": partial(cpu.run, call, way) for j, call in calls.items()}
+        runs |= {f"{way} {j}": partial(run, way, j) for j in RATES}
     with torch.inference_mode():
         times = least_times(runs, rounds)
     # What ``mask`` costs does not depend on the rate.
@@ -103,10 +111,12 @@ def measure(layer: Layer, weight: Tensor, source: str, grain: str, rounds: int) 
     }
 
 
-def winners(times: dict[str, Any]) -> str:
-    """The fastest way at each rate, as the table has it."""
+def winners(times: dict[str, Any]) -> dict[str, Any]:
+    """The fastest way at each rate and its time over that of the layer awake."""
     ways = [way for way in times if way in crossover.WAYS]
-    return " ".join(min(ways, key=lambda way: times[way][j - 1]) for j in RATES)
+    best = [min(ways, key=lambda way: times[way][j - 1]) for j in RATES]
+    ratios = [times[way][j - 1] / times["dense"] for way, j in zip(best, RATES, strict=True)]
+    return {"ways": " ".join(best), "ratios": [float(f"{ratio:.3g}") for ratio in ratios]}
 
 
 def merged(path: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -121,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--networks", default="squeezenet1_1,resnet18")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--table", type=Path, default=crossover.TABLE)
@@ -134,17 +144,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         layer.name: (layer, weight)
         for network in options.networks.split(",")
         for layer, weight in layers_of(network, options.batch, dtype)
+        if layer.spec.groups == 1
     }
     times = []
     for name, (layer, weight) in found.items():
-        for source, grain in SETTINGS:
-            key = dict(zip(_KEY, (name, options.dtype, options.batch, source, grain), strict=True))
-            if crossover.candidates(layer, SleepSpec(source, grain)) == ("mask",):  # type: ignore[arg-type]
-                continue
-            times.append(key | measure(layer, weight, source, grain, options.rounds))
-            print(f"{name}, {source} {grain}: {winners(times[-1])}", flush=True)
-    machine = provenance() | {"threads": options.threads}
-    rows = [{key: row[key] for key in _KEY} | {"ways": winners(row)} for row in times]
+        of_layer = (name, options.dtype, crossover.unit(dtype), options.batch, options.threads)
+        for setting in SETTINGS:
+            key = dict(zip(_KEY, (*of_layer, *setting), strict=True))
+            times.append(key | measure(layer, weight, *setting, options.rounds))
+            print(name, *setting, *winners(times[-1]).values(), flush=True)
+    machine = provenance() | {"load": os.getloadavg()[0]}
+    rows = [{key: row[key] for key in _KEY} | winners(row) for row in times]
     for path, entries in ((options.times, times), (options.table, rows)):
         record = {
             "version": crossover.VERSION,

@@ -88,6 +88,60 @@ def test_half_of_the_multiplications(
         assert ratios(times["thread"])["lattice position"]["median"] < 0.85
 
 
+RATES = (0.25, 0.5, 0.75)
+SLEEPS = {
+    "neuron": ("bernoulli", "neuron", "zero"),
+    "lattice": ("lattice", "position", "zero"),
+    "fovea, stencil": ("fovea", "position", "stencil"),
+}
+# No setting may be slower than the network awake, but for a hair.
+BAR = 1.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_never_slower_than_awake(
+    benchmark: Any, name: str, batch: int, dtype: torch.dtype, photographs: Tensor
+) -> None:
+    torch.set_num_threads(1)
+    last = torch.channels_last
+    model = models.create(name).to(dtype).to(memory_format=last)  # type: ignore[call-overload]
+    images = F.interpolate(photographs, models.MODELS[name].preprocess.crop, mode="bicubic")
+    images = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
+    images = images.to(dtype).contiguous(memory_format=last)
+    runs: dict[str, Callable[[], Any]] = {"dense": partial(drowsy.convert(model), images)}
+    for setting, (source, grain, fill) in SLEEPS.items():
+        for rate in RATES:
+            net = drowsy.convert(model, source=source, grain=grain)
+            if fill == "stencil":
+                for layer in net.layers.values():
+                    layer.set_stencil(torch.randn(256, 9, layer.out_channels) / 3)
+            net.set(rate, fill=fill)
+            runs[f"{setting}, {rate}"] = partial(net, images)
+    with torch.inference_mode():
+        alternate(runs, 3)
+        times = benchmark.pedantic(alternate, (runs, 15), rounds=1)["thread"]
+    found = {run: ratio["median"] for run, ratio in ratios(times).items()}
+    benchmark.extra_info.update(load=os.getloadavg()[0], ratios=ratios(times), seconds=times)
+    slower = {run: ratio for run, ratio in found.items() if ratio > bar(run, name, batch, dtype)}
+    assert slower == {}
+
+
+def bar(run: str, name: str, batch: int, dtype: torch.dtype) -> float:
+    """How much of the awake network's time a setting may take.
+
+    More than ``BAR`` where it is out of reach: fresh random bits for every neuron cost nanoseconds
+    each, and a sleeping layer some tens of microseconds of Python, which layers of a
+    tenth of a millisecond notice.
+    """
+    key = (run.partition(",")[0], name, batch, str(dtype).removeprefix("torch."))
+    return OUT_OF_REACH.get(key, BAR)
+
+
+OUT_OF_REACH: dict[tuple[str, str, int, str], float] = {}
+
+
 class Branching(nn.Module):
     """Takes a way that depends on values, which no graph can tell."""
 
@@ -164,6 +218,7 @@ def cheapest_rates(
         entry["layer"]: entry
         for entry in json.loads(TIMES.read_text(encoding="utf-8"))["entries"]
         if (entry["source"], entry["grain"], entry["dtype"]) == ("lattice", "position", "float32")
+        and (entry["batch"], entry["threads"]) == (8, 1)
     }
     net = drowsy.convert(model)
     times: dict[str, list[float]] = {}

@@ -82,8 +82,13 @@ _END = _BEFORE + ConvSpec.SCHEMA.count(",") + 1
 
 def _conv2d(*arguments: Any) -> Tensor:
     call = _Call.of(*arguments)
-    x, layer = call.x, call.layer
-    sleep = SleepSpec.parse(call.sleep)
+    x, layer, sleep = call.x, call.layer, SleepSpec.parse(call.sleep)
+    on_torch = choose_backend(call.backend, x.device) == "torch"
+    if x.device.type == "cpu" and on_torch and not sleep.source.sees:
+        knob = (call.thresholds, call.scales, call.clock)
+        return on_cpu(
+            x, call.weight, call.bias, *knob, layer, call.spec, sleep, call.fill, call.table
+        )
     threshold, scale = call.thresholds[layer], call.scales[layer]
     if x.device.type == "cpu":
         with TURNING:  # of one setting
@@ -92,14 +97,37 @@ def _conv2d(*arguments: Any) -> Tensor:
         scale = _in_float64(scale, threshold, sleep.k)
     knob = (threshold, scale, call.clock)
     given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
-    if choose_backend(call.backend, x.device) == "torch":
-        if x.device.type == "cpu" and not sleep.source.sees:
-            return cpu.conv2d(*given)
+    if on_torch:
         return eager.conv2d(*given, call.detail)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy.backends import triton
 
     return triton.conv2d(*given, call.detail)
+
+
+def on_cpu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    thresholds: Tensor,
+    scales: Tensor,
+    clock: Tensor,
+    layer: int,
+    spec: ConvSpec,
+    sleep: SleepSpec,
+    fill: str,
+    table: Tensor | None,
+) -> Tensor:
+    """What the operator does with tensors on the CPU; arguments as for it, but for the texts.
+
+    The operator's dispatch takes tens of microseconds, which small layers notice: where nobody
+    records operators, a layer calls this.
+    """
+    with TURNING:  # of one setting
+        j, factor = int(thresholds[layer].item()), scales[layer].item()
+    if x.dtype == torch.float64:
+        factor = float(_in_float64(torch.tensor(factor), torch.tensor(j), sleep.k))
+    return cpu.conv2d(x, weight, bias, j, factor, clock, spec, sleep, fill, table)
 
 
 def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:

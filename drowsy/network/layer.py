@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
 
-from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend
+from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend, on_cpu
 from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
 from drowsy.network.inference import Inference, in_graph, join, joined, running
@@ -347,7 +347,9 @@ class DrowsyConv2d(FoldedConv2d):
 
     def compute(self, input: Tensor) -> Tensor:
         """``[N, C, H, W]`` -> ``[N, OC, OH, OW]``, whoever sleeps sleeping; the clock stands."""
-        return self.awake(input) if self._idle(input) else self._drowse(input)
+        if self._idle(input):
+            return self.awake(input)
+        return self._drowse_on_cpu(input) if self._direct(input) else self._drowse(input)
 
     def _check_call(self, input: Tensor) -> None:
         if torch.is_grad_enabled() and (input.requires_grad or self._wants_gradient()):
@@ -379,6 +381,35 @@ class DrowsyConv2d(FoldedConv2d):
         if not input.is_cuda:
             return self.backend != "triton"
         return library_serves(self.backend, self.weight, self.spec, input)
+
+    def _direct(self, input: Tensor) -> bool:
+        """Whether the CPU backend can be called without the operator, which nobody would see."""
+        return (
+            not torch.compiler.is_compiling()
+            and type(input) is Tensor
+            and input.device.type == "cpu"
+            and not self.sleep.source.sees
+            and input.dim() == 4
+            and self.backend != "triton"
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.jit.is_tracing()
+            and not torch._C._len_torch_dispatch_stack()
+            and not torch._C._len_torch_function_stack()
+        )
+
+    def _drowse_on_cpu(self, input: Tensor) -> Tensor:
+        return on_cpu(
+            input,
+            *self.parameters_in_effect(),
+            self.control.thresholds,
+            self.control.scales,
+            self.control.clock,
+            self.index,
+            self.spec,
+            self.sleep,
+            self._fill_text,
+            self.table,
+        )
 
     def _drowse(self, input: Tensor) -> Tensor:
         if exporting_onnx():

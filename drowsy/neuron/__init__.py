@@ -22,7 +22,7 @@ which are then not scaled:
 Positions outside of the map do not count. A sleeper's own value is never read.
 """
 
-from drowsy.neuron.asleep import clear_, sleep
+from drowsy.neuron.asleep import SAME_SIZE, clear_, sleep
 from drowsy.neuron.awake import (
     ACTIVATIONS,
     ConvSpec,
@@ -40,6 +40,7 @@ from drowsy.neuron.stencil import RING
 __all__ = [
     "ACTIVATIONS",
     "RING",
+    "SAME_SIZE",
     "ConvSize",
     "ConvSpec",
     "FixedSleep",

@@ -88,11 +88,15 @@ def _keep(y: Tensor, asleep: Tensor, grain: Grain) -> Tensor:
     vectorise on the CPU.
     """
     n, channels, height, width = y.shape
-    cells = asleep.to(_SAME_SIZE[y.element_size()]).sub_(1)
+    # In bytes first: subtracting then takes an eighth of the time, and so does turning a map round.
+    cells = asleep.view(torch.int8).sub(1)
+    if height * width > 1 < channels and y.is_contiguous() and min(cells.shape[1:]) > 1:
+        cells = cells.transpose(1, 2).contiguous().transpose(1, 2)
+    cells = cells.to(SAME_SIZE[y.element_size()])
     return expand_cells(cells, (n, channels, height, width), grain)
 
 
-_SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 # --- from awake neighbours -----------------------------------------------------------------------

@@ -63,7 +63,7 @@ class FixedSleep:
             # Nobody in the window: 0 / 1.
             self._weight = over_channels(weight + (weight == 0), channels, grain).contiguous()
         else:
-            self._sets = over_channels(awake_sets(cells), channels, grain).contiguous()
+            self._sets = over_channels(awake_sets(cells).long(), channels, grain).contiguous()
 
     def __call__(self, y: Tensor, table: Tensor | None = None) -> Tensor:
         """``y`` of the shape that was given, with its sleepers asleep; ``table`` of ``stencil``."""

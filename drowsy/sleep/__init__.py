@@ -21,7 +21,7 @@ choice; ``maps`` draws it.
 # Sources are listed in the order in which they are imported.
 # isort: off
 from drowsy.sleep.independent import Bernoulli, Stratified
-from drowsy.sleep.lattice import Lattice, lattice_levels, lattice_phases, lattice_tables
+from drowsy.sleep.lattice import Lattice, Phased, lattice_levels, lattice_phases, lattice_tables
 from drowsy.sleep.fovea import Fovea
 from drowsy.sleep.bluenoise import BlueNoise
 from drowsy.sleep.detail import Detail, detail_grid, detail_map
@@ -31,7 +31,7 @@ from drowsy.sleep.lfsr import Lfsr, lfsr_rates
 from drowsy.sleep.counters import MASK32, philox
 from drowsy.sleep.fills import FILLS, NEIGHBOUR_FILLS, check_fill, scale
 from drowsy.sleep.grain import Grain
-from drowsy.sleep.maps import expand_cells, levels, pack_bitmap, unpack_bitmap
+from drowsy.sleep.maps import asleep, expand_cells, levels, pack_bitmap, unpack_bitmap
 from drowsy.sleep.rates import DEFAULT_K, MAX_K, threshold
 from drowsy.sleep.source import SOURCES, LayerMap, Source, parse_source, source_text, stored_text
 from drowsy.sleep.spec import SleepSpec, simplest
@@ -51,9 +51,11 @@ __all__ = [
     "Lattice",
     "LayerMap",
     "Lfsr",
+    "Phased",
     "SleepSpec",
     "Source",
     "Stratified",
+    "asleep",
     "check_fill",
     "detail_grid",
     "detail_map",

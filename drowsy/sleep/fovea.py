@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drowsy.sleep.lattice import Lattice, lattice_phases, lattice_tables
+from drowsy.sleep.lattice import Lattice, Phased, lattice_tables
 from drowsy.sleep.memory import remembered
 from drowsy.sleep.source import LayerMap, Source
 
@@ -17,7 +17,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Fovea(Source):
+class Fovea(Phased):
     """A lattice that falls asleep from the border inwards: images are looked at in the middle.
 
     Levels of ``lattice`` are taken by halves: those below ``k/2``, the next quarter, the next
@@ -35,11 +35,10 @@ class Fovea(Source):
     spreads: ClassVar[bool] = True
     single_positions: ClassVar[bool] = True
 
-    def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+    def at_phases(self, layer: LayerMap, phases: Tensor) -> Tensor:
         assert layer.size is not None
-        table = fovea_table(layer.k, *layer.size, images.device)
-        channel = torch.arange(layer.cells[1], device=images.device)
-        phases = lattice_phases(layer.k, layer.stream, layer.phase, images, seed)
+        table = fovea_table(layer.k, *layer.size, phases.device)
+        channel = torch.arange(layer.cells[1], device=phases.device)
         return table[(phases[:, None] + channel) % layer.k].transpose(1, 2)
 
     def tables(self, layer: LayerMap, seed: Tensor) -> tuple[Tensor, ...]:

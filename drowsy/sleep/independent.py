@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from drowsy.sleep.counters import halves, philox
+from drowsy.sleep.counters import halves, halves_on_cpu, philox
 from drowsy.sleep.source import LayerMap, Source
 
 _TAG_BERNOULLI, _TAG_STRATIFIED = 0, 1
@@ -27,12 +29,46 @@ class Bernoulli(Source):
     def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
         positions, channels = layer.cells
         blocks = -(-channels // 8)
-        counter = torch.arange(positions * blocks, device=images.device)
-        words = philox(counter, images[:, None], layer.stream, _TAG_BERNOULLI, seed)
-        drawn = torch.empty((*words[0].shape, 8), dtype=torch.uint8, device=images.device)
-        for lane, half in enumerate(halves(words)):
-            drawn[..., lane] = half.mul_(layer.k).bitwise_right_shift_(16)
+        drawn = torch.empty(
+            (len(images), positions * blocks, 8), dtype=torch.uint8, device=images.device
+        )
+        if images.device.type == "cpu":
+            for which, part, half in self._on_cpu(layer, images, seed):
+                drawn[which, part] = torch.from_numpy(_scaled(half, layer.k))
+        else:
+            counter = torch.arange(positions * blocks, device=images.device)
+            words = philox(counter, images[:, None], layer.stream, _TAG_BERNOULLI, seed)
+            for lane, values in enumerate(halves(words)):
+                drawn[..., lane] = values.mul_(layer.k).bitwise_right_shift_(16)
         return _turned(drawn.view(len(images), positions, blocks * 8)[:, :, :channels], layer)
+
+    def sleepers(self, layer: LayerMap, images: Tensor, seed: Tensor, j: int) -> Tensor | None:
+        if images.device.type != "cpu":
+            return None
+        positions, channels = layer.cells
+        blocks = -(-channels // 8)
+        asleep = np.empty((len(images), positions * blocks, 8), np.bool_)
+        # The draws whose level is below a threshold are those below another.
+        last = -(-((layer.k - j if layer.upside_down else j) << 16) // layer.k)
+        for which, part, half in self._on_cpu(layer, images, seed):
+            compare = np.greater_equal if layer.upside_down else np.less
+            compare(half, np.uint16(last), out=asleep[which, part])
+        whole = torch.from_numpy(asleep).view(len(images), positions, blocks * 8)
+        return whole[:, :, :channels]
+
+    def _on_cpu(
+        self, layer: LayerMap, images: Tensor, seed: Tensor
+    ) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        positions, channels = layer.cells
+        counters = positions * -(-channels // 8)
+        return halves_on_cpu(counters, images, layer.stream, _TAG_BERNOULLI, seed)
+
+
+def _scaled(half: np.ndarray, k: int) -> np.ndarray:
+    """``half * k >> 16`` as uint8."""
+    if k & (k - 1) == 0:
+        return (half >> np.uint16(17 - k.bit_length())).astype(np.uint8)
+    return (half * np.uint32(k) >> np.uint32(16)).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ continuous-tone pictures", ICC 1973.
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,8 +23,21 @@ _TAG = 2
 _CPU = torch.device("cpu")
 
 
+class Phased(Source):
+    """A source that has ``k`` maps for a layer, and draws for every image which one it is."""
+
+    @abc.abstractmethod
+    def at_phases(self, layer: LayerMap, phases: Tensor) -> Tensor:
+        """The level maps at these phases (int64 ``[n]``, each ``0 .. k-1``): ``[n, PC, CC]``."""
+
+    def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
+        return self.at_phases(
+            layer, lattice_phases(layer.k, layer.stream, layer.phase, images, seed)
+        )
+
+
 @dataclass(frozen=True)
-class Lattice(Source):
+class Lattice(Phased):
     """A regular pattern with a random phase per image.
 
     A phase shifts the pattern; channel cells are a phase apart from each other. Where ``k`` is a
@@ -42,8 +56,7 @@ class Lattice(Source):
     spreads: ClassVar[bool] = True
     is_lattice: ClassVar[bool] = True
 
-    def draw(self, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:
-        phases = lattice_phases(layer.k, layer.stream, layer.phase, images, seed)
+    def at_phases(self, layer: LayerMap, phases: Tensor) -> Tensor:
         row = None if layer.size is None else layer.size[1]
         return lattice_levels(layer.k, layer.cells, row, phases)
 

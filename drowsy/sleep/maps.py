@@ -13,7 +13,7 @@ from drowsy.sleep.source import LayerMap, Source
 from drowsy.sleep.spec import SleepSpec
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-# Elements of one Philox call on the CPU: its dozen int64 temporaries then stay in the L2 cache.
+# Philox calls of one draw on the CPU: a dozen int64 temporaries then stay in the L2 cache.
 _CPU_CHUNK = 1 << 14
 
 
@@ -37,18 +37,32 @@ def levels(
         uint8 tensor ``[N, PC, CC]`` with values in ``0 .. k-1``; a cell sleeps at rate ``j/k``
         when its level is below ``j``.
     """
-    if clock.dtype != torch.int64 or clock.shape != (2,):
-        raise ValueError(f"clock: got {clock.dtype} {tuple(clock.shape)}, allowed: int64 [2]")
     spec.check_seen(shape[0], detail)
-    n, layer = shape[0], spec.layer_map(shape, detail)
-    out = torch.empty((n, *layer.cells), dtype=torch.uint8, device=clock.device)
+    layer, images = spec.layer_map(shape, detail), _images(shape[0], clock)
+    out = torch.empty((shape[0], *layer.cells), dtype=torch.uint8, device=clock.device)
     if out.numel() == 0:
         return out
-    images = (clock[1] + torch.arange(n, device=clock.device)) & MASK32
-    for part in _image_chunks(n, layer.cells, clock.device):
+    for part in _image_chunks(shape[0], layer.cells, clock.device):
         own = layer if layer.detail is None else replace(layer, detail=layer.detail[part])
         out[part] = _drawn(spec.source, own, images[part], clock[0])
     return out
+
+
+def asleep(spec: SleepSpec, shape: tuple[int, int, int, int], j: int, clock: Tensor) -> Tensor:
+    """Which cells sleep at rate ``j/k``: ``levels(spec, shape, clock) < j``, boolean."""
+    layer, images = spec.layer_map(shape), _images(shape[0], clock)
+    if 0 < j < spec.k and shape[0] * layer.cells[0] * layer.cells[1] > 0:
+        drawn = spec.source.sleepers(layer, images, clock[0], j)
+        if drawn is not None:
+            return drawn
+    return levels(spec, shape, clock) < j
+
+
+def _images(n: int, clock: Tensor) -> Tensor:
+    """The indices of a batch's images, modulo ``2**32``."""
+    if clock.dtype != torch.int64 or clock.shape != (2,):
+        raise ValueError(f"clock: got {clock.dtype} {tuple(clock.shape)}, allowed: int64 [2]")
+    return (clock[1] + torch.arange(n, device=clock.device)) & MASK32
 
 
 def _drawn(source: Source, layer: LayerMap, images: Tensor, seed: Tensor) -> Tensor:

@@ -101,6 +101,18 @@ class Source(abc.ABC):
             source sees of it, whatever other images are asked for.
         """
 
+    def sleepers(self, layer: LayerMap, images: Tensor, seed: Tensor, j: int) -> Tensor | None:
+        """``draw(layer, images, seed) < j``, where that can be had for less than the levels.
+
+        Args:
+            layer, images, seed: as for ``draw``.
+            j: 1 to ``k - 1``.
+
+        Returns:
+            boolean ``[N, PC, CC]``, or None: there is no shorter way.
+        """
+        return None
+
     def tables(self, layer: LayerMap, seed: Tensor) -> tuple[Tensor, ...]:
         """What the source's kernel reads, on the device of ``seed``; none by default.
 

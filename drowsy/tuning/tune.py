@@ -53,7 +53,9 @@ _MEASURING = 0.05
 # Fewer settings than this are no search of rates.
 _FEWEST_SETTINGS = 24
 _OURS = Sleep("ours", source="fovea", grain="position", fill="stencil", aligned=True)
-_RECIPES = (_OURS, replace(_OURS, source="lattice"))
+_LATTICE = replace(_OURS, source="lattice")
+# By whether outputs cover the picture: there nothing is known of the middle, but much of flat parts.
+_RECIPES = {False: (_OURS, _LATTICE), True: (_LATTICE, replace(_OURS, source="detail"))}
 # Number formats that devices have fast ways for.
 _FORMATS = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
 
@@ -287,10 +289,10 @@ def _offers(
         number_format = offer_formats(rig, _FORMATS.get(rig.images.device.type, ()), offers)
     if "view" in levers:
         offer_views(rig, number_format, not workbench.covers, offers)
-    recipe = _RECIPES[0]
+    recipes = list(_RECIPES[workbench.covers])
+    recipe = recipes[0]
     if "sleep" in levers:
         views = [whole, *_bases(rig, offers.operations)]
-        recipes = [r for r in _RECIPES if not (workbench.covers and r.source == "fovea")]
         if plan.settings < _FEWEST_SETTINGS:
             recipes = [replace(each, rates="uniform") for each in recipes]
         recipe = offer_sleep(rig, recipes, number_format, views, offers)

@@ -17,7 +17,7 @@ from drowsy.backends import cpu, eager
 from drowsy.backends.cpu import crossover
 from drowsy.backends.cpu.crossover import Layer, candidates, estimate, fastest, grids
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import NEIGHBOUR_FILLS, SleepSpec, lattice_tables, levels
+from drowsy.sleep import FILLS, NEIGHBOUR_FILLS, SleepSpec, lattice_tables, levels
 
 GEOMETRIES = {
     "3x3": (3, ConvSpec((1, 1), (1, 1, 1, 1))),
@@ -209,7 +209,12 @@ def test_sleepers_of_a_poisoned_image_are_zero(way: str, generator: torch.Genera
 @pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)
 @pytest.mark.parametrize(
     ("source", "grain"),
-    [("lattice", "position"), ("lattice", "position:3"), ("bernoulli", "position")],
+    [
+        ("lattice", "position"),
+        ("fovea", "position"),
+        ("lattice", "position:3"),
+        ("bernoulli", "position"),
+    ],
 )
 @pytest.mark.parametrize("size", [(3, 5, 13, 10), (2, 5, 1, 6), (5, 5, 3, 3)])
 def test_fills_from_awake_neighbours(
@@ -233,6 +238,59 @@ def test_fills_from_awake_neighbours(
             y = cpu.conv2d(x, weight, bias, *arguments)
             torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
             assert y.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("fill", NEIGHBOUR_FILLS)
+@pytest.mark.parametrize("source", ["lattice", "fovea", "stratified"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_fills_in_short_formats_err_as_the_specification_does(
+    fill: str,
+    source: str,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what is copied is copied bit for bit."""
+    x, weight, bias = (each.to(dtype) for each in draw(generator, 3, size=(4, 16, 15, 14)))
+    table = (torch.randn(256, 9, 8, generator=generator) / 3).to(dtype)
+    spec, sleep = ConvSpec(padding=(1, 1, 1, 1)), SleepSpec(source, "position")
+    for j in (1, 2, 4, 7):
+        knob = (torch.tensor(j), torch.tensor(1.0), torch.tensor(CLOCK))
+        rest = (*knob, spec, sleep, fill)
+        expected = eager.conv2d(x, weight, bias, *rest, table)
+        exact = eager.conv2d(x.double(), weight.double(), bias.double(), *rest, table.double())
+        error = (expected.double() - exact).abs().max()
+        budget = error + torch.finfo(dtype).eps * 144**0.5 * exact.abs().max()
+        for way in candidates(Layer.of(x, weight, spec), sleep):
+            monkeypatch.setattr(cpu.ways, "fastest", lambda *_, way=way: way)
+            y = cpu.conv2d(x, weight, bias, *rest, table)
+            assert y.dtype == dtype
+            assert (y.double() - exact).abs().max() <= budget
+            if way == "mask" and fill == "nearest":
+                assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("source", ["lattice", "fovea", "bernoulli"])
+@pytest.mark.parametrize("grain", ["neuron", "position"])
+def test_masked_layers_are_the_specification_bit_for_bit(
+    source: str, grain: str, last: bool, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    """In either layout, with maps looked up or drawn; whatever a sleeper held."""
+    x, weight, bias = (each.to(dtype) for each in draw(generator, 3, size=(5, 5, 13, 10)))
+    if not last:
+        x, weight = x.contiguous(), weight.contiguous()
+    x[1, 2, 3, 4] = torch.nan
+    spec, sleep = ConvSpec(padding=(1, 1, 1, 1)), SleepSpec(source, grain)
+    layer, clock = Layer.of(x, weight, spec), torch.tensor(CLOCK)
+    for j in (1, 4, 7):
+        y = cpu.run(cpu.Call(x, weight, bias, j, 1.5, clock, layer, sleep), "mask")
+        expected = eager.conv2d(
+            x, weight, bias, torch.tensor(j), torch.tensor(1.5), clock, spec, sleep, "zero"
+        )
+        torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+        assert y.stride() == expected.stride()
 
 
 # --- maps --------------------------------------------------------------------------------------
@@ -301,14 +359,14 @@ def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def use_table(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crossover, "TABLE", path)
     crossover._table.cache_clear()
-    fastest.cache_clear()
+    crossover._choose.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _forget_tables() -> Iterator[None]:
     yield
     crossover._table.cache_clear()
-    fastest.cache_clear()
+    crossover._choose.cache_clear()
 
 
 @pytest.mark.usefixtures("no_table")
@@ -335,7 +393,8 @@ def test_the_table_is_followed_near_its_batch(
     sleep, layer = SleepSpec("lattice", "position"), layer_of(256, 14, 256, 3)
     ways = "mask mask mask mask mask rows rows"
     entry = {"layer": layer.name, "dtype": "float32", "source": "lattice", "grain": "position"}
-    record = {"version": crossover.VERSION, "entries": [entry | {"batch": 16, "ways": ways}]}
+    entry |= {"unit": "none", "threads": 1, "ways": ways, "ratios": [1.0] * 5 + [0.5, 0.25]}
+    record = {"version": crossover.VERSION, "entries": [entry | {"batch": 16}]}
     no_table.write_text(json.dumps(record))
     use_table(no_table, monkeypatch)
     assert [fastest(layer, sleep, j, torch.float32) for j in range(1, 8)] == ways.split()
@@ -345,12 +404,53 @@ def test_the_table_is_followed_near_its_batch(
     assert fastest(layer, sleep, 4, torch.float32) != "mask"
 
 
+def test_the_table_is_followed_for_its_format_and_threads(
+    no_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one CPU's instructions took says nothing of another's, nor one thread of many."""
+    sleep, layer = SleepSpec("lattice", "position"), layer_of(16, 8, 16, 1)
+    entry = {"layer": layer.name, "dtype": "bfloat16", "unit": "amx_tile", "batch": 8}
+    entry |= {"source": "lattice", "grain": "position", "threads": 2}
+    entry |= {"ways": " ".join(["rows"] * 7), "ratios": [0.75] * 7}
+    no_table.write_text(json.dumps({"version": crossover.VERSION, "entries": [entry]}))
+    use_table(no_table, monkeypatch)
+    followed = []
+    for unit, threads in (("amx_tile", 1), ("amx_tile", 5), ("avx512_bf16", 1)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        for name in ("amx_tile", "avx512_bf16"):
+            supported = lambda unit=unit, name=name: unit == name  # noqa: E731
+            monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", supported, raising=False)
+        crossover._choose.cache_clear()
+        followed.append(fastest(layer, sleep, 4, torch.bfloat16) == "rows")
+        ratio = crossover.expected(layer, sleep, 4, torch.bfloat16)
+        assert (ratio == 0.75) == followed[-1]
+        assert fastest(layer, sleep, 4, torch.float32) == "mask"
+    assert followed == [True, False, False]
+
+
+@pytest.mark.usefixtures("no_table")
+def test_expectations() -> None:
+    """Time over that awake: falls with the rate, counts draws and fills, is 1 at rate 0."""
+    wide, narrow = layer_of(256, 14, 256, 3), layer_of(16, 8, 16, 1)
+    sleep = SleepSpec("lattice", "position")
+    ratios = [crossover.expected(wide, sleep, j, torch.float32) for j in (0, 2, 4, 6)]
+    assert ratios[0] == 1
+    assert ratios[1] > ratios[2] > ratios[3]
+    assert ratios[3] < 0.6
+    assert crossover.expected(narrow, sleep, 4, torch.float32) > 1
+    assert crossover.expected(wide, SleepSpec(), 4, torch.float32) > 1
+    filled = [crossover.expected(wide, sleep, 4, torch.float32, fill) for fill in FILLS]
+    assert filled[0] == filled[1] < filled[2] < filled[3] < filled[4]
+    # Of other formats nothing is known but that they are masked.
+    assert crossover.expected(wide, sleep, 4, torch.float64) > 1
+
+
 def test_a_table_of_another_version_is_refused(
     no_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_table.write_text(json.dumps({"version": 99, "entries": []}))
     use_table(no_table, monkeypatch)
-    with pytest.raises(ValueError, match=r"crossover.json: got version 99, allowed: 1"):
+    with pytest.raises(ValueError, match=r"crossover.json: got version 99, allowed: 2"):
         fastest(layer_of(64, 14, 64, 3), SleepSpec("lattice", "position"), 4, torch.float32)
 
 
@@ -362,6 +462,7 @@ def test_the_shipped_table_names_known_ways() -> None:
         ways = entry["ways"].split()
         assert len(ways) == crossover.TABLE_K - 1
         assert set(ways) <= set(crossover.WAYS)
+        assert len(entry["ratios"]) == crossover.TABLE_K - 1
 
 
 def test_the_command_records_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drowsy.neuron import ACTIVATIONS, ConvSize, ConvSpec, awake_conv2d, check_activation, sleep
+from drowsy.neuron import (
+    ACTIVATIONS,
+    ConvSize,
+    ConvSpec,
+    awake_conv2d,
+    check_activation,
+    sleep,
+    stencil,
+)
 from drowsy.neuron.asleep import choose_nearest
 from drowsy.neuron.window import WINDOW
 from drowsy.sleep import NEIGHBOUR_FILLS, Grain, check_fill, expand_cells, scale
@@ -218,6 +226,27 @@ def filled_neuron(y: Tensor, asleep: Tensor, fill: str, table: Tensor) -> Tensor
         total = sum(1 / squared for squared, _ in chosen)
         out[n, c, i, u] = sum(v / squared for squared, v in chosen) / total if chosen else 0.0
     return out
+
+
+@pytest.mark.parametrize("grain", ["neuron", "position", "position:3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sleepers_alike_or_not_are_predicted_alike(
+    grain: str, dtype: torch.dtype, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether those with the same awake neighbours are many enough to go by themselves."""
+    shape, parsed = (3, 6, 17, 18), Grain.parse(grain)
+    cells = -(-shape[1] // parsed.cell(shape[1], 1)[1])
+    levels = torch.randint(
+        0, 8, (shape[0], shape[2] * shape[3], cells), dtype=torch.uint8, generator=generator
+    )
+    y = torch.randn(shape, generator=generator).to(dtype)
+    table = random_table(shape[1], generator).to(dtype)
+    exact = sleep(y.double(), levels, 3, 1.0, parsed, "stencil", table.double())
+    for many in (1, 40, 1 << 40):
+        monkeypatch.setattr(stencil, "_MANY", many)
+        found = sleep(y, levels, 3, 1.0, parsed, "stencil", table)
+        # Summed in float32, rounded once.
+        torch.testing.assert_close(found, exact.to(dtype), rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from drawing import SIGMAS, assert_binomial, chi_square_sigmas, draw, pair_table
 from torch import Tensor
+
+from drowsy.sleep import MASK32, SOURCES, SleepSpec, asleep, levels, philox
+from drowsy.sleep.counters import halves, halves_on_cpu
+
+
+@pytest.mark.parametrize(
+    ("counters", "images"), [(5, 3), (1 << 14, 1), ((1 << 14) + 3, 2), (3000, 13)]
+)
+def test_the_cpu_draws_what_philox_draws(counters: int, images: int) -> None:
+    """Part by part, whichever way the counters fall into parts."""
+    indices = torch.arange(2**32 - 2, 2**32 - 2 + images) & MASK32
+    for seed in (torch.tensor(-(77 << 32) - 5), torch.tensor(2**63 - 1)):
+        found = np.zeros((images, counters, 8), np.int64)
+        for which, part, half in halves_on_cpu(counters, indices, 2**32 - 1, 3, seed):
+            assert half.dtype == np.uint16
+            found[which, part] += half
+        words = philox(torch.arange(counters), indices[:, None], 2**32 - 1, 3, seed)
+        assert torch.equal(torch.from_numpy(found), torch.stack(list(halves(words)), dim=-1))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("phase", [0, 1])
+@pytest.mark.parametrize("k", [3, 8, 256])
+def test_sleepers_are_the_cells_below_the_threshold(source: str, phase: int, k: int) -> None:
+    spec, clock = SleepSpec(source, "neuron", k, 7, phase), torch.tensor([2**40 + 3, 2**32 - 2])
+    for shape in ((3, 20, 9, 7), (0, 8, 4, 4), (5, 3, 1, 1)):
+        drawn = levels(spec, shape, clock)
+        for j in sorted({0, 1, k // 2, k - 1}):
+            assert torch.equal(asleep(spec, shape, j, clock), drawn < j)
 
 
 @pytest.mark.parametrize("k", [3, 5, 8, 10])

@@ -8,31 +8,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.backends.cpu.crossover import grids
-from drowsy.backends.cpu.rows import copy_rows, runs
+from drowsy.backends.cpu.rows import runs
 from drowsy.neuron import ConvSize
-from drowsy.neuron.window import NEAR, REACH, WINDOW
-from drowsy.sleep import MASK32, SleepSpec, lattice_levels, lattice_phases, lattice_tables
+from drowsy.neuron.rows import copy_rows
+from drowsy.sleep import MASK32, LayerMap, Phased, SleepSpec, lattice_phases, lattice_tables
 from drowsy.sleep.memory import remembered
 
 # Images whose lattice phases are drawn in one go; a draw costs the same for 1 and for 256.
 _PHASE_BLOCK = 256
 
 
-# --- maps of a lattice -------------------------------------------------------------------------
+# --- maps of a source that has one for each phase ---------------------------------------------
 
 
 @remembered
-def levels_by_phase(k: int, cells: tuple[int, int], row: int | None) -> Tensor:
-    """A lattice's level maps, one for each phase: uint8 ``[k, PC, CC]``."""
-    return lattice_levels(k, cells, row, torch.arange(k))
+def levels_by_phase(source: Phased, layer: LayerMap) -> Tensor:
+    """A layer's level maps, one for each phase: uint8 ``[k, PC, CC]``.
+
+    Args:
+        source: of the maps.
+        layer: its stream and phase do not count.
+    """
+    # One at a time: a map's indices take many times its own bytes.
+    return torch.cat([source.at_phases(layer, phase[None]) for phase in torch.arange(layer.k)])
+
+
+@remembered
+def keep_by_phase(source: Phased, layer: LayerMap, j: int, dtype: torch.dtype) -> Tensor:
+    """Integers ``[k, PC, CC]``, all ones where a cell is awake at rate ``j/k``, else 0."""
+    return (levels_by_phase(source, layer) >= j).to(dtype).neg()
 
 
 def phases(sleep: SleepSpec, images: int, clock: Tensor) -> Tensor:
-    """Lattice phases of so many images from ``clock`` on, int64 ``[images]``; at least one."""
+    """Phases of so many images from ``clock`` on, int64 ``[images]``; at least one."""
     seed, first = clock.tolist()
     block, skipped = divmod(first & MASK32, _PHASE_BLOCK)
     drawn = _phase_block(sleep, seed, block)
@@ -189,67 +200,3 @@ def _grid_input(size: ConvSize, spacing: int) -> tuple[int, int]:
         )
     )
     return height, width
-
-
-# --- who reads whom ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What sleepers read of awake positions, and with which weights.
-
-    Attributes:
-        sleepers: int64 ``[S]``, positions of the sleepers that have an awake neighbour.
-        read: int64 ``[R]``, the positions that they read, one sleeper after the other.
-        weights: float64 ``[R]``.
-        starts: int64 ``[S]``, where each sleeper's reading starts.
-    """
-
-    sleepers: Tensor
-    read: Tensor
-    weights: Tensor
-    starts: Tensor
-
-    @classmethod
-    def of_batch(cls, images: list[Readings], positions: int) -> Readings:
-        """Those of images that lie one after the other, each of so many positions."""
-        before = torch.tensor([0, *(len(image.read) for image in images)]).cumsum(0).tolist()
-        return cls(
-            torch.cat([image.sleepers + n * positions for n, image in enumerate(images)]),
-            torch.cat([image.read + n * positions for n, image in enumerate(images)]),
-            torch.cat([image.weights for image in images]),
-            torch.cat([image.starts + before[n] for n, image in enumerate(images)]),
-        )
-
-    def fill(self, rows: Tensor) -> None:
-        """Write to the sleepers of ``[positions, C]`` what they read there."""
-        weights = self.weights.to(rows.dtype)
-        filled = F.embedding_bag(
-            self.read, rows, self.starts, mode="sum", per_sample_weights=weights
-        )
-        copy_rows(rows, 0, self.sleepers, filled)
-
-
-@remembered
-def readings(k: int, j: int, phase: int, height: int, width: int, fill: str) -> Readings:
-    """What the sleepers of one image of a lattice read; the rules are ``drowsy.neuron``'s."""
-    awake = levels_by_phase(k, (height * width, 1), width)[phase] >= j
-    awake = awake.view(height, width)
-    squared, down, right = torch.tensor(WINDOW).unbind(1)
-    padded = F.pad(awake, (REACH,) * 4)
-    seen = torch.stack(
-        [padded[REACH + dy :, REACH + dx :][:height, :width] for _, dy, dx in WINDOW], dim=-1
-    )
-    seen = (seen & ~awake[..., None]).flatten(0, 1)
-    if fill == "nearest":
-        read = seen & (seen.cumsum(1) == 1)
-    else:
-        near = seen & (squared <= NEAR)
-        read = torch.where(near.any(dim=1, keepdim=True), near, seen)
-    sleeper, place = read.nonzero(as_tuple=True)
-    weight = 1 / squared.double()[place]
-    weight /= torch.zeros(len(read), dtype=torch.float64).index_add_(0, sleeper, weight)[sleeper]
-    counts = read.sum(dim=1)
-    sleepers = counts.nonzero().flatten()
-    starts = counts[sleepers].cumsum(0) - counts[sleepers]
-    return Readings(sleepers, sleeper + down[place] * width + right[place], weight, starts)

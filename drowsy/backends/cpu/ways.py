@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,22 +11,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy import neuron
-from drowsy.backends.cpu import tables
+from drowsy.backends.cpu import neighbours, tables
 from drowsy.backends.cpu.crossover import Layer, columns, fastest, grids
-from drowsy.backends.cpu.rows import copy_rows, linear
+from drowsy.backends.cpu.rows import linear
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import NEIGHBOUR_FILLS, SleepSpec, levels, simplest
+from drowsy.neuron.rows import copy_rows
+from drowsy.neuron.stencil import Sleepers, many, predict_, sleepers_of
+from drowsy.sleep import NEIGHBOUR_FILLS, LayerMap, Phased, SleepSpec, asleep, levels, simplest
 
-# A lattice's maps of all phases are kept where they have at most so many levels.
-_TABLE_LEVELS = 1 << 18
+# The maps of all phases are kept where they have at most so many levels.
+_TABLE_LEVELS = 1 << 23
 
 
 def conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    threshold: Tensor,
-    scale: Tensor,
+    threshold: Tensor | int,
+    scale: Tensor | float,
     clock: Tensor,
     spec: ConvSpec,
     sleep: SleepSpec,
@@ -42,8 +45,10 @@ def conv2d(
     factor = 1.0 if from_neighbours else float(scale)
     # Another thread may advance the clock meanwhile: map and fill are of the same images.
     call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep)
-    y = run(call, fastest(layer, sleep, j, x.dtype))
-    return _from_neighbours(y, call, fill, table) if from_neighbours else y
+    way = fastest(layer, sleep, j, x.dtype)
+    if not from_neighbours:
+        return run(call, way)
+    return _from_neighbours(run(call, way, False), call, fill, table)
 
 
 @dataclass(frozen=True)
@@ -76,18 +81,30 @@ class Call:
             x = F.pad(x, (0, 0, left, right, top, bottom))
         return x
 
+    @property
+    def map(self) -> LayerMap:
+        """What the layer's maps have in common."""
+        return _map(self.layer, self.sleep)[0]
+
+    @property
+    def phased(self) -> Phased | None:
+        """The source, where the maps of all its phases are kept."""
+        return _map(self.layer, self.sleep)[1]
+
     def levels(self) -> Tensor:
         """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
-        layer, sleep = self.layer, self.sleep
-        n, channels, _, width = layer.output
-        cell_p, cell_c = sleep.grain.cell(channels, layer.positions)
-        cells = -(-layer.positions // cell_p), -(-channels // cell_c)
-        small = sleep.k * cells[0] * cells[1] <= _TABLE_LEVELS
-        if not (small and n > 0 and sleep.source.is_lattice):
-            return levels(sleep, layer.output, self.clock)
-        row = width if cell_p == 1 else None
-        return tables.levels_by_phase(sleep.k, cells, row)[self.phases()]
+        if self.phased is None:
+            return levels(self.sleep, self.layer.output, self.clock)
+        return tables.levels_by_phase(self.phased, self.map)[self.phases]
 
+    @functools.cached_property
+    def asleep(self) -> Tensor:
+        """Which cells sleep: boolean ``[N, PC, CC]``."""
+        if self.phased is None:
+            return asleep(self.sleep, self.layer.output, self.j, self.clock)
+        return self.levels() < self.j
+
+    @functools.cached_property
     def phases(self) -> Tensor:
         """Lattice phases of the batch's images, int64 ``[N]``, ``N > 0``."""
         return tables.phases(self.sleep, self.layer.output[0], self.clock)
@@ -96,16 +113,30 @@ class Call:
         """For each channel cell, the awake positions ``n * P + p``, ascending, int64."""
         positions = self.layer.positions
         cell_p, _ = self.sleep.grain.cell(self.layer.output[1], positions)
-        awake = self.levels() >= self.j
+        awake = ~self.asleep
         if cell_p > 1:
             awake = awake.repeat_interleave(cell_p, dim=1)[:, :positions]
         return [cell.flatten().nonzero().flatten() for cell in awake.unbind(2)]
 
 
-def run(call: Call, way: str) -> Tensor:
-    """Run a layer in one of ``crossover.candidates``' ways: ``[N, OC, OH, OW]``."""
+@functools.lru_cache(maxsize=4096)
+def _map(layer: Layer, sleep: SleepSpec) -> tuple[LayerMap, Phased | None]:
+    map, source = replace(sleep.layer_map(layer.output), stream=0, phase=0), sleep.source
+    small = sleep.k * map.cells[0] * map.cells[1] <= _TABLE_LEVELS
+    kept = small and layer.output[0] > 0 and isinstance(source, Phased)
+    return map, source if kept else None  # type: ignore[return-value]
+
+
+def run(call: Call, way: str, clear: bool = True) -> Tensor:
+    """Run a layer in one of ``crossover.candidates``' ways: ``[N, OC, OH, OW]``.
+
+    Args:
+        call: the layer and its tensors.
+        way: which.
+        clear: whether sleepers are to hold zeros; they may hold anything otherwise.
+    """
     if way == "mask":
-        return _mask(call)
+        return _mask(call, clear)
     n, channels, height, width = call.layer.output
     out = call.x.new_zeros((n * height * width, channels))
     _SKIPPING[way](call, out)
@@ -116,10 +147,22 @@ def run(call: Call, way: str) -> Tensor:
 # Those that skip write the awake neurons of a call to rows [N * P, OC] of zeros, one to a position.
 
 
-def _mask(call: Call) -> Tensor:
+def _mask(call: Call, clear: bool) -> Tensor:
     y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.layer.spec)
-    neuron.clear_(y, call.levels() < call.j, call.sleep.grain)
+    if clear:
+        _clear(y, call)
     return y if call.scale == 1 else y.mul_(call.scale)
+
+
+def _clear(y: Tensor, call: Call) -> None:
+    map, phased = _map(call.layer, call.sleep)
+    if phased is None or map.cells[1] > 1 or map.size is None:
+        neuron.clear_(y, call.asleep, call.sleep.grain)
+        return
+    # All channels of a position sleep at once: what each phase keeps is a small table.
+    kept = y.view(neuron.SAME_SIZE[y.element_size()])
+    keep = tables.keep_by_phase(phased, map, call.j, kept.dtype)[call.phases]
+    kept.bitwise_and_(keep.view(-1, 1, *map.size))
 
 
 def _rows(call: Call, out: Tensor) -> None:
@@ -139,7 +182,7 @@ def _rows(call: Call, out: Tensor) -> None:
 def _sublattices(call: Call, out: Tensor) -> None:
     layer, sleep = call.layer, call.sleep
     spacings = grids(sleep.k, call.j)
-    phases = call.phases()
+    phases = call.phases
     pixels = call.pixels(tables.grid_reach(layer, max(spacings)))
     for spacing in spacings:
         spec = replace(
@@ -160,7 +203,7 @@ def _sublattices(call: Call, out: Tensor) -> None:
 def _channels(call: Call, out: Tensor) -> None:
     layer = call.layer
     n, channels, _, _ = layer.output
-    awake = call.levels()[:, 0] >= call.j
+    awake = ~call.asleep[:, 0]
     _, unit = call.sleep.grain.cell(channels, layer.positions)
     if channels % unit:
         awake, unit = awake.repeat_interleave(unit, dim=1)[:, :channels], 1
@@ -185,21 +228,35 @@ _SKIPPING: dict[str, Callable[[Call, Tensor], None]] = {
 
 
 def _from_neighbours(y: Tensor, call: Call, fill: str, table: Tensor | None) -> Tensor:
-    """``neuron.sleep`` with a fill that reads awake neighbours; ``y`` may be overwritten.
-
-    Where a lattice sleeps in all channels at once, who reads whom, and with which weight, is known
-    beforehand.
-    """
-    layer, sleep = call.layer, call.sleep
-    n, channels, height, width = layer.output
-    periodic = sleep.source.is_lattice and len(columns(layer, sleep)) == 1 and n > 0
-    known = periodic and layer.channels_last and y.dtype in (torch.float32, torch.float64)
-    if fill == "stencil" or not known:
+    """``neuron.sleep`` with a fill that reads awake neighbours; ``y`` may be overwritten."""
+    layer, sleep, size = call.layer, call.sleep, call.map.size
+    n, channels, _, _ = layer.output
+    if size is None or call.map.cells[1] > 1 or not layer.channels_last or y.numel() == 0:
         return neuron.sleep(y, call.levels(), call.j, 1.0, sleep.grain, fill, table)
-    images = [
-        tables.readings(sleep.k, call.j, phase, height, width, fill)
-        for phase in call.phases().tolist()
-    ]
-    rows = y.permute(0, 2, 3, 1).view(-1, channels)
-    tables.Readings.of_batch(images, layer.positions).fill(rows)
+    if fill == "stencil":
+        assert table is not None
+        predict_(y, _sleepers(call), 1, table)
+        return y
+    if call.phased is None:
+        found = neighbours.readings_of(call.asleep.view(n, *size), fill, y.dtype)
+    else:
+        images = [
+            neighbours.readings(call.phased, call.map, call.j, phase, fill, y.dtype)
+            for phase in call.phases.tolist()
+        ]
+        found = neighbours.Readings.of_batch(images, layer.positions)
+    found.fill(y.permute(0, 2, 3, 1).view(-1, channels))
     return y
+
+
+def _sleepers(call: Call) -> Sleepers:
+    """Who sleeps, where all channels do so at once."""
+    n, channels, height, width = call.layer.output
+    if call.phased is None:
+        return sleepers_of(call.asleep.view(n, 1, height, width), many(channels))
+    least = many(channels, n)
+    images = [
+        neighbours.sleepers(call.phased, call.map, call.j, phase, least)
+        for phase in call.phases.tolist()
+    ]
+    return Sleepers.of_batch(images, call.layer.positions)
