@@ -15,7 +15,7 @@ from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend, on_cpu
 from drowsy.knob.control import Control, exporting_onnx, untraced
 from drowsy.network.folded import FoldedConv2d
 from drowsy.network.inference import Inference, in_graph, join, joined, running
-from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_recorded, library_serves
+from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_kept, is_recorded, library_serves
 from drowsy.network.standin import plainly_called
 from drowsy.network.tail import Tail, mark
 from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
@@ -490,13 +490,3 @@ class DrowsyConv2d(FoldedConv2d):
             f"{super().extra_repr()}, activation={self.activation}{norm}, "
             f"rate={self.rate}, fill={self.fill}, sleep={self.sleep}"
         )
-
-
-def is_kept(x: Tensor) -> bool:
-    """Whether a graph is made of what is computed now, which outlives the present rates."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or is_recorded()
-        or (x.is_cuda and torch.cuda.is_current_stream_capturing())
-    )

@@ -18,7 +18,8 @@ from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.converted import Converted, Settler
 from drowsy.network.corrections import Corrections
 from drowsy.network.known import KnownGraph
-from drowsy.network.layer import DrowsyConv2d, is_kept
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.prepared import is_kept
 from drowsy.network.report import LayerReport
 from drowsy.network.sight import picture
 from drowsy.network.standin import Standin

@@ -118,6 +118,16 @@ def is_recorded() -> bool:
     return modes > 0 and get_proxy_mode() is not None
 
 
+def is_kept(x: Tensor) -> bool:
+    """Whether a graph is made of what is computed now, which outlives the present rates."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or is_recorded()
+        or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
 def _convolution(weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Callable[[Tensor], Tensor]:
     left, right, top, bottom = spec.padding
     if (spec.padding_mode, left, top, spec.activation) != ("zeros", right, bottom, "none"):

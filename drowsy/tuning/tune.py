@@ -54,7 +54,7 @@ _MEASURING = 0.05
 _FEWEST_SETTINGS = 24
 _OURS = Sleep("ours", source="fovea", grain="position", fill="stencil", aligned=True)
 _LATTICE = replace(_OURS, source="lattice")
-# By whether outputs cover the picture: there nothing is known of the middle, but much of flat parts.
+# By whether outputs cover the picture: then its flat parts matter least, else perhaps its border.
 _RECIPES = {False: (_OURS, _LATTICE), True: (_LATTICE, replace(_OURS, source="detail"))}
 # Number formats that devices have fast ways for.
 _FORMATS = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}

@@ -29,7 +29,7 @@ def test_the_cpu_draws_what_philox_draws(counters: int, images: int) -> None:
         assert torch.equal(torch.from_numpy(found), torch.stack(list(halves(words)), dim=-1))
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "detail"])
 @pytest.mark.parametrize("phase", [0, 1])
 @pytest.mark.parametrize("k", [3, 8, 256])
 def test_sleepers_are_the_cells_below_the_threshold(source: str, phase: int, k: int) -> None:
