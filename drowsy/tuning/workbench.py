@@ -253,12 +253,22 @@ class Workbench:
     def qualities(self, operation: Operation) -> np.ndarray:
         """The same of every image, ``[images]``."""
         values = self._measured(operation, "search")[1]
-        if not self.labelled:
-            # Finer than how often outputs agree.
-            return -values[self._task.damage]
-        if self._task is CLASSIFICATION:
-            return values["top1"] + values["top5"]
-        return values[self.objective]
+        if self.graded:
+            return values[self.objective]
+        # Without labels, what is finer than how often outputs agree.
+        return values["top1"] + values["top5"] if self.labelled else -values["divergence"]
+
+    @property
+    def graded(self) -> bool:
+        """Whether quality is a matter of degree for a single image, and not of right or wrong."""
+        return self._task is not CLASSIFICATION
+
+    def fitness(self, operation: Operation) -> float:
+        """How good an operation is beside others on one view.
+
+        Whether an answer is right is told by few images; how far it moved by each.
+        """
+        return self.quality(operation) if self.graded else -self.damage(operation)
 
     def damage(self, operation: Operation) -> float:
         """Mean damage on the search images, to choose among settings on one view."""
