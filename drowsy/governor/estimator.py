@@ -1,0 +1,144 @@
+"""What each point costs here and now, from what was recorded for it and what is measured.
+
+    figure = offset + (scale + own[point]) * recorded[point]
+
+*Offset* is what others take (a device's other load), *scale* how this machine, now, differs from the
+recording, and *own* how one point does. All three are learned by one Kalman filter; latencies, which
+stretch as a whole, have no offset. What is learned at one point so tells of all the others, and the
+doubt that is left grows with the distance from what was measured.
+
+**Steps.** A measurement far from what was expected is a fault, a hiccup, or the world that changed.
+It is not believed at first. That it costs more is believed when the next one says so too; that it
+costs less, after four in a row: to be wrong about the first costs a little accuracy, to be wrong
+about the second breaks a budget.
+
+**Own** corrections fade, those of points that are not visited too: a point that was found dear while
+others were busy is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+BAD_NEWS, GOOD_NEWS = 2, 4  # measurements in a row until a step is believed
+_GATE = 4.0  # standard deviations that are no step
+_NOISE = 0.02, 0.003, 0.3  # standard deviation over the figure: at first, least, most
+_NOISE_GAIN = 0.02  # of one measurement on the noise
+_WANDER = 0.03  # variance a measurement over the noise's: the last six or so count
+_SCALES = 0.5, 20.0  # what a recording and a measurement may differ by
+_OWN = 0.02  # standard deviation of points' own corrections
+_FADE = 32 / 3000  # of own corrections, every 32 measurements
+
+
+class Estimator:
+    """Figures of all points, in the unit of what is recorded.
+
+    Args:
+        points: how many there are.
+        scale_doubt: standard deviation of the scale, which is thought to be 1.
+        offset_doubt: standard deviation of the offset in the figure's unit; 0: there is none.
+        scales: least and most that the scale can be.
+    """
+
+    def __init__(
+        self,
+        points: int,
+        *,
+        scale_doubt: float = 0.1,
+        offset_doubt: float = 0.0,
+        scales: tuple[float, float] = _SCALES,
+    ) -> None:
+        self.offset, self.scale, self.own = 0.0, 1.0, np.zeros(points)
+        # Covariance of offset and scale; own corrections are taken as independent.
+        self._oo, self._os, self._ss = offset_doubt**2, 0.0, scale_doubt**2
+        self._own_variance = np.full(points, _OWN**2)
+        self._has_offset, self._scales = offset_doubt > 0, scales
+        self._noise = _NOISE[0] ** 2
+        self._odd = 0  # measurements in a row that were not expected, negative if they cost less
+        self.seen = 0
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a measurement over the figure."""
+        return float(self._noise**0.5)
+
+    def expect(self, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Figures of all points, and standard deviations of a measurement of each.
+
+        Args:
+            recorded: float64 ``[points]``: what these would measure if nothing had changed.
+        """
+        mean = self.offset + (self.scale + self.own) * recorded
+        variance = (self._ss + self._own_variance) * recorded
+        variance += 2 * self._os
+        variance *= recorded
+        variance += self._oo
+        return mean, np.sqrt(variance + self._noise * mean * mean)
+
+    def expect_at(self, point: int, recorded: float) -> tuple[float, float]:
+        """The same of one point."""
+        mean = self.offset + (self.scale + float(self.own[point])) * recorded
+        return mean, float((self._variance(point, recorded) + self._noise * mean * mean) ** 0.5)
+
+    def observe(self, point: int, recorded: float, measured: float) -> None:
+        """Learn from one measurement at a point."""
+        mean = self.offset + (self.scale + float(self.own[point])) * recorded
+        noise = self._noise * mean * mean
+        if self._has_offset:
+            self._oo += _WANDER * noise
+        else:
+            self._ss += _WANDER * noise / recorded**2
+        variance = self._variance(point, recorded) + noise
+        surprise = measured - mean
+        if surprise * surprise > _GATE**2 * variance:
+            if not self._believed(surprise):
+                return
+            # A step: of the others' load where there may be one, else of everything.
+            if self._has_offset:
+                self._oo += surprise * surprise
+            else:
+                self._ss += (surprise / recorded) ** 2
+            variance += surprise * surprise
+        else:
+            self._odd = 0
+            relative = min((surprise / mean) ** 2, 9 * self._noise)
+            self._noise += _NOISE_GAIN * (relative - self._noise)
+            self._noise = min(max(self._noise, _NOISE[1] ** 2), _NOISE[2] ** 2)
+        self._learn(point, recorded, surprise, variance)
+
+    def _variance(self, point: int, recorded: float) -> float:
+        own = float(self._own_variance[point])
+        return self._oo + recorded * (2 * self._os + recorded * (self._ss + own))
+
+    def _believed(self, surprise: float) -> bool:
+        """Whether what was not expected has come often enough in a row to be so."""
+        dear = surprise > 0
+        self._odd = max(self._odd, 0) + 1 if dear else min(self._odd, 0) - 1
+        if self._odd < BAD_NEWS and -self._odd < GOOD_NEWS:
+            return False
+        self._odd = 0
+        return True
+
+    def _learn(self, point: int, recorded: float, surprise: float, variance: float) -> None:
+        offset_gain = (self._oo + recorded * self._os) / variance
+        scale_gain = (self._os + recorded * self._ss) / variance
+        own_gain = recorded * float(self._own_variance[point]) / variance
+        low, high = self._scales
+        self.offset = max(self.offset + offset_gain * surprise, 0.0)
+        self.scale = min(max(self.scale + scale_gain * surprise, low), high)
+        self.own[point] += own_gain * surprise
+        self._oo -= offset_gain * offset_gain * variance
+        self._os -= offset_gain * scale_gain * variance
+        self._ss -= scale_gain * scale_gain * variance
+        self._own_variance[point] -= own_gain * recorded * float(self._own_variance[point])
+        self.seen += 1
+        if self.seen % 32 == 0:
+            self.own *= 1 - _FADE
+            self._own_variance += _FADE * (_OWN**2 - self._own_variance)
+
+
+def figures(values: Sequence[float]) -> np.ndarray:
+    """What was recorded at each point, float64 ``[points]``."""
+    return np.array(values, float)
