@@ -18,8 +18,6 @@ others were busy is tried again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 BAD_NEWS, GOOD_NEWS = 2, 4  # measurements in a row until a step is believed
@@ -58,6 +56,7 @@ class Estimator:
         self._noise = _NOISE[0] ** 2
         self._odd = 0  # measurements in a row that were not expected, negative if they cost less
         self.seen = 0
+        self.warm = False  # whether what is measured was measured before, the first time aside
 
     @property
     def noise(self) -> float:
@@ -93,7 +92,7 @@ class Estimator:
         variance = self._variance(point, recorded) + noise
         surprise = measured - mean
         if surprise * surprise > _GATE**2 * variance:
-            if not self._believed(surprise):
+            if self.seen and not self._believed(surprise):
                 return
             # A step: of the others' load where there may be one, else of everything.
             if self._has_offset:
@@ -138,7 +137,3 @@ class Estimator:
             self.own *= 1 - _FADE
             self._own_variance += _FADE * (_OWN**2 - self._own_variance)
 
-
-def figures(values: Sequence[float]) -> np.ndarray:
-    """What was recorded at each point, float64 ``[points]``."""
-    return np.array(values, float)

@@ -33,11 +33,12 @@ from drowsy.sensors.sensor import MOST_WATTS, clock
 
 log = logging.getLogger("drowsy.governor")
 
-_SHAPES = 8  # of batches whose latencies are told apart
+_SHAPES = 64  # of batches whose latencies are told apart
 _AHEAD, _RISE_AHEAD = 0.1, 0.3  # of the device's time constant: to stay at a point, to rise to it
 _SLACK, _NOISE_SLACK = 0.01, 0.7  # of a budget, and of the noise, that a rise leaves free
 _MARGIN = 0.01, 0.10  # of a budget, a second without news, and at most
 _DEGREES = 0.05, 3.0  # the same for a temperature
+_LAG = 0.3  # seconds that sensors may be behind what they say
 _LEAST_OF_DRAW = 0.5  # of what our work was recorded to draw that a device must be said to draw
 
 
@@ -332,6 +333,9 @@ class Governor:
             return bool(done)
         for (at, shape), taken in done:
             estimator = self._latency_of(shape)
+            if not estimator.warm:
+                estimator.warm = True  # the first call of a shape compiles and allocates
+                continue
             if not 0 < taken < float("inf"):
                 continue
             estimator.observe(at, float(self._recorded[at]), taken)
@@ -366,7 +370,7 @@ class Governor:
             self._watts.doubt(f"reads {watts:.4g} W, less than half of what our own work draws")
             return None
         # What was drawn before a change says nothing of the point after it.
-        if self.device is not None and reading.since >= self.device.changed_at:
+        if self.device is not None and reading.since >= self.device.changed_at + _LAG:
             self._power.observe(at, float(draws.all[at]), watts)
             for name in ("watts", "joules_per_image"):
                 if name in self._budgets:
@@ -398,6 +402,7 @@ class Governor:
         """Of batches of this shape; of a new one by that of the last, as if time went with size."""
         found = self._latencies.get(shape)
         if found is not None:
+            self._latencies.move_to_end(shape)
             return found
         found = Estimator(len(self._points), scales=(1e-9, 1e9))
         if self._latencies:
