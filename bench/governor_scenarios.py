@@ -12,6 +12,7 @@ from bench.plants import (
     Budgets,
     Curve,
     Fault,
+    Faulty,
     World,
     bursts,
     constant,
@@ -89,7 +90,7 @@ def _of_latency() -> list[Scenario]:
         Scenario(
             "latency: wrong recordings",
             World(deviations=(1.30, 1.42, 1.31, 1.22, 1.38, 1.25, 1.36, 1.28, 1.30)),
-            held,
+            Budgets(latency_ms=19.0),
         ),
         Scenario("latency: random walk", World(stretch=_walk(180.0, seed=5)), held),
         Scenario(
@@ -186,13 +187,13 @@ def _of_heat() -> list[Scenario]:
         ),
         Scenario(
             "celsius: tenants",
-            World(seconds=400, tenants=steps((100, 8.0), (250, 0.0), start=0.0)),
+            World(seconds=400, tenants=steps((100, 5.0), (250, 0.0), start=0.0)),
             held,
             (100, 250),
         ),
         Scenario(
             "celsius: tenants, and nothing meters",
-            World(seconds=400, tenants=steps((100, 8.0), (250, 0.0), start=0.0)),
+            World(seconds=400, tenants=steps((100, 5.0), (250, 0.0), start=0.0)),
             held,
             (100, 250),
             metered=False,
@@ -248,21 +249,24 @@ def _mixed() -> list[Scenario]:
 # --- faults of sensors -------------------------------------------------------------------------
 
 
-def stuck(start: float, end: float) -> Fault:
+def stuck(start: float, end: float) -> Faulty:
     """Repeats what it said when it stuck."""
-    held: list[float] = []
 
-    def fault(t: float, value: float) -> float:
-        if not start <= t < end:
-            return value
-        if not held:
+    def make() -> Fault:
+        held: list[float] = []
+
+        def fault(t: float, value: float) -> float:
+            if not start <= t < end:
+                return value
             held.append(value)
-        return held[0]
+            return held[0]
 
-    return fault
+        return fault
+
+    return make
 
 
-def gone(start: float, end: float) -> Fault:
+def gone(start: float, end: float) -> Faulty:
     """Raises."""
 
     def fault(t: float, value: float) -> float:
@@ -270,28 +274,32 @@ def gone(start: float, end: float) -> Fault:
             raise OSError("no such device")
         return value
 
-    return fault
+    return lambda: fault
 
 
-def reads(what: float, start: float, end: float) -> Fault:
-    return lambda t, value: what if start <= t < end else value
+def reads(what: float, start: float, end: float) -> Faulty:
+    return lambda: lambda t, value: what if start <= t < end else value
 
 
-def shifted(by: float, start: float, end: float) -> Fault:
-    return lambda t, value: value + by if start <= t < end else value
+def shifted(by: float, start: float, end: float) -> Faulty:
+    return lambda: lambda t, value: value + by if start <= t < end else value
 
 
-def leaping(share: float, seed: int) -> Fault:
+def leaping(share: float, seed: int) -> Faulty:
     """One reading in so many is what it should not be."""
-    chance = random.Random(seed)
 
-    def fault(t: float, value: float) -> float | None:
-        if chance.random() >= share:
-            return value
-        wrong = [0.0, -5.0, 3 * value, 0.3 * value, 1e9, math.nan, None]
-        return chance.choice(wrong)
+    def make() -> Fault:
+        chance = random.Random(seed)
 
-    return fault
+        def fault(t: float, value: float) -> float | None:
+            if chance.random() >= share:
+                return value
+            wrong = [0.0, -5.0, 3 * value, 0.3 * value, 1e9, math.nan, None]
+            return chance.choice(wrong)
+
+        return fault
+
+    return make
 
 
 # --- loads -------------------------------------------------------------------------------------

@@ -18,11 +18,13 @@ import numpy as np
 Curve = Callable[[float], float]
 # What a sensor tells at a time in place of what it should; None: nothing; it may raise.
 Fault = Callable[[float, float], float | None]
+Faulty = Callable[[], Fault]  # makes one anew: what it remembers is of one run
 
 EVERY = 0.2  # seconds between readings of the sensors
 IDLE, PEAK = 25.0, 60.0  # watts: of the idle device, and what a busy one draws above
 AMBIENT = 25.0
 IMAGES = 8  # in a batch
+FIFTIETH = 2.054  # standard deviations that one draw in fifty exceeds
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ class World:
     constant: float = 30.0
     watts_noise: float = 0.015
     delay: float = 0.2
-    watts_fault: Fault | None = None
-    celsius_fault: Fault | None = None
+    watts_fault: Faulty | None = None
+    celsius_fault: Faulty | None = None
     images: Sequence[int] = (IMAGES,)
     seed: int = 0
 
@@ -153,6 +155,8 @@ class Plant:
         self._random = random.Random(world.seed)
         # Of the sensors apart, so that latencies are the same whoever reads them.
         self._sensed = random.Random(world.seed + 1)
+        self._watts_fault = world.watts_fault() if world.watts_fault else None
+        self._celsius_fault = world.celsius_fault() if world.celsius_fault else None
         self._next_reading = 0.0
         self._pieces: list[tuple[float, float, float]] = [(-10.0, 0.0, IDLE)]
         self._heat: list[tuple[float, float]] = [(-10.0, self.celsius), (0.0, self.celsius)]
@@ -254,10 +258,10 @@ class Plant:
         celsius = float(round(celsius))  # type: ignore[arg-type]
         why = ""
         try:
-            if world.watts_fault is not None:
-                watts = world.watts_fault(at, watts)
-            if world.celsius_fault is not None:
-                celsius = world.celsius_fault(at, celsius)
+            if self._watts_fault is not None:
+                watts = self._watts_fault(at, watts)
+            if self._celsius_fault is not None:
+                celsius = self._celsius_fault(at, celsius)
         except OSError as error:
             watts = celsius = None
             why = str(error)
@@ -299,7 +303,8 @@ class Budgets:
 class Oracle:
     """Chooses the most accurate point within all budgets, knowing the plant and what will come.
 
-    Latencies, watts and joules without their noise. Of temperature: as hot as can be while the
+    A call's noise it does not know: latencies are such that one call in fifty is over budget. Watts and
+    joules are as they will be. Of temperature: as hot as can be while the
     coolest points can still hold what is to come.
     """
 
@@ -328,7 +333,8 @@ class Oracle:
         latency = plant.expected_ms(point, t, images)
         period = plant.period(latency, t)
         watts = plant.expected_watts(point, t, images)
-        found = list(self._budgets.loads(latency, watts, period, images).values())
+        late = latency * math.exp(FIFTIETH * plant.world.noise)
+        found = list(self._budgets.loads(late, watts, period, images).values())
         if self._highest is not None:
             world = plant.world
             settled = world.ambient(t) + world.resistance * watts

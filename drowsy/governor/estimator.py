@@ -9,7 +9,7 @@ doubt that is left grows with the distance from what was measured.
 
 **Steps.** A measurement far from what was expected is a fault, a hiccup, or the world that changed.
 It is not believed at first. That it costs more is believed when the next one says so too; that it
-costs less, after four in a row: to be wrong about the first costs a little accuracy, to be wrong
+costs less, after several in a row: to be wrong about the first costs a little accuracy, to be wrong
 about the second breaks a budget.
 
 **Own** corrections fade, those of points that are not visited too: a point that was found dear while
@@ -20,12 +20,11 @@ from __future__ import annotations
 
 import numpy as np
 
-BAD_NEWS, GOOD_NEWS = 2, 4  # measurements in a row until a step is believed
+BAD_NEWS = 2  # measurements in a row until a step is believed that costs more
 _GATE = 4.0  # standard deviations that are no step
 _NOISE = 0.02, 0.003, 0.3  # standard deviation over the figure: at first, least, most
 _NOISE_GAIN = 0.02  # of one measurement on the noise
 _WANDER = 0.03  # variance a measurement over the noise's: the last six or so count
-_SCALES = 0.5, 20.0  # what a recording and a measurement may differ by
 _OWN = 0.02  # standard deviation of points' own corrections
 _FADE = 32 / 3000  # of own corrections, every 32 measurements
 
@@ -38,6 +37,7 @@ class Estimator:
         scale_doubt: standard deviation of the scale, which is thought to be 1.
         offset_doubt: standard deviation of the offset in the figure's unit; 0: there is none.
         scales: least and most that the scale can be.
+        good_news: measurements in a row until a step is believed that costs less.
     """
 
     def __init__(
@@ -46,13 +46,14 @@ class Estimator:
         *,
         scale_doubt: float = 0.1,
         offset_doubt: float = 0.0,
-        scales: tuple[float, float] = _SCALES,
+        scales: tuple[float, float] = (1e-9, 1e9),
+        good_news: int = 4,
     ) -> None:
         self.offset, self.scale, self.own = 0.0, 1.0, np.zeros(points)
         # Covariance of offset and scale; own corrections are taken as independent.
         self._oo, self._os, self._ss = offset_doubt**2, 0.0, scale_doubt**2
         self._own_variance = np.full(points, _OWN**2)
-        self._has_offset, self._scales = offset_doubt > 0, scales
+        self._has_offset, self._scales, self._good_news = offset_doubt > 0, scales, good_news
         self._noise = _NOISE[0] ** 2
         self._odd = 0  # measurements in a row that were not expected, negative if they cost less
         self.seen = 0
@@ -63,27 +64,28 @@ class Estimator:
         """Standard deviation of a measurement over the figure."""
         return float(self._noise**0.5)
 
-    def expect(self, recorded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Figures of all points, and standard deviations of a measurement of each.
+    def expect(self, recorded: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+        """Figures of all points, and standard deviations.
 
         Args:
             recorded: float64 ``[points]``: what these would measure if nothing had changed.
+            noise: how much of a measurement's noise, which is an extent of the figure's own and not
+                of the sensor, counts: 0, of the figure's mean; 1, of each measurement.
         """
         mean = self.offset + (self.scale + self.own) * recorded
         variance = (self._ss + self._own_variance) * recorded
         variance += 2 * self._os
         variance *= recorded
         variance += self._oo
-        return mean, np.sqrt(variance + self._noise * mean * mean)
+        return mean, np.sqrt(variance + (noise * noise * self._noise) * mean * mean)
 
-    def expect_at(self, point: int, recorded: float) -> tuple[float, float]:
-        """The same of one point."""
-        mean = self.offset + (self.scale + float(self.own[point])) * recorded
-        return mean, float((self._variance(point, recorded) + self._noise * mean * mean) ** 0.5)
+    def mean(self, point: int, recorded: float) -> float:
+        """The figure of one point."""
+        return self.offset + (self.scale + float(self.own[point])) * recorded
 
     def observe(self, point: int, recorded: float, measured: float) -> None:
         """Learn from one measurement at a point."""
-        mean = self.offset + (self.scale + float(self.own[point])) * recorded
+        mean = self.mean(point, recorded)
         noise = self._noise * mean * mean
         if self._has_offset:
             self._oo += _WANDER * noise
@@ -115,7 +117,7 @@ class Estimator:
         """Whether what was not expected has come often enough in a row to be so."""
         dear = surprise > 0
         self._odd = max(self._odd, 0) + 1 if dear else min(self._odd, 0) - 1
-        if self._odd < BAD_NEWS and -self._odd < GOOD_NEWS:
+        if self._odd < BAD_NEWS and -self._odd < self._good_news:
             return False
         self._odd = 0
         return True

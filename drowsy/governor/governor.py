@@ -34,12 +34,17 @@ from drowsy.sensors.sensor import MOST_WATTS, clock
 log = logging.getLogger("drowsy.governor")
 
 _SHAPES = 64  # of batches whose latencies are told apart
+_RECENT, _SHAPES_HELD = 64, 4  # calls, and shapes of batches, that a point is to be good for
 _AHEAD, _RISE_AHEAD = 0.1, 0.3  # of the device's time constant: to stay at a point, to rise to it
-_SLACK, _NOISE_SLACK = 0.01, 0.7  # of a budget, and of the noise, that a rise leaves free
+_SLACK = 0.01  # of a budget, beside what the noise takes, that a rise leaves free
+# How much of its noise a figure may exceed its budget by: a call's latency is one, where the second
+# over which power counts, and still more the time constant of heat, evens out what readings scatter.
+_NOISE = {"latency_ms": 1.0, "images_per_s": 1.0, "watts": 0.5, "joules_per_image": 0.5, "celsius": 0.0}
+_RISE_NOISE = 0.7  # of that noise: what a rise leaves free for it
 _MARGIN = 0.01, 0.10  # of a budget, a second without news, and at most
 _DEGREES = 0.05, 3.0  # the same for a temperature
 _LAG = 0.3  # seconds that sensors may be behind what they say
-_LEAST_OF_DRAW = 0.5  # of what our work was recorded to draw that a device must be said to draw
+_LEAST_OF_DRAW = 0.7  # of what our work was recorded to draw that a device must be said to draw
 
 
 @dataclass(frozen=True)
@@ -155,13 +160,15 @@ class Governor:
         timed = all(point.latency_ms for point in self._points)
         self._recorded = _recorded(self._points, "latency_ms") if timed else None
         self._latencies: OrderedDict[tuple[int, ...], Estimator] = OrderedDict()
+        self._recent: dict[tuple[int, ...], int] = {}
+        self._calls = 0
         self._pace = Pace()
 
         of_power = {"watts", "celsius", "joules_per_image"} & self._budgets.keys()
         self.device = _board(device, of_power) if of_power else None
         self._joules = _recorded(self._points, "joules") if of_power else np.zeros(count)
         self._read = 0  # number of the last reading that was used
-        self._power = Estimator(count, scale_doubt=0.1, offset_doubt=1.0, scales=(0.5, 2.0))
+        self._power = Estimator(count, offset_doubt=1.0, scales=(0.6, 1.7), good_news=8)
         self._watts = Channel("watts", 0, MOST_WATTS)
         self._heat = Channel("celsius", -40, 150, stalls=False)
         self._thermal: Thermal | None = None
@@ -231,7 +238,7 @@ class Governor:
             news |= self._hear_device(draws, now)
         if not news and self._limits:
             return
-        self._limits = self._limits_of(shape, latency, draws, now)
+        self._limits = self._limits_of(shape, draws, now)
         if not self._limits:
             return
         rested = all(self._credits[limit.name].may_rise for limit in self._limits)
@@ -243,40 +250,45 @@ class Governor:
     def _limits_of(
         self,
         shape: tuple[int, ...],
-        latency: Estimator,
         draws: _Draws | None,
         now: float,
     ) -> list[Limit]:
         """Every budget as the policy sees it."""
         limits, budgets = [], self._budgets
-        if self._recorded is not None and {"latency_ms", "images_per_s"} & budgets.keys():
-            expected, doubt = latency.expect(self._recorded)
-            rise = 1 - _SLACK - _NOISE_SLACK * latency.noise
-            for name in ("latency_ms", "images_per_s"):
-                if name in budgets:
-                    most = budgets[name] if name == "latency_ms" else self._milliseconds(shape)
-                    limits.append(Limit(name, most, most * rise, expected, doubt))
+        if self._recorded is not None:
+            for each in self._recent_shapes(shape):
+                limits += self._limits_of_latency(each)
         if draws is None:
             return limits
-        expected, doubt = self._power.expect(draws.all)
+        expected, doubt = self._power.expect(draws.all, _NOISE["watts"])
         margin = min(_MARGIN[0] * self._watts.quiet(now), _MARGIN[1])
-        rise = 1 - _SLACK - _NOISE_SLACK * self._power.noise
+        rise = _rise(_NOISE["watts"] * self._power.noise)
         if "watts" in budgets:
             most = budgets["watts"] * (1 - margin)
             limits.append(self._shared("watts", most, most * rise, expected, doubt, draws))
+        if "joules_per_image" in budgets:
+            most = budgets["joules_per_image"] * (1 - margin)
+            images = draws.rate * draws.all / draws.mine
+            limits.append(
+                Limit("joules_per_image", most, most * rise, expected / images, doubt / images)
+            )
         if self._thermal is not None:
             cold = min(_DEGREES[0] * self._heat.quiet(now), _DEGREES[1])
             limit = budgets["celsius"]
             most = max(self._thermal.most_watts(limit, _AHEAD, cold), 1e-3)
             more = min(max(self._thermal.most_watts(limit, _RISE_AHEAD, cold), 1e-3), most)
-            limits.append(self._shared("celsius", most, more * rise, expected, doubt, draws))
-        if "joules_per_image" in budgets:
-            part = draws.mine / draws.all
-            rate = draws.rate / part
-            most = budgets["joules_per_image"] * (1 - margin)
-            limits.append(
-                Limit("joules_per_image", most, most * rise, expected / rate, doubt / rate)
-            )
+            expected, doubt = self._power.expect(draws.all, _NOISE["celsius"])
+            limits.append(self._shared("celsius", most, more * _rise(0.0), expected, doubt, draws))
+        return limits
+
+    def _limits_of_latency(self, shape: tuple[int, ...]) -> list[Limit]:
+        estimator = self._latency_of(shape)
+        assert self._recorded is not None
+        expected, doubt = estimator.expect(self._recorded, _NOISE["latency_ms"])
+        rise = _rise(_NOISE["latency_ms"] * estimator.noise)
+        limits = []
+        for name, most in self._milliseconds(shape):
+            limits.append(Limit(name, most, most * rise, expected, doubt))
         return limits
 
     def _shared(
@@ -339,12 +351,8 @@ class Governor:
             if not 0 < taken < float("inf"):
                 continue
             estimator.observe(at, float(self._recorded[at]), taken)
-            for name in ("latency_ms", "images_per_s"):
-                if name in self._budgets:
-                    most = (
-                        self._budgets[name] if name == "latency_ms" else self._milliseconds(shape)
-                    )
-                    self._credits[name].measure(taken > most, self._feasible)
+            for name, most in self._milliseconds(shape):
+                self._credits[name].measure(taken > most, self._feasible)
         return bool(done)
 
     def _hear_device(self, draws: _Draws, now: float) -> bool:
@@ -367,7 +375,7 @@ class Governor:
             return None
         at = self._at
         if watts < _LEAST_OF_DRAW * draws.all[at]:
-            self._watts.doubt(f"reads {watts:.4g} W, less than half of what our own work draws")
+            self._watts.doubt(f"reads {watts:.4g} W, too little for what our own work draws")
             return None
         # What was drawn before a change says nothing of the point after it.
         if self.device is not None and reading.since >= self.device.changed_at + _LAG:
@@ -385,10 +393,10 @@ class Governor:
         if self._thermal is None:
             if celsius is None:
                 return
-            self._thermal = Thermal(float(self._power.expect(draws.all)[0].max()))
+            self._thermal = Thermal(float(self._power.expect(draws.all, 0.0)[0].max()))
             self._thermal_at = reading.at
         if watts is None:
-            watts = self._power.expect_at(self._at, float(draws.all[self._at]))[0]
+            watts = self._power.mean(self._at, float(draws.all[self._at]))
         self._thermal.advance(max(reading.at - self._thermal_at, 0.0), watts)
         self._thermal_at = reading.at
         if celsius is not None:
@@ -404,7 +412,7 @@ class Governor:
         if found is not None:
             self._latencies.move_to_end(shape)
             return found
-        found = Estimator(len(self._points), scales=(1e-9, 1e9))
+        found = Estimator(len(self._points))
         if self._latencies:
             last, known = next(reversed(self._latencies.items()))
             found.scale = known.scale * _size(shape) / max(_size(last), 1)
@@ -428,9 +436,25 @@ class Governor:
         others, governors = self.device.draws(self, now)
         return _Draws(mine, mine + others, seconds, rate, governors)
 
-    def _milliseconds(self, shape: tuple[int, ...]) -> float:
-        """That a batch may take at the throughput asked for."""
-        return 1e3 * _images(shape) / self._budgets["images_per_s"]
+    def _milliseconds(self, shape: tuple[int, ...]) -> list[tuple[str, float]]:
+        """That a batch of this shape may take, by budget."""
+        budgets, found = self._budgets, []
+        if "latency_ms" in budgets:
+            found.append(("latency_ms", budgets["latency_ms"]))
+        if "images_per_s" in budgets:
+            found.append(("images_per_s", 1e3 * _images(shape) / budgets["images_per_s"]))
+        return found
+
+    def _recent_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Of this batch and the last ones: a point is for all of them, and not turned for each."""
+        self._calls += 1
+        self._recent[shape] = self._calls
+        if len(self._recent) > 1:
+            for each in [s for s, at in self._recent.items() if self._calls - at >= _RECENT]:
+                del self._recent[each]
+        if len(self._recent) > _SHAPES_HELD:
+            del self._recent[min(self._recent, key=self._recent.__getitem__)]
+        return list(self._recent)
 
     def _timer_for(self, batch: Any) -> HostTimer | CudaTimer:
         if not hasattr(batch, "shape"):
@@ -469,6 +493,11 @@ class _Draws:
     seconds: np.ndarray
     rate: np.ndarray
     governors: int
+
+
+def _rise(noise: float) -> float:
+    """Of a budget, what a more accurate point may take."""
+    return max(1 - _SLACK - _RISE_NOISE * noise, 0.5)
 
 
 def _recorded(points: list[Any], figure: str) -> np.ndarray:
