@@ -100,8 +100,8 @@ def _of_latency() -> list[Scenario]:
             (60, 100),
         ),
         Scenario(
-            "latency: batches of 8 and 3 in turn",
-            World(images=(8, 8, 3), stretch=steps((60, 1.5), (120, 1.0), start=1.0)),
+            "latency: every tenth batch is short",
+            World(images=(*[8] * 9, 3), stretch=steps((60, 1.5), (120, 1.0), start=1.0)),
             held,
             (60, 120),
         ),

@@ -35,11 +35,11 @@ log = logging.getLogger("drowsy.governor")
 
 _SHAPES = 64  # of batches whose latencies are told apart
 _RECENT, _SHAPES_HELD = 64, 4  # calls, and shapes of batches, that a point is to be good for
-_AHEAD, _RISE_AHEAD = 0.1, 0.3  # of the device's time constant: to stay at a point, to rise to it
+_AHEAD, _RISE_AHEAD = 0.05, 0.2  # of the device's time constant: to stay at a point, to rise to it
 _SLACK = 0.01  # of a budget, beside what the noise takes, that a rise leaves free
 # How much of its noise a figure may exceed its budget by: a call's latency is one, where the second
 # over which power counts, and still more the time constant of heat, evens out what readings scatter.
-_NOISE = {"latency_ms": 1.0, "images_per_s": 1.0, "watts": 0.5, "joules_per_image": 0.5, "celsius": 0.0}
+_NOISE = {"latency_ms": 1.0, "images_per_s": 1.0, "watts": 0.25, "joules_per_image": 0.25, "celsius": 0.0}
 _RISE_NOISE = 0.7  # of that noise: what a rise leaves free for it
 _MARGIN = 0.01, 0.10  # of a budget, a second without news, and at most
 _DEGREES = 0.05, 3.0  # the same for a temperature
@@ -233,7 +233,7 @@ class Governor:
         news = self._hear_latencies()
         latency = self._latency_of(shape)
         draws = None
-        if self.device is not None:
+        if self.device is not None and self._pace.seconds is not None:
             draws = self._draws(shape, latency, now)
             news |= self._hear_device(draws, now)
         if not news and self._limits:
@@ -329,7 +329,7 @@ class Governor:
 
     def _tell(self, choice: Choice) -> None:
         """Say once that no point holds the budgets, and that one does again."""
-        if choice.feasible != self._feasible:
+        if choice.feasible is not None and choice.feasible != self._feasible:
             if choice.feasible:
                 log.info("the budgets can be held again")
             else:
@@ -380,9 +380,10 @@ class Governor:
         # What was drawn before a change says nothing of the point after it.
         if self.device is not None and reading.since >= self.device.changed_at + _LAG:
             self._power.observe(at, float(draws.all[at]), watts)
+            mean = self._power.mean(at, float(draws.all[at]))
             for name in ("watts", "joules_per_image"):
                 if name in self._budgets:
-                    spent = watts
+                    spent = mean
                     if name == "joules_per_image":
                         spent *= float(draws.mine[at] / draws.all[at] / draws.rate[at])
                     self._credits[name].measure(spent > self._budgets[name], self._feasible)

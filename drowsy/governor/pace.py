@@ -15,7 +15,11 @@ _PAUSE = 10.0  # times the usual: a pause between calls, and no longer their pac
 
 
 class Pace:
-    """The time between calls."""
+    """The time between calls.
+
+    Attributes:
+        seconds: smoothed; None before the second call.
+    """
 
     def __init__(self) -> None:
         self.seconds: float | None = None
@@ -39,10 +43,9 @@ class Pace:
         Args:
             latency: seconds a call, ``[points]``, the present point's as measured; None: not known.
         """
+        assert self.seconds is not None
         if latency is None:
-            return self.seconds or 1.0
-        if self.seconds is None:
-            return latency
+            return self.seconds
         gap = self.seconds - latency[present]
         if gap > _WAITING * self.seconds:
             return np.maximum(latency, self.seconds)
@@ -50,5 +53,4 @@ class Pace:
 
     def turned(self, seconds: float) -> None:
         """The point is another one, at which calls are expected to come so often."""
-        if self.seconds is not None:
-            self.seconds = seconds
+        self.seconds = seconds

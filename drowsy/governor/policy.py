@@ -50,13 +50,13 @@ class Choice:
         point: its position.
         reason: in words; empty where the present point stays.
         limit: name of the budget that decided; None where none did.
-        feasible: whether any point fits.
+        feasible: whether any point fits; None where it is too close to say.
     """
 
     point: int
     reason: str = ""
     limit: str | None = None
-    feasible: bool = True
+    feasible: bool | None = True
 
 
 def choose(limits: Sequence[Limit], present: int, allowed: int, may_rise: bool) -> Choice:
@@ -110,4 +110,7 @@ def _fall(
     point = int(load.argmin())
     if load[point] > _NEARER * load[present]:
         point = present
-    return Choice(point, f"no point holds {worst.told(point)}: the nearest", worst.name, False)
+    worst = limits[int(np.argmax([each[point] for each in loads]))]
+    hopeless = worst.expected[point] > worst.budget
+    reason = f"no point holds {worst.told(point)}: the nearest"
+    return Choice(point, reason, worst.name, False if hopeless else None)

@@ -5,11 +5,12 @@
 Ambient (what the device would come to without a load, others' heat included), resistance and the
 temperature itself are a Kalman filter's state, which is linear once the time constant is known. It
 is not: so there is a filter for each of a range of time constants, each weighted by how well it
-foretold the readings. What may be drawn is what the most careful of the credible ones allows.
+foretold the readings.
 
-Sensors round to a degree, so that a reading often repeats the last. Repeated for long it is either
-true or stuck. It is then still believed where it is hotter than expected, and no longer where it is
-colder: while nothing new is heard the model goes on by itself.
+Sensors round to a degree. A reading that repeats the last says little, and one that differs says
+that the temperature has just passed between the two. One that still repeats itself when more power
+must have heated the device by two degrees is stuck, and not believed until it moves: the model goes
+on by itself.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ import numpy as np
 from drowsy.governor.estimator import BAD_NEWS
 
 _CONSTANTS = np.geomspace(4, 512, 8)  # seconds
-_ROUNDING = 0.4  # degrees: standard deviation of a reading, rounded to a degree
+# Degrees: standard deviation of a reading that repeats the last, and of one that does not, beside a
+# part of the step.
+_ROUNDING, _CROSSING, _OF_STEP = 0.4, 0.15, 0.3
+_MOST_REPEATS = 50  # after which a repeated reading says no less
+_STUCK = 2.0  # degrees that added power must have brought while the reading did not move
 _AMBIENT = 30.0, 15.0  # degrees, and their standard deviation
 _HEATED = 50.0  # degrees that the dearest point is thought to add, give or take half of it
 _WANDER_AMBIENT = 0.08  # degrees: standard deviation after a second
 _WANDER_RESISTANCE = 0.002  # of itself, after a second
 _WANDER_TEMPERATURE = 0.05  # degrees, after a second: what a first-order model leaves out
 _FORGETTING = 60.0  # seconds in which what models foretold loses two thirds of its weight
-_CREDIBLE = 0.05  # of the most credible model's weight
+_MOST_SPREAD = 1.5  # degrees: standard deviation of the temperature that is allowed for
 _CERTAINTY = 2.0  # standard deviations kept from the limit
 LEAST_AHEAD = 2.0  # seconds: what passes until a reading has led to a change, and that to less heat
 _GATE = 5.0
-_REPEATED = 20  # readings to the digit the same, after which cold ones are no news
-_COLD_NEWS = 60  # implausibly cold ones, and no two the same, until they are believed
+_COLD_NEWS = 150  # implausibly cold readings in a row until they are believed
 
 
 class Thermal:
@@ -53,6 +57,9 @@ class Thermal:
         self._evidence = np.zeros(models)
         self._last: float | None = None
         self._repeats = self._odd = 0
+        # Power when the reading last moved, and what power above it has added to the heat since.
+        self._watts_then, self._added = watts, 0.0
+        self._watts = watts
 
     @property
     def celsius(self) -> float:
@@ -82,18 +89,21 @@ class Thermal:
         self._covariance[:, 1, 1] += seconds * _WANDER_AMBIENT**2
         self._covariance[:, 2, 2] += seconds * (_WANDER_RESISTANCE * self._guess) ** 2
         self._evidence *= np.exp(-seconds / _FORGETTING)
+        best = self._best
+        added = float(state[best, 2]) * (watts - self._watts_then)
+        self._added += float(toward[best]) * (added - self._added)
+        self._watts = watts
 
     def observe(self, celsius: float) -> bool:
         """Learn from a reading; False where it is not believed."""
-        first, self._repeats = self._last is None, self._repeats + 1
-        if celsius != self._last:
-            self._repeats, self._last = 0, celsius
-        surprise = celsius - self._state[:, 0]
-        variance = self._covariance[:, 0, 0] + _ROUNDING**2
+        first = self._last is None
+        measured, noise = self._heard(celsius)
+        if self._added > _STUCK:
+            return False
+        surprise = measured - self._state[:, 0]
+        variance = self._covariance[:, 0, 0] + noise
         best = self._best
         cold = surprise[best] < 0
-        if self._repeats > _REPEATED and cold:
-            return surprise[best] ** 2 <= _GATE**2 * variance[best]
         if not first and surprise[best] ** 2 > _GATE**2 * variance[best]:
             self._odd = min(self._odd, 0) - 1 if cold else max(self._odd, 0) + 1
             if self._odd < BAD_NEWS and -self._odd < _COLD_NEWS:
@@ -101,7 +111,7 @@ class Thermal:
             # Believed after all: all that was known of the present state is in doubt.
             self._covariance[:, 0, 0] += surprise**2
             self._covariance[:, 1, 1] += surprise**2
-            variance = self._covariance[:, 0, 0] + _ROUNDING**2
+            variance = self._covariance[:, 0, 0] + noise
         self._odd = 0
         self._evidence -= 0.5 * (np.minimum(surprise**2 / variance, _GATE**2) + np.log(variance))
         self._evidence -= self._evidence.max()
@@ -111,17 +121,29 @@ class Thermal:
         self._covariance -= gain[:, :, None] * gain[:, None, :] * variance[:, None, None]
         return True
 
+    def _heard(self, celsius: float) -> tuple[float, float]:
+        """What a reading says of the temperature, and the variance of that."""
+        last, self._last = self._last, celsius
+        if celsius == last:
+            self._repeats = min(self._repeats + 1, _MOST_REPEATS)
+            return celsius, _ROUNDING**2 * (1 + self._repeats)
+        self._repeats, self._watts_then, self._added = 0, self._watts, 0.0
+        if last is None:
+            return celsius, _ROUNDING**2
+        return (celsius + last) / 2, (_CROSSING + _OF_STEP * abs(celsius - last)) ** 2
+
     def most_watts(self, limit: float, ahead: float, margin: float = 0.0) -> float:
         """What may be drawn for a while from now on without exceeding the limit.
 
         Args:
             limit: degrees.
-            ahead: how long, over the time constant; ``LEAST_AHEAD`` seconds at least.
+            ahead: how long, over the time constant, beside ``LEAST_AHEAD`` seconds.
             margin: degrees to stay below.
         """
-        credible = self._evidence >= self._evidence.max() + np.log(_CREDIBLE)
-        temperature, ambient, resistance = self._state[credible].T
-        spread = np.sqrt(self._covariance[credible, 0, 0])
-        toward = -np.expm1(-np.maximum(ahead, LEAST_AHEAD / _CONSTANTS[credible]))
+        temperature, ambient, resistance = self._state.T
+        spread = np.minimum(np.sqrt(self._covariance[:, 0, 0]), _MOST_SPREAD)
+        toward = -np.expm1(-(ahead + LEAST_AHEAD / _CONSTANTS))
         room = limit - margin - _CERTAINTY * spread - temperature
-        return float((((room / toward) + temperature - ambient) / resistance).min())
+        allowed = (room / toward + temperature - ambient) / resistance
+        weights = np.exp(self._evidence)
+        return float(allowed @ weights / weights.sum())
