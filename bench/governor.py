@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import functools
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from bench.governor_scenarios import Scenario, scenarios
-from bench.plants import AMBIENT, IMAGES, Budgets, Oracle, Plant, Track, World, recorded_points
+from bench.plants import AMBIENT, IMAGES, Budgets, Oracle, Plant, World, recorded_points
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.governor import Board, Governor, Reading
@@ -235,15 +235,11 @@ def run(plant: Plant, controller: Controller) -> None:
         controller.call()
 
 
-def outcome(scenario: Scenario, plant: Plant, best: Track | None = None) -> Outcome:
-    """What a plant's track says.
-
-    Args:
-        best: the oracle's.
-    """
+def outcome(scenario: Scenario, plant: Plant) -> Outcome:
+    """What a plant's track says."""
     budgets, track, points = scenario.budgets, plant.track, plant.points
     seconds = np.array(track.seconds)
-    excess, feasible = _excess(scenario, plant, best)
+    excess, feasible = _excess(scenario, plant)
     over = np.where(feasible, excess, 0.0)
     chosen = np.array(track.point)
     t = np.array(track.t)
@@ -279,17 +275,16 @@ def _settling(over: np.ndarray, since: np.ndarray, decision: float) -> int:
     return last
 
 
-def _excess(
-    scenario: Scenario, plant: Plant, best: Track | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _excess(scenario: Scenario, plant: Plant) -> tuple[np.ndarray, np.ndarray]:
     """What exceeds the budgets, over the budget, a call; and whether a point would have held.
 
-    A temperature is over its budget where it is above the oracle's too, who foresees.
+    A temperature is held as well as can be where it stays below what the coolest point makes of the
+    limit, from when on it cannot hold that.
     """
     budgets, track = scenario.budgets, plant.track
     allowed = budgets.allowed(plant.points)
     excess, feasible = [], []
-    foreseen = np.interp(track.t, best.t, best.celsius) if best else np.zeros(len(track.t))
+    celsius = budgets.celsius or 0.0
     for i, t in enumerate(track.t):
         loads = budgets.loads(track.latency[i], track.second[i], track.seconds[i], track.images[i])
         held = True
@@ -304,9 +299,11 @@ def _excess(
         for name in {"watts", "joules_per_image"} & least.keys():
             held &= least[name] <= 1
         if budgets.celsius:
-            loads["celsius"] = track.celsius[i] / max(budgets.celsius, foreseen[i])
             world = plant.world
-            held &= world.ambient(t) + world.resistance * coolest <= budgets.celsius
+            settled = world.ambient(t) + world.resistance * coolest
+            celsius = settled + (celsius - settled) * math.exp(-track.seconds[i] / world.constant)
+            celsius = max(celsius, budgets.celsius)
+            loads["celsius"] = track.celsius[i] / celsius
         excess.append(max(loads.values()) - 1)
         feasible.append(held)
     return np.maximum(excess, 0.0), np.array(feasible)
@@ -315,20 +312,10 @@ def _excess(
 Make = Callable[[Plant, Scenario], Controller]
 
 
-@functools.cache
-def oracles_track(scenario: Scenario) -> Track:
-    return _ran(scenario, foretold).track
-
-
-def _ran(scenario: Scenario, make: Make) -> Plant:
+def outcome_of(scenario: Scenario, make: Make) -> Outcome:
     plant = Plant(scenario.world, recorded_points())
     run(plant, make(plant, scenario))
-    return plant
-
-
-def outcome_of(scenario: Scenario, make: Make) -> Outcome:
-    best = oracles_track(scenario) if scenario.budgets.celsius else None
-    return outcome(scenario, _ran(scenario, make), best)
+    return outcome(scenario, plant)
 
 
 def governed(plant: Plant, scenario: Scenario) -> Governed:

@@ -8,8 +8,9 @@ stretch as a whole, have no offset. What is learned at one point so tells of all
 doubt that is left grows with the distance from what was measured.
 
 **Steps.** A measurement far from what was expected is a fault, a hiccup, or the world that changed.
-It is not believed at first. That it costs more is believed when the next one says so too; that it
-costs less, after several in a row: to be wrong about the first costs a little accuracy, to be wrong
+It is not learned from at first. What is not expected adds up (a sum of standard deviations beyond
+the first, Page's test): two far ones on the dear side are believed, or some more that are nearer. On
+the cheap side it takes more of them: to be wrong about the first costs a little accuracy, to be wrong
 about the second breaks a budget.
 
 **Own** corrections fade, those of points that are not visited too: a point that was found dear while
@@ -20,13 +21,14 @@ from __future__ import annotations
 
 import numpy as np
 
-BAD_NEWS = 2  # measurements in a row until a step is believed that costs more
-_GATE = 4.0  # standard deviations that are no step
+_GATE = 4.0  # standard deviations that a measurement may be off to be learned from at once
+_DRIFT = 1.0  # standard deviations a measurement that do not add up
+_DEAR = 4.0  # what adds up to a step
 _NOISE = 0.02, 0.003, 0.3  # standard deviation over the figure: at first, least, most
 _NOISE_GAIN = 0.02  # of one measurement on the noise
 _WANDER = 0.03  # variance a measurement over the noise's: the last six or so count
 _OWN = 0.02  # standard deviation of points' own corrections
-_FADE = 32 / 3000  # of own corrections, every 32 measurements
+_FADE = 32 / 30_000  # of own corrections, every 32 measurements
 
 
 class Estimator:
@@ -37,7 +39,8 @@ class Estimator:
         scale_doubt: standard deviation of the scale, which is thought to be 1.
         offset_doubt: standard deviation of the offset in the figure's unit; 0: there is none.
         scales: least and most that the scale can be.
-        good_news: measurements in a row until a step is believed that costs less.
+        cheap: standard deviations that add up to a step to what costs less; of far measurements each
+            adds 3.
     """
 
     def __init__(
@@ -47,15 +50,15 @@ class Estimator:
         scale_doubt: float = 0.1,
         offset_doubt: float = 0.0,
         scales: tuple[float, float] = (1e-9, 1e9),
-        good_news: int = 4,
+        cheap: float = 10.0,
     ) -> None:
         self.offset, self.scale, self.own = 0.0, 1.0, np.zeros(points)
         # Covariance of offset and scale; own corrections are taken as independent.
         self._oo, self._os, self._ss = offset_doubt**2, 0.0, scale_doubt**2
         self._own_variance = np.full(points, _OWN**2)
-        self._has_offset, self._scales, self._good_news = offset_doubt > 0, scales, good_news
+        self._has_offset, self._scales, self._steps = offset_doubt > 0, scales, (_DEAR, cheap)
         self._noise = _NOISE[0] ** 2
-        self._odd = 0  # measurements in a row that were not expected, negative if they cost less
+        self._sums = 0.0, 0.0  # of what was dearer than expected, and cheaper
         self.seen = 0
         self.warm = False  # whether what is measured was measured before, the first time aside
 
@@ -93,17 +96,17 @@ class Estimator:
             self._ss += _WANDER * noise / recorded**2
         variance = self._variance(point, recorded) + noise
         surprise = measured - mean
-        if surprise * surprise > _GATE**2 * variance:
-            if self.seen and not self._believed(surprise):
-                return
-            # A step: of the others' load where there may be one, else of everything.
+        far = surprise * surprise > _GATE**2 * variance
+        if self._stepped(surprise / variance**0.5) or not self.seen:
+            # Of the others' load where there may be one, else of everything.
             if self._has_offset:
                 self._oo += surprise * surprise
             else:
                 self._ss += (surprise / recorded) ** 2
             variance += surprise * surprise
+        elif far:
+            return
         else:
-            self._odd = 0
             relative = min((surprise / mean) ** 2, 9 * self._noise)
             self._noise += _NOISE_GAIN * (relative - self._noise)
             self._noise = min(max(self._noise, _NOISE[1] ** 2), _NOISE[2] ** 2)
@@ -113,14 +116,14 @@ class Estimator:
         own = float(self._own_variance[point])
         return self._oo + recorded * (2 * self._os + recorded * (self._ss + own))
 
-    def _believed(self, surprise: float) -> bool:
-        """Whether what was not expected has come often enough in a row to be so."""
-        dear = surprise > 0
-        self._odd = max(self._odd, 0) + 1 if dear else min(self._odd, 0) - 1
-        if self._odd < BAD_NEWS and -self._odd < self._good_news:
-            return False
-        self._odd = 0
-        return True
+    def _stepped(self, deviations: float) -> bool:
+        """Whether what was not expected has added up to a step."""
+        deviations = min(max(deviations, -_GATE), _GATE)
+        dear = max(self._sums[0] + deviations - _DRIFT, 0.0)
+        cheap = max(self._sums[1] - deviations - _DRIFT, 0.0)
+        stepped = dear > self._steps[0] or cheap > self._steps[1]
+        self._sums = (0.0, 0.0) if stepped else (dear, cheap)
+        return stepped
 
     def _learn(self, point: int, recorded: float, surprise: float, variance: float) -> None:
         offset_gain = (self._oo + recorded * self._os) / variance

@@ -39,7 +39,7 @@ _AHEAD, _RISE_AHEAD = 0.05, 0.2  # of the device's time constant: to stay at a p
 _SLACK = 0.01  # of a budget, beside what the noise takes, that a rise leaves free
 # How much of its noise a figure may exceed its budget by: a call's latency is one, where the second
 # over which power counts, and still more the time constant of heat, evens out what readings scatter.
-_NOISE = {"latency_ms": 1.0, "images_per_s": 1.0, "watts": 0.25, "joules_per_image": 0.25, "celsius": 0.0}
+_NOISE = {"latency_ms": 1.0, "images_per_s": 1.0, "watts": 0.5, "joules_per_image": 0.5, "celsius": 0.0}
 _RISE_NOISE = 0.7  # of that noise: what a rise leaves free for it
 _MARGIN = 0.01, 0.10  # of a budget, a second without news, and at most
 _DEGREES = 0.05, 3.0  # the same for a temperature
@@ -168,7 +168,7 @@ class Governor:
         self.device = _board(device, of_power) if of_power else None
         self._joules = _recorded(self._points, "joules") if of_power else np.zeros(count)
         self._read = 0  # number of the last reading that was used
-        self._power = Estimator(count, offset_doubt=1.0, scales=(0.6, 1.7), good_news=8)
+        self._power = Estimator(count, offset_doubt=1.0, scales=(0.6, 1.7), cheap=22.0)
         self._watts = Channel("watts", 0, MOST_WATTS)
         self._heat = Channel("celsius", -40, 150, stalls=False)
         self._thermal: Thermal | None = None

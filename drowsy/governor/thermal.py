@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from drowsy.governor.estimator import BAD_NEWS
-
 _CONSTANTS = np.geomspace(4, 512, 8)  # seconds
 # Degrees: standard deviation of a reading that repeats the last, and of one that does not, beside a
 # part of the step.
@@ -30,11 +28,13 @@ _HEATED = 50.0  # degrees that the dearest point is thought to add, give or take
 _WANDER_AMBIENT = 0.08  # degrees: standard deviation after a second
 _WANDER_RESISTANCE = 0.002  # of itself, after a second
 _WANDER_TEMPERATURE = 0.05  # degrees, after a second: what a first-order model leaves out
+_FADE = 50_000.0  # seconds in which ambient and resistance come back to what was guessed
 _FORGETTING = 60.0  # seconds in which what models foretold loses two thirds of its weight
 _MOST_SPREAD = 1.5  # degrees: standard deviation of the temperature that is allowed for
 _CERTAINTY = 2.0  # standard deviations kept from the limit
 LEAST_AHEAD = 2.0  # seconds: what passes until a reading has led to a change, and that to less heat
 _GATE = 5.0
+_HOT_NEWS = 2  # implausibly hot readings in a row until they are believed
 _COLD_NEWS = 150  # implausibly cold readings in a row until they are believed
 
 
@@ -83,7 +83,11 @@ class Thermal:
         step[:, 0, 0] -= toward
         step[:, 0, 1] = toward
         step[:, 0, 2] = toward * watts
+        # What is never excited would drift without bounds: it fades to what was guessed.
+        kept = np.exp(-seconds / _FADE)
+        step[:, 1, 1] = step[:, 2, 2] = kept
         self._state = (step @ state[:, :, None])[:, :, 0]
+        self._state[:, 1:] += (1 - kept) * np.array([_AMBIENT[0], self._guess])
         self._covariance = step @ covariance @ step.transpose(0, 2, 1)
         self._covariance[:, 0, 0] += seconds * _WANDER_TEMPERATURE**2
         self._covariance[:, 1, 1] += seconds * _WANDER_AMBIENT**2
@@ -106,7 +110,7 @@ class Thermal:
         cold = surprise[best] < 0
         if not first and surprise[best] ** 2 > _GATE**2 * variance[best]:
             self._odd = min(self._odd, 0) - 1 if cold else max(self._odd, 0) + 1
-            if self._odd < BAD_NEWS and -self._odd < _COLD_NEWS:
+            if self._odd < _HOT_NEWS and -self._odd < _COLD_NEWS:
                 return False
             # Believed after all: all that was known of the present state is in doubt.
             self._covariance[:, 0, 0] += surprise**2
