@@ -33,8 +33,9 @@ from drowsy.governor import Board, Governor, Reading
 
 RESULTS = Path(__file__).parent / "results" / "governor"
 SETTLING = 10  # decisions
+RESOLUTION = 1.0  # degrees: of the plant's sensor
 QUIET = 20  # decisions without a violation that mean that it has settled
-MARGINS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+MARGINS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
 class Controller(Protocol):
@@ -279,22 +280,24 @@ def _excess(scenario: Scenario, plant: Plant) -> tuple[np.ndarray, np.ndarray]:
     """What exceeds the budgets, over the budget, a call; and whether a point would have held.
 
     A temperature is held as well as can be where it stays below what the coolest point makes of the
-    limit, from when on it cannot hold that.
+    limit from when on it could not hold that. A quarter of what the sensor rounds to is no excess.
     """
     budgets, track = scenario.budgets, plant.track
     allowed = budgets.allowed(plant.points)
     excess, feasible = [], []
     celsius = budgets.celsius or 0.0
+    fast = min(range(allowed), key=lambda p: plant.expected_ms(p, 0.0))
+    cool = min(range(allowed), key=lambda p: plant.expected_watts(p, 0.0))
     for i, t in enumerate(track.t):
         loads = budgets.loads(track.latency[i], track.second[i], track.seconds[i], track.images[i])
         held = True
         if "latency_ms" in loads or "images_per_s" in loads:
             # The same noise at the fastest point.
             here = plant.expected_ms(track.point[i], t)
-            fastest = min(plant.expected_ms(p, t) for p in range(allowed))
+            fastest = plant.expected_ms(fast, t)
             worst = max(loads.get("latency_ms", 0.0), loads.get("images_per_s", 0.0))
             held &= worst * fastest / here <= 1
-        coolest = min(plant.expected_watts(p, t) for p in range(allowed))
+        coolest = plant.expected_watts(cool, t)
         least = budgets.loads(0.0, coolest, track.seconds[i], track.images[i])
         for name in {"watts", "joules_per_image"} & least.keys():
             held &= least[name] <= 1
@@ -303,7 +306,8 @@ def _excess(scenario: Scenario, plant: Plant) -> tuple[np.ndarray, np.ndarray]:
             settled = world.ambient(t) + world.resistance * coolest
             celsius = settled + (celsius - settled) * math.exp(-track.seconds[i] / world.constant)
             celsius = max(celsius, budgets.celsius)
-            loads["celsius"] = track.celsius[i] / celsius
+            loads["celsius"] = (track.celsius[i] - RESOLUTION / 4) / celsius
+            held &= settled <= budgets.celsius
         excess.append(max(loads.values()) - 1)
         feasible.append(held)
     return np.maximum(excess, 0.0), np.array(feasible)

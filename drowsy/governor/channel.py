@@ -13,8 +13,9 @@ import math
 log = logging.getLogger("drowsy.governor")
 
 _BY_CHANCE = 1e-6  # how seldom a sound sensor may be taken for a stalled one
-_REPEATS_GAIN = 0.05
+_REPEATS_GAIN = 0.01
 _LEAST_REPEATS = 0.05  # share of readings that repeat the last: what is thought of any sensor
+_FIRST = 0.9  # the same of one that is not known yet
 _QUIET = 2.0  # seconds without news that mean nothing
 
 
@@ -30,21 +31,29 @@ class Channel:
     def __init__(self, name: str, low: float, high: float, stalls: bool = True) -> None:
         self.name, self._low, self._high, self._stalls = name, low, high, stalls
         self._last: float | None = None
-        self._repeating, self._run = 0.5, 0
+        self._repeating, self._run = _FIRST, 0
         self._news_at: float | None = None
         self._fault = ""
 
-    def take(self, value: object, at: float, why: str = "") -> float | None:
-        """What a reading says; None where it is no news."""
-        fault = self._judge(value, why)
+    def take(self, value: object, why: str = "", least: float = -math.inf) -> float | None:
+        """What a reading says; None where it is no news.
+
+        Args:
+            why: it could not be read.
+            least: what it must be for another reason than that of its kind.
+        """
+        fault = self._judge(value, why, max(least, self._low))
         if fault:
             self.doubt(fault)
             return None
+        return float(value)  # type: ignore[arg-type]
+
+    def believe(self, at: float) -> None:
+        """Say that what was taken is believed."""
         self._news_at = at
         if self._fault:
             log.info("%s: is told again", self.name)
             self._fault = ""
-        return float(value)  # type: ignore[arg-type]
 
     def doubt(self, fault: str) -> None:
         """Say, once an outage, why a reading is not believed."""
@@ -58,18 +67,22 @@ class Channel:
             self._news_at = now
         return max(0.0, now - self._news_at - _QUIET)
 
-    def _judge(self, value: object, why: str) -> str:
+    def _judge(self, value: object, why: str, least: float) -> str:
         """Why a reading is no news; empty where it is."""
         if value is None:
             return why or "cannot be read"
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             return f"reads {value!r}, which is no number"
-        if not self._low < value < self._high:
-            return f"reads {value:.6g}, allowed: between {self._low:.6g} and {self._high:.6g}"
-        repeats = value == self._last
-        self._last, self._run = value, self._run + 1 if repeats else 0
-        if self._stalls and self._run * math.log(self._repeating) < math.log(_BY_CHANCE):
-            return f"has read {value:.6g} {self._run + 1} times in a row, which it does not do"
-        self._repeating += _REPEATS_GAIN * (repeats - self._repeating)
-        self._repeating = min(max(self._repeating, _LEAST_REPEATS), 0.99)
+        if not least < value < self._high:
+            return f"reads {value:.6g}, believed: from {least:.4g} to {self._high:.4g}"
+        if value == self._last:
+            self._run += 1
+            if self._stalls and self._run * math.log(self._repeating) < math.log(_BY_CHANCE):
+                return f"has read {value:.6g} {self._run + 1} times in a row, which it does not do"
+            return ""
+        # How often it repeats itself is learned when a run of repeats has ended.
+        kept = (1 - _REPEATS_GAIN) ** self._run
+        share = (1 - kept + kept * self._repeating) * (1 - _REPEATS_GAIN)
+        self._repeating = min(max(share, _LEAST_REPEATS), 0.99)
+        self._last, self._run = value, 0
         return ""

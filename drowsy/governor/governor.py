@@ -370,13 +370,13 @@ class Governor:
         """The device's power, where it is believed."""
         if "watts" not in self.device.tells:  # type: ignore[union-attr]
             return None
-        watts = self._watts.take(reading.watts, reading.at, reading.why)
+        at = self._at
+        # No device draws much less than our own work alone was recorded to.
+        least = _LEAST_OF_DRAW * float(draws.all[at])
+        watts = self._watts.take(reading.watts, reading.why, least)
         if watts is None:
             return None
-        at = self._at
-        if watts < _LEAST_OF_DRAW * draws.all[at]:
-            self._watts.doubt(f"reads {watts:.4g} W, too little for what our own work draws")
-            return None
+        self._watts.believe(reading.at)
         # What was drawn before a change says nothing of the point after it.
         if self.device is not None and reading.since >= self.device.changed_at + _LAG:
             self._power.observe(at, float(draws.all[at]), watts)
@@ -390,7 +390,7 @@ class Governor:
         return watts
 
     def _hear_celsius(self, reading: Any, watts: float | None, draws: _Draws) -> None:
-        celsius = self._heat.take(reading.celsius, reading.at, reading.why)
+        celsius = self._heat.take(reading.celsius, reading.why)
         if self._thermal is None:
             if celsius is None:
                 return
@@ -401,8 +401,10 @@ class Governor:
         self._thermal.advance(max(reading.at - self._thermal_at, 0.0), watts)
         self._thermal_at = reading.at
         if celsius is not None:
-            if not self._thermal.observe(celsius):
-                self._heat.doubt(f"reads {celsius:.4g}, which is not believed")
+            if self._thermal.observe(celsius):
+                self._heat.believe(reading.at)
+            else:
+                self._heat.doubt(f"reads {celsius:.4g} where the model has {self._thermal.celsius:.4g}")
             self._credits["celsius"].measure(celsius > self._budgets["celsius"], self._feasible)
 
     # --- what is expected -------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Which point is the best now: a pure function of what is expected and what is allowed.
 
-A point *fits* a limit where what it is expected to cost, and twice the doubt of that, is within the
+A point *fits* a limit where what it is expected to cost, and about twice the doubt of that, is within the
 budget. To leave the present point for a more accurate one takes more: it must fit a smaller budget,
 so that noise does not send it back. Of the points that fit all limits the most accurate is chosen,
 downwards at once and upwards at most half of the way. Where none fits it is the one nearest to
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CERTAINTY = 2.0  # standard deviations: one call in forty is slower
+CERTAINTY = 2.2  # standard deviations: one call in seventy is slower
 _NEARER = 0.98  # what is to be gained by leaving one point that does not fit for another
 
 
@@ -83,11 +83,10 @@ def choose(limits: Sequence[Limit], present: int, allowed: int, may_rise: bool) 
     goal = int(fits.argmax())
     if not fits[goal]:
         return Choice(present)
-    # At most half of the way, to the first from there on that fits.
+    # At most half of the way, or a little less if that does not fit.
     bound = goal + (present - goal) // 2
-    point = bound + int(fits[bound:].argmax())
-    if not fits[point]:
-        return Choice(present)
+    later = fits[bound:]
+    point = bound + int(later.argmax()) if later.any() else int(np.flatnonzero(fits)[-1])
     tightest = max(limits, key=lambda limit: limit.expected[point] / limit.budget)
     return Choice(point, f"room for more: {tightest.told(point)}", tightest.name)
 

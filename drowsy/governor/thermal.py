@@ -18,13 +18,16 @@ from __future__ import annotations
 import numpy as np
 
 _CONSTANTS = np.geomspace(4, 512, 8)  # seconds
-# Degrees: standard deviation of a reading that repeats the last, and of one that does not, beside a
-# part of the step.
-_ROUNDING, _CROSSING, _OF_STEP = 0.4, 0.15, 0.3
+# Standard deviation in steps of the sensor: of a reading, and of where it goes from one step to the next.
+_ROUNDING, _CROSSING = 0.4, 0.4
+_NEXT = 1.5  # steps that are one to the next
+_STEP = 1.0, 0.1  # degrees: what sensors round to, until it is seen, and at least
+_UNSEEN = 0.3  # of such a step: what the temperature may be above a reading that does not move
 _MOST_REPEATS = 50  # after which a repeated reading says no less
 _STUCK = 2.0  # degrees that added power must have brought while the reading did not move
 _AMBIENT = 30.0, 15.0  # degrees, and their standard deviation
 _HEATED = 50.0  # degrees that the dearest point is thought to add, give or take half of it
+_FROM_GUESS = 5.0  # factor: how far the resistance can be from the guess
 _WANDER_AMBIENT = 0.08  # degrees: standard deviation after a second
 _WANDER_RESISTANCE = 0.002  # of itself, after a second
 _WANDER_TEMPERATURE = 0.05  # degrees, after a second: what a first-order model leaves out
@@ -56,6 +59,7 @@ class Thermal:
         self._guess = resistance
         self._evidence = np.zeros(models)
         self._last: float | None = None
+        self._step = _STEP[0]
         self._repeats = self._odd = 0
         # Power when the reading last moved, and what power above it has added to the heat since.
         self._watts_then, self._added = watts, 0.0
@@ -121,7 +125,9 @@ class Thermal:
         self._evidence -= self._evidence.max()
         gain = self._covariance[:, :, 0] / variance[:, None]
         self._state += gain * surprise[:, None]
-        self._state[:, 2] = np.clip(self._state[:, 2], 0.05 * self._guess, 20 * self._guess)
+        self._state[:, 2] = np.clip(
+            self._state[:, 2], self._guess / _FROM_GUESS, self._guess * _FROM_GUESS
+        )
         self._covariance -= gain[:, :, None] * gain[:, None, :] * variance[:, None, None]
         return True
 
@@ -130,11 +136,15 @@ class Thermal:
         last, self._last = self._last, celsius
         if celsius == last:
             self._repeats = min(self._repeats + 1, _MOST_REPEATS)
-            return celsius, _ROUNDING**2 * (1 + self._repeats)
+            return celsius, (_ROUNDING * self._step) ** 2 * (1 + self._repeats)
         self._repeats, self._watts_then, self._added = 0, self._watts, 0.0
         if last is None:
             return celsius, _ROUNDING**2
-        return (celsius + last) / 2, (_CROSSING + _OF_STEP * abs(celsius - last)) ** 2
+        far = abs(celsius - last)
+        self._step = max(min(self._step, far), _STEP[1])
+        if far > _NEXT * self._step:
+            return celsius, (_ROUNDING * self._step) ** 2
+        return (celsius + last) / 2, (_CROSSING * self._step) ** 2
 
     def most_watts(self, limit: float, ahead: float, margin: float = 0.0) -> float:
         """What may be drawn for a while from now on without exceeding the limit.
@@ -147,6 +157,7 @@ class Thermal:
         temperature, ambient, resistance = self._state.T
         spread = np.minimum(np.sqrt(self._covariance[:, 0, 0]), _MOST_SPREAD)
         toward = -np.expm1(-(ahead + LEAST_AHEAD / _CONSTANTS))
+        margin += _UNSEEN * self._step
         room = limit - margin - _CERTAINTY * spread - temperature
         allowed = (room / toward + temperature - ambient) / resistance
         weights = np.exp(self._evidence)
