@@ -89,7 +89,7 @@ def _of_latency() -> list[Scenario]:
         Scenario("latency: much noise", World(noise=0.08), held),
         Scenario(
             "latency: wrong recordings",
-            World(deviations=(1.30, 1.42, 1.31, 1.22, 1.38, 1.25, 1.36, 1.28, 1.30)),
+            World(deviations=(1.30, 1.34, 1.27, 1.25, 1.34, 1.27, 1.33, 1.26, 1.30)),
             Budgets(latency_ms=19.0),
         ),
         Scenario("latency: random walk", World(stretch=_walk(180.0, seed=5)), held),

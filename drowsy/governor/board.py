@@ -4,10 +4,10 @@ A device has one ``Board`` in a process. A thread reads its sensors, outside of 
 
 **Sharing watts.** A board's power and temperature are of all that runs on it. Each governor tells
 what its own work is expected to draw, and takes the sum for what the sensor reads: so that a change
-by one is foreseen by the others, and not taken for foreign load. Of what is too much each takes away
-a part as large as its part of the draw; of what is left each may take an equal part. Governors in
-other processes are foreign load: all come down together, and go up in steps and again when what they
-did has been seen.
+by one is foreseen by the others, and not taken for foreign load. What foreign load leaves is shared
+as the governors would draw at their most accurate points. A governor may use what others leave of
+their shares, and comes down as soon as they want it. Governors in other processes are foreign load:
+all come down together, and go up in steps and again when what they did has been seen.
 """
 
 from __future__ import annotations
@@ -49,6 +49,21 @@ class Reading:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """What a governor's work is expected to draw.
+
+    Args:
+        watts: at the present point.
+        awake: at its most accurate one.
+        at: seconds, when it said so.
+    """
+
+    watts: float
+    awake: float
+    at: float
+
+
 class Board:
     """A device's readings and its governors.
 
@@ -65,7 +80,7 @@ class Board:
         self.changed_at = float("-inf")  # when a governor last changed what is drawn
         self._readings: deque[tuple[int, Reading]] = deque(maxlen=_KEPT)
         self._count = itertools.count(1)
-        self._draws: WeakKeyDictionary[object, tuple[float, float]] = WeakKeyDictionary()
+        self._draws: WeakKeyDictionary[object, _Draw] = WeakKeyDictionary()
         self._stop: Callable[[], None] | None = None
         self._lock = threading.Lock()
 
@@ -84,20 +99,20 @@ class Board:
             return []
         return [each for each in list(self._readings) if each[0] > last]
 
-    def tell(self, governor: object, watts: float, now: float) -> None:
-        """A governor says what its work is expected to draw."""
-        self._draws[governor] = watts, now
+    def tell(self, governor: object, watts: float, awake: float, now: float) -> None:
+        """A governor says what its work is expected to draw, now and at its most accurate point."""
+        self._draws[governor] = _Draw(watts, awake, now)
 
-    def draws(self, governor: object, now: float) -> tuple[float, int]:
-        """Watts that the other governors are expected to draw, and how many there are with this."""
+    def others(self, governor: object, now: float) -> tuple[float, float]:
+        """Watts that the other governors are expected to draw, now and at the most."""
         if len(self._draws) < 2:
-            return 0.0, 1
+            return 0.0, 0.0
         others = [
-            watts
-            for other, (watts, at) in list(self._draws.items())
-            if other is not governor and now - at < _FORGOTTEN
+            draw
+            for other, draw in list(self._draws.items())
+            if other is not governor and now - draw.at < _FORGOTTEN
         ]
-        return sum(others), 1 + len(others)
+        return sum(draw.watts for draw in others), sum(draw.awake for draw in others)
 
     def start(self) -> None:
         """Have a thread read the sensors from now on."""

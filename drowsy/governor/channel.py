@@ -12,7 +12,7 @@ import math
 
 log = logging.getLogger("drowsy.governor")
 
-_BY_CHANCE = 1e-6  # how seldom a sound sensor may be taken for a stalled one
+_BY_CHANCE = 1e-9  # how seldom a sound sensor may be taken for a stalled one
 _REPEATS_GAIN = 0.01
 _LEAST_REPEATS = 0.05  # share of readings that repeat the last: what is thought of any sensor
 _FIRST = 0.9  # the same of one that is not known yet

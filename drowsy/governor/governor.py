@@ -39,7 +39,7 @@ _AHEAD, _RISE_AHEAD = 0.05, 0.2  # of the device's time constant: to stay at a p
 _SLACK = 0.01  # of a budget, beside what the noise takes, that a rise leaves free
 # How much of its noise a figure may exceed its budget by: a call's latency is one, where the second
 # over which power counts, and still more the time constant of heat, evens out what readings scatter.
-_NOISE = {"latency_ms": 1.0, "images_per_s": 1.0, "watts": 0.5, "joules_per_image": 0.5, "celsius": 0.0}
+_NOISE = {"latency_ms": 1.0, "images_per_s": 1.0, "watts": 0.35, "joules_per_image": 0.35, "celsius": 0.0}
 _RISE_NOISE = 0.7  # of that noise: what a rise leaves free for it
 _MARGIN = 0.01, 0.10  # of a budget, a second without news, and at most
 _DEGREES = 0.05, 3.0  # the same for a temperature
@@ -300,22 +300,20 @@ class Governor:
         doubt: np.ndarray,
         draws: _Draws,
     ) -> Limit:
-        """A limit of watts, of whose excess or rest other governors take their parts."""
-        if draws.governors > 1:
-            now = float(expected[self._at])
-            if now > most:
-                mine = float(draws.mine[self._at] / draws.all[self._at])
-                most = now - (now - most) * mine
-            elif rise > now:
-                rise = now + (rise - now) / draws.governors
-        return Limit(name, most, min(rise, most), expected, doubt)
+        """A limit of watts of the device, of which other governors have their shares."""
+        if draws.others > 0:
+            # What the others draw, and our share beside it, whatever that adds up to: they come down.
+            foreign, theirs = self._power.offset, self._power.scale * draws.others
+            most = max(most, foreign + theirs + draws.share * (most - foreign))
+            rise = max(rise, foreign + theirs + draws.share * (rise - foreign))
+        return Limit(name, most, rise, expected, doubt)
 
     def _turn(self, choice: Choice, draws: _Draws | None, now: float) -> None:
         before, after = self._points[self._at], self._points[choice.point]
         self._knob.set(after)
         if draws is not None and self.device is not None:
             self._pace.turned(float(draws.seconds[choice.point]))
-            self.device.tell(self, float(draws.mine[choice.point]), now)
+            self.device.tell(self, float(draws.mine[choice.point]), float(draws.mine[0]), now)
             self.device.changed_at = now
         self._at, self._changes = choice.point, self._changes + 1
         for credit in self._credits.values():
@@ -435,9 +433,11 @@ class Governor:
             seconds = np.full(len(self._points), seconds)
         rate = _images(shape) / seconds
         mine = self._joules * rate
-        self.device.tell(self, float(mine[self._at]), now)
-        others, governors = self.device.draws(self, now)
-        return _Draws(mine, mine + others, seconds, rate, governors)
+        awake = float(mine[0])
+        self.device.tell(self, float(mine[self._at]), awake, now)
+        others, others_awake = self.device.others(self, now)
+        share = awake / (awake + others_awake)
+        return _Draws(mine, mine + others, seconds, rate, others, share)
 
     def _milliseconds(self, shape: tuple[int, ...]) -> list[tuple[str, float]]:
         """That a batch of this shape may take, by budget."""
@@ -488,14 +488,16 @@ class _Draws:
         all: and of the other governors'.
         seconds: between calls.
         rate: images a second.
-        governors: how many there are of this device.
+        others: watts of the other governors'.
+        share: of what foreign load leaves.
     """
 
     mine: np.ndarray
     all: np.ndarray
     seconds: np.ndarray
     rate: np.ndarray
-    governors: int
+    others: float
+    share: float
 
 
 def _rise(noise: float) -> float:

@@ -55,7 +55,7 @@ def test_a_sensor_that_varies_and_then_repeats_itself_stalls() -> None:
         assert watts.take(chance.gauss(40, 1)) is not None
     taken = [watts.take(41.5) for _ in range(20)]
     assert taken[:4] == [41.5] * 4
-    assert taken[8:] == [None] * 12
+    assert taken[12:] == [None] * 8
     assert watts.take(41.6) == 41.6
 
 
