@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "governor"
 SETTLING = 10  # decisions
 RESOLUTION = 1.0  # degrees: of the plant's sensor
 QUIET = 20  # decisions without a violation that mean that it has settled
-MARGINS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+MARGINS = (0.0, 0.1, 0.2, 0.3)
 
 
 class Controller(Protocol):
@@ -76,7 +76,7 @@ class Governed:
         self._batches = {n: torch.empty(n, 1, 1, 1, device="meta") for n in plant.world.images}
 
     def _hear(self, at: float, watts: float | None, celsius: float | None, why: str) -> None:
-        self._reading = Reading(at, at - 0.2, watts, celsius, why)
+        self._reading = Reading(at, at - self.plant.world.every, watts, celsius, why)
         self.board.sample()
 
     def _read(self) -> Reading:
@@ -245,7 +245,7 @@ def outcome(scenario: Scenario, plant: Plant) -> Outcome:
     chosen = np.array(track.point)
     t = np.array(track.t)
     timed = bool(budgets.latency_ms or budgets.images_per_s)
-    decision = statistics.median(track.seconds) if timed else 0.2
+    decision = statistics.median(track.seconds) if timed else plant.world.every
     settled = np.ones(len(t), bool)
     settling = 0
     # A start is an event too.

@@ -133,7 +133,10 @@ def _of_power() -> list[Scenario]:
             (60, 120),
         ),
         Scenario(
-            "watts: noisy and late", World(tenants=step, watts_noise=0.05, delay=0.4), held, (60, 120)
+            "watts: noisy and late",
+            World(tenants=step, watts_noise=0.05, delay=0.4),
+            held,
+            (60, 120),
         ),
         Scenario(
             "watts: infeasible for 40 s",
@@ -323,5 +326,3 @@ def _walk(seconds: float, seed: int) -> Curve:
 def _edges(period: float, length: float, seconds: float, first: float = 20.0) -> tuple[float, ...]:
     starts = np.arange(first, seconds, period)
     return tuple(sorted([*map(float, starts), *map(float, starts + length)]))
-
-

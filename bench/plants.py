@@ -2,7 +2,7 @@
 
 A call takes the point's latency, stretched by other tenants and by noise. Power is what the device
 draws idle, what calls add, and what tenants add. Temperature follows it as a resistance and a
-capacity. Sensors are read every 0.2 s, late, with noise, rounded, and with faults. Nothing here is
+capacity. Sensors are read five times a second, late, with noise, rounded, and with faults. Nothing here is
 of a real device; ``drowsy.governor`` is not imported, and knows nothing of this file.
 """
 
@@ -20,7 +20,6 @@ Curve = Callable[[float], float]
 Fault = Callable[[float, float], float | None]
 Faulty = Callable[[], Fault]  # makes one anew: what it remembers is of one run
 
-EVERY = 0.2  # seconds between readings of the sensors
 IDLE, PEAK = 25.0, 60.0  # watts: of the idle device, and what a busy one draws above
 AMBIENT = 25.0
 IMAGES = 8  # in a batch
@@ -94,6 +93,7 @@ class World:
         hiccups: share of calls that take three times as long.
         resistance, constant: degrees a watt, and seconds.
         watts_noise: of the reading over the watts.
+        every: seconds between readings of the sensors.
         delay: seconds that sensors are late.
         watts_fault, celsius_fault: of the sensors.
         images: of the batches, in turn.
@@ -111,6 +111,7 @@ class World:
     resistance: float = 0.6
     constant: float = 30.0
     watts_noise: float = 0.015
+    every: float = 0.2
     delay: float = 0.2
     watts_fault: Faulty | None = None
     celsius_fault: Faulty | None = None
@@ -225,7 +226,7 @@ class Plant:
         self.calls += 1
         while self._next_reading <= end:
             self._read(self._next_reading)
-            self._next_reading += EVERY
+            self._next_reading += self.world.every
         if len(self._pieces) > 400:
             del self._pieces[:200], self._heat[:200]
 
@@ -250,7 +251,7 @@ class Plant:
         if self.on_reading is None:
             return
         world, seen = self.world, at - self.world.delay
-        watts: float | None = self.mean_watts(seen - EVERY, seen)
+        watts: float | None = self.mean_watts(seen - world.every, seen)
         watts = round(watts * (1 + self._sensed.gauss(0, world.watts_noise)), 3)  # type: ignore[operator]
         times = [when for when, _ in self._heat[-60:]]
         heat = [celsius for _, celsius in self._heat[-60:]]

@@ -141,4 +141,3 @@ class Estimator:
         if self.seen % 32 == 0:
             self.own *= 1 - _FADE
             self._own_variance += _FADE * (_OWN**2 - self._own_variance)
-

@@ -160,5 +160,7 @@ def allowed_by(floor: float | None, points: Sequence[Any]) -> int:
         )
     count = sum(point.loss <= floor for point in points)
     if not count:
-        raise ValueError(f"floor: got {floor}, allowed: {points[0].loss:.4g} or more: the least loss")
+        raise ValueError(
+            f"floor: got {floor}, allowed: {points[0].loss:.4g} or more: the least loss"
+        )
     return count

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CERTAINTY = 2.2  # standard deviations: one call in seventy is slower
+_SLACK, _NOISE_SLACK = 0.01, 0.7  # of a budget, and of the noise, that a rise leaves free
 _NEARER = 0.98  # what is to be gained by leaving one point that does not fit for another
 
 
@@ -57,6 +58,11 @@ class Choice:
     reason: str = ""
     limit: str | None = None
     feasible: bool | None = True
+
+
+def rise_to(noise: float) -> float:
+    """Of a budget, what a more accurate point may take, where figures scatter by so much."""
+    return max(1 - _SLACK - _NOISE_SLACK * noise, 0.5)
 
 
 def choose(limits: Sequence[Limit], present: int, allowed: int, may_rise: bool) -> Choice:

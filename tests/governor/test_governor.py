@@ -215,8 +215,8 @@ def test_as_many_shapes_as_one_likes_are_kept_few() -> None:
     governor = Governor(knob, latency_ms=18, now=knob.now)
     for width in range(1, 500):
         governor(torch.empty(1, 3, 8, width, device="meta"))
-    assert len(governor._latencies) <= 64
-    assert len(governor._recent) <= 4
+    assert len(governor._latencies._estimators) <= 64
+    assert len(governor._latencies._recent) <= 4
 
 
 def test_threads_may_call_side_by_side() -> None:
@@ -309,9 +309,7 @@ def test_governors_of_one_device_share_its_watts() -> None:
     """20 W of the device, and 16 W at most for each of the two: 50 W are to be held."""
     knobs = [Knob(), Knob()]
     device = Device(knobs[0])
-    governors = [
-        Governor(each, watts=50, device=device.board, now=knobs[0].now) for each in knobs
-    ]
+    governors = [Governor(each, watts=50, device=device.board, now=knobs[0].now) for each in knobs]
     over = 0
     for i in range(400):
         for _ in range(4):
@@ -421,7 +419,9 @@ def test_budgets_that_are_none(budgets: dict[str, Any], said: str) -> None:
 )
 def test_points_must_have_measured_what_a_budget_needs(budget: str, figure: str) -> None:
     points = (POINTS[0], replace(POINTS[1], **{figure: None}), POINTS[2])
-    with pytest.raises(ValueError, match=f"^{budget}: 1 of 3 points have no {figure} .* measure it"):
+    with pytest.raises(
+        ValueError, match=f"^{budget}: 1 of 3 points have no {figure} .* measure it"
+    ):
         Governor(Knob(points), **{budget: 10})
 
 

@@ -10,7 +10,9 @@ from drowsy.governor.policy import CERTAINTY, Limit, choose
 EXPECTED = np.array([20.0, 18.0, 16.0, 14.0, 12.0, 10.0])
 
 
-def limit(budget: float, doubt: float = 0.0, rise: float | None = None, name: str = "watts") -> Limit:
+def limit(
+    budget: float, doubt: float = 0.0, rise: float | None = None, name: str = "watts"
+) -> Limit:
     doubts = np.full(len(EXPECTED), doubt)
     return Limit(name, budget, budget if rise is None else rise, EXPECTED, doubts)
 

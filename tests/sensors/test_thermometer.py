@@ -48,7 +48,9 @@ def test_an_amd_machine_tells_its_control_temperature(tmp_path: Path) -> None:
     assert cpu_thermometer(tmp_path).celsius() == 61.125
 
 
-@pytest.mark.parametrize("kind", ["x86_pkg_temp", "cpu-thermal", "cpu_thermal", "cpu0-thermal", "soc_thermal"])
+@pytest.mark.parametrize(
+    "kind", ["x86_pkg_temp", "cpu-thermal", "cpu_thermal", "cpu0-thermal", "soc_thermal"]
+)
 def test_a_board_tells_a_thermal_zone(kind: str, tmp_path: Path) -> None:
     zone(tmp_path, 0, "battery", 30000)
     zone(tmp_path, 1, kind, 44251)
