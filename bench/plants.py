@@ -78,6 +78,10 @@ def bursts(period: float, length: float, high: float, low: float, first: float =
     return lambda t: high if t >= first and (t - first) % period < length else low
 
 
+_NOTHING, _ONE = constant(0.0), constant(1.0)
+_USUAL, _ROOM = constant(25.0), constant(AMBIENT)
+
+
 @dataclass(frozen=True)
 class World:
     """What happens to a device.
@@ -101,10 +105,10 @@ class World:
     """
 
     seconds: float = 180.0
-    fps: Curve = constant(25.0)
-    stretch: Curve = constant(1.0)
-    tenants: Curve = constant(0.0)
-    ambient: Curve = constant(AMBIENT)
+    fps: Curve = _USUAL
+    stretch: Curve = _ONE
+    tenants: Curve = _NOTHING
+    ambient: Curve = _ROOM
     deviations: Sequence[float] = (1.0,) * 9
     noise: float = 0.03
     hiccups: float = 0.0

@@ -12,13 +12,12 @@ all come down together, and go up in steps and again when what they did has been
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from drowsy.sensors import Device, NoMeter, Sensor, Unread, clock, cpu_thermometer, sensors
 from drowsy.sensors.thermometer import SYS
@@ -79,7 +78,8 @@ class Board:
         self.name, self.tells, self._read = name, tells, read
         self.changed_at = float("-inf")  # when a governor last changed what is drawn
         self._readings: deque[tuple[int, Reading]] = deque(maxlen=_KEPT)
-        self._count = itertools.count(1)
+        self.newest = 0  # number of the last reading; they count from 1
+        self._governors: WeakSet[object] = WeakSet()
         self._draws: WeakKeyDictionary[object, _Draw] = WeakKeyDictionary()
         self._stop: Callable[[], None] | None = None
         self._lock = threading.Lock()
@@ -91,11 +91,13 @@ class Board:
         except Exception as error:
             now = clock.now()
             reading = Reading(now, now, why=f"{type(error).__name__}: {error}")
-        self._readings.append((next(self._count), reading))
+        number = self.newest + 1
+        self._readings.append((number, reading))
+        self.newest = number
 
     def after(self, last: int) -> list[tuple[int, Reading]]:
         """Readings later than number ``last``, each with its number."""
-        if not self._readings or self._readings[-1][0] <= last:
+        if self.newest <= last:
             return []
         return [each for each in list(self._readings) if each[0] > last]
 
@@ -121,11 +123,16 @@ class Board:
                 self.sample()
                 self._stop = clock.every(INTERVAL, self.sample)
 
+    def join(self, governor: object) -> None:
+        """A governor uses the board."""
+        self._governors.add(governor)
+
     def leave(self, governor: object) -> None:
         """A governor is done; with the last one the thread ends."""
         with self._lock:
+            self._governors.discard(governor)
             self._draws.pop(governor, None)
-            if not self._draws and self._stop is not None:
+            if not self._governors and self._stop is not None:
                 self._stop()
                 self._stop = None
 
@@ -154,6 +161,7 @@ def board_of(device: Device, wanted: set[str], root: str | Path = SYS) -> Board:
         where, why = "cpu", str(error)
     name = found[0].device if where == "cuda" else "cpu"
     if (board := _BOARDS.get(name)) and wanted <= set(board.tells):
+        board.start()  # the last governor may have left
         return board
     thermometer = None
     if where == "cpu":

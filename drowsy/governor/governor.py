@@ -21,7 +21,7 @@ from drowsy.governor.governed import (
 )
 from drowsy.governor.latency import Latencies, images_of
 from drowsy.governor.policy import Choice, Limit, choose
-from drowsy.governor.power import BUDGETS, Draws, Power
+from drowsy.governor.power import BUDGETS, Power
 from drowsy.governor.timing import CudaTimer, HostTimer
 from drowsy.knob.frontier import Frontier
 from drowsy.sensors import Device
@@ -145,6 +145,7 @@ class Governor:
         self.device = _board(device, of_power) if of_power else None
         self._power: Power | None = None
         if self.device is not None:
+            self.device.join(self)
             self._power = Power(self, self.device, self._points, self._budgets, self._credits)
         self._feasible, self._changes = True, 0
         self._limits: list[Limit] = []
@@ -202,30 +203,29 @@ class Governor:
             self._at = self._find()
         done = self._timer.done() if self._timer is not None else []
         self._latencies.hear(done, self._feasible)
-        news = bool(done) or not self._limits
-        draws = None
-        if self._power is not None and self._power.called(now):
+        news, power = bool(done), self._power
+        if power is not None and power.called(now):
             busy = self._latencies.seconds(shape)
-            draws = self._power.draws(images_of(shape), busy, self._at, now)
-            news |= self._power.hear(draws, self._at, self._feasible)
-        if not news:
+            power.follow(images_of(shape), busy, self._at, now, self._feasible)
+            news = True
+        if not news and self._limits:
             return
         self._limits = self._latencies.limits(shape)
-        if draws is not None and self._power is not None:
-            self._limits += self._power.limits(draws, now)
+        if power is not None:
+            self._limits += power.limits
         if not self._limits:
             return
         rested = all(self._credits[limit.name].may_rise for limit in self._limits)
         choice = choose(self._limits, self._at, self._allowed, rested)
         self._tell(choice)
         if choice.point != self._at:
-            self._turn(choice, draws, now)
+            self._turn(choice, now)
 
-    def _turn(self, choice: Choice, draws: Draws | None, now: float) -> None:
+    def _turn(self, choice: Choice, now: float) -> None:
         before, after = self._points[self._at], self._points[choice.point]
         self._knob.set(after)
-        if draws is not None and self._power is not None:
-            self._power.turned(draws, choice.point, now)
+        if self._power is not None:
+            self._power.turned(choice.point, now)
         self._at, self._changes = choice.point, self._changes + 1
         for credit in self._credits.values():
             credit.turned()

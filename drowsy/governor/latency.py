@@ -63,11 +63,14 @@ class Latencies:
         """For batches of this shape and of the last ones: the knob is not turned for each."""
         limits = []
         for each in self._recent_with(shape):
-            for name, most in self._milliseconds(each):
-                estimator = self._of(each)
-                assert self._recorded is not None
-                # Each call is to hold the budget, with the noise that it has.
-                expected, doubt = estimator.expect(self._recorded, noise=1.0)
+            bounds = self._milliseconds(each)
+            if not bounds:
+                continue
+            estimator = self._of(each)
+            assert self._recorded is not None
+            # Each call is to hold the budget, with the noise that it has.
+            expected, doubt = estimator.expect(self._recorded, noise=1.0)
+            for name, most in bounds:
                 limits.append(Limit(name, most, most * rise_to(estimator.noise), expected, doubt))
         return limits
 

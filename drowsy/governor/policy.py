@@ -10,7 +10,7 @@ fitting.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,9 @@ class Limit:
         rise: what a more accurate point than the present one may take at most.
         expected: ``[points]``, the most accurate first.
         doubt: ``[points]``: standard deviations.
+
+    Attributes:
+        upper: ``[points]``: what is expected and what is kept for doubt.
     """
 
     name: str
@@ -36,6 +39,10 @@ class Limit:
     rise: float
     expected: np.ndarray
     doubt: np.ndarray
+    upper: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "upper", self.expected + CERTAINTY * self.doubt)
 
     def told(self, point: int) -> str:
         """What a point is expected to take of the budget, in words."""
@@ -74,8 +81,7 @@ def choose(limits: Sequence[Limit], present: int, allowed: int, may_rise: bool) 
         allowed: how many points, from the most accurate on, the floor allows.
         may_rise: whether it is time for a more accurate one.
     """
-    uppers = [limit.expected + CERTAINTY * limit.doubt for limit in limits]
-    loads = [upper[:allowed] / limit.budget for upper, limit in zip(uppers, limits, strict=True)]
+    loads = [limit.upper[:allowed] / limit.budget for limit in limits]
     load = np.maximum.reduce(loads)
     if present >= allowed:
         return _fall(limits, loads, load, allowed - 1, "above the floor")
@@ -84,8 +90,8 @@ def choose(limits: Sequence[Limit], present: int, allowed: int, may_rise: bool) 
     if not may_rise or present == 0:
         return Choice(present)
     fits = np.ones(present, bool)
-    for upper, limit in zip(uppers, limits, strict=True):
-        fits &= upper[:present] <= limit.rise
+    for limit in limits:
+        fits &= limit.upper[:present] <= limit.rise
     goal = int(fits.argmax())
     if not fits[goal]:
         return Choice(present)

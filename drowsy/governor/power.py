@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from drowsy.governor.board import Board, Reading
+from drowsy.governor.board import INTERVAL, Board, Reading
 from drowsy.governor.channel import Channel
 from drowsy.governor.credit import Credit
 from drowsy.governor.estimator import Estimator
@@ -62,6 +62,9 @@ class Power:
         points: with the joules that were recorded.
         budgets: of ``BUDGETS`` those that there are.
         credits: of these.
+
+    Attributes:
+        limits: as of the last readings.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Power:
     ) -> None:
         self._owner, self._board, self._budgets, self._credits = owner, board, budgets, credits
         self._joules = np.array([point.joules for point in points], float)
+        self.limits: list[Limit] = []
         self._pace = Pace()
         self._read = 0  # number of the last reading that was used
         self._power = Estimator(len(points), offset_doubt=1.0, scales=_SCALES, cheap=_CHEAP)
@@ -81,6 +85,8 @@ class Power:
         self._heat = Channel("celsius", -40, 150, stalls=False)
         self._thermal: Thermal | None = None
         self._thermal_at = 0.0
+        self._draws: Draws | None = None
+        self._followed_at = self._changed_at = -np.inf
 
     @property
     def celsius(self) -> float | None:
@@ -88,18 +94,49 @@ class Power:
         return None if self._thermal is None else self._thermal.celsius
 
     def called(self, now: float) -> bool:
-        """A call begins; whether it is known by now how often they come."""
+        """A call begins; whether there is anything to ``follow``: readings, or other draws."""
         self._pace.called(now)
-        return self._pace.seconds is not None
+        if self._pace.seconds is None:
+            return False
+        board = self._board
+        return (
+            board.newest > self._read
+            or board.changed_at != self._changed_at
+            or now - self._followed_at > INTERVAL
+        )
 
-    def draws(self, images: int, busy: np.ndarray | None, at: int, now: float) -> Draws:
-        """What the points are expected to draw; the other governors are told.
+    def follow(
+        self, images: int, busy: np.ndarray | None, at: int, now: float, feasible: bool
+    ) -> None:
+        """Learn from new readings of the device, and set the limits.
 
         Args:
             images: in a batch.
             busy: seconds that a call takes, ``[points]``; None where it is not known.
             at: the present point.
+            feasible: whether any point holds the budgets.
         """
+        self._followed_at, self._changed_at = now, self._board.changed_at
+        self._draws = draws = self._expected_draws(images, busy, at, now)
+        for number, reading in self._board.after(self._read):
+            self._read = number
+            watts = self._hear_watts(reading, draws, at, feasible)
+            if "celsius" in self._budgets:
+                self._hear_celsius(reading, watts, draws, at, feasible)
+        self.limits = self._limits(draws, now)
+
+    def turned(self, at: int, now: float) -> None:
+        """The point is another one."""
+        draws = self._draws
+        if draws is not None:
+            self._pace.turned(float(draws.seconds[at]))
+            self._board.tell(self._owner, float(draws.mine[at]), float(draws.mine[0]), now)
+        self._board.changed_at = now
+
+    # --- what is expected -------------------------------------------------------------------------
+
+    def _expected_draws(self, images: int, busy: np.ndarray | None, at: int, now: float) -> Draws:
+        """What the points are expected to draw; the other governors are told."""
         seconds = self._pace.between(busy, at)
         if not isinstance(seconds, np.ndarray):
             seconds = np.full(len(self._joules), seconds)
@@ -110,23 +147,7 @@ class Power:
         others, others_awake = self._board.others(self._owner, now)
         return Draws(mine, mine + others, seconds, rate, others, awake / (awake + others_awake))
 
-    def turned(self, draws: Draws, at: int, now: float) -> None:
-        """The point is another one."""
-        self._pace.turned(float(draws.seconds[at]))
-        self._board.tell(self._owner, float(draws.mine[at]), float(draws.mine[0]), now)
-        self._board.changed_at = now
-
     # --- what is read -----------------------------------------------------------------------------
-
-    def hear(self, draws: Draws, at: int, feasible: bool) -> bool:
-        """Learn from new readings of the device; whether there were any."""
-        readings = self._board.after(self._read)
-        for number, reading in readings:
-            self._read = number
-            watts = self._hear_watts(reading, draws, at, feasible)
-            if "celsius" in self._budgets:
-                self._hear_celsius(reading, watts, draws, at, feasible)
-        return bool(readings)
 
     def _hear_watts(self, reading: Reading, draws: Draws, at: int, feasible: bool) -> float | None:
         """The device's power, where it is believed."""
@@ -173,7 +194,7 @@ class Power:
 
     # --- what it allows ---------------------------------------------------------------------------
 
-    def limits(self, draws: Draws, now: float) -> list[Limit]:
+    def _limits(self, draws: Draws, now: float) -> list[Limit]:
         """Every budget as the policy sees it."""
         limits, budgets = [], self._budgets
         expected, doubt = self._power.expect(draws.all, _NOISE)

@@ -65,9 +65,8 @@ def thermometers(root: str | Path = SYS) -> list[Thermometer]:
         for file in sorted(chip.glob("temp*_input")):
             part = _named(file.with_name(file.name.replace("_input", "_label")))
             found.append(Thermometer(f"{driver} {part}".strip(), file))
-    for zone in sorted(Path(root).glob("class/thermal/thermal_zone*")):
-        found.append(Thermometer(_named(zone / "type"), zone / "temp"))
-    return found
+    zones = sorted(Path(root).glob("class/thermal/thermal_zone*"))
+    return found + [Thermometer(_named(zone / "type"), zone / "temp") for zone in zones]
 
 
 def cpu_thermometer(root: str | Path = SYS) -> Thermometer:

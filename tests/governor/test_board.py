@@ -23,6 +23,10 @@ def zone(root: Path, millidegrees: int) -> Path:
     return folder / "temp"
 
 
+class Member:
+    """Stands for a governor."""
+
+
 def empty(rapl: FakeRapl) -> None:
     """Take RAPL away."""
     shutil.rmtree(rapl.folder)
@@ -70,23 +74,41 @@ def test_the_cpu_has_one_board_that_a_thread_reads(
 ) -> None:
     zone(tmp_path, 51_000)
     board = board_of("cpu", {"watts", "celsius"}, tmp_path)
-    assert board_of("cpu", {"celsius"}, tmp_path) is board
-    clock.advance(1.0)
-    readings = board.after(0)
-    assert [number for number, _ in readings] == list(range(1, len(readings) + 1))
-    assert len(readings) >= 5
-    assert readings[-1][1].watts == pytest.approx(WATTS, rel=1e-2)
-    assert board.after(readings[-1][0]) == []
-    board.leave(object())
+    try:
+        assert board_of("cpu", {"celsius"}, tmp_path) is board
+        clock.advance(1.0)
+        readings = board.after(0)
+        assert [number for number, _ in readings] == list(range(1, len(readings) + 1))
+        assert len(readings) >= 5
+        assert readings[-1][1].watts == pytest.approx(WATTS, rel=1e-2)
+        assert board.after(readings[-1][0]) == []
+    finally:
+        board.leave(Member())
     assert clock.running == []
+
+
+def test_the_thread_ends_with_the_last_governor_and_begins_anew(
+    tmp_path: Path, rapl: FakeRapl, clock: FakeClock
+) -> None:
+    board = board_of("cpu", {"watts"}, tmp_path)
+    first, second = Member(), Member()
+    board.join(first)
+    board.join(second)
+    board.leave(first)
+    assert len(clock.running) == 1
+    board.leave(second)
+    assert clock.running == []
+    assert board_of("cpu", {"watts"}, tmp_path) is board
+    assert len(clock.running) == 1
+    board.leave(second)
 
 
 def test_temperature_alone_needs_no_meter(tmp_path: Path, rapl: FakeRapl) -> None:
     zone(tmp_path, 51_000)
     empty(rapl)
     board = board_of("cpu", {"celsius"}, tmp_path)
+    board.leave(Member())
     assert board.tells == ("celsius",)
-    board.leave(object())
 
 
 def test_what_cannot_be_read_here_is_an_error(tmp_path: Path, rapl: FakeRapl) -> None:

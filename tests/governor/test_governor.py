@@ -403,7 +403,7 @@ def test_a_network_with_its_frontier() -> None:
     ],
 )
 def test_budgets_that_are_none(budgets: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match="^" + said.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=r"^" + said.replace("(", r"\(")):
         Governor(Knob(), **budgets)
 
 
@@ -426,23 +426,23 @@ def test_points_must_have_measured_what_a_budget_needs(budget: str, figure: str)
 
 
 def test_a_floor_needs_losses_and_a_point_above_it() -> None:
-    with pytest.raises(ValueError, match="^floor: there are points without a loss"):
+    with pytest.raises(ValueError, match=r"^floor: there are points without a loss"):
         Governor(Knob((replace(POINTS[0], loss=None),)), latency_ms=10, floor=0.1)
-    with pytest.raises(ValueError, match="^floor: got 0.005, allowed: 0.01 or more"):
+    with pytest.raises(ValueError, match=r"^floor: got 0.005, allowed: 0.01 or more"):
         Governor(Knob(POINTS[1:]), latency_ms=10, floor=0.005)
 
 
 def test_what_is_no_knob() -> None:
-    with pytest.raises(TypeError, match="^knob: got int, which lacks points, point, set"):
+    with pytest.raises(TypeError, match=r"^knob: got int, which lacks points, point, set"):
         Governor(3, latency_ms=10)
     net = drowsy.convert(nn.Sequential(nn.Conv2d(3, 4, 3)).eval())
-    with pytest.raises(TypeError, match="^frontier: got NoneType, allowed: the Frontier"):
+    with pytest.raises(TypeError, match=r"^frontier: got NoneType, allowed: the Frontier"):
         Governor(net, latency_ms=10)
-    with pytest.raises(TypeError, match="^batch: got list"):
+    with pytest.raises(TypeError, match=r"^batch: got list"):
         Governor(Knob(), latency_ms=10)([1, 2])
 
 
 def test_a_board_that_does_not_tell_what_is_needed() -> None:
     board = Board("cold", lambda: Reading(0, 0), tells=("celsius",))
-    with pytest.raises(ValueError, match="^device: cold does not tell watts"):
+    with pytest.raises(ValueError, match=r"^device: cold does not tell watts"):
         Governor(Knob(), watts=10, device=board)
