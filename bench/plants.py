@@ -2,8 +2,8 @@
 
 A call takes the point's latency, stretched by other tenants and by noise. Power is what the device
 draws idle, what calls add, and what tenants add. Temperature follows it as a resistance and a
-capacity. Sensors are read five times a second, late, with noise, rounded, and with faults. Nothing here is
-of a real device; ``drowsy.governor`` is not imported, and knows nothing of this file.
+capacity. Sensors are read five times a second, late, with noise, rounded, and with faults. Nothing
+here is of a real device; ``drowsy.governor`` is not imported, and knows nothing of this file.
 """
 
 from __future__ import annotations
@@ -308,9 +308,9 @@ class Budgets:
 class Oracle:
     """Chooses the most accurate point within all budgets, knowing the plant and what will come.
 
-    A call's noise it does not know: latencies are such that one call in fifty is over budget. Watts and
-    joules are as they will be. Of temperature: as hot as can be while the
-    coolest points can still hold what is to come.
+    A call's noise it does not know: latencies are such that one call in fifty is over budget. Watts
+    and joules are as they will be. Of temperature: as hot as can be while the coolest points can
+    still hold what is to come.
     """
 
     def __init__(self, plant: Plant, budgets: Budgets) -> None:

@@ -1,8 +1,8 @@
 """How often a budget may still be broken by trying a more accurate point.
 
-Every rise may prove wrong, at the cost of a call or two over budget. A measurement over budget costs
-a unit of credit, one within it earns a hundredth: so that where load comes and goes the governor
-tries again as often as breaks the budget about once in a hundred, and not more often.
+Every rise may prove wrong, at the cost of a call or two over budget. A measurement over budget
+costs a unit of credit, one within it earns a hundredth: so that where load comes and goes the
+governor tries again as often as breaks the budget about once in a hundred, and not more often.
 """
 
 from __future__ import annotations

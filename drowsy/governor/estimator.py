@@ -2,19 +2,19 @@
 
     figure = offset + (scale + own[point]) * recorded[point]
 
-*Offset* is what others take (a device's other load), *scale* how this machine, now, differs from the
-recording, and *own* how one point does. All three are learned by one Kalman filter; latencies, which
-stretch as a whole, have no offset. What is learned at one point so tells of all the others, and the
-doubt that is left grows with the distance from what was measured.
+*Offset* is what others take (a device's other load), *scale* how this machine, now, differs from
+the recording, and *own* how one point does. All three are learned by one Kalman filter; latencies,
+which stretch as a whole, have no offset. What is learned at one point so tells of all the others,
+and the doubt that is left grows with the distance from what was measured.
 
 **Steps.** A measurement far from what was expected is a fault, a hiccup, or the world that changed.
 It is not learned from at first. What is not expected adds up (a sum of standard deviations beyond
-the first, Page's test): two far ones on the dear side are believed, or some more that are nearer. On
-the cheap side it takes more of them: to be wrong about the first costs a little accuracy, to be wrong
-about the second breaks a budget.
+the first, Page's test): two far ones on the dear side are believed, or some more that are nearer.
+On the cheap side it takes more of them: to be wrong about the first costs a little accuracy, to be
+wrong about the second breaks a budget.
 
-**Own** corrections fade, those of points that are not visited too: a point that was found dear while
-others were busy is tried again.
+**Own** corrections fade, those of points that are not visited too: a point that was found dear
+while others were busy is tried again.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ class Estimator:
     """Figures of all points, in the unit of what is recorded.
 
     Args:
-        points: how many there are.
-        scale_doubt: standard deviation of the scale, which is thought to be 1.
-        offset_doubt: standard deviation of the offset in the figure's unit; 0: there is none.
-        scales: least and most that the scale can be.
-        cheap: standard deviations that add up to a step to what costs less; of far measurements each
+        points: how many there are. scale_doubt: standard deviation of the scale, which is thought
+        to be 1. offset_doubt: standard deviation of the offset in the figure's unit; 0: there is
+        none. scales: least and most that the scale can be. cheap: standard deviations that add up
+        to a step to what costs less; of far measurements each
             adds 3.
     """
 

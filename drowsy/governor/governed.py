@@ -1,4 +1,4 @@
-"""What can be governed: something with points, one of them in force, that is called with batches."""
+"""What can be governed: what has points, one of them in force, and is called with batches."""
 
 from __future__ import annotations
 

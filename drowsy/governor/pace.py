@@ -1,8 +1,8 @@
 """How often calls come, and how often they would at another point.
 
 A caller that comes back as soon as it is answered waits for the network, and a faster point is
-called more often. One that leaves time in between is paced by what it is given (a camera), and calls
-as often whatever the point, as long as the network keeps up.
+called more often. One that leaves time in between is paced by what it is given (a camera), and
+calls as often whatever the point, as long as the network keeps up.
 """
 
 from __future__ import annotations

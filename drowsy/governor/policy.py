@@ -1,10 +1,10 @@
 """Which point is the best now: a pure function of what is expected and what is allowed.
 
-A point *fits* a limit where what it is expected to cost, and about twice the doubt of that, is within the
-budget. To leave the present point for a more accurate one takes more: it must fit a smaller budget,
-so that noise does not send it back. Of the points that fit all limits the most accurate is chosen,
-downwards at once and upwards at most half of the way. Where none fits it is the one nearest to
-fitting.
+A point *fits* a limit where what it is expected to cost, and about twice the doubt of that, is
+within the budget. To leave the present point for a more accurate one takes more: it must fit a
+smaller budget, so that noise does not send it back. Of the points that fit all limits the most
+accurate is chosen, downwards at once and upwards at most half of the way. Where none fits it is the
+one nearest to fitting.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ BUDGETS = ("watts", "celsius", "joules_per_image")
 
 _SCALES = 0.6, 1.7  # least and most that our work may draw over what was recorded
 _CHEAP = 22.0  # eight far readings until it is believed that less is drawn
-# How much of its readings' noise the power may exceed its budget by: most of it is the sensor's, and
-# a second evens out the rest; of heat, the time constant does.
+# How much of its readings' noise the power may exceed its budget by: most of it is the sensor's,
+# and a second evens out the rest; of heat, the time constant does.
 _NOISE, _HEAT_NOISE = 0.35, 0.0
 _AHEAD, _RISE_AHEAD = 0.05, 0.2  # of the device's time constant: to stay at a point, to rise to it
 _MARGIN = 0.01, 0.10  # of a budget, a second without news, and at most
@@ -231,7 +231,8 @@ class Power:
     ) -> Limit:
         """A limit of watts of the device, of which other governors have their shares."""
         if draws.others > 0:
-            # What the others draw and our share beside it, whatever that adds up to: they come down.
+            # What the others draw and our share beside it, whatever that adds up to: they come
+            # down.
             foreign = self._power.offset
             beside = foreign + self._power.scale * draws.others
             most = max(most, beside + draws.share * (most - foreign))

@@ -18,7 +18,8 @@ from __future__ import annotations
 import numpy as np
 
 _CONSTANTS = np.geomspace(4, 512, 8)  # seconds
-# Standard deviation in steps of the sensor: of a reading, and of where it goes from one step to the next.
+# Standard deviation in steps of the sensor: of a reading, and of where it goes from one step to the
+# next.
 _ROUNDING, _CROSSING = 0.4, 0.4
 _NEXT = 1.5  # steps that are one to the next
 _STEP = 1.0, 0.1  # degrees: what sensors round to, until it is seen, and at least

@@ -1,7 +1,8 @@
 """How long a call takes where it runs, without waiting for it.
 
 On the CPU it is over when it returns. On a GPU two events are recorded around it on its stream, and
-asked for later whether the GPU has passed them: nobody waits, and the readings come some calls late.
+asked for later whether the GPU has passed them: nobody waits, and the readings come some calls
+late.
 """
 
 from __future__ import annotations

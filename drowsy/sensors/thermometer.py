@@ -1,8 +1,8 @@
 """Temperatures of CPUs and systems on a chip: Linux' hwmon and thermal zones.
 
 Both hold millidegrees in a file a sensor. hwmon knows more chips and says which part is meant;
-thermal zones are what small boards have. The CPU's own sensor is told from those of disks, batteries
-and mainboards by the name of its driver.
+thermal zones are what small boards have. The CPU's own sensor is told from those of disks,
+batteries and mainboards by the name of its driver.
 """
 
 from __future__ import annotations

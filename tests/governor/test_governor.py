@@ -302,7 +302,7 @@ def test_what_a_sensor_raises_is_a_reading_of_nothing(fault: Exception) -> None:
     assert governor.state.measured["watts"] == 0
 
 
-# --- several governors of one device ---------------------------------------------------------------
+# --- several governors of one device ------------------------------------------------------------
 
 
 def test_governors_of_one_device_share_its_watts() -> None:
@@ -362,7 +362,7 @@ def test_a_governor_that_is_gone_draws_nothing() -> None:
     assert device.board.others(mine, knobs[0].time) == (0.0, 0.0)
 
 
-# --- a real network --------------------------------------------------------------------------------
+# --- a real network -----------------------------------------------------------------------------
 
 
 def test_a_network_with_its_frontier() -> None:
@@ -388,7 +388,7 @@ def test_a_network_with_its_frontier() -> None:
     assert net.schedule == points[2].schedule
 
 
-# --- what is refused -------------------------------------------------------------------------------
+# --- what is refused ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
