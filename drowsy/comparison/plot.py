@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from drowsy.files.pictures import by_depth, draw_legend, label_axes, new_figure, save_figure
+from drowsy.files.pictures import (
+    by_depth,
+    draw_legend,
+    label_axes,
+    new_figure,
+    save_figure,
+    square_roots,
+)
 from drowsy.files.tables import Row
 from drowsy.knob.metrics import METRICS, objectives
 
@@ -50,21 +54,6 @@ def plot_comparison(
             reach += [y + sign * s for y, s in zip(lost, spread, strict=True) for sign in (-1, 1)]
         label_axes(axis, "multiplications saved (%)", f"{METRICS[panel].title} lost (points)")
         axis.autoscale(axis="x")
-        _square_roots(axis, min(reach), max(reach))
+        square_roots(axis, min(reach), max(reach))
     draw_legend(figure, axes[-1])
     return save_figure(figure, path, title)
-
-
-def _square_roots(axis: Any, low: float, high: float) -> None:
-    """A scale of square roots, signed, with ticks where small and large losses can be read."""
-    axis.set_yscale(
-        "function",
-        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
-    )
-    axis.set_ylim(low, high)
-    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
-    ticks = sorted({-t for t in losses} | set(losses))
-    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
-    axis.yaxis.set_major_formatter("{x:g}")
-    if low < 0:
-        axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)

@@ -7,8 +7,12 @@ A picture is ``new_figure``, a line ``by_depth`` for each layer, ``label_axes``,
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from drowsy._optional import require
 from drowsy.files.atomic import replacing
@@ -69,6 +73,40 @@ def draw_legend(figure: Any, axis: Any) -> None:
         fontsize=6.5 if small else 9,
         ncols=2 if len(labels) > 30 else 1,
     )
+
+
+def square_roots(axis: Any, low: float, high: float) -> None:
+    """A scale of square roots, signed, with ticks where small and large losses can be read."""
+    axis.set_yscale(
+        "function",
+        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
+    )
+    axis.set_ylim(low, high)
+    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
+    ticks = sorted({-t for t in losses} | set(losses))
+    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
+    axis.yaxis.set_major_formatter("{x:g}")
+    if low < 0:
+        axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Places as near to these as can be, in their order and at least ``gap`` from each other.
+
+    Least squares: neighbours that are too near stand evenly about the mean of theirs.
+
+    Args:
+        places: rising.
+        gap: 0 or more.
+    """
+    # Less their own gaps, places must only not fall: neighbours that do are pooled.
+    pools: list[list[float]] = []
+    for n, place in enumerate(places):
+        pools.append([place - n * gap])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    level = [fmean(pool) for pool in pools for _ in pool]
+    return [each + n * gap for n, each in enumerate(level)]
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], title: str) -> Path:

@@ -188,6 +188,7 @@ def tune(
             levers=offers.told,
             made={
                 "task": str(task),
+                "labelled": labels is not None,
                 "images": {name: len(span) for name, span in plan.splits.items()},
                 "data": about["data"],
                 "minutes": minutes,
