@@ -10,6 +10,7 @@ from drowsy.files.pictures import (
     by_depth,
     draw_legend,
     label_axes,
+    nested,
     new_figure,
     save_figure,
     square_roots,
@@ -35,7 +36,8 @@ def plot_comparison(
     figure, axes = new_figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         reach: list[float] = [0.0, 1.0]
-        for i, (method, colour) in enumerate(zip(methods, by_depth(len(methods)), strict=True)):
+        looks = zip(methods, by_depth(len(methods)), nested(len(methods)), strict=True)
+        for i, (method, colour, width) in enumerate(looks):
             mine = [r for r in rows if r["method"] == method and r["saving_reached"] is not None]
             lost, spread = ([row[f"{panel}_{part}"] for row in mine] for part in ("lost", "std"))
             axis.errorbar(
@@ -43,7 +45,9 @@ def plot_comparison(
                 lost,
                 spread,
                 marker="osD^vPX"[i % 7],
-                markersize=5,
+                markersize=5 if method == rival else 3.5 + width,
+                linewidth=1.5 if method == rival else width,
+                elinewidth=1.5,
                 capsize=3,
                 linestyle="--" if method == rival else "-",
                 color="black" if method == rival else colour,

@@ -132,12 +132,13 @@ def crops(images: Tensor) -> Tensor:
 
 def _turn_the_knob(knob: Knob, images: Tensor) -> None:
     """A batch a setting, with what each took."""
-    places = sorted({0, len(knob.points) // 2, len(knob.points) - 1})
+    points = [point for point in knob.points if point is not knob.awake]
+    chosen = [points[n] for n in sorted({0, len(points) // 2, len(points) - 1})] if points else []
     batch = images[: knob.batch]
     knob.set(saving=0)
     awake = knob(batch).argmax(1)
     print("\nTurning the knob, batch by batch:")
-    for point in (knob.awake, *(knob.points[n] for n in places), knob.awake):
+    for point in (knob.awake, *chosen, knob.awake):
         knob.set(point)
         start = time.perf_counter()
         same = int((knob(batch).argmax(1) == awake).sum())

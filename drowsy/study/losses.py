@@ -133,7 +133,8 @@ def _label(axis: Any, rows: Sequence[Row], rivals: Sequence[str], scale: float) 
             va="center",
             fontsize=_FONT,
             color=_COLOURS[row["levers"]],
-            zorder=5,
+            # Behind what is drawn, but readable over the grid.
+            zorder=1,
             path_effects=[stroke(linewidth=2, foreground="white")],
             arrowprops=(
                 {"arrowstyle": "-", "color": "0.7", "linewidth": 0.6}

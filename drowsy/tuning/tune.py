@@ -242,7 +242,7 @@ def _bar(minutes: float, progress: bool | None) -> Iterator[Callable[[str], None
 
         def tell(doing: str) -> None:
             bar.n = min(time.monotonic() - start, bar.total)
-            bar.set_description(doing)
+            bar.set_description_str(doing)
 
         yield tell
 
