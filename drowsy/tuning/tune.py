@@ -210,6 +210,7 @@ def tune(
             levers=offers.told,
             made={
                 "task": str(task),
+                "labelled": labels is not None,
                 "images": {name: len(span) for name, span in parts.items()},
                 "data": about["data"],
                 "minutes": minutes,
@@ -272,7 +273,7 @@ def _bar(minutes: float, progress: bool | None) -> Iterator[Callable[[str], None
 
         def tell(doing: str) -> None:
             bar.n = min(time.monotonic() - start, bar.total)
-            bar.set_description(doing)
+            bar.set_description_str(doing)
 
         yield tell
 
