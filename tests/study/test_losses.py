@@ -12,6 +12,7 @@ from drowsy.files.pictures import apart
 from drowsy.study.losses import plot_losses
 
 Figure = pytest.importorskip("matplotlib.figure", reason="needs matplotlib").Figure
+Text = pytest.importorskip("matplotlib.text", reason="needs matplotlib").Text
 
 
 def row(series: str, setting: str, levers: str, ms: float, loss: float) -> dict[str, Any]:
@@ -71,16 +72,19 @@ def test_points_are_dots_with_intervals_and_rivals_dashed_lines(
 def test_every_point_is_named_and_names_do_not_overlap(tmp_path: Path, drawn: list[Figure]) -> None:
     plot_losses(ROWS, "top1", 8, tmp_path / "l.png", "")
     (axis,) = drawn[0].axes
+    drawn[0].draw_without_rendering()
     told = [text.get_text() for text in axis.texts]
     assert {r["setting"] for r in ROWS[:5]} <= set(told)
     assert {"a smaller image, 112 px", "the paper's neuron, 1/8 asleep"} <= set(told)
     # The two that are nearly one stand one above the other.
-    boxes = [t.get_window_extent() for t in axis.texts if t.get_text().endswith("4 px, bfloat16")]
-    boxes += [t.get_window_extent() for t in axis.texts if t.get_text() == "192 px, bfloat16"]
+    boxes = [
+        Text.get_window_extent(t) for t in axis.texts if t.get_text().endswith("4 px, bfloat16")
+    ]
+    boxes += [Text.get_window_extent(t) for t in axis.texts if t.get_text() == "192 px, bfloat16"]
     assert not boxes[0].overlaps(boxes[1])
     figure = drawn[0].bbox
     for text in axis.texts:
-        box = text.get_window_extent()
+        box = Text.get_window_extent(text)
         assert 0 <= box.x0 < box.x1 <= figure.x1
         assert 0 <= box.y0 < box.y1 <= figure.y1
 
