@@ -4,9 +4,9 @@
     python -m bench.governor --only 'watts*'    # prints those, and records nothing
 
 A moment counts as violated where a budget is exceeded that some point would have held. The rivals
-hear the same measurements. Each has one constant, a margin, and gets for every kind of budget the one
-of a grid that is best for it over the scenarios of that kind: the least loss among those that violate
-at most 2% of the time, and where there is none the least violation.
+hear the same measurements. Each has one constant, a margin, and gets for every kind of budget the
+one of a grid that is best for it over the scenarios of that kind: the least loss among those that
+violate at most 2% of the time, and where there is none the least violation.
 """
 
 from __future__ import annotations
