@@ -2,7 +2,7 @@
 
     python -m bench.governor_cpu            # prints, and records under bench/results/governor
 
-SqueezeNet 1.1 with random weights, eight images of 224 x 224 a call, one thread: rates are points,
+SqueezeNet 1.1 with random weights, two images of 224 x 224 a call, one thread: rates are points,
 whose latencies are measured first, and whose losses are made up (they grow with the rate): what is
 shown is whether a budget is held, not what it costs. The other process multiplies matrices on every
 core. What the governor's decisions take is measured on the way, around an empty knob.
@@ -122,8 +122,8 @@ def _load(seconds: float) -> None:
 def held(seconds: float, slack: float) -> dict[str, Any]:
     """Run for three stretches, the middle one with another process."""
     torch.manual_seed(0)
-    net = drowsy.convert(models.load("squeezenet1_1", pretrained=False).eval())
-    batch = torch.randn(8, 3, 224, 224)
+    net = drowsy.convert(models.create("squeezenet1_1").eval())
+    batch = torch.randn(2, 3, 224, 224)
     points = []
     with torch.inference_mode():
         for rate in RATES:

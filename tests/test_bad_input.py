@@ -40,6 +40,7 @@ from drowsy.evaluation.restoration import find_peak, restoration
 from drowsy.evaluation.segmentation import segmentation
 from drowsy.evaluation.store import Store
 from drowsy.files.tensors import read_described
+from drowsy.governor import Governor
 from drowsy.graph.convert import convert, revert
 from drowsy.graph.inspection import inspect_kernels
 from drowsy.graph.stages import align
@@ -2204,6 +2205,31 @@ CASES = [
         lambda _: drowsy("cost", "--model", "operator:index"),
         CommandFailed,
         "drowsy cost: model: operator:index raised TypeError: .*line [0-9]+",
+    ),
+    # The governor.
+    Case(
+        "governor of nothing",
+        lambda _: Governor(3, latency_ms=10),
+        TypeError,
+        "knob: got int, which lacks points",
+    ),
+    Case(
+        "governor of a network without its frontier",
+        lambda _: Governor(net(), latency_ms=10),
+        TypeError,
+        "frontier: got NoneType, allowed",
+    ),
+    Case(
+        "governor without a budget",
+        lambda _: Governor(net(), frontier=frontier()),
+        ValueError,
+        "budgets: got none, allowed: one or more of latency_ms",
+    ),
+    Case(
+        "governor whose points lack what a budget needs",
+        lambda _: Governor(net(), frontier=frontier(), watts=50),
+        ValueError,
+        "watts: 1 of 1 points have no joules .* measure it",
     ),
     Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from numbers import Real
 
 log = logging.getLogger("drowsy.governor")
 
@@ -71,14 +72,15 @@ class Channel:
         """Why a reading is no news; empty where it is."""
         if value is None:
             return why or "cannot be read"
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            return f"reads {value!r}, which is no number"
+        if isinstance(value, bool) or not isinstance(value, Real) or not value == value:
+            return f"reads {str(value)[:40]!r}, which is no number"
         if not least < value < self._high:
-            return f"reads {value:.6g}, believed: from {least:.4g} to {self._high:.4g}"
+            told = str(value)[:12]
+            return f"reads {told}, believed: from {least:.4g} to {self._high:.4g}"
         if value == self._last:
             self._run += 1
             if self._stalls and self._run * math.log(self._repeating) < math.log(_BY_CHANCE):
-                return f"has read {value:.6g} {self._run + 1} times in a row, which it does not do"
+                return f"has read {value} {self._run + 1} times in a row, which it does not do"
             return ""
         # How often it repeats itself is learned when a run of repeats has ended.
         kept = (1 - _REPEATS_GAIN) ** self._run

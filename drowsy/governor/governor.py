@@ -259,7 +259,7 @@ class Governor:
         """Where the point in force is; one that is not known, or below the floor, is turned."""
         point = self._knob.point
         for at, known in enumerate(self._points[: self._allowed]):
-            if known is point:
+            if known is point or known == point:
                 return at
         self._knob.set(self._points[0])
         return 0

@@ -26,6 +26,8 @@ def channel(**options: bool) -> Channel:
         (1e9, "believed: from 0 to 5000"),
         ("40", "no number"),
         (True, "no number"),
+        (10**400, "believed: from 0 to 5000"),
+        ([], "no number"),
     ],
 )
 def test_what_cannot_be_is_no_news(
