@@ -48,6 +48,7 @@ from torch.overrides import TorchFunctionMode
 
 import drowsy.graph.overwriting
 import drowsy.graph.running
+import drowsy.network.folded
 import drowsy.network.inference
 import drowsy.network.layer
 import drowsy.network.tail
@@ -378,10 +379,22 @@ def _apply(module: torch.nn.Module, fn: Callable[[Tensor], Tensor], _: bool = Tr
     for name, parameter in module._parameters.items():
         if parameter is not None:
             made = torch.nn.Parameter(fn(parameter), parameter.requires_grad)
-            module._parameters[name] = made
+            module._parameters[name] = _descended(made, parameter)
     for name, buffer in module._buffers.items():
-        module._buffers[name] = None if buffer is None else fn(buffer)
+        module._buffers[name] = None if buffer is None else _descended(fn(buffer), buffer)
     return module
+
+
+def _descended(now: Tensor, was: Tensor) -> Tensor:
+    """What a module's tensor has become, which tells what it comes from."""
+    if now is not was:
+        now.origin = getattr(was, "origin", was)  # type: ignore[attr-defined]
+    return now
+
+
+def _stands_for(now: Tensor | None, was: Tensor) -> bool:
+    """Whether a module's tensor has become another by moves alone: their numbers would be equal."""
+    return getattr(now, "origin", now) is getattr(was, "origin", was)
 
 
 def _kept(method: Callable[..., Any], kept: list[Any] = []) -> Callable[..., Any]:  # noqa: B006
@@ -472,6 +485,7 @@ def standing_in(machine: Machine) -> Iterator[None]:
             (drowsy.network.inference, "Tensor", FakeTensor),
             # Nor can they be marked: a module that a layer stands in for hands on what it is given.
             (drowsy.network.layer, "mark", lambda y, *_: y),
+            (drowsy.network.folded, "_stands_for", _stands_for),
             (drowsy.network.tail.Absorbed, "forward", lambda _, y: y),
             (drowsy.graph.running, "FakeTensorMode", same_mode),
             (drowsy.graph.overwriting, "FakeTensorMode", same_mode),
