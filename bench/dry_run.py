@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import gc
 import heapq
+import itertools
 import json
 import math
 import os
@@ -48,6 +49,7 @@ from torch.overrides import TorchFunctionMode
 
 import drowsy.graph.overwriting
 import drowsy.graph.running
+import drowsy.network.folded
 import drowsy.network.inference
 import drowsy.network.layer
 import drowsy.network.tail
@@ -248,6 +250,14 @@ class Shapes(FakeTensorMode):
             size = (kwargs or {}).get("minlength", 1)
             with self:
                 return torch.empty(size, dtype=torch.int64, device=args[0].device)
+        if func is aten.split_with_sizes.default:
+            # Sizes are counted from data, of which the rows above know nothing.
+            x, sizes, dim = (*args, 0)[:3]
+            if sum(sizes) != x.shape[dim]:
+                shape = [*x.shape]
+                shape[dim] = sum(sizes)
+                with self:
+                    args = (torch.empty(shape, dtype=x.dtype, device=x.device), sizes, dim)
         if func is aten.cudnn_convolution_relu.default:
             x, weight, bias, stride, padding, dilation, groups = args
             return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -372,16 +382,40 @@ def _compiled(machine: Machine) -> Callable[..., Any]:
 
 
 def _apply(module: torch.nn.Module, fn: Callable[[Tensor], Tensor], _: bool = True) -> Any:
-    """``Module._apply``, which cannot change the type of parameters without data in place."""
+    """``Module._apply``, which cannot change parameters without data in place; they stay who they are.
+
+    A converted network shares them with what it stands in for, and asks whether they are the same.
+    """
     for child in module.children():
         child._apply(fn)
     for name, parameter in module._parameters.items():
-        if parameter is not None:
-            made = torch.nn.Parameter(fn(parameter), parameter.requires_grad)
-            module._parameters[name] = made
+        if parameter is not None and (made := fn(parameter)) is not parameter:
+            made = torch.nn.Parameter(made, parameter.requires_grad)
+            # As ``torch.utils.swap_tensors``, which refuses where there are weak references.
+            torch._C._swap_tensor_impl(parameter, made)
+            parameter.__dict__, made.__dict__ = made.__dict__, parameter.__dict__
+            _SWAPPED.append(made)
     for name, buffer in module._buffers.items():
-        module._buffers[name] = None if buffer is None else fn(buffer)
+        module._buffers[name] = None if buffer is None else _descended(fn(buffer), buffer)
     return module
+
+
+_ORIGINS = itertools.count()
+_SWAPPED: list[Tensor] = []
+
+
+def _descended(now: Tensor, was: Tensor) -> Tensor:
+    """What a module's tensor has become, which tells what it comes from; so do copies of it."""
+    if now is not was:
+        if not hasattr(was, "origin"):
+            was.origin = next(_ORIGINS)  # type: ignore[attr-defined]
+        now.origin = was.origin  # type: ignore[attr-defined]
+    return now
+
+
+def _stands_for(now: Tensor | None, was: Tensor) -> bool:
+    """Whether a module's tensor has become another by moves alone: their numbers would be equal."""
+    return now is was or getattr(now, "origin", None) == getattr(was, "origin", now)
 
 
 def _kept(method: Callable[..., Any], kept: list[Any] = []) -> Callable[..., Any]:  # noqa: B006
@@ -472,6 +506,7 @@ def standing_in(machine: Machine) -> Iterator[None]:
             (drowsy.network.inference, "Tensor", FakeTensor),
             # Nor can they be marked: a module that a layer stands in for hands on what it is given.
             (drowsy.network.layer, "mark", lambda y, *_: y),
+            (drowsy.network.folded, "_stands_for", _stands_for),
             (drowsy.network.tail.Absorbed, "forward", lambda _, y: y),
             (drowsy.graph.running, "FakeTensorMode", same_mode),
             (drowsy.graph.overwriting, "FakeTensorMode", same_mode),
