@@ -45,7 +45,7 @@ class Shape:
 
 
 # For screens of a desk, and of a phone.
-WIDE, NARROW = Shape(900, 560, True), Shape(350, 300, False)
+WIDE, NARROW = Shape(900, 470, True), Shape(350, 300, False)
 
 
 def chart(marks: Sequence[Mark], x_title: str, y_title: str, shape: Shape) -> Element:
@@ -72,9 +72,7 @@ def chart(marks: Sequence[Mark], x_title: str, y_title: str, shape: Shape) -> El
     drawn += [_mark(mark, x, y) for mark in named]
     drawn.append(tag("text", y_title, x=4, y=16, class_="axis"))
     across = (_LEFT + shape.right) / 2
-    drawn.append(
-        tag("text", x_title, x=across, y=height - 6, class_="axis", text_anchor="middle")
-    )
+    drawn.append(tag("text", x_title, x=across, y=height - 6, class_="axis", text_anchor="middle"))
     return tag(
         "svg",
         tag("title", f"{y_title} against {x_title}, {len(named)} points"),
@@ -163,9 +161,7 @@ def _mark(mark: Mark, x: Callable[[float], float], y: Callable[[float], float]) 
     if not mark.name:
         return tag("g", drawn, tag("circle", cx=at, cy=up, r=3, class_="spare"))
     if mark.low is not None and mark.high is not None and mark.low != mark.high:
-        drawn.append(
-            tag("line", x1=at, x2=at, y1=y(mark.low), y2=y(mark.high), class_="whisker")
-        )
+        drawn.append(tag("line", x1=at, x2=at, y1=y(mark.low), y2=y(mark.high), class_="whisker"))
     return tag("g", drawn, dot(at, up, mark.turned))
 
 

@@ -1,4 +1,4 @@
-"""Elements of a page. Whatever text they hold is escaped where they are written, by construction."""
+"""Elements of a page; whatever text they hold is escaped where they are written."""
 
 from __future__ import annotations
 

@@ -125,9 +125,7 @@ def schema(view: View) -> Element:
     height, width = view.full
     down, across = view.middle
     line = max(view.full) / 24
-    outer = tag(
-        "rect", x=0, y=0, width=width, height=height, class_="whole", stroke_width=line
-    )
+    outer = tag("rect", x=0, y=0, width=width, height=height, class_="whole", stroke_width=line)
     inner = tag(
         "rect",
         x=(width - across) / 2,

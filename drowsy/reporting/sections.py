@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from drowsy.images.view import View
 from drowsy.knob.metrics import METRICS
+from drowsy.knob.point import OperatingPoint
 from drowsy.reporting.chart import NARROW, WIDE, Mark, chart, dot
 from drowsy.reporting.markup import tag
 from drowsy.reporting.pictures import Album, schema
@@ -36,8 +38,8 @@ def heading(knob: Knob, name: str) -> Element:
     """What this is, in two sentences."""
     most = max(map(knob.saved, knob.points))
     lead = (
-        f"One network, {_count(len(knob.points), 'setting')}: turned all the way, its knob saves "
-        f"{percent(most)} of the {saves(knob.cost)}. What each setting loses is below."
+        f"{_count(len(knob.points), 'setting')} of one network, which save up to {percent(most)} "
+        f"of its {saves(knob.cost)}. What each of them loses is below."
     )
     reported = max(point.images for point in knob.contents.points)
     where = f"Time on {machine_told(knob.contents.made)}. Losses on {_count(reported, 'image')}."
@@ -51,16 +53,17 @@ def deals(knob: Knob, settings: Sequence[Setting]) -> Element | None:
     losses, shown, cards = Losses(knob.objective), set(), []
     for most in _BEARABLE.get(losses.unit, ()):
         within = [
-            each for each in settings if each.name and each.saved and each.saved > 0
-            and each.loss <= most + 1e-9
+            each
+            for each in settings
+            if each.name and each.saved and each.saved > 0 and each.loss <= most + 1e-9
         ]
         best = max(within, key=lambda each: each.saved or 0.0, default=None)
         if best is None or best.name in shown:
             continue
         shown.add(best.name)
-        told = f"lost {losses.written(best.loss)} {losses.unit}"
+        told = f"loses {losses.written(best.loss)} {losses.unit}"
         if best.interval is not None:
-            told += f" ({losses.between(best.interval)})"
+            told += f" (95%: {losses.between(best.interval)})"
         bound = f"{number(most * losses.scale)} {losses.unit}".replace("1 points", "1 point")
         parts = [
             tag("b", percent(best.saved)),
@@ -76,7 +79,7 @@ def _time_beside(knob: Knob, setting: Setting) -> str:
     took, awake = setting.point.latency_ms, knob.awake.latency_ms
     if knob.cost == "latency" or took is None or not awake:
         return ""
-    return f"; takes {number(took / awake)} of the time awake"
+    return f"; takes {number(took / awake)} times as long as awake"
 
 
 def frontier(knob: Knob, settings: Sequence[Setting]) -> Element:
@@ -106,7 +109,7 @@ def frontier(knob: Knob, settings: Sequence[Setting]) -> Element:
         "lines up and down are 95% intervals. Numbers are those of the table."
     )
     if any(not each.name for each in settings):
-        told += " Grey: measured too, but another point costs no more and loses less."
+        told += " Grey: measured too, but another point costs no more and loses no more."
     return _section(
         "What it costs, what it loses",
         tag("ul", key, class_="key"),
@@ -124,7 +127,14 @@ def table(knob: Knob, settings: Sequence[Setting]) -> Element:
     """Every point in figures; those that are not worth having folded away."""
     worth = [each for each in settings if each.name]
     spare = [each for each in settings if not each.name]
-    told = "knob.set(3), say, turns to number 3; knob.set(max_loss=0.01) finds the number itself."
+    told: list[str | Element] = [
+        tag("code", f"knob.set({len(knob.points) - 1})"),
+        f" turns to number {len(knob.points) - 1}, ",
+        tag("code", "knob.set(max_loss=0.01)"),
+        " finds the number itself.",
+    ]
+    if any(each.slower for each in settings):
+        told += [" ", tag("span", "Red", class_="slow"), ": slower here than awake."]
     more = None
     if spare:
         more = tag(
@@ -136,34 +146,77 @@ def table(knob: Knob, settings: Sequence[Setting]) -> Element:
 
 
 def _table(knob: Knob, settings: Sequence[Setting]) -> Element:
-    losses, metric = Losses(knob.objective), METRICS[knob.objective]
-    awake = knob.awake.latency_ms
-    has_joules = any(point.joules is not None for point in knob.contents.points)
-    heads = [f"{saves(knob.cost)} saved"]
-    heads += ["multiplications saved"] * (knob.cost != "macs")
-    heads += [f"ms / batch of {knob.batch}", "images / s"] + ["J / image"] * has_joules
-    unit = f" ({losses.unit})" if losses.unit else ""
-    heads += [metric.axis, f"lost{unit}", "95% interval"]
+    columns = _columns(knob)
     body = []
     for each in settings:
-        point = each.point
-        took = point.latency_ms
-        cells = [percent(each.saved)]
-        cells += [percent(point.saving)] * (knob.cost != "macs")
-        cells += ["" if took is None else number(took)]
-        cells += ["" if not took else number(1e3 * knob.batch / took)]
-        cells += ["" if point.joules is None else number(point.joules)] * has_joules
-        cells += [losses.written(point.figure(knob.objective)), losses.written(each.loss)]
-        cells += [losses.between(each.interval) if not point.is_awake else ""]
         row = [tag("td", tag("span", each.name, class_="n"), _words(each), class_="what")]
-        for head, cell in zip(heads, cells, strict=True):
-            slow = head.startswith("ms") and took is not None and awake is not None
-            kind = "slow" if slow and took > awake else None  # type: ignore[operator]
-            row.append(tag("td", cell or None, data_label=head, class_=kind))
-        body.append(tag("tr", row, class_="awake" if point.is_awake else None))
+        for column in columns:
+            kind = "slow" if column.is_time and each.slower else None
+            row.append(tag("td", column.told(each), data_label=column.short, class_=kind))
+        body.append(tag("tr", row, class_="awake" if each.point.is_awake else None))
     first = tag("th", "what it does", class_="what")
-    head = tag("thead", tag("tr", first, [tag("th", text) for text in heads]))
+    head = tag("thead", tag("tr", first, [tag("th", column.title) for column in columns]))
     return tag("table", head, tag("tbody", body))
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Of the table: its title, a shorter one for phones, and what it tells of a setting."""
+
+    title: str
+    short: str
+    told: Callable[[Setting], str]
+    is_time: bool = False
+
+
+def _columns(knob: Knob) -> list[_Column]:
+    losses, metric = Losses(knob.objective), METRICS[knob.objective]
+    saved, multiplications = f"{saves(knob.cost)} saved", f"{saves('macs')} saved"
+    lost = f"lost ({losses.unit})" if losses.unit else "lost"
+    time = f"ms / batch of {knob.batch}"
+    found = [_Column(saved, _shortly(saved), lambda each: percent(each.saved))]
+    if knob.cost != "macs":
+        found.append(
+            _Column(
+                multiplications,
+                _shortly(multiplications),
+                lambda each: percent(each.point.saving),
+            )
+        )
+    found.append(_Column(time, time, lambda each: _written(each.point.latency_ms), is_time=True))
+    found.append(
+        _Column("images / s", "images / s", lambda each: _written(_speed(each.point, knob.batch)))
+    )
+    if any(point.joules is not None for point in knob.contents.points):
+        found.append(_Column("J / image", "J / image", lambda each: _written(each.point.joules)))
+    return [
+        *found,
+        _Column(
+            metric.axis,
+            metric.axis,
+            lambda each: losses.written(each.point.figure(knob.objective)),
+        ),
+        _Column(lost, lost, lambda each: losses.written(each.loss)),
+        # Awake loses nothing against itself, which is no measurement.
+        _Column(
+            "95% interval",
+            "95%",
+            lambda each: "" if each.point.is_awake else losses.between(each.interval),
+        ),
+    ]
+
+
+def _shortly(title: str) -> str:
+    return title.replace(saves("macs"), "MACs")
+
+
+def _written(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+def _speed(point: OperatingPoint, batch: int) -> float | None:
+    """Images a second."""
+    return 1e3 * batch / point.latency_ms if point.latency_ms else None
 
 
 def _words(setting: Setting) -> list[Element | str]:
@@ -179,7 +232,10 @@ def lever_by_lever(knob: Knob, settings: Sequence[Setting]) -> Element:
     rows = [tag("div", [tag("span", head) for head in heads], class_="turn head")]
     for each in (each for each in settings if each.name):
         parts = [tag("span", each.name, class_="n")]
-        parts += [_cell(lever, each) for lever in LEVERS]
+        if each.turned:
+            parts += [_cell(lever, each) for lever in LEVERS]
+        else:
+            parts.append(tag("span", "awake", class_="all"))
         rows.append(tag("div", parts, class_="turn"))
     told = [(tag("b", lever, class_=lever), why) for lever, why in knob.contents.levers.items()]
     return _section(
@@ -200,13 +256,13 @@ def _cell(lever: str, setting: Setting) -> Element:
     told = setting.turned.get(lever)
     picture = None
     if told is None:
-        text = tag("span", {"view": "whole", "format": "its own", "sleep": "all awake"}[lever])
-        return tag("div", text, class_=f"cell {lever} off", data_label=lever)
+        text = {"view": "whole", "format": "its own", "sleep": "all awake"}[lever]
+        return tag("div", text, class_="cell off")
     if lever == "view" and setting.point.view is not None:
         picture = schema(setting.point.view)
     elif lever == "sleep":
         picture = _rates(setting)
-    return tag("div", picture, tag("b", told, class_=lever), class_=f"cell {lever}", data_label=lever)
+    return tag("div", picture, tag("b", told, class_=lever), class_="cell")
 
 
 def _rates(setting: Setting) -> Element:
@@ -266,9 +322,9 @@ def nights(knob: Knob, settings: Sequence[Setting], album: Album | None) -> Elem
         caption = tag("h3", f"Number {each.name}: ", _words(each))
         figures.append(tag("figure", caption, row))
     told = [
-        "Of the multiplications made for each place of a picture, the part that sleeps: none",
-        tag("span", class_="scale"),
-        "all. All layers together, each by its work; a map of the first seed. What a view leaves "
+        "Of the multiplications made for each place of a picture, the part that sleeps: ",
+        tag("span", "none", tag("i"), "all", class_="scale"),
+        ". All layers together, each by its work; a map of the first seed. What a view leaves "
         "out is veiled.",
     ]
     return _section("Where it sleeps", tag("p", told, class_="note"), figures)

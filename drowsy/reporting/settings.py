@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from drowsy.knob.point import OperatingPoint
-from drowsy.reporting.words import saves
+from drowsy.reporting.words import saves, slower
 from drowsy.tuning.knob import Knob
 
 
@@ -21,6 +21,7 @@ class Setting:
         turned: words on what each lever does, by lever.
         saved: fraction of the knob's cost, None where it was not measured.
         loss: of the objective.
+        slower: whether it took longer than the network awake.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Setting:
     turned: dict[str, str]
     saved: float | None
     loss: float
+    slower: bool
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -47,6 +49,7 @@ def settings_of(knob: Knob) -> list[Setting]:
             knob.turned(point),
             _saved(knob, point),
             _loss(knob, point),
+            slower(knob, point),
         )
         for point in (*worth, *rest)
     ]

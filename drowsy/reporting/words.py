@@ -91,7 +91,8 @@ def how_measured(knob: Knob) -> list[tuple[str, str]]:
             "report": "to report on",
         }
         parts = [
-            f"{_plain(images[name])} {purpose}" for name, purpose in purposes.items()
+            f"{_plain(images[name])} {purpose}"
+            for name, purpose in purposes.items()
             if name in images
         ]
         told.append(("Images", ", ".join(parts) + "; disjoint"))
@@ -157,12 +158,16 @@ def not_said(knob: Knob) -> list[str]:
         "kind, and of each point alone, not of all points at once."
     )
     here = "" if contents.measured_here else ", which is not the one that this page was written on"
+    if any(point.loss is not None and point.loss < 0 for point in points):
+        told.append(
+            "A loss below 0 is a gain on these images. Where its interval holds 0, take it as none."
+        )
     told.append(
         f"Milliseconds are of {machine_told(contents.made)}{here}, for a batch of {knob.batch}. "
         "Other machines, batches, versions and loads order points otherwise: knob.measure() "
         "measures them there."
     )
-    slow = _slower(knob)
+    slow = [str(n) for n, point in enumerate(knob.points) if slower(knob, point)]
     if slow:
         told.append(
             f"Multiplications saved are no time saved. {_listed(slow)} took longer than the "
@@ -173,14 +178,10 @@ def not_said(knob: Knob) -> list[str]:
     return told
 
 
-def _slower(knob: Knob) -> list[str]:
-    """Names of the points that took longer than awake."""
-    awake = knob.awake.latency_ms
-    return [
-        str(n)
-        for n, point in enumerate(knob.points)
-        if awake is not None and point.latency_ms is not None and point.latency_ms > awake
-    ]
+def slower(knob: Knob, point: OperatingPoint) -> bool:
+    """Whether a point took longer than the network awake."""
+    took, awake = point.latency_ms, knob.awake.latency_ms
+    return took is not None and awake is not None and took > awake
 
 
 def saves(cost: str) -> str:
