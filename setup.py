@@ -14,6 +14,7 @@ PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66", "optuna>=4"]
 RAY = ["ray>=2.40"]
 ENERGY = ["nvidia-ml-py>=12.535"]
+METRICS = ["prometheus-client>=0.20"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
 # From 70.1 on it makes wheels by itself.
 BUILD = ["setuptools>=70.1"]
@@ -39,11 +40,13 @@ setup(
         "search": SEARCH,
         "ray": RAY,
         "energy": ENERGY,
+        "metrics": METRICS,
         "study": STUDY,
         "docs": DOCS,
         "test": [
             *STUDY,
             *ENERGY,
+            *METRICS,
             *RAY,
             *DOCS,
             *BUILD,

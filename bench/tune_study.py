@@ -12,7 +12,7 @@ on which nothing was tuned.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ NETWORKS = {
 }
 
 
-def study(name: str, data: Path, weights: Path, minutes: float, folder: Path) -> list[Row]:
+def study(
+    name: str, data: Path, weights: Path, minutes: float, folder: Path, kinds: Sequence[str]
+) -> list[Row]:
     """Rows of one network; results go to ``folder``, where a run resumes."""
     dataset, splits = NETWORKS[name]
     info = models.MODELS[name]
@@ -69,6 +71,7 @@ def study(name: str, data: Path, weights: Path, minutes: float, folder: Path) ->
             store=store,
         )
         for kind, levers in LEVERS.items()
+        if kind in kinds
     }
     for kind, knob in knobs.items():
         knob.save(folder / f"{name}-{kind}.drowsy")
@@ -191,12 +194,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("tune_study"))
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--kinds", nargs="+", choices=list(LEVERS), default=list(LEVERS))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     for name in args.networks:
-        rows = study(name, args.data, args.weights, args.minutes, args.work)
+        rows = study(name, args.data, args.weights, args.minutes, args.work, args.kinds)
         columns = dict.fromkeys(key for row in rows for key in row)
         rows = [{key: row.get(key) for key in columns} for row in rows]
         write_text(args.out / f"{name}.csv", csv_text(rows))

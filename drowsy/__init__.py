@@ -47,6 +47,7 @@ from drowsy.tuning.tune import tune
 if TYPE_CHECKING:
     from drowsy.comparison.compare import compare
     from drowsy.evaluation.ray_engine import RayEngine
+    from drowsy.governor import Governor
 
 __version__ = VERSION
 
@@ -62,6 +63,7 @@ __all__ = [
     "Evaluator",
     "Fovea",
     "Frontier",
+    "Governor",
     "Grain",
     "Knob",
     "Lattice",
@@ -97,7 +99,11 @@ __all__ = [
 ]
 
 # Imported when they are first asked for: what few programs use must not slow down the others.
-_LATER = {"compare": "drowsy.comparison.compare", "RayEngine": "drowsy.evaluation.ray_engine"}
+_LATER = {
+    "compare": "drowsy.comparison.compare",
+    "Governor": "drowsy.governor.governor",
+    "RayEngine": "drowsy.evaluation.ray_engine",
+}
 
 
 def __getattr__(name: str) -> Any:

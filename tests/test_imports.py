@@ -18,7 +18,7 @@ GROUPS = (
     {"neuron"},
     {"knob", "backends", "models"},
     {"network"},
-    {"graph", "energy"},
+    {"graph", "energy", "governor"},
     {"evaluation", "deployment"},
     {"searches", "correction"},
     {"tuning"},

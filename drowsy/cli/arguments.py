@@ -21,13 +21,17 @@ from drowsy.cli.commands import (
     run_uniform,
 )
 from drowsy.cli.inputs import SLEEP
+from drowsy.cli.knobs import run_bench, run_evaluate, run_tune
+from drowsy.cli.networks import NAMES
 from drowsy.comparison.recipes import RECIPES, SETS
+from drowsy.evaluation.tasks import NAMES as TASKS
 from drowsy.images.scaling import INTERPOLATIONS
 from drowsy.knob.frontier import COSTS
-from drowsy.models import MODELS
 from drowsy.searches.methods import METHODS
 from drowsy.sleep import FILLS
 from drowsy.tuning.conditions import SAVINGS, SEEDS
+from drowsy.tuning.levers import LEVERS
+from drowsy.tuning.tune import MINUTES
 
 
 class Arguments(argparse.Namespace):
@@ -74,6 +78,22 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    sub = command("tune", run_tune, "give a network a knob: every lever, measured here, in a file")
+    sub.add_argument("model", metavar="MODEL", help=f"{NAMES} that makes yours")
+    sub.add_argument("data", metavar="DATA", help="folder: class subfolders, or a labels CSV")
+    _add_tuning(sub)
+    _add_details(sub.add_argument_group("network"))
+    sub = command("evaluate", run_evaluate, "whether a knob holds on other images")
+    _add_knob(sub)
+    _add_images(sub)
+    sub.add_argument("--batch", type=int, default=50, help="images per forward pass (default: 50)")
+    sub = command("bench", run_bench, "milliseconds of every setting of a knob, here, in a minute")
+    _add_knob(sub)
+    sub.add_argument("--batch", type=int, help="images a batch (default: as it was tuned for)")
+    sub.add_argument(
+        "--seconds", type=float, default=30.0, help="for all settings together (default: 30)"
+    )
+    sub.add_argument("--out", help="write the knob with what was measured here")
     demo = command("demo", run_demo, "the main job on a network and images that pip delivers")
     demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
     sub = command("inspect", run_inspect, "what conversion does with a network, and why")
@@ -160,15 +180,49 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_network(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("network")
-    group.add_argument(
-        "--model", required=True, help=f"{', '.join(MODELS)}, or MODULE:FUNCTION that makes yours"
-    )
+    group.add_argument("--model", required=True, help=f"{NAMES} that makes yours")
+    _add_details(group)
+
+
+def _add_details(group: Any) -> None:
+    """What names a network besides ``model``: ``drowsy.cli.networks.DETAILS``."""
     group.add_argument("--weights", help="safetensors file (names as in state_dict)")
-    group.add_argument("--classes", type=int, help="number of classes (yours only)")
+    group.add_argument(
+        "--classes", type=int, help="number of classes (of networks with weights of yours)"
+    )
     group.add_argument("--resize", type=int, help="shortest side to scale larger images to")
     group.add_argument("--crop", type=int, help="side of the centre crop")
     group.add_argument("--mean", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
     group.add_argument("--std", type=float, nargs=3, help="of RGB, on the scale 0 to 1")
+
+
+def _add_tuning(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--out", required=True, help="knob file; table, record and picture go beside")
+    sub.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
+    sub.add_argument("--images", type=read_range, help="FIRST:LAST by sorted name (default: all)")
+    sub.add_argument(
+        "--minutes", type=float, default=MINUTES, help=f"to take, about (default: {MINUTES:g})"
+    )
+    sub.add_argument(
+        "--cost", choices=COSTS, default="latency", help="what is saved (default: latency, here)"
+    )
+    sub.add_argument(
+        "--levers", nargs="+", choices=LEVERS, help="some of them (default: all that save here)"
+    )
+    sub.add_argument("--batch", type=int, default=8, help="images a batch (default: 8)")
+    sub.add_argument(
+        "--metric", choices=TASKS, default="auto", help="task (default: auto, by the outputs)"
+    )
+    sub.add_argument("--store", help="SQLite file by which a run that was stopped goes on")
+    sub.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _add_knob(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("knob", metavar="F", help="file that `drowsy tune` or Knob.save wrote")
+    sub.add_argument("--device", default="cpu", help="cpu or cuda")
+    group = sub.add_argument_group("network (default: as the file tells)")
+    group.add_argument("--model", help=f"{NAMES} that makes yours")
+    _add_details(group)
 
 
 def _add_sleep(sub: argparse.ArgumentParser, of_frontier: bool = False) -> None:

@@ -10,18 +10,16 @@ from pathlib import Path
 import torch
 
 from drowsy.cli.inputs import (
-    build_model,
     cost_of,
     image_shape,
     load_data,
     load_frontier,
-    load_model,
     load_network,
     make_folder,
-    model_info,
     open_study,
     place,
 )
+from drowsy.cli.networks import build_model, load_model, model_info
 from drowsy.cli.options import check_apart, check_out_file, find_device
 from drowsy.comparison.compare import compare, table
 from drowsy.comparison.recipes import RECIPES, SETS

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drowsy import models
+from drowsy.cli.networks import about_weights, load_model, note
 from drowsy.cli.options import check_correct, find_device
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import load_stencils
@@ -29,8 +27,7 @@ from drowsy.graph.stages import align
 from drowsy.images.folders import ImageSet, load_images
 from drowsy.knob.costs import NetworkCost, network_cost
 from drowsy.knob.frontier import Frontier
-from drowsy.models import MODELS, ModelInfo, Preprocess
-from drowsy.models.checkpoint import load_weights
+from drowsy.models import ModelInfo
 from drowsy.network.net import DrowsyNet
 from drowsy.sleep import DEFAULT_K, Grain, parse_source, source_text
 from drowsy.study.figures import Study
@@ -51,7 +48,7 @@ def open_study(args: argparse.Namespace) -> Iterator[Study]:
     about = {
         "model": args.model,
         "dtype": args.dtype,
-        **_about_weights(args),
+        **about_weights(args),
         "first": data.names[0],
         "last": data.names[-1],
         **({"stencils": args.stencils} if args.stencils else {}),
@@ -150,7 +147,7 @@ def _as_measured(args: argparse.Namespace, frontier: Frontier) -> dict[str, Any]
             )
         found[name] = asked or (min(known) if len(known) == 1 else ours)
     if frontier.source is None and args.source is None:
-        _note(
+        note(
             args,
             f"{args.frontier} does not tell the source that it was measured with; "
             f"{found['source']} is taken (--source for another)",
@@ -173,112 +170,6 @@ def _check_frontier(args: argparse.Namespace, frontier: Frontier, net: DrowsyNet
             f"frontier: {args.frontier} is of another network, with layers {listed}, which "
             f"{args.model} has not or leaves awake"
         )
-
-
-def _note(args: argparse.Namespace, text: str) -> None:
-    print(f"drowsy {args.command}: {text}", file=sys.stderr)
-
-
-def load_model(args: argparse.Namespace, trained: bool = True) -> tuple[nn.Module, ModelInfo]:
-    """The network; not ``trained``, random weights will do where none are given."""
-    info = model_info(args)
-    model: nn.Module
-    if info.name in MODELS and (trained or args.weights):
-        model = models.load(info.name, args.weights)
-    else:
-        model = build_model(info)
-        if args.weights:
-            load_weights(model, Path(args.weights))
-        elif trained:
-            _note(
-                args, f"{info.name} has the weights that its function gave it (--weights: others)"
-            )
-    return model, info
-
-
-def _about_weights(args: argparse.Namespace) -> dict[str, str]:
-    """Where the weights of a network of one's own are from, for a record."""
-    if args.model in MODELS:
-        return {}
-    return {"weights": args.weights or "as the function made them"}
-
-
-def build_model(info: ModelInfo) -> nn.Module:
-    """A network as its function makes it, in eval mode."""
-    try:
-        model = info.build()
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise ValueError(
-            f"model: {info.name} raised {type(error).__name__}: {error} "
-            f"({where.filename}, line {where.lineno})"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model: got {info.name}, which makes a {type(model).__name__}, "
-            "allowed: a function that makes a torch.nn.Module"
-        )
-    return model.eval()
-
-
-def model_info(args: argparse.Namespace) -> ModelInfo:
-    """A network of the registry, or ``module:function`` of the user's."""
-    if args.model in MODELS:
-        info = MODELS[args.model]
-    else:
-        build = _find_function(args.model)
-        info = ModelInfo(args.model, build, MODELS["resnet18"].preprocess, args.classes or 1000)
-    p = info.preprocess
-    preprocess = Preprocess(
-        p.resize if args.resize is None else args.resize,
-        p.crop if args.crop is None else args.crop,
-        tuple(args.mean) if args.mean else p.mean,
-        tuple(args.std) if args.std else p.std,
-    )
-    return ModelInfo(
-        info.name, info.build, preprocess, args.classes or info.num_classes, info.weights
-    )
-
-
-def _find_function(given: str) -> Callable[[], nn.Module]:
-    """The function ``MODULE:FUNCTION``, which may import from the current folder when it runs."""
-    module, _, name = given.partition(":")
-    if not module or not name:
-        raise ValueError(
-            f"model: got {given!r}, allowed: {', '.join(MODELS)}, "
-            "or MODULE:FUNCTION for a function of yours that makes the network"
-        )
-    try:
-        with current_folder_importable():
-            found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise ImportError(
-            f"model: got {given!r}, which cannot be imported ({error}), "
-            "allowed: MODULE:FUNCTION with a module in this folder or on Python's path"
-        ) from error
-    if not callable(found):
-        raise ValueError(
-            f"model: got {given!r}, but {module} has no function {name}, "
-            "allowed: MODULE:FUNCTION for a function that makes the network"
-        )
-
-    def build() -> nn.Module:
-        with current_folder_importable():
-            return found()
-
-    return build
-
-
-@contextmanager
-def current_folder_importable() -> Iterator[None]:
-    """The current folder first among the places to import from, for as long as this lasts."""
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        # Whatever was imported meanwhile may have changed the path, or removed this.
-        if "" in sys.path:
-            sys.path.remove("")
 
 
 def make_folder(args: argparse.Namespace) -> Path:

@@ -56,7 +56,7 @@ def _check_company(args: argparse.Namespace) -> None:
         needs("seeds", args.measure is not None, "with --measure, as nothing is measured")
     needs("address", getattr(args, "engine", None) == "ray", "with --engine ray")
     own = getattr(args, "model", None) not in MODELS
-    needs("classes", own, "with MODULE:FUNCTION, as the networks that come with drowsy have theirs")
+    needs("classes", own, "for other networks, as those that come with drowsy have theirs")
     if not hasattr(args, "frontier"):
         needs("stencils", getattr(args, "fill", None) == "stencil", "with --fill stencil")
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from drowsy.files.pictures import by_depth, draw_legend, label_axes, new_figure, save_figure
+from drowsy.files.pictures import (
+    by_depth,
+    draw_legend,
+    label_axes,
+    nested,
+    new_figure,
+    save_figure,
+    square_roots,
+)
 from drowsy.files.tables import Row
 from drowsy.knob.metrics import METRICS, objectives
 
@@ -31,7 +36,8 @@ def plot_comparison(
     figure, axes = new_figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         reach: list[float] = [0.0, 1.0]
-        for i, (method, colour) in enumerate(zip(methods, by_depth(len(methods)), strict=True)):
+        looks = zip(methods, by_depth(len(methods)), nested(len(methods)), strict=True)
+        for i, (method, colour, width) in enumerate(looks):
             mine = [r for r in rows if r["method"] == method and r["saving_reached"] is not None]
             lost, spread = ([row[f"{panel}_{part}"] for row in mine] for part in ("lost", "std"))
             axis.errorbar(
@@ -39,7 +45,9 @@ def plot_comparison(
                 lost,
                 spread,
                 marker="osD^vPX"[i % 7],
-                markersize=5,
+                markersize=5 if method == rival else 3.5 + width,
+                linewidth=1.5 if method == rival else width,
+                elinewidth=1.5,
                 capsize=3,
                 linestyle="--" if method == rival else "-",
                 color="black" if method == rival else colour,
@@ -50,21 +58,6 @@ def plot_comparison(
             reach += [y + sign * s for y, s in zip(lost, spread, strict=True) for sign in (-1, 1)]
         label_axes(axis, "multiplications saved (%)", f"{METRICS[panel].title} lost (points)")
         axis.autoscale(axis="x")
-        _square_roots(axis, min(reach), max(reach))
+        square_roots(axis, min(reach), max(reach))
     draw_legend(figure, axes[-1])
     return save_figure(figure, path, title)
-
-
-def _square_roots(axis: Any, low: float, high: float) -> None:
-    """A scale of square roots, signed, with ticks where small and large losses can be read."""
-    axis.set_yscale(
-        "function",
-        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
-    )
-    axis.set_ylim(low, high)
-    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
-    ticks = sorted({-t for t in losses} | set(losses))
-    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
-    axis.yaxis.set_major_formatter("{x:g}")
-    if low < 0:
-        axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)

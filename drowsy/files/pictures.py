@@ -1,20 +1,26 @@
 """What all pictures share: figures without a display, axes, colours, legends, files.
 
-A picture is ``new_figure``, a line ``by_depth`` for each layer, ``label_axes``, ``draw_legend`` and
+A picture is ``new_figure``, lines, ``label_axes``, ``draw_legend`` or ``label_ends``, and
 ``save_figure``, in this order. Figures and axes are matplotlib's own (extra ``plot``).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from drowsy._optional import require
 from drowsy.files.atomic import replacing
 
 # As many layers as there are colours that nobody confuses.
 DISTINCT = 10
+# As many lines as can be named beside a panel.
+LABELS = 30
 
 
 def new_figure(panels: int, across: int | None = None) -> tuple[Any, list[Any]]:
@@ -69,6 +75,84 @@ def draw_legend(figure: Any, axis: Any) -> None:
         fontsize=6.5 if small else 9,
         ncols=2 if len(labels) > 30 else 1,
     )
+
+
+def square_roots(axis: Any, low: float, high: float) -> None:
+    """A scale of square roots, signed, with ticks where small and large losses can be read."""
+    axis.set_yscale(
+        "function",
+        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
+    )
+    axis.set_ylim(low, high)
+    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
+    ticks = sorted({-t for t in losses} | set(losses))
+    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
+    axis.yaxis.set_major_formatter("{x:g}")
+    if low < 0:
+        axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Places between 0 and 1 as near to these as can be, at least ``gap`` from each other.
+
+    Least squares: neighbours that are too near stand evenly about the mean of theirs.
+
+    Args:
+        places: rising, at most as many as have room.
+        gap: 0 or more.
+    """
+    # Less their own gaps, places must only not fall: neighbours that do are pooled.
+    most = max(1 - gap * (len(places) - 1), 0.0)
+    pools: list[list[float]] = []
+    for n, place in enumerate(places):
+        pools.append([min(max(place - n * gap, 0.0), most)])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    level = [fmean(pool) for pool in pools for _ in pool]
+    return [each + n * gap for n, each in enumerate(level)]
+
+
+def label_ends(axis: Any, labels: Mapping[str, tuple[float, float, Any]]) -> None:
+    """Name lines where they end, to the right of a panel whose limits are final.
+
+    Args:
+        axis: with linear scales.
+        labels: of each line its last ``(x, y)`` and its colour; at most ``LABELS``.
+    """
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    axis.set(xlim=(left, right), ylim=(low, high))
+    order = sorted(labels, key=lambda text: labels[text][1])
+    ends = {
+        t: ((x - left) / (right - left), (y - low) / (high - low))
+        for t, (x, y, _) in labels.items()
+    }
+    for text, height in zip(
+        order, apart([ends[each][1] for each in order], 1 / LABELS), strict=True
+    ):
+        axis.annotate(
+            text,
+            ends[text],
+            (1.06, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=6.5,
+            color=labels[text][2],
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": labels[text][2],
+                "linewidth": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 1,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def nested(count: int) -> list[float]:
+    """Widths of lines in the order that they are drawn in: each shows behind those after it."""
+    return [1.2 + min(1.1, 3 / count) * n for n in range(count)][::-1]
 
 
 def save_figure(figure: Any, path: str | os.PathLike[str], title: str) -> Path:

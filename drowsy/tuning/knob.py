@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from drowsy.energy import Meter, NoMeter
 from drowsy.energy.measurement import ratio
+from drowsy.evaluation.arguments import gather
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align
 from drowsy.images.checks import check_images
@@ -22,6 +23,7 @@ from drowsy.knob.costs import layer_shares, network_cost, saving
 from drowsy.knob.frontier import Frontier, NoSuchPoint
 from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
+from drowsy.tuning.evaluate import evaluate, sold, task_named
 from drowsy.tuning.knobfile import Contents, read_knob, write_knob
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.timing import in_turns, typical
@@ -246,6 +248,62 @@ class Knob:
             replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
             for n, point in enumerate(points)
         ]
+
+    def evaluate(
+        self, images: Any, labels: Any = None, *, metric: Any = None, batch: int = 50
+    ) -> list[Row]:
+        """What every point loses on other images: whether the knob holds there.
+
+        Losses are against the network awake, image by image, in the objective that the knob was
+        tuned for. Where that is another thing here, since there are labels and were none or the
+        other way round, they are in the task's own, and nothing is said of whether points hold.
+
+        Args:
+            images: ``[N, C, H, W]``, a loader or a data set, that points were not chosen on.
+            labels: as for ``drowsy.tune``; None compares with the network awake.
+            metric: as for ``drowsy.tune``; None for the task that the knob was tuned for.
+            batch: images per forward pass.
+
+        Returns:
+            a row a point, awake first: ``setting``, every metric that was measured, ``loss`` and
+            its 95% interval ``loss_low`` to ``loss_high``, ``sold_loss``, ``sold_low`` and
+            ``sold_high``; ``holds``, whether the loss is at most ``sold_high``; ``surely``, whether
+            all of its interval lies on that side; ``objective``, what is lost.
+
+        Raises:
+            TypeError, ValueError: images or labels that the network or the task does not take, or
+                no metric where the knob was tuned by a function.
+        """
+        made = self.contents.made
+        points = [self.awake, *(p for p in self.points if p is not self.awake)]
+        images, labels = gather(self._machine.nets[None], images, labels)
+        # Agreement is with the network awake, whether there are labels or not.
+        same = self.objective == "agreement" or made.get("labelled") == (labels is not None)
+        objective, found = evaluate(
+            self._machine,
+            points,
+            images,
+            labels,
+            task_named(made) if metric is None else metric,
+            self.objective if same else None,
+            batch,
+        )
+        alike = same and objective == self.objective
+        rows = []
+        for point, each in zip(points, found, strict=True):
+            low, high = each.loss.low, each.loss.high
+            rows.append(
+                {
+                    "setting": self.describe(point),
+                    **each.figures,
+                    "loss": each.loss.mean,
+                    "loss_low": low,
+                    "loss_high": high,
+                    **sold(point if alike else replace(point, loss=None, interval=None), each),
+                    "objective": objective,
+                }
+            )
+        return rows
 
     # --- what it says ---------------------------------------------------------------------------
 

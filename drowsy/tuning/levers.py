@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from drowsy.images.view import View
-from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.recipe import CORRECTIONS, Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.sleeping import asleep
 from drowsy.tuning.workbench import Operation, Workbench
@@ -19,7 +19,8 @@ MIDDLES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.70, 0.64)
 SLEEP_SAVINGS = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 # A format or a sleep that takes more than this of what it replaces is not worth its loss.
 WORTH = 0.95
-_CORRECTIONS = ("none", "affine", "reconstruct")
+# Savings that recipes are chosen at.
+_TRIED = (0.22, 0.45)
 
 
 @dataclass
@@ -132,14 +133,13 @@ def offer_sleep(
                 + (f", in {number_format}" if number_format else "")
             )
             return recipes[0]
-    best = _best(workbench, _sources(recipes, workbench, views[0], number_format))
-    if best is None:
+    found = _best(workbench, recipes, views[0], number_format)
+    if found is None:
         offers.told["sleep"] = "left out: no setting saves enough"
         return recipes[0]
-    recipe, _ = best
-    corrected = [replace(recipe, correction=each) for each in _CORRECTIONS]
-    chosen = _best(workbench, _sources(corrected, workbench, views[0], number_format))
-    recipe = chosen[0] if chosen else recipe
+    ways = [replace(found, correction=each) for each in CORRECTIONS]
+    ways.append(replace(found, fill="interpolate"))
+    recipe = _best(workbench, ways, views[0], number_format) or found
     count = len(offers.operations)
     used: dict[tuple[int, ...], View] = {}
     for view in views:
@@ -159,21 +159,17 @@ def offer_sleep(
     return recipe
 
 
-def _sources(
-    recipes: Sequence[Sleep], workbench: Workbench, view: View, number_format: str | None
-) -> Iterator[tuple[Sleep, Operation]]:
-    """One rate for all layers, at half of the multiplications, by each recipe."""
+def _best(
+    workbench: Workbench, recipes: Sequence[Sleep], view: View, number_format: str | None
+) -> Sleep | None:
+    """The recipe that does best at one rate for all layers; None where none saves enough."""
+    fitness: dict[Sleep, float] = {}
     for recipe in recipes:
         plain = replace(recipe, rates="uniform")
-        operation = asleep(plain, workbench, view, 0.45, number_format)
-        if operation is not None:
-            yield recipe, operation
-
-
-def _best(
-    workbench: Workbench, found: Iterator[tuple[Sleep, Operation]]
-) -> tuple[Sleep, Operation] | None:
-    return min(found, key=lambda each: workbench.damage(each[1]), default=None)
+        operations = [asleep(plain, workbench, view, each, number_format) for each in _TRIED]
+        if all(operations):
+            fitness[recipe] = sum(workbench.fitness(each) for each in operations if each)
+    return max(fitness, key=fitness.__getitem__, default=None)
 
 
 def _pace(rig: Rig, recipe: Sleep, number_format: str | None, rate: int) -> float:

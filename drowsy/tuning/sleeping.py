@@ -40,6 +40,8 @@ def asleep(
     ]
     if len(operations) < 2:
         return next(iter(operations), None)
+    if workbench.graded:
+        return max(operations, key=workbench.quality)
     # Of those that are about as close to the network awake, the most accurate one.
     damage = {operation: workbench.damage(operation) for operation in operations}
     near = TIED * min(damage.values())

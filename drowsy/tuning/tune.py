@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
+import math
 import os
 import statistics
 import sys
@@ -210,6 +210,7 @@ def tune(
             levers=offers.told,
             made={
                 "task": str(task),
+                "labelled": labels is not None,
                 "images": {name: len(span) for name, span in parts.items()},
                 "data": about["data"],
                 "minutes": minutes,
@@ -272,7 +273,7 @@ def _bar(minutes: float, progress: bool | None) -> Iterator[Callable[[str], None
 
         def tell(doing: str) -> None:
             bar.n = min(time.monotonic() - start, bar.total)
-            bar.set_description(doing)
+            bar.set_description_str(doing)
 
         yield tell
 
@@ -321,12 +322,32 @@ def _undominated(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
-    """Awake, and the points of a knob: of every step of saving the undominated one that is next."""
-    awake = operations[0]
-    kept = [each for each in _undominated(rig, operations) if each != awake]
-    saved = [1 - rig.spent(each) for each in kept]
-    places = {bisect.bisect_left(saved, step / STEPS - ROUNDING) for step in range(1, STEPS)}
-    return [awake, *(kept[n] for n in sorted(places) if n < len(kept) and saved[n] > 0)]
+    """Awake, and the points of a knob: the best operation for every step of saving.
+
+    The best one on the search images may be so by chance. Of those that are no worse than it by
+    more than a standard error, the one is taken that is closest to the network awake, which fewer
+    images tell.
+    """
+    workbench, awake = rig.workbench, operations[0]
+    offered = {each: 1 - rig.spent(each) for each in operations if each != awake}
+    chosen: list[Operation] = []
+    for step in range(1, STEPS):
+        enough = [each for each, saved in offered.items() if saved >= step / STEPS - ROUNDING]
+        if not enough:
+            break
+        best = workbench.qualities(max(enough, key=workbench.quality))
+        near = [each for each in enough if _as_good(workbench.qualities(each), best)]
+        least = min(map(workbench.damage, near))
+        # Of equals the one that saves most.
+        close = [each for each in near if workbench.damage(each) <= least]
+        chosen.append(max(close, key=offered.__getitem__))
+    return [awake, *dict.fromkeys(chosen)]
+
+
+def _as_good(values: np.ndarray, best: np.ndarray) -> bool:
+    """Whether images' qualities are below others by no more than the standard error of that."""
+    lost = best - values
+    return float(lost.mean()) <= float(lost.std()) / math.sqrt(len(lost))
 
 
 def _point(workbench: Workbench, operation: Operation) -> OperatingPoint:

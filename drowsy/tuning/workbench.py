@@ -61,6 +61,7 @@ class Operation:
 
 
 _AWAKE = Sleep("dense")
+_Measured = tuple[OperatingPoint, dict[str, np.ndarray]]
 # Searches that correct the network at every setting: images for that, and images they measure on.
 SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
 
@@ -116,7 +117,7 @@ class Workbench:
         self._sleepers = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
         self._engines: dict[tuple[str, View, str | None], Corrected] = {}
-        self._points: dict[tuple[Operation, str], tuple[OperatingPoint, np.ndarray]] = {}
+        self._points: dict[tuple[Operation, str], _Measured] = {}
         self._references: dict[str, Reference] = {}
         self._shadows: dict[DrowsyNet, nn.Module] = {}
         self._costs: dict[tuple[DrowsyNet, Size], NetworkCost] = {}
@@ -198,8 +199,7 @@ class Workbench:
         """Multiplications for one image of a size."""
         if (net, size) not in self._costs:
             if net not in self._shadows:
-                # Shapes and costs without memory or time.
-                self._shadows[net] = copy.deepcopy(net).to("meta")
+                self._shadows[net] = _shadow(net, self.image)
             self._costs[net, size] = network_cost(self._shadows[net], (self.image[0], *size))
         return self._costs[net, size]
 
@@ -217,7 +217,7 @@ class Workbench:
 
     def values(self, operation: Operation, split: str = "report") -> np.ndarray:
         """The objective of every image of a split, ``[images]``, the mean over the seeds."""
-        return self._measured(operation, split)[1]
+        return self._measured(operation, split)[1][self.objective]
 
     def calibration(self, operation: Operation) -> Calibration | None:
         """The corrections that an operation is measured with; None for none."""
@@ -226,14 +226,16 @@ class Workbench:
             return None
         return engine.calibration(operation.net, operation.setting)
 
-    def _measured(self, operation: Operation, split: str) -> tuple[OperatingPoint, np.ndarray]:
-        """An operation's point on a split and its objective of every image; measured once."""
+    def _measured(self, operation: Operation, split: str) -> _Measured:
+        """An operation's point on a split and every metric of every image; measured once."""
         if (operation, split) not in self._points:
             measurer = self._measurer_of(operation, split)
             counts = measurer.counts([operation.setting], split)[operation.setting]
-            values = [each.values[self.objective] for each in counts]
-            point = measurer.point(operation.setting, counts)
-            self._points[operation, split] = point, np.mean(values, axis=0)
+            values = {
+                name: np.mean([each.values[name] for each in counts], axis=0)
+                for name in counts[0].values
+            }
+            self._points[operation, split] = measurer.point(operation.setting, counts), values
         return self._points[operation, split]
 
     def _measurer_of(self, operation: Operation, split: str) -> Measurer:
@@ -245,18 +247,32 @@ class Workbench:
         return self._measurer(operation.net, images, split, seeds, engine, operation.view)
 
     def quality(self, operation: Operation) -> float:
-        """How good an operation is on the search images, to choose among sizes."""
-        point = self.measure(operation, "search")
-        if not self.labelled:
-            # Finer than how often outputs agree.
-            return -(point.figure(self._task.damage) or 0.0)
-        if point.top1 is not None and point.top5 is not None:
-            return point.top1 + point.top5
-        return float(point.figure(self.objective))
+        """How good an operation is on the search images, to choose among several."""
+        return float(self.qualities(operation).mean())
+
+    def qualities(self, operation: Operation) -> np.ndarray:
+        """The same of every image, ``[images]``."""
+        values = self._measured(operation, "search")[1]
+        if self.graded:
+            return values[self.objective]
+        # Without labels, what is finer than how often outputs agree.
+        return values["top1"] + values["top5"] if self.labelled else -values["divergence"]
+
+    @property
+    def graded(self) -> bool:
+        """Whether quality is a matter of degree for a single image, and not of right or wrong."""
+        return self._task is not CLASSIFICATION
+
+    def fitness(self, operation: Operation) -> float:
+        """How good an operation is beside others on one view.
+
+        Whether an answer is right is told by few images; how far it moved by each.
+        """
+        return self.quality(operation) if self.graded else -self.damage(operation)
 
     def damage(self, operation: Operation) -> float:
         """Mean damage on the search images, to choose among settings on one view."""
-        return self.measure(operation, "search").figure(self._task.damage) or 0.0
+        return float(self._measured(operation, "search")[1][self._task.damage].mean())
 
     def search(self, recipe: Sleep) -> dict[Setting, float]:
         """Settings measured on the search images at full resolution, and their divergence.
@@ -351,6 +367,19 @@ class Workbench:
                 outputs,
             )
         return self._references[split]
+
+
+def _shadow(net: DrowsyNet, image: tuple[int, int, int]) -> nn.Module:
+    """What tells shapes and costs without memory or time, or the network where it cannot.
+
+    Tensors that are neither parameters nor buffers stay where they are.
+    """
+    shadow = copy.deepcopy(net).to("meta")
+    try:
+        network_cost(shadow, image)
+    except RuntimeError:
+        return net
+    return shadow
 
 
 def _restored(take: Callable[[Any, Tensor], Any], view: View, output: Any, images: Tensor) -> Any:

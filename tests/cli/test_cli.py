@@ -17,8 +17,8 @@ import torch
 import drowsy
 from drowsy import models
 from drowsy.cli.arguments import parse
-from drowsy.cli.inputs import current_folder_importable
 from drowsy.cli.main import main
+from drowsy.cli.networks import current_folder_importable
 from drowsy.evaluation.measurer import Measurer
 from drowsy.graph.inspection import inspect
 from drowsy.images.folders import load_images

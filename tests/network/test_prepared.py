@@ -198,6 +198,15 @@ def test_changes_are_followed(norm: str, change: Callable[[DrowsyNet], None]) ->
     assert torch.equal(run(net, x), the_usual_way(net, x))
 
 
+def test_a_kernel_of_another_size_that_decides_the_padding_is_followed() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, padding="same"), nn.Conv2d(6, 5, 1)).eval()
+    x = torch.randn(2, 4, 9, 8)
+    net = convert(model, x)
+    run(net, x)
+    model[0].weight.data = torch.randn(6, 4, 5, 1)
+    assert torch.equal(run(net, x), run(model, x))
+
+
 @pytest.mark.parametrize("norm", ["none", "norm"])
 def test_tensors_given_for_a_call_are_taken_for_that_call(norm: str) -> None:
     model, net, x = network("3x3", norm, "function")

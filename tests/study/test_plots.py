@@ -71,6 +71,12 @@ def bands(axis: Any) -> int:
     return len([c for c in axis.collections if type(c).__name__.startswith("FillBetween")])
 
 
+def names(axis: Any) -> list[str]:
+    """What is written beside a panel, the highest first."""
+    texts = sorted(axis.texts, key=lambda text: -text.xyann[1])
+    return [text.get_text() for text in texts]
+
+
 def legend_texts(figure: Figure) -> list[str]:
     legends = [*figure.legends, *(a.get_legend() for a in figure.axes if a.get_legend())]
     return [text.get_text() for legend in legends for text in legend.get_texts()]
@@ -89,18 +95,20 @@ def test_sensitivity_is_a_line_per_layer_in_per_cent(tmp_path: Path, drawn: list
     ]
     assert {axis.get_xlabel() for axis in figure.axes} == {"dropout rate of the layer"}
     found = lines(figure.axes[0])
-    assert list(found) == list(LAYERS)
+    assert set(found) == set(LAYERS)
     assert found["conv3"][0] == [j / 8 for j in range(8)]
     assert found["conv3"][1] == pytest.approx([60 - 2 * j for j in range(8)])
-    assert legend_texts(figure) == list(LAYERS)
+    # Named where they end, in the order of their ends; no legend to look up.
+    assert [names(axis) for axis in figure.axes] == [["conv3", "conv2", "conv1"]] * 2
+    assert legend_texts(figure) == []
     # The first marker lies on the axis and is drawn whole.
     assert not any(line.get_clip_on() for line in figure.axes[0].get_lines())
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()][:3] == ["0", "1/8", "2/8"]
 
 
 def test_a_band_is_drawn_where_the_spread_is_known(tmp_path: Path, drawn: list[Figure]):
-    plot_sensitivity(layer_rows(top1_std=0.01), tmp_path / "s.png", "")
-    assert [bands(axis) for axis in drawn[0].axes] == [len(LAYERS), 0]
+    plot_sensitivity(layer_rows(("conv1",), top1_std=0.01), tmp_path / "s.png", "")
+    assert [bands(axis) for axis in drawn[0].axes] == [1, 0]
     band = drawn[0].axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((59, 61))
 
@@ -112,25 +120,39 @@ def test_without_labels_agreement_is_drawn(tmp_path: Path, drawn: list[Figure]):
 
 
 @pytest.mark.parametrize("count", [10, 26, 55])
-def test_every_layer_of_a_deep_network_can_be_told_apart(
+def test_every_line_is_named_or_grey_and_no_two_names_overlap(
     tmp_path: Path, drawn: list[Figure], count: int
 ):
-    names = tuple(f"features.{i}.expand3x3" for i in range(count))
-    plot_sensitivity(layer_rows(names), tmp_path / "s.png", "")
+    rows = [
+        {"layer": f"features.{i}.expand3x3", "rate": j / 8, "top1": 0.7 - 0.001 * i * j}
+        for i in range(count)
+        for j in range(8)
+    ]
+    plot_sensitivity(rows, tmp_path / "s.png", "")
     (figure,) = drawn
-    styles = {(str(x.get_color()), x.get_marker()) for x in figure.axes[0].get_lines()}
-    assert len(styles) == count
-    # Neighbours in a long row of colours look alike; their markers do not.
-    markers = [str(x.get_marker()) for x in figure.axes[0].get_lines()]
-    assert count <= 10 or all(a != b for a, b in itertools.pairwise(markers))
-    # The legend covers no curve and is on the picture as a whole.
-    (legend,) = figure.legends
-    box = legend.get_window_extent()
-    assert all(not box.overlaps(axis.get_window_extent()) for axis in figure.axes)
-    assert box.x0 >= 0
-    assert box.y0 >= 0
-    assert box.x1 <= figure.bbox.x1
-    assert box.y1 <= figure.bbox.y1
+    (axis,) = figure.axes
+    found = {line.get_label(): line for line in axis.get_lines()}
+    assert len(found) == count
+    coloured = [name for name, line in found.items() if line.get_color() != "0.6"]
+    # The six that lose most, on top of the others.
+    assert set(coloured) == {f"features.{i}.expand3x3" for i in range(count - 6, count)}
+    assert coloured == list(found)[-6:]
+    assert len({str(found[name].get_color()) for name in coloured}) == 6
+    told = names(axis)
+    if count <= 30:
+        assert set(told) == set(found)
+    else:
+        assert len(told) == 30
+        assert set(told) - set(found) == {"26 more, in grey"}
+        assert set(coloured) <= set(told)
+    figure.draw_without_rendering()
+    boxes = sorted((t.get_window_extent() for t in axis.texts), key=lambda box: box.y0)
+    for one, other in itertools.pairwise(boxes):
+        assert other.y0 >= one.y0 + 0.7 * one.height
+    for text, box in zip(axis.texts, [t.get_window_extent() for t in axis.texts], strict=True):
+        assert box.x0 > axis.get_window_extent().x1, text
+        assert box.x1 <= figure.bbox.x1
+        assert box.y0 >= 0
 
 
 # --- Fig. 5 --------------------------------------------------------------------------------------
@@ -158,6 +180,15 @@ def test_uniform_is_a_solid_line_per_flavour(tmp_path: Path, drawn: list[Figure]
     assert x == pytest.approx([12.5 * j for j in range(8)])
     assert y == pytest.approx([50 * (1 - j / 8) for j in range(8)])
     assert [bands(axis) for axis in figure.axes] == [2, 0]
+
+
+def test_of_fills_that_do_alike_none_is_hidden(tmp_path: Path, drawn: list[Figure]):
+    rows = [row | {"fill": fill} for fill in ("rescale", "zero") for row in uniform_rows()[:8]]
+    plot_uniform(rows, tmp_path / "u.png", "Fig. 6")
+    behind, before = drawn[0].axes[0].get_lines()
+    assert list(behind.get_ydata()) == list(before.get_ydata())
+    assert behind.get_linewidth() >= before.get_linewidth() + 1
+    assert behind.get_markersize() >= before.get_markersize() + 1
 
 
 def test_every_fill_has_a_line(tmp_path: Path, drawn: list[Figure]):
@@ -191,6 +222,10 @@ def test_nonuniform_is_dots_a_solid_frontier_and_dashed_uniform_lines(
             "uniform, non-rescaled": "--",
             "non-uniform, Pareto-optimal": "-",
         }
+        # Dashes over a solid line leave both to be seen.
+        (solid,) = [each for each in axis.get_lines() if each.get_linestyle() == "-"]
+        dashed = [each for each in axis.get_lines() if each.get_linestyle() == "--"]
+        assert all(each.get_zorder() > solid.get_zorder() for each in dashed)
     assert figure.axes[1].collections[0].get_offsets()[0].tolist() == pytest.approx(
         [100 * rows[0]["saving"], 100 * rows[0]["top5"]]
     )
@@ -276,6 +311,9 @@ def test_a_comparison_is_a_line_per_method_in_points_lost(tmp_path: Path, drawn:
     assert list(line.get_ydata()) == [-1, 2]
     assert [found[name][0].get_linestyle() for name in found] == ["-", "--", "-"]
     assert [tuple(s[:, 1]) for s in bars.get_segments()] == [(-1.5, -0.5), (1.5, 2.5)]
+    # A line behind another is the wider one.
+    widths = [found[name][0].get_linewidth() for name in ("paper", "ours")]
+    assert widths[0] > widths[1]
     # What a method cannot reach is left out; the bars lie within the panel.
     assert list(found["paper"][0].get_xdata()) == [26]
     low, high = axis.get_ylim()

@@ -1,0 +1,207 @@
+"""A latency budget on this machine's CPU, while another process comes and goes.
+
+    python -m bench.governor_cpu            # prints, and records under bench/results/governor
+
+SqueezeNet 1.1 with random weights, eight images of 224 x 224 a call, one thread: rates are points,
+whose latencies are measured first, and whose losses are made up (they grow with the rate): what is
+shown is whether a budget is held, not what it costs. The other process multiplies matrices on every
+core. What the governor's decisions take is measured on the way, around an empty knob.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import drowsy
+import drowsy.governor
+from drowsy import models
+from drowsy.files.atomic import write_json
+from drowsy.files.provenance import provenance
+
+RESULTS = Path(__file__).parent / "results" / "governor"
+RATES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate as an operating point."""
+
+    saving: float
+    loss: float
+    latency_ms: float
+    joules: float | None = None
+
+
+class Rates:
+    """A network whose points are rates."""
+
+    def __init__(self, net: Any, points: list[Rate]) -> None:
+        self._net, self.points = net, points
+        self.set(points[0])
+
+    def set(self, point: Rate) -> None:
+        self._net.set(point.saving)
+        self.point = point
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        return self._net(batch)
+
+
+class Nothing:
+    """A knob that does nothing, of so many points."""
+
+    def __init__(self, points: int) -> None:
+        self.points = [Rate(i / points, i / points, 2.0 - i / points, 0.01) for i in range(points)]
+        self.point = self.points[0]
+
+    def set(self, point: Rate) -> None:
+        self.point = point
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch
+
+
+def decisions(points: int, budgets: dict[str, float], calls: int = 5000) -> dict[str, float]:
+    """Microseconds that a call takes above an empty one, by the thread's own time."""
+    knob = Nothing(points)
+    chance = np.random.default_rng(0)
+    # A clock on which calls take a little less than recorded, so that every one is looked at.
+    now = [0.0]
+
+    def tick() -> float:
+        now[0] += 0.0009 * (1 + 0.02 * chance.standard_normal())
+        return now[0]
+
+    board = drowsy.governor.Board("fake", lambda: _reading(now[0], chance))
+    governor = drowsy.Governor(knob, now=tick, device=board, **budgets)  # type: ignore[arg-type]
+    batch = torch.empty(8, 3, 4, 4)
+    taken = []
+    for i in range(calls):
+        if i % 200 == 0:
+            board.sample()
+        before = time.thread_time_ns()
+        governor(batch)
+        taken.append(1e-3 * (time.thread_time_ns() - before))
+    empty = []
+    for _ in range(calls):
+        before = time.thread_time_ns()
+        knob(batch)
+        empty.append(1e-3 * (time.thread_time_ns() - before))
+    rest = statistics.median(empty)
+    return {
+        "median_us": statistics.median(taken) - rest,
+        "mean_us": statistics.fmean(taken) - rest,
+        "p99_us": float(np.quantile(taken, 0.99)) - rest,
+        "points": points,
+    }
+
+
+def _reading(at: float, chance: np.random.Generator) -> Any:
+    watts = 60 + float(chance.standard_normal())
+    return drowsy.governor.Reading(at, at - 0.2, watts, 45.0 + float(chance.integers(3)))
+
+
+def _load(seconds: float) -> None:
+    torch.set_num_threads(1)
+    a = torch.randn(512, 512)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        a @ a
+
+
+def held(seconds: float, slack: float) -> dict[str, Any]:
+    """Run for three stretches, the middle one with another process."""
+    torch.manual_seed(0)
+    net = drowsy.convert(models.load("squeezenet1_1", pretrained=False).eval())
+    batch = torch.randn(8, 3, 224, 224)
+    points = []
+    with torch.inference_mode():
+        for rate in RATES:
+            net.set(rate)
+            net(batch)
+            taken = []
+            for _ in range(5):
+                before = time.perf_counter()
+                net(batch)
+                taken.append(1e3 * (time.perf_counter() - before))
+            points.append(Rate(rate, rate**2 / 5, statistics.median(taken)))
+    budget = slack * points[0].latency_ms
+    load = os.getloadavg()
+    governor = drowsy.Governor(Rates(net, points), latency_ms=budget)
+    stretches: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for name in ("alone", "another process", "alone again"):
+            others = []
+            if name == "another process":
+                context = multiprocessing.get_context("spawn")
+                others = [
+                    context.Process(target=_load, args=(seconds,), daemon=True)
+                    for _ in range(os.cpu_count() or 1)
+                ]
+                for other in others:
+                    other.start()
+            taken, rates = [], []
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                before = time.perf_counter()
+                governor(batch)
+                taken.append(1e3 * (time.perf_counter() - before))
+                rates.append(governor.state.point.saving)
+            for other in others:
+                other.join()
+            stretches.append(
+                {
+                    "stretch": name,
+                    "calls": len(taken),
+                    "median_over_budget": statistics.median(taken) / budget,
+                    "p95_over_budget": float(np.quantile(taken, 0.95)) / budget,
+                    "settled_p95_over_budget": float(np.quantile(taken[10:], 0.95)) / budget,
+                    "mean_rate": statistics.fmean(rates),
+                    "infeasible_at_end": not governor.state.feasible,
+                }
+            )
+    return {
+        "budget_ms": budget,
+        "recorded_ms": [point.latency_ms for point in points],
+        "load_average_before": load,
+        "changes": governor.state.changes,
+        "stretches": stretches,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=40.0, help="of each stretch")
+    parser.add_argument("--slack", type=float, default=1.3, help="budget over the awake latency")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    few = {"latency_ms": 2.0}
+    every = {"latency_ms": 2.0, "images_per_s": 3000.0, "watts": 90.0, "celsius": 80.0}
+    every["joules_per_image"] = 0.1
+    overhead = {
+        "latency, 9 points": decisions(9, few),
+        "all budgets, 9 points": decisions(9, every),
+        "all budgets, 100 points": decisions(100, every),
+    }
+    for name, found in overhead.items():
+        print(name, {key: round(value, 1) for key, value in found.items()})
+    result = held(args.seconds, args.slack)
+    for stretch in result["stretches"]:
+        print(stretch)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    record = {"provenance": provenance(), "decisions": overhead, "held": result}
+    write_json(RESULTS / "cpu.json", record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Whether points hold on other images: what each loses there, beside what it was sold with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from drowsy.evaluation.evaluator import task_of
+from drowsy.evaluation.intervals import Interval, paired
+from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.tasks import NAMES
+from drowsy.files.tables import Row, align
+from drowsy.images.checks import check_batch
+from drowsy.knob.metrics import METRICS
+from drowsy.knob.point import OperatingPoint
+from drowsy.tuning.machine import Machine
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a point does on images.
+
+    Attributes:
+        figures: of every metric that could be measured, its mean.
+        loss: how much less of the objective than awake, on the same images, with its 95% interval.
+    """
+
+    figures: Mapping[str, float]
+    loss: Interval
+
+
+def evaluate(
+    machine: Machine,
+    points: Sequence[OperatingPoint],
+    images: Tensor,
+    labels: Any,
+    metric: Any,
+    objective: str | None = None,
+    batch: int = 50,
+) -> tuple[str, list[Evaluated]]:
+    """What points do on images, compared image by image with the network awake.
+
+    Args:
+        machine: runs them.
+        points: in any order; the first is awake.
+        images: ``[N, C, H, W]``, where the network is.
+        labels, metric: as for ``drowsy.tune``.
+        objective: the metric that is lost, where the task has it; else the task's own, with labels
+            or without.
+        batch: images per forward pass.
+
+    Returns:
+        the objective, and what was found of each point.
+
+    Raises:
+        TypeError, ValueError: images, labels or a metric that ``drowsy.tune`` does not take.
+    """
+    check_batch(batch)
+    net = machine.nets[None]
+    task = task_of(net, images, labels, metric)
+    labels = None if labels is None else task.check(labels, images)
+    if objective not in task.objectives(labels is not None):
+        objective = task.quality(labels is not None)
+    found: list[Counts | None] = [None] * len(points)
+    for start in range(0, len(images), batch):
+        shown = images[start : start + batch]
+        targets = None if labels is None else labels[start : start + batch]
+        awake: Any = None
+        for n, point in enumerate(points):
+            # The same maps in every evaluation, whatever the batch.
+            machine.reseed(_SEED, start)
+            outputs = task.take(machine.run(point, shown), shown)
+            awake = outputs if awake is None else awake
+            counts = task.count(outputs, awake, targets)
+            before = found[n]
+            found[n] = counts if before is None else before + counts
+    whole = [each for each in found if each is not None]
+    values = [np.asarray(each.values[objective], np.float64) for each in whole]
+    return objective, [
+        Evaluated(
+            {name: rate for name, rate in each.rates().items() if rate is not None},
+            paired(values[0], own),
+        )
+        for each, own in zip(whole, values, strict=True)
+    ]
+
+
+def task_named(made: Mapping[str, Any]) -> str:
+    """The task that a knob was tuned for, by name.
+
+    Raises:
+        ValueError: it was a function, which no file holds, or the file does not tell.
+    """
+    told = str(made.get("task", "")).partition(" (")[0]
+    if told not in NAMES:
+        raise ValueError(
+            f"metric: got none, and the knob was tuned by {told or 'one that is not known'}, "
+            "allowed: the function that it was tuned by, or a task's name"
+        )
+    return told
+
+
+def sold(point: OperatingPoint, found: Evaluated) -> Row:
+    """What a point was sold with, and whether its loss on other images lies within.
+
+    Columns: ``sold_loss``, ``sold_low``, ``sold_high``; ``holds``, whether the loss here is at most
+    ``sold_high``; ``surely``, whether its whole interval lies on one side of that.
+    """
+    row: Row = {"sold_loss": point.loss, "sold_low": None, "sold_high": None}
+    if point.loss is None or point.interval is None:
+        return {**row, "holds": None, "surely": None}
+    low, high = point.interval
+    return {
+        **row,
+        "sold_low": low,
+        "sold_high": high,
+        "holds": found.loss.mean <= high,
+        "surely": found.loss.low > high or found.loss.high <= high,
+    }
+
+
+def table(rows: Sequence[Row], objective: str) -> str:
+    """Rows of ``Knob.evaluate`` as aligned text."""
+    metric = METRICS[objective]
+    scale, digits = (100, 1) if metric.is_fraction else (1, 2)
+    unit = "points" if metric.is_fraction else metric.unit
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{round(scale * value, 6) + 0.0:.{digits}f}"
+
+    def span(row: Row, start: str) -> str:
+        low, high = row[f"{start}_low"], row[f"{start}_high"]
+        return "" if low is None else f"{number(low)} to {number(high)}"
+
+    lost = f"lost ({unit})" if unit else "lost"
+    lines = [["setting", metric.axis, f"{lost} here", "95% interval", "sold with", "holds"]]
+    for row in rows:
+        own = [row["setting"], number(row[objective]), number(row["loss"]), span(row, "loss")]
+        lines.append([*own, span(row, "sold"), verdict(row)])
+    return align(lines)
+
+
+def verdict(row: Row) -> str:
+    """Whether a point holds, in a word or two."""
+    if row["holds"] is None:
+        return ""
+    if row["holds"]:
+        return "yes" if row["surely"] else "yes, as far as this can tell"
+    return "no" if row["surely"] else "no, or by chance"
