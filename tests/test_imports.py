@@ -22,7 +22,7 @@ GROUPS = (
     {"evaluation", "deployment"},
     {"searches", "correction"},
     {"tuning"},
-    {"study", "comparison"},
+    {"study", "comparison", "reporting"},
     {"cli", "__init__"},
     {"__main__"},
 )

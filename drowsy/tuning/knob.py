@@ -308,15 +308,19 @@ class Knob:
     # --- what it says ---------------------------------------------------------------------------
 
     def describe(self, point: OperatingPoint) -> str:
-        """What a point does, in words: ``158 px of the middle 0.82, 3/8 asleep``."""
-        parts = []
+        """What a point does, in words: ``158 px of the middle 0.82, 38% asleep``."""
+        return ", ".join(self.turned(point).values()) or "awake"
+
+    def turned(self, point: OperatingPoint) -> dict[str, str]:
+        """What each lever does at a point, in words: ``view``, ``format`` and ``sleep``, if any."""
+        found = {}
         if point.view is not None and not point.view.is_whole:
-            parts.append(str(point.view))
+            found["view"] = str(point.view)
         if point.number_format is not None:
-            parts.append(point.number_format)
+            found["format"] = point.number_format
         if share := self.share_asleep(point):
-            parts.append(f"{share:.0%} asleep")
-        return ", ".join(parts) or "awake"
+            found["sleep"] = f"{share:.0%} asleep"
+        return found
 
     def share_asleep(self, point: OperatingPoint) -> float:
         """Fraction of the multiplications of what a point shows that sleeps."""
@@ -325,6 +329,22 @@ class Knob:
         shares = layer_shares(network_cost(self._machine.nets[None], self.contents.image))
         rates = {name: layer.rate for name, layer in point.schedule.layers.items()}
         return saving(rates, shares)
+
+    def sleep_map(self, images: Tensor, point: OperatingPoint | int | None = None) -> Tensor:
+        """Where the work sleeps that a point, or the one in force, spends on these images.
+
+        Maps are those of seed 0; the knob stays as it is, its clock too.
+
+        Args:
+            images: ``[N, C, H, W]``, whole pictures.
+            point: as for ``set``.
+
+        Returns:
+            float32 ``[N, h, w]`` over what the point shows of a picture: of the multiplications
+            made for each place the fraction that sleeps.
+        """
+        check_batch_of(images, self.contents.image)
+        return self._machine.sleep_map(self.point if point is None else self._given(point), images)
 
     def saved(self, point: OperatingPoint) -> float:
         """Fraction of the awake network's cost that a point saves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from drowsy.knob.point import OperatingPoint
 from drowsy.network.calibration import Calibration
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.gate import Gate
+from drowsy.tuning.maps import sleep_map
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Sleep
 
@@ -60,9 +62,7 @@ class Machine:
     def run(self, point: OperatingPoint, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the network puts out for images ``[N, C, H, W]`` at a point, in their dtype."""
         net, view = self.nets[point.number_format], point.view
-        weight = next(iter(net.layers.values())).weight
-        shown = images if view is None else view(images)
-        shown = shown.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        weight, shown = self._shown(point, images)
         with torch.inference_mode():
             with self._gates[point.number_format].at(point):
                 outputs = net(shown, *args, **kwargs)
@@ -71,6 +71,20 @@ class Machine:
             if self.restores and view is not None:
                 outputs = view.restored(outputs, (images.shape[-2], images.shape[-1]))
         return outputs
+
+    def sleep_map(self, point: OperatingPoint, images: Tensor) -> Tensor:
+        """Where work sleeps at a point, of seed 0: ``drowsy.tuning.maps.sleep_map``."""
+        # Of a copy: whoever runs the network meanwhile sees neither its hooks nor its clock.
+        net = copy.deepcopy(self.nets[point.number_format])
+        net.set(point)
+        net.reseed(0)
+        return sleep_map(net, self._shown(point, images)[1])
+
+    def _shown(self, point: OperatingPoint, images: Tensor) -> tuple[Tensor, Tensor]:
+        """A weight of the network of a point, and what the network is given of images."""
+        weight = next(iter(self.nets[point.number_format].layers.values())).weight
+        shown = images if point.view is None else point.view(images)
+        return weight, shown.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""
