@@ -1,0 +1,358 @@
+"""Convolutions and pools of a part of a map, read from a map that is kept.
+
+A kept map has rows of padding above and below it (``Margin``), so a slab of the picture's full width
+is read as it lies in memory, rows of its neighbours or padding included. Padding to the left and
+right is the convolution's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from drowsy.graph.nodes import hooked
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.neuron import ConvSpec, activate, awake_conv2d, padded_input
+
+Size = tuple[int, int]
+Rectangle = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Rows around a kept map, of what windows read beyond its edge.
+
+    Args:
+        top, bottom: how many.
+        value: what is in them.
+    """
+
+    top: int = 0
+    bottom: int = 0
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which part of its input an operation reads for a part of its output.
+
+    Args:
+        input, output: ``(h, w)`` of the maps.
+        kernel, stride, dilation: ``(vertical, horizontal)``.
+        padding: ``(left, right, top, bottom)``; what the windows of the last row reach to counts,
+            whatever the operation calls it.
+        value: of the padding.
+    """
+
+    input: Size
+    output: Size
+    kernel: Size
+    stride: Size = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Size = (1, 1)
+    value: float = 0.0
+
+    @property
+    def margin(self) -> Margin:
+        """What the input's rows must have around them."""
+        _, last, *_ = self.reads((0, self.output[0], 0, self.output[1]))
+        return Margin(self.padding[2], max(last - self.input[0], 0), self.value)
+
+    @property
+    def reads_own_position(self) -> bool:
+        """Whether an output reads the input at its own position alone."""
+        return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0,) * 4)
+
+    @property
+    def across(self) -> int | None:
+        """The horizontal padding that an operation of the full width may add itself, if any."""
+        left = self.padding[0]
+        reach = self.dilation[1] * (self.kernel[1] - 1) + 1
+        same = (self.input[1] + 2 * left - reach) // self.stride[1] + 1 == self.output[1]
+        return left if same and self.padding[1] >= 0 else None
+
+    def reads(self, box: Rectangle) -> Rectangle:
+        """The rows and columns that are read for a part of the output, beyond the map too."""
+        top, bottom, left, right = box
+        first_row, first_column = -self.padding[2], -self.padding[0]
+        return (
+            top * self.stride[0] + first_row,
+            (bottom - 1) * self.stride[0] + first_row + self.dilation[0] * (self.kernel[0] - 1) + 1,
+            left * self.stride[1] + first_column,
+            (right - 1) * self.stride[1]
+            + first_column
+            + self.dilation[1] * (self.kernel[1] - 1)
+            + 1,
+        )
+
+    def cut(self, kept: Tensor, margin: Margin, box: Rectangle) -> Cut:
+        """What is read of a kept map for a part of the output."""
+        top, bottom, left, right = self.reads(box)
+        above = below = 0
+        if margin.value != self.value and (top < 0 or bottom > self.input[0]):
+            # The rows around the map are of another value.
+            above, below = max(-top, 0), max(bottom - self.input[0], 0)
+        rows = kept[:, :, margin.top + top + above : margin.top + bottom - below]
+        across = self.across
+        if (above, below) == (0, 0) and across is not None and box[2:] == (0, self.output[1]):
+            return Cut(rows, (0, 0, 0, 0), across, self.value)
+        before, after = max(-left, 0), max(right - self.input[1], 0)
+        part = rows[:, :, :, left + before : right - after]
+        return Cut(part, (before, after, above, below), 0, self.value)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A part of a kept map, as an operation reads it.
+
+    Args:
+        part: a view of the map.
+        pad: what is still to be added to it, as ``F.pad`` takes it.
+        across: horizontal padding that the operation adds itself.
+        value: of the padding.
+    """
+
+    part: Tensor
+    pad: tuple[int, int, int, int]
+    across: int
+    value: float
+
+    def read(self) -> Tensor:
+        """The part with its padding."""
+        return F.pad(self.part, self.pad, value=self.value) if any(self.pad) else self.part
+
+
+class Operation:
+    """A convolution or pool that is computed in parts.
+
+    Attributes:
+        window: what is read for which part.
+        multiplies: a position of the output costs.
+        bytes: of memory that it holds.
+    """
+
+    window: Window
+    multiplies = 0
+    bytes: int = 0
+
+    @property
+    def pads_whole(self) -> bool:
+        """Whether parts are cut from the whole map ``padded``, and not from the map itself."""
+        return False
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The whole map with its padding."""
+        return x
+
+    def run(self, x: Tensor, across: int) -> Tensor:
+        """The outputs of a part that was read, ``across`` columns of padding still to be added."""
+        raise NotImplementedError
+
+    def into(self, dest: Tensor, x: Tensor, across: int) -> None:
+        """The same, written to ``dest``."""
+        dest.copy_(self.run(x, across))
+
+
+class Pool(Operation):
+    """A max or average pool."""
+
+    def __init__(self, window: Window, function: Callable[..., Tensor]) -> None:
+        self.window, self._function = window, function
+
+    def run(self, x: Tensor, across: int) -> Tensor:
+        return self._function(x, self.window.kernel, self.window.stride, (0, across))
+
+
+class Convolution(Operation):
+    """A convolution with its bias and activation, of the weights that are in effect now."""
+
+    def __init__(self, conv: nn.Conv2d, input: Size, output: Size) -> None:
+        if isinstance(conv, DrowsyConv2d):
+            self.weight, self.bias = conv.parameters_in_effect()
+            spec = conv.spec.at(input)
+        else:
+            self.weight, self.bias = conv.weight, conv.bias
+            spec = ConvSpec.of_conv(conv)
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        # Of other than zeros: it reads what may lie far away.
+        self._padding = spec if spec.padding_mode != "zeros" else None
+        left, right, top, bottom = spec.padding
+        if self._padding is not None:
+            input = (input[0] + top + bottom, input[1] + left + right)
+            spec = replace(spec, padding=(0, 0, 0, 0), padding_mode="zeros")
+        self._spec = spec
+        self.window = Window(input, output, kernel, spec.stride, spec.padding, spec.dilation)
+        self.multiplies = prod(self.weight.shape)
+        if _packs(self.weight):
+            self.bytes = self.weight.numel() * self.weight.element_size()
+
+    @functools.cached_property
+    def _packed(self) -> _Packed | None:
+        """Made when it is first run: memory is told before it is taken."""
+        if not self.bytes:
+            return None
+        return _Packed(self.weight, self.bias, self._spec, self.window)
+
+    @property
+    def pads_whole(self) -> bool:
+        return self._padding is not None
+
+    def padded(self, x: Tensor) -> Tensor:
+        return x if self._padding is None else padded_input(x, self._padding)
+
+    def run(self, x: Tensor, across: int) -> Tensor:
+        if self._packed is not None:
+            return self._packed.run(x, across)
+        spec = replace(self._spec, padding=(across, across, 0, 0))
+        return awake_conv2d(x, self.weight, self.bias, spec)
+
+    def into(self, dest: Tensor, x: Tensor, across: int) -> None:
+        if self._packed is not None and self._packed.into(dest, x, across):
+            return
+        dest.copy_(self.run(x, across))
+
+    def into_sum(self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: str) -> bool:
+        """``dest = then(conv(x) + other)``, in one pass where the library can; else False."""
+        return self._packed is not None and self._packed.into_sum(dest, other, x, across, then)
+
+
+# Activations that oneDNN computes with the convolution.
+_FUSED = {"none": "none", "relu": "relu"}
+
+
+class _Packed:
+    """A convolution by oneDNN with its weight in the library's own order.
+
+    torch's convolution brings the weight into that order at every call, which takes longer than a
+    slab of a deep layer itself.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, window: Window) -> None:
+        rows = window.reads((0, -(-window.output[0] // 2), 0, 1))
+        size = [1, weight.shape[1] * spec.groups, rows[1] - rows[0], window.input[1]]
+        self._across = window.across or 0
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+            weight.detach().to_mkldnn(),
+            (0, self._across),
+            spec.stride,
+            spec.dilation,
+            spec.groups,
+            size,
+        )
+        self._bias = None if bias is None else bias.detach()
+        self._activation = spec.activation
+        self._fused = _FUSED.get(spec.activation, "none")
+        self._rest = spec.activation if spec.activation not in _FUSED else "none"
+        self._geometry = (spec.stride, spec.dilation, spec.groups)
+
+    def run(self, x: Tensor, across: int) -> Tensor:
+        y = torch.ops.mkldnn._convolution_pointwise(
+            *(x, self.weight, self._bias, (0, across), *self._geometry),
+            *(self._fused, [], ""),
+        )
+        return activate(y, self._rest)
+
+    def into(self, dest: Tensor, x: Tensor, across: int) -> bool:
+        if not dest.is_contiguous(memory_format=torch.channels_last):
+            return False
+        # Added to zeros: clearing memory takes less time than copying a result into it.
+        self._add(dest.zero_(), x, across, self._fused)
+        activate(dest, self._rest)
+        return True
+
+    def into_sum(self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: str) -> bool:
+        if self._activation != "none" or not dest.is_contiguous(memory_format=torch.channels_last):
+            return False
+        self._add(dest.copy_(other), x, across, _FUSED.get(then, "none"))
+        if then not in _FUSED:
+            activate(dest, then)
+        return True
+
+    def _add(self, dest: Tensor, x: Tensor, across: int, then: str) -> None:
+        torch.ops.mkldnn._convolution_pointwise_(
+            *(dest, x, self.weight, self._bias, (0, across), *self._geometry),
+            *("add", 1.0, then, [], ""),
+        )
+
+
+def _packs(weight: Tensor) -> bool:
+    """Whether torch would leave a convolution by this weight to oneDNN."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:
+        return torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.enabled and weight.dtype == torch.float32
+
+
+def operation(
+    node: fx.Node, modules: dict[str, Any], input: Size, output: Size
+) -> Operation | None:
+    """How a node that reads one map by windows is computed in parts; None where it is not known."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if isinstance(module, DrowsyConv2d) or (type(module) is nn.Conv2d and not hooked(module)):
+            return Convolution(module, input, output)
+        if type(module) is nn.MaxPool2d and not module.return_indices:
+            geometry = module.kernel_size, module.stride, module.padding, module.dilation
+            return _max_pool(*geometry, input=input, output=output)
+        if type(module) is nn.AvgPool2d:
+            plain = module.count_include_pad and module.divisor_override is None
+            geometry = module.kernel_size, module.stride, module.padding
+            return _average_pool(*geometry, plain=plain, input=input, output=output)
+    elif node.op == "call_function" and node.target in (F.max_pool2d, F.avg_pool2d):
+        names = "kernel_size", "stride", "padding"
+        names += ("dilation",) if node.target is F.max_pool2d else ()
+        names += ("ceil_mode",)
+        given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+        if len(node.args) > 1 + len(names) or set(given) - {*names}:
+            return None
+        geometry = given["kernel_size"], given.get("stride"), given.get("padding", 0)
+        if node.target is F.avg_pool2d:
+            return _average_pool(*geometry, plain=True, input=input, output=output)
+        return _max_pool(*geometry, given.get("dilation", 1), input=input, output=output)
+    return None
+
+
+def _max_pool(
+    kernel: Any, stride: Any, padding: Any, dilation: Any, *, input: Size, output: Size
+) -> Operation | None:
+    if _pair(dilation) != (1, 1):
+        return None
+    window = _pool_window(kernel, stride, padding, input, output, float("-inf"))
+    return Pool(window, F.max_pool2d)
+
+
+def _average_pool(
+    kernel: Any, stride: Any, padding: Any, *, plain: bool, input: Size, output: Size
+) -> Operation | None:
+    """An average pool that divides by the window's size everywhere, padding included."""
+    window = _pool_window(kernel, stride, padding, input, output, 0.0)
+    down, across = _pair(padding)
+    _, last_row, _, last_column = window.reads((0, output[0], 0, output[1]))
+    beyond = last_row > input[0] + down or last_column > input[1] + across
+    if beyond or not (plain or (down, across) == (0, 0)):
+        return None
+    return Pool(window, F.avg_pool2d)
+
+
+def _pool_window(
+    kernel: Any, stride: Any, padding: Any, input: Size, output: Size, value: float
+) -> Window:
+    down, across = _pair(padding)
+    sides = (across, across, down, down)
+    steps = _pair(kernel if stride in (None, []) else stride)
+    return Window(input, output, _pair(kernel), steps, sides, value=value)
+
+
+def _pair(value: Any) -> Size:
+    if isinstance(value, int):
+        return value, value
+    pair = tuple(value)
+    return pair if len(pair) == 2 else (pair[0], pair[0])
