@@ -20,7 +20,7 @@ GROUPS = (
     {"network"},
     {"graph", "energy"},
     {"evaluation", "deployment"},
-    {"searches", "correction"},
+    {"searches", "correction", "video"},
     {"study", "comparison"},
     {"cli", "__init__"},
     {"__main__"},

@@ -138,14 +138,19 @@ class Program:
 
     def _must_be_kept(self, node: fx.Node) -> bool:
         """Whether somebody reads a map beyond the part that is awake."""
-        return not self._in_parts(node) or any(user not in self._pointwise for user in node.users)
+        return not self._in_parts(node) or not all(map(self._reads_own, node.users))
+
+    def _reads_own(self, node: fx.Node) -> bool:
+        """Whether a node reads maps at the very positions that it puts out."""
+        found = self._operations.get(node)
+        return node in self._pointwise or (found is not None and found.window.reads_own_position)
 
     def _margin(self, node: fx.Node) -> Margin:
         """Rows around a kept map: of the one value that most of its readers want."""
         margins = [
             step.operation.window.margin
             for step in self.steps
-            if isinstance(step, Windowed) and step.read is node
+            if isinstance(step, Windowed) and step.read is node and not step.operation.pads_whole
         ]
         wanted = [margin for margin in margins if margin.top or margin.bottom]
         values = [margin.value for margin in wanted]
@@ -271,10 +276,9 @@ class Program:
         for node in self._graph.nodes:
             before = [depth[each] for each in node.all_input_nodes]
             last = max(before, default=0)
-            if node in self._operations:
-                own = self._operations[node].window.reads_own_position
-                last = max(last, 1) if own else last + 1
-            elif node in self._pointwise:
+            if node in self._operations and not self._reads_own(node):
+                last += 1
+            elif self._in_parts(node):
                 # A value for all positions reaches each of them when it is awake next.
                 values = [
                     depth[each] + 1 for each in node.all_input_nodes if each not in self._maps

@@ -131,12 +131,16 @@ class Windowed(Step):
         self.operation = operation
         (self.read,) = node.all_input_nodes
 
-    def _reader(self, memory: Memory, place: Rectangle) -> tuple[Callable[[], Tensor], int]:
+    def _reader(
+        self, memory: Memory, place: Rectangle, held: Held
+    ) -> tuple[Callable[[], Tensor], int]:
         """What gives the part of the input that is read, and the padding left to add across."""
-        kept, margin = memory.kept[self.read], memory.margin(self.read)
-        operation, window = self.operation, self.operation.window
+        operation, window, node = self.operation, self.operation.window, self.read
+        if window.reads_own_position:
+            return (lambda: held[node]), 0
+        kept, margin = memory.kept[node], memory.margin(node)
         if operation.pads_whole:
-            inner = memory.values[self.read]
+            inner = memory.values[node]
             return (lambda: window.cut(operation.padded(inner), Margin(), place).read()), 0
         cut = window.cut(kept, margin, place)
         if any(cut.pad):
@@ -146,7 +150,7 @@ class Windowed(Step):
 
     def _bind(self, memory: Memory, place: Rectangle, held: Held, dest: Tensor | None) -> Run:
         node, operation = self.node, self.operation
-        read, across = self._reader(memory, place)
+        read, across = self._reader(memory, place, held)
         if dest is None:
 
             def run() -> None:
@@ -186,7 +190,7 @@ class Summed(Windowed):
     def _bind(self, memory: Memory, place: Rectangle, held: Held, dest: Tensor | None) -> Run:
         node, operation, other, then = self.node, self.operation, self._other, self._then
         assert isinstance(operation, Convolution)
-        read, across = self._reader(memory, place)
+        read, across = self._reader(memory, place, held)
 
         def run() -> None:
             x, added = read(), held[other]

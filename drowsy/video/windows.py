@@ -7,8 +7,7 @@ right is the convolution's own.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -68,7 +67,8 @@ class Window:
     @property
     def reads_own_position(self) -> bool:
         """Whether an output reads the input at its own position alone."""
-        return (self.kernel, self.stride, self.padding) == ((1, 1), (1, 1), (0,) * 4)
+        ones = (self.kernel, self.stride) == ((1, 1), (1, 1))
+        return ones and not any(self.padding) and self.input == self.output
 
     @property
     def across(self) -> int | None:
@@ -190,15 +190,21 @@ class Convolution(Operation):
         self._spec = spec
         self.window = Window(input, output, kernel, spec.stride, spec.padding, spec.dilation)
         self.multiplies = prod(self.weight.shape)
+        self._packs: dict[tuple[int, int, int], _Packed] = {}
         if _packs(self.weight):
             self.bytes = self.weight.numel() * self.weight.element_size()
 
-    @functools.cached_property
-    def _packed(self) -> _Packed | None:
-        """Made when it is first run: memory is told before it is taken."""
+    def _packed(self, x: Tensor, across: int) -> _Packed | None:
+        """For an input like this; made when it is first met: memory is told before it is taken."""
         if not self.bytes:
             return None
-        return _Packed(self.weight, self.bias, self._spec, self.window)
+        key = (x.shape[2], x.shape[3], across)
+        found = self._packs.get(key)
+        if found is None:
+            found = _Packed(self.weight, self.bias, self._spec, x.shape, across)
+            alike = (each for each in self._packs.values() if each.order == found.order)
+            found = self._packs[key] = next(alike, found)
+        return found
 
     @property
     def pads_whole(self) -> bool:
@@ -208,19 +214,22 @@ class Convolution(Operation):
         return x if self._padding is None else padded_input(x, self._padding)
 
     def run(self, x: Tensor, across: int) -> Tensor:
-        if self._packed is not None:
-            return self._packed.run(x, across)
+        packed = self._packed(x, across)
+        if packed is not None:
+            return packed.run(x, across)
         spec = replace(self._spec, padding=(across, across, 0, 0))
         return awake_conv2d(x, self.weight, self.bias, spec)
 
     def into(self, dest: Tensor, x: Tensor, across: int) -> None:
-        if self._packed is not None and self._packed.into(dest, x, across):
+        packed = self._packed(x, across)
+        if packed is not None and packed.into(dest, x, across):
             return
         dest.copy_(self.run(x, across))
 
     def into_sum(self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: str) -> bool:
         """``dest = then(conv(x) + other)``, in one pass where the library can; else False."""
-        return self._packed is not None and self._packed.into_sum(dest, other, x, across, then)
+        packed = self._packed(x, across)
+        return packed is not None and packed.into_sum(dest, other, x, across, then)
 
 
 # Activations that oneDNN computes with the convolution.
@@ -234,17 +243,19 @@ class _Packed:
     slab of a deep layer itself.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, window: Window) -> None:
-        rows = window.reads((0, -(-window.output[0] // 2), 0, 1))
-        size = [1, weight.shape[1] * spec.groups, rows[1] - rows[0], window.input[1]]
-        self._across = window.across or 0
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-            weight.detach().to_mkldnn(),
-            (0, self._across),
-            spec.stride,
-            spec.dilation,
-            spec.groups,
-            size,
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        spec: ConvSpec,
+        shape: Sequence[int],
+        across: int,
+    ) -> None:
+        pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+        geometry = (0, across), spec.stride, spec.dilation, spec.groups
+        self.weight: Tensor = pack(weight.detach().to_mkldnn(), *geometry, list(shape))
+        self.order: bytes = (
+            torch.ops.mkldnn._get_mkldnn_serialized_md(self.weight).numpy().tobytes()
         )
         self._bias = None if bias is None else bias.detach()
         self._activation = spec.activation
