@@ -30,6 +30,7 @@ from drowsy.sleep import Bernoulli, BlueNoise, Fovea, Grain, Lattice, Lfsr, Slee
 if TYPE_CHECKING:
     from drowsy.comparison.compare import compare
     from drowsy.evaluation.ray_engine import RayEngine
+    from drowsy.video.stream import Stream
 
 __version__ = VERSION
 
@@ -57,6 +58,7 @@ __all__ = [
     "Stage",
     "Store",
     "Stratified",
+    "Stream",
     "align",
     "calibrate",
     "calibrate_stencils",
@@ -76,7 +78,11 @@ __all__ = [
 ]
 
 # Imported when they are first asked for: what few programs use must not slow down the others.
-_LATER = {"compare": "drowsy.comparison.compare", "RayEngine": "drowsy.evaluation.ray_engine"}
+_LATER = {
+    "compare": "drowsy.comparison.compare",
+    "RayEngine": "drowsy.evaluation.ray_engine",
+    "Stream": "drowsy.video.stream",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Areas of a picture that are awake together: the same part of every map, whatever its size.
 
-What sleeps keeps what it put out when it was last awake, so areas are large and contiguous: where an
-awake neuron reads a stale neighbour, staleness goes on to the layers behind it.
+What sleeps keeps what it put out when it was last awake, so areas are large and contiguous: where
+an awake neuron reads a stale neighbour, staleness goes on to the layers behind it.
 
 A picture is divided into a grid of cells. Cell borders are rounded at every resolution by one rule,
 so cells meet without gaps or overlaps on a map of any size; on small maps some cells are empty.
@@ -52,15 +52,15 @@ def _border(index: int, cells: int, length: int) -> int:
 
 
 def rectangles(cells: Collection[Cell], grid: Cell) -> tuple[Box, ...]:
-    """Boxes that hold exactly these cells, each once: runs of a row, equal ones below each other."""
+    """Boxes that hold exactly these cells, each once: runs of a row, joined over equal rows."""
     if len(set(cells)) == grid[0] * grid[1]:
         return (WHOLE,)
     open_runs: dict[tuple[int, int], int] = {}
     boxes: list[Box] = []
     for row in range(grid[0] + 1):
         runs = _runs([column for r, column in cells if r == row])
-        for run in [run for run in open_runs if run not in runs]:
-            boxes.append(Box((open_runs.pop(run), row), run, grid))
+        ended = [run for run in open_runs if run not in runs]
+        boxes += (Box((open_runs.pop(run), row), run, grid) for run in ended)
         for run in runs:
             open_runs.setdefault(run, row)
     return tuple(boxes)
@@ -124,7 +124,7 @@ class _Turns(Areas):
 
 
 class Bands(_Turns):
-    """Slabs of the picture's full width: at rate ``1 - m/k``, ``m`` of ``k``, from top to bottom."""
+    """Slabs of the picture's full width, from top to bottom: at rate m/k, k - m of k are awake."""
 
     MOST = 8
 
@@ -197,9 +197,10 @@ class Change(Areas):
         claim += self._age * (self._IMPATIENCE / self._turn)
         overdue = self._age > self._PATIENCE * self._turn
         # Among the overdue age alone decides.
-        claim = torch.where(overdue, 1e9 * self._age, claim.clamp_max(1e8)).tolist()
-        age = self._age.tolist()
-        order = sorted(range(len(age)), key=lambda block: (-claim[block], -age[block], block))
+        claim = torch.where(overdue, 1e9 * self._age, claim.clamp_max(1e8))
+        # Sorted stably, so the first to the top left comes first; by age first, then by claim.
+        older = self._age.sort(descending=True, stable=True).indices
+        order = older[claim[older].sort(descending=True, stable=True).indices].tolist()
         awake = order[: self._awake]
         self._age[awake] = 0
         boxes = rectangles([divmod(block, self.GRID[1]) for block in awake], self.GRID)
@@ -226,6 +227,6 @@ def _number(rate: float | Fraction) -> float | Fraction:
 
 
 def _checked(rate: float | Fraction, exact: Fraction, allowed: str) -> Fraction:
-    if abs(rate - exact) > 1e-6 or exact == 1:
+    if abs(float(rate) - float(exact)) > 1e-6 or exact == 1:
         raise ValueError(f"rate: got {quoted(rate)}, allowed: {allowed}")
     return exact

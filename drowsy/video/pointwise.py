@@ -106,7 +106,7 @@ def activation(node: fx.Node, modules: Mapping[str, Any]) -> str | None:
 
 
 def calculation(node: fx.Node, modules: Mapping[str, Any]) -> Any:
-    """What computes a node, as ``(function, takes_out)``: of its arguments; with ``out=`` or not."""
+    """``(function, takes_out)``: what computes a node, and whether it takes ``out=``."""
     if node.op == "call_module":
         return modules[str(node.target)], False
     if node.target in _ARITHMETIC and not node.kwargs and len(node.args) == 2:

@@ -115,8 +115,7 @@ class Program:
         if not maps or shape[0] != 1 or shape[2:] == (1, 1):
             return
         if len(used) == 1:
-            before = self._shapes[used[0]]
-            found = operation(node, self._modules, (before[2], before[3]), (shape[2], shape[3]))
+            found = operation(node, self._modules, self._size(used[0]), self._size(node))
             if found is not None:
                 self._operations[node] = found
                 self._maps.add(node)
@@ -127,6 +126,10 @@ class Program:
         elif self._shows_picture(shape):
             # Computed whole, and a map again for those who read it.
             self._maps.add(node)
+
+    def _size(self, node: fx.Node) -> tuple[int, int]:
+        """``(h, w)`` of a map."""
+        return self._shapes[node][2], self._shapes[node][3]
 
     def _shows_picture(self, shape: Shape) -> bool:
         """Whether a map has the picture's proportions, to a row."""
@@ -166,10 +169,10 @@ class Program:
 
     def _plan(self) -> None:
         sums = self._find_sums()
-        taken_in = {node for _, *between in sums.values() for node in between}
+        taken_in = {node for step in sums.values() for node in step.within}
         for node in self._graph.nodes:
             if node in sums:
-                self.steps.append(sums[node][0])
+                self.steps.append(sums[node])
             elif node not in taken_in:
                 self.steps.append(self._step(node))
         for step in self.steps:
@@ -180,7 +183,7 @@ class Program:
         used = set(node.all_input_nodes)
         maps = used & self._maps
         if node in self._maps and (node.op == "placeholder" or self._in_parts(node)):
-            size = (self._shapes[node][2], self._shapes[node][3])
+            size = self._size(node)
             if node.op == "placeholder":
                 return Take(node, size)
             if node in self._operations:
@@ -190,8 +193,8 @@ class Program:
                 *(pointwise.is_concatenation(node, self._modules), maps),
                 {each for each in maps if self._is_spare(each, node)},
             )
-        size = self._shapes.get(node, (0, 0))[-2:] if node in self._maps else None
-        return Whole(node, self._executor, maps, size)  # type: ignore[arg-type]
+        place = self._size(node) if node in self._maps else None
+        return Whole(node, self._executor, maps, place)
 
     def _is_spare(self, node: fx.Node, reader: fx.Node) -> bool:
         """Whether a reader may write over what it reads."""
@@ -205,30 +208,30 @@ class Program:
         whole = others or any(step.operation.pads_whole for step in found)
         return None if whole else found
 
-    def _find_sums(self) -> dict[fx.Node, tuple[Summed, *tuple[fx.Node, ...]]]:
-        """Sums, by the last node of each, that a convolution is computed with, and what they hold."""
-        sums: dict[fx.Node, tuple[Summed, *tuple[fx.Node, ...]]] = {}
+    def _find_sums(self) -> dict[fx.Node, Summed]:
+        """Sums that a convolution is computed with, by the last node of each."""
+        sums: dict[fx.Node, Summed] = {}
         for node in self._graph.nodes:
             if node not in self._pointwise or not pointwise.is_sum(node):
                 continue
             for conv, other in (node.args, node.args[::-1]):
-                if conv is other or not self._may_take_in(conv, other, node):
-                    continue
-                last, then = self._activated(node)
-                size = (self._shapes[node][2], self._shapes[node][3])
-                made = Summed(last, size, self._operations[conv], conv, other, then)
-                sums[last] = (made, conv, *((node,) if last is not node else ()))
-                break
+                taken = self._taken_in(conv, other, node)
+                if taken is not None:
+                    last, then = self._activated(node)
+                    size = self._size(node)
+                    within = {conv, node} - {last}
+                    sums[last] = Summed(last, size, taken, conv, other, then, within)
+                    break
         return sums
 
-    def _may_take_in(self, conv: Any, other: Any, node: fx.Node) -> bool:
-        return (
-            isinstance(self._operations.get(conv), Convolution)
-            and other in self._maps
-            and self._shapes[other] == self._shapes[conv] == self._shapes[node]
-            and conv not in self._kept
-            and len(conv.users) == 1
-        )
+    def _taken_in(self, conv: fx.Node, other: fx.Node, node: fx.Node) -> Convolution | None:
+        """The convolution that a sum may be computed with, if this is one."""
+        found = self._operations.get(conv)
+        alike = self._shapes.get(other) == self._shapes[node] and other in self._maps
+        alone = conv is not other and conv not in self._kept and len(conv.users) == 1
+        if not isinstance(found, Convolution) or not alike or not alone:
+            return None
+        return found if self._shapes[conv] == self._shapes[node] else None
 
     def _activated(self, node: fx.Node) -> tuple[fx.Node, str]:
         """The activation that alone reads a sum, and its name; the sum itself for none."""

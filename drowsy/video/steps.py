@@ -1,8 +1,9 @@
 """Steps of a planned network: what each computes for one box of one slot, as a function to call.
 
-A *map* is a tensor ``[1, C, h, w]`` of which any part can be computed alone. It is kept from frame to
-frame where somebody reads it beyond the part that is awake; where all read the very positions that
-they put out, its awake part is enough, and lives for a frame. Everything else is computed whole.
+A *map* is a tensor ``[1, C, h, w]`` of which any part can be computed alone. It is kept from frame
+to frame where somebody reads it beyond the part that is awake; where all read the very positions
+that they put out, its awake part is enough, and lives for a frame. Everything else is computed
+whole.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Take(Step):
         left, right = max(left, 0), min(right, self.size[1])
         dest = memory.part(self.node, (top, bottom, left, right))
         held[self.node] = memory.part(self.node, box.at(self.size))
-        node, values = self.node, memory.values
+        values = memory.values
 
         def run() -> None:
             dest.copy_(values[FRAME][:, :, top:bottom, left:right])
@@ -171,6 +172,7 @@ class Summed(Windowed):
         convolution: its node, of which nothing else reads.
         other: node of the map that is added.
         then: the activation.
+        within: nodes beside the last that are computed with it.
     """
 
     def __init__(
@@ -181,11 +183,12 @@ class Summed(Windowed):
         convolution: fx.Node,
         other: fx.Node,
         then: str,
+        within: set[fx.Node],
     ) -> None:
         Step.__init__(self, node, size)
         self.operation = operation
         (self.read,) = convolution.all_input_nodes
-        self._other, self._then = other, then
+        self._other, self._then, self.within = other, then, within
 
     def _bind(self, memory: Memory, place: Rectangle, held: Held, dest: Tensor | None) -> Run:
         node, operation, other, then = self.node, self.operation, self._other, self._then

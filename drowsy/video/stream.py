@@ -46,8 +46,8 @@ class Stream:
     """Runs a converted network over the frames of one camera or several.
 
     In every frame a part of the picture is awake, the same part in every layer; everywhere else
-    neurons keep what they put out when they were last awake. The work of every frame is bounded, and
-    on a picture that stands still the output becomes the awake network's.
+    neurons keep what they put out when they were last awake. The work of every frame is bounded,
+    and on a picture that stands still the output becomes the awake network's.
 
         stream = drowsy.Stream(net, refresh="bands")
         for frame in frames:               # [1, C, H, W]
@@ -59,13 +59,13 @@ class Stream:
         net: a converted network that has a graph (``net.known``) and in which nobody sleeps
             otherwise (``net.set(0)``); its weights, norms and corrections are followed.
         streams: cameras; each has a slot of its own, and nothing of one reaches another.
-        refresh: which areas are awake: ``bands``, of the full width, in turn; ``quads``, quarters in
-            turn; ``change``, of 7 x 7 blocks those that changed most.
+        refresh: which areas are awake: ``bands``, of the full width, in turn; ``quads``, quarters
+            in turn; ``change``, of 7 x 7 blocks those that changed most.
         rate: share of the picture that sleeps: for ``bands`` ``m/k`` with ``k`` up to 8, for
             ``quads`` multiples of 1/4, for ``change`` of 1/8, below 1. At 0 the awake network runs.
         cut: how different from the one before a frame must be to be dense (``Cuts``), or None: no
-            frame but a slot's first is dense. After a cut no other is found for 8 frames, so at most
-            one frame in 9 is dense, whatever the camera shows.
+            frame but a slot's first is dense. After a cut no other is found for 8 frames, so at
+            most one frame in 9 is dense, whatever the camera shows.
 
     Raises:
         TypeError: no converted network.
@@ -189,8 +189,8 @@ class Stream:
         if any(self.net.control.settings):
             rates = sorted({j / self.net.k for j in self.net.control.settings})
             raise ValueError(
-                f"net: its layers sleep at rates of {rates[0]} to {rates[-1]}, allowed: net.set(0), "
-                "in a stream areas sleep"
+                f"net: its layers sleep at rates of {rates[0]} to {rates[-1]}, allowed: "
+                "net.set(0), in a stream areas sleep"
             )
         program = self._plan(frames)
         for what in ("shape", "dtype", "device"):

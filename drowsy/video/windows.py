@@ -1,13 +1,13 @@
 """Convolutions and pools of a part of a map, read from a map that is kept.
 
-A kept map has rows of padding above and below it (``Margin``), so a slab of the picture's full width
-is read as it lies in memory, rows of its neighbours or padding included. Padding to the left and
-right is the convolution's own.
+A kept map has rows of padding above and below it (``Margin``), so a slab of the picture's full
+width is read as it lies in memory, rows of its neighbours or padding included. Padding to the left
+and right is the convolution's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -289,17 +289,18 @@ class _Packed:
     def _add(self, dest: Tensor, x: Tensor, across: int, then: str) -> None:
         torch.ops.mkldnn._convolution_pointwise_(
             *(dest, x, self.weight, self._bias, (0, across), *self._geometry),
-            *("add", 1.0, then, [], ""),
+            *("add", 1.0, None if then == "none" else then, [], ""),
         )
 
 
 def _packs(weight: Tensor) -> bool:
     """Whether torch would leave a convolution by this weight to oneDNN."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    mkldnn: Any = torch.backends.mkldnn
+    if weight.device.type != "cpu" or not (mkldnn.is_available() and mkldnn.enabled):
         return False
     if weight.dtype == torch.bfloat16:
-        return torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.backends.mkldnn.enabled and weight.dtype == torch.float32
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
 
 
 def operation(
@@ -310,56 +311,48 @@ def operation(
         module = modules[str(node.target)]
         if isinstance(module, DrowsyConv2d) or (type(module) is nn.Conv2d and not hooked(module)):
             return Convolution(module, input, output)
-        if type(module) is nn.MaxPool2d and not module.return_indices:
-            geometry = module.kernel_size, module.stride, module.padding, module.dilation
-            return _max_pool(*geometry, input=input, output=output)
-        if type(module) is nn.AvgPool2d:
-            plain = module.count_include_pad and module.divisor_override is None
-            geometry = module.kernel_size, module.stride, module.padding
-            return _average_pool(*geometry, plain=plain, input=input, output=output)
-    elif node.op == "call_function" and node.target in (F.max_pool2d, F.avg_pool2d):
-        names = "kernel_size", "stride", "padding"
-        names += ("dilation",) if node.target is F.max_pool2d else ()
-        names += ("ceil_mode",)
-        given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-        if len(node.args) > 1 + len(names) or set(given) - {*names}:
-            return None
-        geometry = given["kernel_size"], given.get("stride"), given.get("padding", 0)
-        if node.target is F.avg_pool2d:
-            return _average_pool(*geometry, plain=True, input=input, output=output)
-        return _max_pool(*geometry, given.get("dilation", 1), input=input, output=output)
+        if type(module) in _POOL_MODULES and not hooked(module):
+            return _pool(_POOL_MODULES[type(module)], vars(module), input, output)
+    elif node.op == "call_function" and node.target in _POOLS:
+        given = dict(zip(_POOLS[node.target], node.args[1:], strict=False)) | node.kwargs
+        return _pool(node.target, given, input, output)
     return None
 
 
-def _max_pool(
-    kernel: Any, stride: Any, padding: Any, dilation: Any, *, input: Size, output: Size
-) -> Operation | None:
-    if _pair(dilation) != (1, 1):
+# Functions by their arguments after the input.
+_POOLS: dict[Any, tuple[str, ...]] = {
+    F.max_pool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    F.avg_pool2d: (
+        *("kernel_size", "stride", "padding"),
+        *("ceil_mode", "count_include_pad", "divisor_override"),
+    ),
+}
+_POOL_MODULES: dict[type, Any] = {nn.MaxPool2d: F.max_pool2d, nn.AvgPool2d: F.avg_pool2d}
+
+
+def _pool(function: Any, given: Mapping[str, Any], input: Size, output: Size) -> Pool | None:
+    """A pool of these arguments; None where a window's result depends on where it lies."""
+    averages = function is F.avg_pool2d
+    down, across = _pair(given.get("padding", 0))
+    stride = given.get("stride")
+    window = Window(
+        input,
+        output,
+        _pair(given["kernel_size"]),
+        _pair(given["kernel_size"] if stride in (None, [], ()) else stride),
+        (across, across, down, down),
+        value=0.0 if averages else float("-inf"),
+    )
+    if given.get("return_indices") or _pair(given.get("dilation", 1)) != (1, 1):
         return None
-    window = _pool_window(kernel, stride, padding, input, output, float("-inf"))
-    return Pool(window, F.max_pool2d)
-
-
-def _average_pool(
-    kernel: Any, stride: Any, padding: Any, *, plain: bool, input: Size, output: Size
-) -> Operation | None:
-    """An average pool that divides by the window's size everywhere, padding included."""
-    window = _pool_window(kernel, stride, padding, input, output, 0.0)
-    down, across = _pair(padding)
-    _, last_row, _, last_column = window.reads((0, output[0], 0, output[1]))
-    beyond = last_row > input[0] + down or last_column > input[1] + across
-    if beyond or not (plain or (down, across) == (0, 0)):
-        return None
-    return Pool(window, F.avg_pool2d)
-
-
-def _pool_window(
-    kernel: Any, stride: Any, padding: Any, input: Size, output: Size, value: float
-) -> Window:
-    down, across = _pair(padding)
-    sides = (across, across, down, down)
-    steps = _pair(kernel if stride in (None, []) else stride)
-    return Window(input, output, _pair(kernel), steps, sides, value=value)
+    if averages:
+        # Of windows that reach over the edge not all divide by their size.
+        _, last_row, _, last_column = window.reads((0, output[0], 0, output[1]))
+        beyond = last_row > input[0] + down or last_column > input[1] + across
+        counts = given.get("count_include_pad", True) or (down, across) == (0, 0)
+        if beyond or not counts or given.get("divisor_override") is not None:
+            return None
+    return Pool(window, function)
 
 
 def _pair(value: Any) -> Size:

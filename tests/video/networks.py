@@ -78,7 +78,7 @@ class Mobile(nn.Module):
 
 
 class Fire(nn.Module):
-    """Concatenations, pools with ceil_mode and averages, gates, scaling up and down, two answers."""
+    """Concatenations, pools of all kinds, a gate, scaling up and down, several answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,8 @@ class Fire(nn.Module):
         self.slim = nn.Conv2d(8, 6, 1)
         self.average = nn.AvgPool2d(3, 1, 1)
         self.odd = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
-        self.gate = nn.Sequential(nn.Conv2d(12, 4, 1), nn.ReLU(), nn.Conv2d(4, 12, 1), nn.Sigmoid())
+        down, up = nn.Conv2d(12, 4, 1), nn.Conv2d(4, 12, 1)
+        self.gate = nn.Sequential(down, nn.ReLU(), up, nn.Sigmoid())
         self.mix = nn.Conv2d(12, 8, 3, padding=1)
         self.up = nn.ConvTranspose2d(8, 4, 2, 2)
         self.last = nn.Conv2d(4, 3, 3, padding=1)
@@ -102,7 +103,8 @@ class Fire(nn.Module):
         y = (y / 2).clamp(-1, 1) + F.max_pool2d(y, 3, stride=1, padding=1)
         small = self.odd(y)
         large = F.interpolate(y, scale_factor=2.0)
-        return {"map": self.last(self.up(y)) + 1, "label": small.mean((2, 3)), "large": large.exp()}
+        shown = self.last(self.up(y)) + 1
+        return {"map": shown, "label": small.mean((2, 3)), "large": large.exp()}
 
 
 class Dense(nn.Module):

@@ -54,9 +54,11 @@ def test_rectangles_are_few() -> None:
 
 @pytest.mark.parametrize(
     ("refresh", "rate"),
-    [("bands", "1/2"), ("bands", "1/4"), ("bands", "5/8"), ("bands", "2/3"), ("bands", "7/8")]
-    + [("quads", "1/4"), ("quads", "1/2"), ("quads", "3/4")]
-    + [("change", "1/2"), ("change", "3/4"), ("change", "7/8"), ("change", "1/8")],
+    [
+        *(("bands", rate) for rate in ("1/2", "1/4", "5/8", "2/3", "7/8")),
+        *(("quads", rate) for rate in ("1/4", "1/2", "3/4")),
+        *(("change", rate) for rate in ("1/2", "3/4", "7/8", "1/8")),
+    ],
 )
 def test_everything_is_awake_once_a_cycle(
     refresh: str, rate: str, generator: torch.Generator

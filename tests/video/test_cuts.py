@@ -43,5 +43,5 @@ def test_after_a_cut_none_is_found_for_a_while() -> None:
 
 @pytest.mark.parametrize("least", [0, -1, True, "much", float("nan")])
 def test_a_threshold_is_a_number_above_0(least: object) -> None:
-    with pytest.raises(ValueError, match="cut: got .*, allowed: a number above 0, or None"):
+    with pytest.raises(ValueError, match=r"cut: got .*, allowed: a number above 0, or None"):
         Cuts(least)  # type: ignore[arg-type]
