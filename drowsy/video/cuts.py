@@ -7,7 +7,7 @@ from torch import Tensor
 
 from drowsy.files.messages import quoted
 
-DEFAULT_CUT = 0.6
+DEFAULT_CUT = 0.8
 
 
 class Cuts:

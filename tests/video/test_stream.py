@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import drowsy
-from drowsy.video.areas import WHOLE
 from drowsy import Stream
+from drowsy.video.areas import WHOLE
 
 KINDS = [("bands", 0.5), ("bands", 0.25), ("bands", 0.75), ("quads", 0.75), ("quads", 0.25)]
 KINDS += [("change", 0.5), ("change", 0.75)]
