@@ -20,7 +20,7 @@ _CAMERA = "/dev/video"
 def read_frames(
     path: str | os.PathLike[str], preprocess: Preprocess, *, most: int | None = None, every: int = 1
 ) -> Iterator[Tensor]:
-    """The frames of a clip, or of a camera (``/dev/video0``), in order, decoded as they are asked for.
+    """The frames of a clip, or of a camera (``/dev/video0``), decoded as they are asked for.
 
     Args:
         path: of a file that FFmpeg reads, or of a camera.

@@ -41,6 +41,10 @@ class Box:
         left, right = (_border(i, self.grid[1], size[1]) for i in self.columns)
         return top, bottom, left, right
 
+    def cells(self) -> list[Cell]:
+        """The cells in it."""
+        return [(row, column) for row in range(*self.rows) for column in range(*self.columns)]
+
 
 WHOLE = Box((0, 1), (0, 1), (1, 1))
 """The whole picture."""
@@ -108,6 +112,9 @@ class Areas:
     def refreshed(self, frame: Tensor) -> None:
         """Note that everything was awake in this frame instead."""
 
+    def fit(self, grid: Cell) -> None:
+        """Take this grid of cells, where the areas are cells and may be of another size."""
+
 
 class _Turns(Areas):
     """Areas that are awake in turn, so many at a time."""
@@ -152,7 +159,8 @@ class Quads(_Turns):
 class Change(Areas):
     """The blocks that differ most from what they showed when they were last awake.
 
-    The number of awake blocks is exact: of 49, ``floor(49 (1 - rate))``. A block's claim grows with
+    The number of awake blocks is exact: of 49, ``floor(49 (1 - rate))``. They are 7 x 7, or as many
+    as divide all of a network's maps (``fit``). A block's claim grows with
     its age too, and past a certain age it goes first, so each is awake once in ``cycle`` frames.
     Of equal claims the older comes first, then the one further to the top left.
     """
@@ -166,12 +174,20 @@ class Change(Areas):
     _IMPATIENCE = 0.5
 
     def __init__(self, rate: Fraction) -> None:
+        self._grid = self.GRID
         super().__init__(rate)
-        self._age = torch.zeros(self.GRID[0] * self.GRID[1], dtype=torch.int64)
+        self._age = torch.zeros(self._grid[0] * self._grid[1], dtype=torch.int64)
         self._seen: Tensor | None = None
 
+    def fit(self, grid: Cell) -> None:
+        if grid != self._grid:
+            self._grid = grid
+            self._age = torch.zeros(grid[0] * grid[1], dtype=torch.int64)
+            self.set(self._rate)
+
     def set(self, rate: Fraction) -> None:
-        count = self.GRID[0] * self.GRID[1]
+        self._rate = rate
+        count = self._grid[0] * self._grid[1]
         self._awake = max(int((1 - rate) * count), 1)
         self._turn = -(-count // self._awake)
         self.share = Fraction(self._awake, count)
@@ -190,7 +206,7 @@ class Change(Areas):
         look = self._look(frame)
         if self._seen is None or self._seen.shape != look.shape:
             self._seen = look.clone()
-        change = F.adaptive_avg_pool2d((look - self._seen).abs_().mean(0)[None], self.GRID)
+        change = F.adaptive_avg_pool2d((look - self._seen).abs_().mean(0)[None], self._grid)
         change = change.flatten().cpu()
         self._age += 1
         claim = change / change.mean().clamp_min(1e-12)
@@ -203,7 +219,7 @@ class Change(Areas):
         order = older[claim[older].sort(descending=True, stable=True).indices].tolist()
         awake = order[: self._awake]
         self._age[awake] = 0
-        boxes = rectangles([divmod(block, self.GRID[1]) for block in awake], self.GRID)
+        boxes = rectangles([divmod(block, self._grid[1]) for block in awake], self._grid)
         size = (look.shape[1], look.shape[2])
         for box in boxes:
             top, bottom, left, right = box.at(size)

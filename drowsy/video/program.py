@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from functools import partial
+from math import gcd, prod
 from typing import Any
 
 from torch import Tensor, fx
@@ -15,22 +16,13 @@ from drowsy.knob.costs import network_cost
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.video import pointwise
-from drowsy.video.areas import Box
-from drowsy.video.steps import (
-    FRAME,
-    Held,
-    Memory,
-    Pointwise,
-    Run,
-    Step,
-    Summed,
-    Take,
-    Whole,
-    Windowed,
-)
+from drowsy.video.areas import Box, Cell
+from drowsy.video.memory import FRAME, Blocks, Held, Memory
+from drowsy.video.steps import Pointwise, Run, Step, Summed, Take, Whole, Windowed
 from drowsy.video.windows import Convolution, Margin, Operation, operation
 
 Shape = tuple[int, ...]
+_LEAST_CELLS, _MOST_CELLS = 4, 8
 
 
 class _Twins(Executor):
@@ -62,8 +54,13 @@ class Program:
         whole: names of what is computed whole every frame, as ``(node, multiplications)``.
     """
 
-    def __init__(self, net: DrowsyNet, frames: Tensor) -> None:
+    def __init__(self, net: DrowsyNet, frames: Tensor, by_cells: bool = False) -> None:
         """Plan for frames like ``[N, C, H, W]``; of which the first is run, if none was yet.
+
+        Args:
+            net: converted.
+            frames: at least one.
+            by_cells: whether single cells of a grid will be awake, wherever they lie.
 
         Raises:
             ValueError: a network without a graph, or with a graph that cannot be run apart.
@@ -86,6 +83,7 @@ class Program:
         self._pointwise: set[fx.Node] = set()
         self._find_maps()
         self._kept = {node for node in self._maps if self._must_be_kept(node)}
+        self.grid = self._common_grid() if by_cells else None
         self.steps: list[Step | Whole] = []
         self._plan()
         self._margins = {node: self._margin(node) for node in self._kept}
@@ -139,6 +137,15 @@ class Program:
     def _in_parts(self, node: fx.Node) -> bool:
         return node in self._operations or node in self._pointwise
 
+    def _common_grid(self) -> Cell | None:
+        """A grid of 4 to 8 cells down and across that divides every map, if there is one."""
+        sizes = [self._size(node) for node in self._maps]
+        grid = []
+        for lengths in zip(*sizes, strict=True):
+            common = gcd(*lengths)
+            grid.append(max(n for n in range(1, _MOST_CELLS + 1) if common % n == 0))
+        return (grid[0], grid[1]) if min(grid) >= _LEAST_CELLS else None
+
     def _must_be_kept(self, node: fx.Node) -> bool:
         """Whether somebody reads a map beyond the part that is awake."""
         return not self._in_parts(node) or not all(map(self._reads_own, node.users))
@@ -151,19 +158,17 @@ class Program:
     def _margin(self, node: fx.Node) -> Margin:
         """Rows around a kept map: of the one value that most of its readers want."""
         margins = [
-            step.operation.window.margin
+            step.operation.window.margin(self.grid is not None)
             for step in self.steps
             if isinstance(step, Windowed) and step.read is node and not step.operation.pads_whole
         ]
-        wanted = [margin for margin in margins if margin.top or margin.bottom]
+        wanted = [margin for margin in margins if margin]
         values = [margin.value for margin in wanted]
         value = max(set(values), key=values.count, default=0.0)
         fitting = [margin for margin in wanted if margin.value == value]
-        return Margin(
-            max((margin.top for margin in fitting), default=0),
-            max((margin.bottom for margin in fitting), default=0),
-            value,
-        )
+        sides = ("top", "bottom", "left", "right")
+        most = {s: max((getattr(each, s) for each in fitting), default=0) for s in sides}
+        return Margin(**most, value=value)
 
     # --- the plan -------------------------------------------------------------------------------
 
@@ -247,8 +252,9 @@ class Program:
     def _count(self, net: DrowsyNet) -> None:
         size = self.example.element_size()
         self.bytes_per_slot = sum(
-            (margin.top + self._shapes[node][2] + margin.bottom)
-            * prod(self._shapes[node][i] for i in (1, 3))
+            self._shapes[node][1]
+            * (margin.top + self._shapes[node][2] + margin.bottom)
+            * (margin.left + self._shapes[node][3] + margin.right)
             * size
             for node, margin in self._margins.items()
         )
@@ -298,7 +304,10 @@ class Program:
 
     def bind(self, memory: Memory, boxes: Sequence[Box]) -> Frame:
         """What computes a frame of a slot with these boxes awake."""
-        return Frame(self, memory, boxes)
+        if self.grid is None or any(box.grid != self.grid for box in boxes):
+            return Frame(self, memory, boxes)
+        cells = [cell for box in boxes for cell in box.cells()]
+        return Frame(self, memory, Blocks(cells, self.grid, self.example.device))
 
     def start(self, memory: Memory) -> None:
         """Put the values in place that the inputs beside the frame have."""
@@ -308,28 +317,35 @@ class Program:
 
 
 class Frame:
-    """A program bound to a slot's memory and to boxes: calls that compute one frame."""
+    """A program bound to a slot's memory and to what is awake: calls that compute one frame."""
 
-    def __init__(self, program: Program, memory: Memory, boxes: Sequence[Box]) -> None:
+    def __init__(self, program: Program, memory: Memory, awake: Sequence[Box] | Blocks) -> None:
         self._memory = memory
-        self._held: list[Held] = [{} for _ in boxes]
+        self._held: list[Held] = [{}] if isinstance(awake, Blocks) else [{} for _ in awake]
         self._calls: list[Run] = []
         self._passing: list[fx.Node] = []
         for step in program.steps:
             if isinstance(step, Whole):
-                self._calls.append(step.bind(memory))
-                if step.node in memory.kept:
-                    for box, held in zip(boxes, self._held, strict=True):
-                        held[step.node] = memory.part(step.node, box.at(step.size))
-                elif step.node.op != "placeholder":
-                    self._passing.append(step.node)
-                continue
-            for box, held in zip(boxes, self._held, strict=True):
-                call = step.bind(memory, box, held)
-                if call is not None:
-                    self._calls.append(call)
+                self._bind_whole(step, awake)
+            elif isinstance(awake, Blocks):
+                self._calls.append(step.bind_blocks(memory, awake, self._held[0]))
+            else:
+                calls = (step.bind(memory, *each) for each in zip(awake, self._held, strict=True))
+                self._calls += (call for call in calls if call is not None)
         self._output = program.steps[-1].node
         self._kept = [dict(held) for held in self._held]
+
+    def _bind_whole(self, step: Whole, awake: Sequence[Box] | Blocks) -> None:
+        node, memory = step.node, self._memory
+        self._calls.append(step.bind(memory))
+        if node in memory.kept:
+            if isinstance(awake, Blocks):
+                self._calls.append(partial(memory.hold, node, awake, self._held[0]))
+                return
+            for box, held in zip(awake, self._held, strict=True):
+                held[node] = memory.part(node, box.at(step.size))
+        elif node.op != "placeholder":
+            self._passing.append(node)
 
     def run(self, frame: Tensor) -> Any:
         """What the network puts out for a frame ``[1, C, H, W]``; tensors of their own memory."""

@@ -54,7 +54,7 @@ def every_nth(n: int) -> Way:
 
 
 def spread(n: int) -> Way:
-    """The awake network on every ``n``-th frame, its work spread over ``n``: late, at even power."""
+    """The awake network on every ``n``-th frame, its work spread over ``n``: late, even power."""
 
     def run(_: DrowsyNet, clip: Tensor, awake: list[Answer]) -> Told:
         # Begun with frame n*j, an answer is there at the end of frame n*j + n - 1.

@@ -12,60 +12,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from drowsy.graph.running import Executor
 from drowsy.neuron import activate
 from drowsy.video.areas import Box
+from drowsy.video.memory import FRAME, Blocks, Held, Memory, positions_of
 from drowsy.video.pointwise import calculation
 from drowsy.video.windows import Convolution, Margin, Operation, Rectangle, Size
 
-FRAME = "frame"
 Run = Callable[[], None]
-Held = dict[fx.Node, Tensor]
-"""Parts of maps for one box: views of kept maps, and what lives for a frame."""
-
-
-class Memory:
-    """What one slot keeps from frame to frame.
-
-    Attributes:
-        values: of nodes that are computed whole, and views of kept maps; under ``FRAME`` what the
-            camera shows.
-        places: where kept maps begin.
-    """
-
-    def __init__(self, margins: Mapping[fx.Node, Margin], shapes: Mapping[fx.Node, Any]) -> None:
-        self._margins = margins
-        self._shapes = shapes
-        self.kept: dict[fx.Node, Tensor] = {}
-        self.values: dict[Any, Any] = {}
-        self.places: set[int] = set()
-
-    def take(self, like: Tensor) -> None:
-        """Take the memory, of this dtype on this device."""
-        for node, margin in self._margins.items():
-            _, channels, height, width = self._shapes[node]
-            rows = margin.top + height + margin.bottom
-            kept = torch.empty(
-                *(1, channels, rows, width),
-                dtype=like.dtype,
-                device=like.device,
-                memory_format=torch.channels_last,
-            )
-            kept[:, :, : margin.top] = margin.value
-            kept[:, :, margin.top + height :] = margin.value
-            self.kept[node] = kept
-            self.places.add(kept.untyped_storage().data_ptr())
-            self.values[node] = kept[:, :, margin.top : margin.top + height]
-
-    def part(self, node: fx.Node, box: Rectangle) -> Tensor:
-        """A view of a part of a kept map."""
-        top, bottom, left, right = box
-        return self.values[node][:, :, top:bottom, left:right]
-
-    def margin(self, node: fx.Node) -> Margin:
-        return self._margins[node]
+Place = Rectangle | Blocks
+"""Where a step is computed: a part of its map, or cells of it."""
 
 
 class Step:
@@ -89,7 +48,21 @@ class Step:
             dest = held[self.node] = memory.part(self.node, place)
         return self._bind(memory, place, held, dest)
 
-    def _bind(self, memory: Memory, place: Rectangle, held: Held, dest: Tensor | None) -> Run:
+    def bind_blocks(self, memory: Memory, blocks: Blocks, held: Held) -> Run:
+        """The same for cells, whose parts are held as a batch."""
+        run, node = self._bind(memory, blocks, held, None), self.node
+        if node not in memory.kept:
+            return run
+        kept = positions_of(memory.kept[node])
+        places = memory.own_places(node, blocks).flatten()
+
+        def run_and_put() -> None:
+            run()
+            kept.index_copy_(0, places, positions_of(held[node]))
+
+        return run_and_put
+
+    def _bind(self, memory: Memory, place: Place, held: Held, dest: Tensor | None) -> Run:
         raise NotImplementedError
 
 
@@ -123,6 +96,15 @@ class Take(Step):
 
         return run
 
+    def bind_blocks(self, memory: Memory, blocks: Blocks, held: Held) -> Run:
+        node, values = self.node, memory.values
+
+        def run() -> None:
+            values[node].copy_(values[FRAME])
+            memory.hold(node, blocks, held)
+
+        return run
+
 
 class Windowed(Step):
     """A convolution or pool."""
@@ -132,13 +114,13 @@ class Windowed(Step):
         self.operation = operation
         (self.read,) = node.all_input_nodes
 
-    def _reader(
-        self, memory: Memory, place: Rectangle, held: Held
-    ) -> tuple[Callable[[], Tensor], int]:
+    def _reader(self, memory: Memory, place: Place, held: Held) -> tuple[Callable[[], Tensor], int]:
         """What gives the part of the input that is read, and the padding left to add across."""
         operation, window, node = self.operation, self.operation.window, self.read
         if window.reads_own_position:
             return (lambda: held[node]), 0
+        if isinstance(place, Blocks):
+            return self._gatherer(memory, place), 0
         kept, margin = memory.kept[node], memory.margin(node)
         if operation.pads_whole:
             inner = memory.values[node]
@@ -149,13 +131,59 @@ class Windowed(Step):
         part = cut.part
         return (lambda: part), cut.across
 
-    def _bind(self, memory: Memory, place: Rectangle, held: Held, dest: Tensor | None) -> Run:
+    def _gatherer(self, memory: Memory, blocks: Blocks) -> Callable[[], Tensor]:
+        """What gives the windows of cells, as a batch; those of one position side by side."""
+        operation, window, node = self.operation, self.operation.window, self.read
+        kept, margin = memory.kept[node], memory.margin(node)
+        first, cell = window.reads((0, 1, 0, 1))[::2], blocks.cell(self.size)
+        extent = window.extent(cell)
+        step = cell[0] * window.stride[0], cell[1] * window.stride[1]
+        single = self._single(blocks)
+        own = operation.pads_whole or (bool(window.margin(True)) and margin.value != window.value)
+        if own:
+            margin = window.margin(True)
+        width = window.input[1] + margin.left + margin.right
+        begin = margin.top + first[0], margin.left + first[1]
+        places = blocks.places(width, begin, step, extent)
+        index = (places.transpose(0, 1) if single else places).flatten()
+        rows = None if own else positions_of(kept)
+
+        def read() -> Tensor:
+            source = rows
+            if source is None:
+                inner = operation.padded(memory.values[node])
+                sides = (margin.left, margin.right, margin.top, margin.bottom)
+                source = positions_of(F.pad(inner, sides, value=window.value))
+            found = source.index_select(0, index)
+            if single:
+                return found.view(1, extent[0], -1, found.shape[1]).permute(0, 3, 1, 2)
+            return found.view(*places.shape, -1).permute(0, 3, 1, 2)
+
+        return read
+
+    def _single(self, blocks: Blocks) -> bool:
+        """Whether cells of one position lie side by side, which a convolution is faster with."""
+        window = self.operation.window
+        one = blocks.cell(self.size) == (1, 1) and not window.reads_own_position
+        return one and isinstance(self.operation, Convolution)
+
+    def _run(self, place: Place) -> Callable[[Tensor, int], Tensor]:
+        """What computes the part from what is read."""
+        operation = self.operation
+        if not isinstance(place, Blocks) or not self._single(place):
+            return operation.run
+        assert isinstance(operation, Convolution)
+        run_single = operation.run_single
+        return lambda x, _: run_single(x).permute(3, 1, 2, 0)
+
+    def _bind(self, memory: Memory, place: Place, held: Held, dest: Tensor | None) -> Run:
         node, operation = self.node, self.operation
         read, across = self._reader(memory, place, held)
+        compute = self._run(place)
         if dest is None:
 
             def run() -> None:
-                held[node] = operation.run(read(), across)
+                held[node] = compute(read(), across)
         else:
 
             def run() -> None:
@@ -190,16 +218,17 @@ class Summed(Windowed):
         (self.read,) = convolution.all_input_nodes
         self._other, self._then, self.within = other, then, within
 
-    def _bind(self, memory: Memory, place: Rectangle, held: Held, dest: Tensor | None) -> Run:
+    def _bind(self, memory: Memory, place: Place, held: Held, dest: Tensor | None) -> Run:
         node, operation, other, then = self.node, self.operation, self._other, self._then
         assert isinstance(operation, Convolution)
         read, across = self._reader(memory, place, held)
+        compute = self._run(place)
 
         def run() -> None:
             x, added = read(), held[other]
             if dest is not None and operation.into_sum(dest, added, x, across, then):
                 return
-            y = activate(operation.run(x, across).add_(added), then)
+            y = activate(compute(x, across).add_(added), then)
             if dest is None:
                 held[node] = y
             else:
@@ -233,7 +262,7 @@ class Pointwise(Step):
         self._activation, self._concatenates = activation, concatenates
         self._maps, self._spare = maps, spare
 
-    def _bind(self, memory: Memory, place: Rectangle, held: Held, dest: Tensor | None) -> Run:
+    def _bind(self, memory: Memory, place: Place, held: Held, dest: Tensor | None) -> Run:
         if self._concatenates:
             return self._join(held, dest)
         if self._activation is not None:

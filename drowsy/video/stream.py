@@ -15,8 +15,8 @@ from drowsy.files.messages import quoted
 from drowsy.network.net import DrowsyNet, check_network
 from drowsy.video.areas import REFRESH, WHOLE, Areas, Box
 from drowsy.video.cuts import DEFAULT_CUT, Cuts, check_cut
+from drowsy.video.memory import Memory
 from drowsy.video.program import Frame, Program
-from drowsy.video.steps import Memory
 
 _HALF = Fraction(1, 2)
 
@@ -205,8 +205,11 @@ class Stream:
         if self._program is None or self._weights != self._weights_now():
             for slot in self._slots:
                 slot.leave_memory()
-            self._program = Program(self.net, frames)
+            self._program = Program(self.net, frames, by_cells=self.refresh == "change")
             self._weights = self._weights_now()
+            if self._program.grid is not None:
+                for slot in self._slots:
+                    slot.areas.fit(self._program.grid)
         return self._program
 
     def _weights_now(self) -> list[Any]:

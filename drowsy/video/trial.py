@@ -1,4 +1,4 @@
-"""Remembering against its rivals on clips: how far from the awake network's answers, frame by frame.
+"""Remembering against its rivals on clips: how far from the awake network's answers.
 
 A clip needs no labels: every way is compared with the awake network on the same frame, by the
 divergence of its classes (KL, nats) and by the relative error of its last feature map.
@@ -45,7 +45,7 @@ def with_features(model: nn.Module, example: Tensor) -> DrowsyNet:
     if not maps:
         raise ValueError(f"model: {type(model).__name__} has no feature map of more than one place")
     (output,) = (node for node in traced.graph.nodes if node.op == "output")
-    output.args = ((output.args[0], maps[-1]),)
+    output.args = ((*output.args, maps[-1]),)
     traced.recompile()
     return convert(traced.eval(), example, source="lattice", grain="position")
 
@@ -138,7 +138,9 @@ def compare_clips(
                 for way, run in ways(rate).items():
                     found = score(run(net, clip, awake), awake)
                     rows.append({"clip": name, "saving": str(rate), "way": way, **vars(found)})
-    return [_summary(rows, *key) for key in dict.fromkeys((r["saving"], r["way"]) for r in rows)], rows
+    return [
+        _summary(rows, *key) for key in dict.fromkeys((r["saving"], r["way"]) for r in rows)
+    ], rows
 
 
 def _summary(rows: Sequence[Row], saving: str, way: str) -> Row:

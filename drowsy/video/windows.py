@@ -26,16 +26,21 @@ Rectangle = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Margin:
-    """Rows around a kept map, of what windows read beyond its edge.
+    """Rows and columns around a kept map, of what windows read beyond its edge.
 
     Args:
-        top, bottom: how many.
+        top, bottom, left, right: how many.
         value: what is in them.
     """
 
     top: int = 0
     bottom: int = 0
+    left: int = 0
+    right: int = 0
     value: float = 0.0
+
+    def __bool__(self) -> bool:
+        return any((self.top, self.bottom, self.left, self.right))
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ class Window:
     dilation: Size = (1, 1)
     value: float = 0.0
 
-    @property
-    def margin(self) -> Margin:
-        """What the input's rows must have around them."""
-        _, last, *_ = self.reads((0, self.output[0], 0, self.output[1]))
-        return Margin(self.padding[2], max(last - self.input[0], 0), self.value)
+    def margin(self, sides: bool) -> Margin:
+        """What the input must have around it; ``sides``: to the left and right too."""
+        _, below, _, beyond = self.reads((0, self.output[0], 0, self.output[1]))
+        left, _, top, _ = self.padding
+        right = max(beyond - self.input[1], 0)
+        across = (left, right) if sides else (0, 0)
+        return Margin(top, max(below - self.input[0], 0), *across, self.value)
 
     @property
     def reads_own_position(self) -> bool:
@@ -77,6 +84,11 @@ class Window:
         reach = self.dilation[1] * (self.kernel[1] - 1) + 1
         same = (self.input[1] + 2 * left - reach) // self.stride[1] + 1 == self.output[1]
         return left if same and self.padding[1] >= 0 else None
+
+    def extent(self, cell: Size) -> Size:
+        """Rows and columns that are read for so many of the output."""
+        top, bottom, left, right = self.reads((0, cell[0], 0, cell[1]))
+        return bottom - top, right - left
 
     def reads(self, box: Rectangle) -> Rectangle:
         """The rows and columns that are read for a part of the output, beyond the map too."""
@@ -95,16 +107,15 @@ class Window:
     def cut(self, kept: Tensor, margin: Margin, box: Rectangle) -> Cut:
         """What is read of a kept map for a part of the output."""
         top, bottom, left, right = self.reads(box)
-        above = below = 0
-        if margin.value != self.value and (top < 0 or bottom > self.input[0]):
-            # The rows around the map are of another value.
-            above, below = max(-top, 0), max(bottom - self.input[0], 0)
+        there = margin if margin.value == self.value else Margin()
+        height, width = self.input
+        above, below = max(-top - there.top, 0), max(bottom - height - there.bottom, 0)
         rows = kept[:, :, margin.top + top + above : margin.top + bottom - below]
-        across = self.across
-        if (above, below) == (0, 0) and across is not None and box[2:] == (0, self.output[1]):
-            return Cut(rows, (0, 0, 0, 0), across, self.value)
-        before, after = max(-left, 0), max(right - self.input[1], 0)
-        part = rows[:, :, :, left + before : right - after]
+        full = box[2:] == (0, self.output[1]) and kept.shape[3] == width
+        if full and self.across is not None and not (above or below):
+            return Cut(rows, (0, 0, 0, 0), self.across, self.value)
+        before, after = max(-left - there.left, 0), max(right - width - there.right, 0)
+        part = rows[:, :, :, margin.left + left + before : margin.left + right - after]
         return Cut(part, (before, after, above, below), 0, self.value)
 
 
@@ -190,20 +201,30 @@ class Convolution(Operation):
         self._spec = spec
         self.window = Window(input, output, kernel, spec.stride, spec.padding, spec.dilation)
         self.multiplies = prod(self.weight.shape)
-        self._packs: dict[tuple[int, int, int], _Packed] = {}
+        self._packs: dict[tuple[int, ...], _Packed] = {}
         if _packs(self.weight):
             self.bytes = self.weight.numel() * self.weight.element_size()
 
-    def _packed(self, x: Tensor, across: int) -> _Packed | None:
+    def run_single(self, x: Tensor) -> Tensor:
+        """One position of each of several windows, which lie side by side: ``[1, OC, 1, N]``."""
+        spec = replace(self._spec, stride=(self._spec.stride[0], self.window.extent((1, 1))[1]))
+        packed = self._packed(x, 0, spec)
+        if packed is not None:
+            return packed.run(x, 0)
+        return awake_conv2d(x, self.weight, self.bias, replace(spec, padding=(0, 0, 0, 0)))
+
+    def _packed(self, x: Tensor, across: int, spec: ConvSpec | None = None) -> _Packed | None:
         """For an input like this; made when it is first met: memory is told before it is taken."""
         if not self.bytes:
             return None
-        key = (x.shape[2], x.shape[3], across)
+        key = (x.shape[0], x.shape[2], x.shape[3], across)
         found = self._packs.get(key)
         if found is None:
-            found = _Packed(self.weight, self.bias, self._spec, x.shape, across)
-            alike = (each for each in self._packs.values() if each.order == found.order)
-            found = self._packs[key] = next(alike, found)
+            found = _Packed(self.weight, self.bias, spec or self._spec, x.shape, across)
+            for other in self._packs.values():
+                if other.order == found.order:
+                    found.weight = other.weight
+            self._packs[key] = found
         return found
 
     @property

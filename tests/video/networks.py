@@ -124,8 +124,33 @@ class Dense(nn.Module):
         return self.out(x)
 
 
+class Even(nn.Module):
+    """Maps that a grid of seven divides: what cells of it are computed by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 5, 2, 2)
+        self.pool = nn.MaxPool2d(3, 1, 1)
+        self.reflect = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+        self.down = nn.Conv2d(16, 8, 3, 2, 1, groups=2)
+        self.average = nn.AvgPool2d(3, 1, 1)
+        self.mix = nn.Conv2d(8, 8, 3, padding=2, dilation=2)
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.last = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # Negative values, around which a convolution pads with zeros and a pool with less.
+        x = self.first(x - 0.5) - 4
+        y = torch.cat([self.reflect(x), self.pool(x)], 1)
+        y = self.average(F.relu(self.down(y) + 2))
+        y = self.mix(y) * torch.sigmoid(y.mean((2, 3), keepdim=True))
+        return F.relu(self.up(y) + x).mean((2, 3)), self.last(self.up(y) + x)
+
+
 NETWORKS = {
     "residual": (Residual, (37, 53)),
+    "residual, even": (Residual, (56, 56)),
+    "even": (Even, (28, 28)),
     "mobile": (Mobile, (40, 31)),
     "fire": (Fire, (45, 38)),
     "dense": (Dense, (14, 14)),

@@ -77,6 +77,16 @@ def test_on_a_still_picture_it_becomes_the_awake_network(
 
 
 @torch.inference_mode()
+def test_even_maps_are_computed_by_cells() -> None:
+    for name, grid in (("residual, even", (7, 7)), ("even", (7, 7)), ("residual", None)):
+        model, size = networks.make(name)
+        stream = Stream(drowsy.convert(model), refresh="change")
+        stream(frames(1, size, torch.float64))
+        assert stream._program is not None
+        assert stream._program.grid == grid
+
+
+@torch.inference_mode()
 def test_convolutions_of_one_layer_are_exact_after_one_cycle() -> None:
     """The bound is not merely large: a layer that reads the frame alone needs a turn of each."""
     net = drowsy.convert(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).double().eval())
