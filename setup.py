@@ -13,6 +13,7 @@ DATA = ["pillow>=10"]
 PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66", "optuna>=4"]
 RAY = ["ray>=2.40"]
+VIDEO = ["av>=14", *DATA]
 ENERGY = ["nvidia-ml-py>=12.535"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
 # From 70.1 on it makes wheels by itself.
@@ -38,6 +39,7 @@ setup(
         "plot": PLOT,
         "search": SEARCH,
         "ray": RAY,
+        "video": VIDEO,
         "energy": ENERGY,
         "study": STUDY,
         "docs": DOCS,
@@ -45,6 +47,7 @@ setup(
             *STUDY,
             *ENERGY,
             *RAY,
+            *VIDEO,
             *DOCS,
             *BUILD,
             "pytest>=8",

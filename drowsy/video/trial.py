@@ -23,8 +23,9 @@ from drowsy.network.net import DrowsyNet
 from drowsy.video.cuts import DEFAULT_CUT
 from drowsy.video.rivals import Answer, Told, awake_answers, remembering, ways
 
-# A position moves where the awake features change by more than this from one frame to the next.
-_MOVES = 0.2
+# A place moves where the picture changes from one frame to the next by more than this share of
+# what it changes by where it changes most.
+_MOVES = 0.25
 _WINDOW = 4
 
 
@@ -45,13 +46,13 @@ def with_features(model: nn.Module, example: Tensor) -> DrowsyNet:
     if not maps:
         raise ValueError(f"model: {type(model).__name__} has no feature map of more than one place")
     (output,) = (node for node in traced.graph.nodes if node.op == "output")
-    output.args = ((*output.args, maps[-1]),)
+    output.update_arg(0, (output.args[0], maps[-1]))
     traced.recompile()
     return convert(traced.eval(), example, source="lattice", grain="position")
 
 
 def _is_map(node: fx.Node) -> bool:
-    shape = getattr(node.meta.get("tensor_meta"), "shape", ())
+    shape: Sequence[int] = getattr(node.meta.get("tensor_meta"), "shape", ())
     return node.op != "placeholder" and len(shape) == 4 and shape[2] * shape[3] > 1
 
 
@@ -62,7 +63,7 @@ class Score:
     Args:
         divergence, error: means over frames after the first: nats, and relative.
         worst_divergence, worst_error: of four consecutive frames the worst, averaged.
-        moving_error: relative error where the picture moves; None where nothing does.
+        moving_error: relative error where the picture moves most; None where nothing moves.
         work, peak: mean and largest share of the multiplications a frame after the first.
     """
 
@@ -75,14 +76,15 @@ class Score:
     peak: float
 
 
-def score(told: Told, awake: Sequence[Answer]) -> Score:
-    """Compare what a way said with the awake network's answers."""
+def score(told: Told, awake: Sequence[Answer], clip: Tensor) -> Score:
+    """Compare what a way said of a clip ``[T, C, H, W]`` with the awake network's answers."""
     pairs = list(zip(told.answers, awake, strict=True))[1:]
     divergence = [_divergence(mine[0], theirs[0]) for mine, theirs in pairs]
     error = [_error(mine[1], theirs[1]) for mine, theirs in pairs]
     moving = []
-    for (mine, theirs), before in zip(pairs, awake, strict=False):
-        moves = _moves(before[1], theirs[1])
+    for (mine, theirs), before, now in zip(pairs, clip[:-1], clip[1:], strict=True):
+        size = theirs[1].shape[1:]
+        moves = _moves(before, now, (size[0], size[1]))
         if moves.any():
             moving.append(_error(mine[1][:, moves], theirs[1][:, moves]))
     return Score(
@@ -101,9 +103,10 @@ def _error(mine: Tensor, theirs: Tensor) -> float:
     return float((mine.double() - theirs.double()).norm() / size) if size else 0.0
 
 
-def _moves(before: Tensor, now: Tensor) -> Tensor:
-    """Where features change from one frame to the next, bool ``[h, w]``."""
-    return (now - before).norm(dim=0) > _MOVES * now.norm(dim=0)
+def _moves(before: Tensor, now: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which places of a map of ``size`` see the picture change, bool ``[h, w]``."""
+    change = F.adaptive_avg_pool2d((now - before).abs().mean(0)[None], size)[0]
+    return change > _MOVES * change.max()
 
 
 def _worst(figures: Sequence[float]) -> float:
@@ -136,7 +139,7 @@ def compare_clips(
             awake = awake_answers(net, clip)
             for rate in rates:
                 for way, run in ways(rate).items():
-                    found = score(run(net, clip, awake), awake)
+                    found = score(run(net, clip, awake), awake, clip)
                     rows.append({"clip": name, "saving": str(rate), "way": way, **vars(found)})
     return [
         _summary(rows, *key) for key in dict.fromkeys((r["saving"], r["way"]) for r in rows)
