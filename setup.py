@@ -13,6 +13,7 @@ DATA = ["pillow>=10"]
 PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66", "optuna>=4"]
 RAY = ["ray>=2.40"]
+VIDEO = ["av>=14", *DATA]
 ENERGY = ["nvidia-ml-py>=12.535"]
 METRICS = ["prometheus-client>=0.20"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
@@ -39,6 +40,7 @@ setup(
         "plot": PLOT,
         "search": SEARCH,
         "ray": RAY,
+        "video": VIDEO,
         "energy": ENERGY,
         "metrics": METRICS,
         "study": STUDY,
@@ -48,6 +50,7 @@ setup(
             *ENERGY,
             *METRICS,
             *RAY,
+            *VIDEO,
             *DOCS,
             *BUILD,
             "pytest>=8",

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from drowsy.comparison.compare import compare
     from drowsy.evaluation.ray_engine import RayEngine
     from drowsy.governor import Governor
+    from drowsy.video.stream import Stream
 
 __version__ = VERSION
 
@@ -78,6 +79,7 @@ __all__ = [
     "Stage",
     "Store",
     "Stratified",
+    "Stream",
     "align",
     "calibrate",
     "calibrate_stencils",
@@ -103,6 +105,7 @@ _LATER = {
     "compare": "drowsy.comparison.compare",
     "Governor": "drowsy.governor.governor",
     "RayEngine": "drowsy.evaluation.ray_engine",
+    "Stream": "drowsy.video.stream",
 }
 
 

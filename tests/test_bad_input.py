@@ -53,6 +53,7 @@ from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.searches.methods import check_method, search
 from drowsy.sleep import Grain, Lfsr, SleepSpec, levels, unpack_bitmap
+from drowsy.video.stream import Stream
 
 Call = Callable[[Path], object]
 
@@ -2230,6 +2231,24 @@ CASES = [
         lambda _: Governor(net(), frontier=frontier(), watts=50),
         ValueError,
         "watts: 1 of 1 points have no joules .* measure it",
+    ),
+    Case(
+        "a refresh that is none",
+        lambda _: Stream(convert(model()), refresh="lattice"),
+        ValueError,
+        "refresh: got 'lattice', allowed: bands, quads, change",
+    ),
+    Case(
+        "a rate that bands do not have",
+        lambda _: Stream(convert(model()), rate=0.55),
+        ValueError,
+        "rate: got 0.55, allowed: m/k in [0, 1) with k up to 8",
+    ),
+    Case(
+        "a stream of an unconverted network",
+        lambda _: Stream(model()),  # type: ignore[arg-type]
+        TypeError,
+        "net: got Sequential, allowed: a DrowsyNet (drowsy.convert)",
     ),
     Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
 ]

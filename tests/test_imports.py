@@ -20,7 +20,7 @@ GROUPS = (
     {"network"},
     {"graph", "energy", "governor"},
     {"evaluation", "deployment"},
-    {"searches", "correction"},
+    {"searches", "correction", "video"},
     {"tuning"},
     {"study", "comparison", "reporting"},
     {"cli", "__init__"},
