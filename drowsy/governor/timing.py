@@ -29,10 +29,10 @@ class HostTimer:
         self._now = now
         self._done: list[Timed] = []
 
-    def start(self) -> float:
+    def start(self) -> Any:
         return self._now()
 
-    def stop(self, start: float, what: Any) -> None:
+    def stop(self, start: Any, what: Any) -> None:
         self._done.append((what, 1e3 * (self._now() - start)))
 
     def done(self) -> list[Timed]:
@@ -52,14 +52,15 @@ class CudaTimer:
         ]
         self._running: deque[tuple[Any, torch.cuda.Event, torch.cuda.Event]] = deque()
 
-    def start(self) -> tuple[torch.cuda.Event, torch.cuda.Event] | None:
+    def start(self) -> Any:
+        """Two events, the first recorded; None where as many are awaited as may be."""
         if not self._free or torch.cuda.is_current_stream_capturing():
             return None
         events = self._free.pop()
         events[0].record(torch.cuda.current_stream(self._device))
         return events
 
-    def stop(self, events: tuple[torch.cuda.Event, torch.cuda.Event] | None, what: Any) -> None:
+    def stop(self, events: Any, what: Any) -> None:
         if events is not None:
             events[1].record(torch.cuda.current_stream(self._device))
             self._running.append((what, *events))
