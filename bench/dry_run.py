@@ -382,13 +382,13 @@ def _compiled(machine: Machine) -> Callable[..., Any]:
 
 
 def _apply(module: torch.nn.Module, fn: Callable[[Tensor], Tensor], _: bool = True) -> Any:
-    """``Module._apply``, which cannot change parameters without data in place; they stay who they are.
+    """``Module._apply``, which cannot change parameters without data; they stay who they are.
 
     A converted network shares them with what it stands in for, and asks whether they are the same.
     """
     for child in module.children():
         child._apply(fn)
-    for name, parameter in module._parameters.items():
+    for parameter in module._parameters.values():
         if parameter is not None and (made := fn(parameter)) is not parameter:
             made = torch.nn.Parameter(made, parameter.requires_grad)
             # As ``torch.utils.swap_tensors``, which refuses where there are weak references.

@@ -114,6 +114,40 @@ print(f"{timing.ms:.2f} {max(timing.samples):.2f} {timing.exposed} {timing.calls
     assert done.stdout.split() == ["0.70", "0.70", "0", "1"]
 
 
+def test_what_a_network_becomes_by_a_move_is_known_on_the_stand_in() -> None:
+    """Its model moves with it, and a correction stays in force: as where tensors hold numbers."""
+    script = """
+import torch
+import drowsy
+from bench.dry_run import Machine, standing_in
+machine = Machine()
+with standing_in(machine), torch.inference_mode():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).eval()
+    net = drowsy.convert(model.to("cuda"), backend="torch")
+    weight = net.layers["0"].weight
+    net.layers["0"].correct(torch.ones(8), torch.zeros(8))
+    net.double().half()
+    x = torch.randn(1, 3, 9, 9).to("cuda").half()
+    y = net(x)
+    net.layers["0"].weight = torch.nn.Parameter(torch.randn(8, 3, 3, 3).to("cuda").half())
+    try:
+        net(x)
+    except RuntimeError as error:
+        print(weight.dtype, weight.device, y.dtype, str(error)[:24], sep="; ")
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
+    told = done.stdout.strip()
+    assert told == "torch.float16; cuda:0; torch.float16; a correction is in force", done.stderr
+
+
 @pytest.mark.parametrize("channels", [3, 16])
 def test_activations_are_no_zeros(channels: int) -> None:
     x = activations((2, channels, 20, 20), torch.float16, torch.Generator().manual_seed(0))
