@@ -39,6 +39,7 @@ WAYS = (
     *(("change", rate) for rate in (Fraction(1, 2), Fraction(3, 4))),
 )
 _KEY = ("network", "side", "dtype")
+_WARM = 6
 
 
 def moving(side: int, everywhere: bool) -> Tensor:
@@ -102,11 +103,12 @@ def measure(network: str, side: int, dtype: torch.dtype, rounds: int) -> list[Ro
     runs = runs_of(network, side, dtype)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
-        for turn in range(rounds + 2):
+        # Before, every area is met once, and the weights brought into the order that it wants.
+        for turn in range(rounds + _WARM):
             for name, run in runs.items():
                 start = time.thread_time()
                 run()
-                if turn > 1:
+                if turn >= _WARM:
                     taken[name].append(time.thread_time() - start)
     key = {"network": network, "side": side, "dtype": str(dtype).removeprefix("torch.")}
     rows = []

@@ -2242,13 +2242,13 @@ CASES = [
         "a rate that bands do not have",
         lambda _: Stream(convert(model()), rate=0.55),
         ValueError,
-        "rate: got 0.55, allowed: m/k in [0, 1) with k up to 8",
+        r"rate: got 0.55, allowed: m/k in \[0, 1\) with k up to 8",
     ),
     Case(
         "a stream of an unconverted network",
         lambda _: Stream(model()),  # type: ignore[arg-type]
         TypeError,
-        "net: got Sequential, allowed: a DrowsyNet (drowsy.convert)",
+        r"net: got Sequential, allowed: a DrowsyNet \(drowsy.convert\)",
     ),
     Case("no command", lambda _: drowsy("doze"), CommandFailed, "invalid choice: 'doze'"),
 ]
