@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from numbers import Real
+from typing import Any
 
 log = logging.getLogger("drowsy.governor")
 
@@ -68,11 +69,11 @@ class Channel:
             self._news_at = now
         return max(0.0, now - self._news_at - _QUIET)
 
-    def _judge(self, value: object, why: str, least: float) -> str:
+    def _judge(self, value: Any, why: str, least: float) -> str:
         """Why a reading is no news; empty where it is."""
         if value is None:
             return why or "cannot be read"
-        if isinstance(value, bool) or not isinstance(value, Real) or not value == value:
+        if isinstance(value, bool) or not isinstance(value, Real) or value != value:
             return f"reads {str(value)[:40]!r}, which is no number"
         if not least < value < self._high:
             told = str(value)[:12]

@@ -101,7 +101,7 @@ def _own_name(knob: Knob) -> str:
 def _page(knob: Knob, name: str, album: Album | None) -> str:
     settings = settings_of(knob)
     parts: list[Element | None] = [
-        album and album.store(),
+        None if album is None else album.store(),
         heading(knob, name),
         deals(knob, settings),
         frontier(knob, settings),

@@ -10,7 +10,7 @@ from drowsy.images.view import View
 from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
 from drowsy.reporting.chart import NARROW, WIDE, Mark, chart, dot
-from drowsy.reporting.markup import tag
+from drowsy.reporting.markup import Inside, tag
 from drowsy.reporting.pictures import Album, schema
 from drowsy.reporting.settings import Setting, axes
 from drowsy.reporting.words import (
@@ -321,7 +321,7 @@ def nights(knob: Knob, settings: Sequence[Setting], album: Album | None) -> Elem
         row.set("style", f"--columns: {len(album.images)}")
         caption = tag("h3", f"Number {each.name}: ", _words(each))
         figures.append(tag("figure", caption, row))
-    told = [
+    told: list[Inside] = [
         "Of the multiplications made for each place of a picture, the part that sleeps: ",
         tag("span", "none", tag("i"), "all", class_="scale"),
         ". All layers together, each by its work; a map of the first seed. What a view leaves "
