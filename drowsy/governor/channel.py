@@ -75,10 +75,11 @@ class Channel:
             return why or "cannot be read"
         if isinstance(value, bool) or not isinstance(value, Real) or value != value:
             return f"reads {str(value)[:40]!r}, which is no number"
-        if not least < value < self._high:
+        number: Any = value
+        if not least < number < self._high:
             told = str(value)[:12]
             return f"reads {told}, believed: from {least:.4g} to {self._high:.4g}"
-        if value == self._last:
+        if number == self._last:
             self._run += 1
             if self._stalls and self._run * math.log(self._repeating) < math.log(_BY_CHANCE):
                 return f"has read {value} {self._run + 1} times in a row, which it does not do"
@@ -87,5 +88,5 @@ class Channel:
         kept = (1 - _REPEATS_GAIN) ** self._run
         share = (1 - kept + kept * self._repeating) * (1 - _REPEATS_GAIN)
         self._repeating = min(max(share, _LEAST_REPEATS), 0.99)
-        self._last, self._run = value, 0
+        self._last, self._run = number, 0
         return ""
