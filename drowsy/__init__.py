@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from drowsy.comparison.compare import compare
     from drowsy.evaluation.ray_engine import RayEngine
     from drowsy.governor import Governor
+    from drowsy.reporting.page import write_report
     from drowsy.video.stream import Stream
 
 __version__ = VERSION
@@ -98,6 +99,7 @@ __all__ = [
     "save_stencils",
     "search",
     "tune",
+    "write_report",
 ]
 
 # Imported when they are first asked for: what few programs use must not slow down the others.
@@ -106,6 +108,7 @@ _LATER = {
     "Governor": "drowsy.governor.governor",
     "RayEngine": "drowsy.evaluation.ray_engine",
     "Stream": "drowsy.video.stream",
+    "write_report": "drowsy.reporting.page",
 }
 
 

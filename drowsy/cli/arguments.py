@@ -21,7 +21,7 @@ from drowsy.cli.commands import (
     run_uniform,
 )
 from drowsy.cli.inputs import SLEEP
-from drowsy.cli.knobs import run_bench, run_evaluate, run_tune
+from drowsy.cli.knobs import run_bench, run_evaluate, run_report, run_tune
 from drowsy.cli.networks import NAMES
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.evaluation.tasks import NAMES as TASKS
@@ -94,6 +94,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=30.0, help="for all settings together (default: 30)"
     )
     sub.add_argument("--out", help="write the knob with what was measured here")
+    sub = command("report", run_report, "a knob as one page to send, which needs nothing else")
+    _add_knob(sub)
+    group = sub.add_argument_group("images, to show views and sleep maps on")
+    group.add_argument("--data", help="folder: class subfolders, a labels CSV, or images alone")
+    group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
+    group.add_argument(
+        "--images", type=read_range, help="FIRST:LAST by sorted name, up to 8 (default: 0:3)"
+    )
+    sub.add_argument("--out", required=True, help="HTML file")
     demo = command("demo", run_demo, "the main job on a network and images that pip delivers")
     demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
     sub = command("inspect", run_inspect, "what conversion does with a network, and why")

@@ -1,4 +1,4 @@
-"""The commands of a whole knob: tune, evaluate, bench."""
+"""The commands of a whole knob: tune, evaluate, bench, report."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from drowsy.cli.networks import as_recorded, load_model, note, recorded
 from drowsy.cli.options import check_out_file, find_device
 from drowsy.files.tensors import read_described
 from drowsy.models import ModelInfo
+from drowsy.reporting import write_report
 from drowsy.study.knobs import knob_rows, record
 from drowsy.tuning.evaluate import table, verdict
 from drowsy.tuning.knob import Knob, load
@@ -24,6 +25,8 @@ from drowsy.tuning.tune import tune
 
 # Of what is written beside a knob's file.
 _BESIDE = (".csv", ".json", ".png")
+# Images that a report shows where none are asked for by number.
+_SHOWN = range(3)
 
 
 def run_tune(args: argparse.Namespace) -> None:
@@ -92,6 +95,19 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.out is not None:
         knob.save(args.out)
         print(f"\nwrote {args.out}")
+
+
+def run_report(args: argparse.Namespace) -> None:
+    out = check_out_file(args)
+    args, knob, _, info = _loaded(args)
+    images = None
+    if args.data is not None:
+        images = load_data(args, info, args.images or _SHOWN, "images").images
+        images = images.to(find_device(args))
+    mean, std = info.preprocess.mean, info.preprocess.std
+    write_report(knob, out, images, name=info.name, mean=mean, std=std)
+    held = "no images" if images is None else f"{len(images)} of the images"
+    print(f"wrote {out}: one page to send, which holds {held}")
 
 
 def _loaded(

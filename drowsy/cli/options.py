@@ -54,6 +54,9 @@ def _check_company(args: argparse.Namespace) -> None:
         needs("stages", not args.kernels, "without --kernels")
     if args.command == "calibrate":
         needs("seeds", args.measure is not None, "with --measure, as nothing is measured")
+    if args.command == "report":
+        for name in ("images", "labels"):
+            needs(name, args.data is not None, "with --data, as nothing else is shown")
     needs("address", getattr(args, "engine", None) == "ray", "with --engine ray")
     own = getattr(args, "model", None) not in MODELS
     company = (

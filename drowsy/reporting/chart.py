@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from xml.etree.ElementTree import Element
 
+from drowsy.files.pictures import apart
 from drowsy.reporting.markup import tag
 from drowsy.reporting.words import number
 
@@ -175,11 +175,11 @@ def _labels(
     """Labels beside the plot, in the order of their points, and lines that lead there."""
     # Of equal losses the cheaper point stands above, so that no line passes another's point.
     ordered = sorted(marks, key=lambda mark: (y(mark.loss), mark.cost))
-    places = apart([y(mark.loss) for mark in ordered], _LINE)
+    span = floor - _TOP
+    places = apart([(y(mark.loss) - _TOP) / span for mark in ordered], _LINE / span)
     drawn = []
-    for n, (mark, place) in enumerate(zip(ordered, places, strict=True)):
-        first, last = _TOP + n * _LINE, floor - (len(ordered) - 1 - n) * _LINE
-        place = min(max(place, first), last)
+    for mark, part in zip(ordered, places, strict=True):
+        place = _TOP + span * part
         start, end = x(mark.cost), shape.right + 12
         path = f"M{start:.2f} {y(mark.loss):.2f}L{end:.2f} {place:.2f}"
         drawn.append(tag("path", d=path, class_="lead"))
@@ -192,14 +192,3 @@ def _labels(
                 words.append(tag("tspan", "\u2002awake", class_="name"))
         drawn.append(tag("text", words, x=end + 5, y=place + 4, class_="label"))
     return drawn
-
-
-def apart(places: Sequence[float], gap: float) -> list[float]:
-    """Rising places moved as little as can be to be ``gap`` from each other, by least squares."""
-    pools: list[list[float]] = []
-    for n, place in enumerate(places):
-        pools.append([place - n * gap])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    level = [fmean(pool) for pool in pools for _ in pool]
-    return [each + n * gap for n, each in enumerate(level)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -326,9 +328,14 @@ class Knob:
         """Fraction of the multiplications of what a point shows that sleeps."""
         if not any(point.schedule.thresholds().values()):
             return 0.0
-        shares = layer_shares(network_cost(self._machine.nets[None], self.contents.image))
         rates = {name: layer.rate for name, layer in point.schedule.layers.items()}
-        return saving(rates, shares)
+        return saving(rates, self._shares)
+
+    @cached_property
+    def _shares(self) -> Mapping[str, float]:
+        # Counting runs the network, which would move its clock: it runs a copy.
+        net = copy.deepcopy(self._machine.nets[None])
+        return layer_shares(network_cost(net, self.contents.image))
 
     def sleep_map(self, images: Tensor, point: OperatingPoint | int | None = None) -> Tensor:
         """Where the work sleeps that a point, or the one in force, spends on these images.

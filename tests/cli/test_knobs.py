@@ -1,9 +1,10 @@
-"""``drowsy tune``, ``evaluate`` and ``bench``, and the names of networks that they take."""
+"""``drowsy tune``, ``evaluate``, ``bench`` and ``report``, and the names of networks that they take."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -326,3 +327,37 @@ def test_what_real_libraries_say(given: str, crop: int, classes: int) -> None:
     assert found.preprocess["mean"] == (0.485, 0.456, 0.406)
     with torch.device("meta"):
         assert isinstance(found.make(False), nn.Module)
+
+
+def test_report_writes_a_page_with_the_first_images(
+    tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["report", "tiny.drowsy", "--out", "page.html"]) == 0
+    assert "wrote page.html: one page to send, which holds no images" in capsys.readouterr().out
+    plain = Path("page.html").read_text()
+    assert "<h1>nets.small:build</h1>" in plain
+    assert 'id="picture' not in plain
+    for more, count in (([], 3), (["--images", "5:9"], 4)):
+        arguments = ["report", "tiny.drowsy", "--data", "data", *more, "--out", "page.html"]
+        assert main(arguments) == 0
+        assert f"holds {count} of the images" in capsys.readouterr().out
+        assert Path("page.html").read_text().count('id="picture') == count
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--images", "0:2"], "images: got .*, allowed: with --data"),
+        (["--labels", "l.csv"], "labels: got l.csv, allowed: with --data"),
+        (["--data", "data", "--images", "0:9"], "images: got 9, allowed: 1 to 8"),
+        (["--data", "data", "--images", "20:30"], "images: got 20:30, allowed: a range within"),
+        (["--data", "nowhere"], "data: no folder nowhere"),
+    ],
+)
+def test_report_refuses_what_it_would_ignore(
+    tuned: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "tiny.drowsy", "--out", "page.html", *more]) != 0
+    assert re.search(message, capsys.readouterr().err)
+    assert not Path("page.html").exists()

@@ -266,3 +266,14 @@ def test_images_are_checked(model: nn.Module) -> None:
         knob(3)
     with pytest.raises(ValueError, match=r"allowed: \[N, 3, H, W\]"):
         knob(torch.rand(2, 4, *FULL))
+
+
+def test_saying_what_points_do_moves_no_clock(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    images = torch.rand(4, 3, *FULL)
+    with knob.at(saving=0.45):
+        knob.reseed(3)
+        found = knob(images)
+        knob.reseed(3)
+        assert "asleep" in str(knob)
+        assert torch.equal(knob(images), found)
