@@ -45,7 +45,7 @@ class Shape:
 
 
 # For screens of a desk, and of a phone.
-WIDE, NARROW = Shape(900, 470, True), Shape(350, 300, False)
+WIDE, NARROW = Shape(900, 440, True), Shape(350, 300, False)
 
 
 def chart(marks: Sequence[Mark], x_title: str, y_title: str, shape: Shape) -> Element:

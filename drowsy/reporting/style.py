@@ -51,7 +51,8 @@ svg .dot.awake { fill: var(--page); stroke: var(--ink); stroke-width: 2; }
 b.view, tspan.view { color: var(--view); fill: var(--view); font-weight: 600; }
 b.sleep, tspan.sleep { color: var(--sleep); fill: var(--sleep); font-weight: 600; }
 b.format, tspan.format { color: var(--format); fill: var(--format); font-weight: 600; }
-.chart { display: block; width: 100%; height: auto; font-size: 13px; margin-bottom: 14px; }
+.chart { display: block; width: 100%; height: auto; overflow: visible; font-size: 13px;
+  margin-bottom: 14px; }
 .chart.narrow { display: none; max-width: 480px; }
 .chart text { fill: var(--ink); } .chart .tick, .chart .axis { fill: var(--soft); }
 .chart .grid { stroke: var(--grid); } .chart .zero { stroke: var(--soft); }

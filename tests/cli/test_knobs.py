@@ -1,4 +1,4 @@
-"""``drowsy tune``, ``evaluate``, ``bench`` and ``report``, and the names of networks that they take."""
+"""``drowsy tune``, ``evaluate``, ``bench``, ``report``, and the names of networks they take."""
 
 from __future__ import annotations
 
