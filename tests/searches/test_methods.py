@@ -43,6 +43,7 @@ class Model:
     ) -> None:
         rng = np.random.default_rng(seed)
         self.names = [f"conv{i}" for i in range(layers)]
+        self.damage = "divergence"
         self.net = SimpleNamespace(k=k)
         self.shares = dict(zip(self.names, rng.dirichlet(np.ones(layers) * 2), strict=True))
         self.gains = multiplication_gains(self.shares, k)
@@ -53,7 +54,7 @@ class Model:
         self.asked: list[Setting] = []
 
     def measure(
-        self, settings: Iterable[Setting], label: str = ""
+        self, settings: Iterable[Setting], label: str = "", values: bool = True
     ) -> dict[Setting, OperatingPoint]:
         points = {}
         for setting in settings:

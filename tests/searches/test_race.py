@@ -36,6 +36,7 @@ class Table:
         self.saving, self.right = saving, right
         self.images = range(right.shape[1])
         self.work = SimpleNamespace(labels=None, batch=1)
+        self.objectives, self.damage = ["agreement"], "divergence"
         self.net, self.names = SimpleNamespace(k=len(saving)), ["conv"]
         self.gains, self.free, self.ties = saving[None], [0], [[0]]
 
@@ -48,7 +49,11 @@ class Table:
         assert counts[0].images == len(self.images)
 
     def counts(
-        self, settings: Iterable[Setting], label: str = "", images: range | None = None
+        self,
+        settings: Iterable[Setting],
+        label: str = "",
+        images: range | None = None,
+        values: bool = True,
     ) -> dict[Setting, list[Counts]]:
         shown = images or self.images
         return {
