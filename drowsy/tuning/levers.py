@@ -76,6 +76,8 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
         size = workbench.resolution_for(saving)
         if size is None or size == workbench.full:
             continue
+        if not workbench.comparable(workbench.scaled(size)):
+            continue
         quality: dict[int, float] = {}
 
         def at(n: int, size: tuple[int, int] = size, quality: dict[int, float] = quality) -> float:
@@ -104,7 +106,7 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
             else ""
         )
         if offered
-        else "left out: the network takes no smaller image"
+        else "left out: the network takes no smaller image, or its outputs have another shape then"
     )
 
 
