@@ -232,6 +232,72 @@ def test_any_metric(model: nn.Module, images: Tensor) -> None:
     assert all(point.figure("score") <= 0 for point in knob.points)
 
 
+def report_of(knob: drowsy.Knob, count: int) -> Tensor:
+    """Places of the images that points were reported on."""
+    counts = knob.contents.made["images"]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[counts["calibration"] + counts["search"] :][: counts["report"]]
+
+
+@pytest.mark.parametrize(
+    ("own", "given"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float32),
+    ],
+)
+def test_images_of_another_dtype_than_the_model(
+    model: nn.Module, images: Tensor, own: torch.dtype, given: torch.dtype
+) -> None:
+    model, images = model.to(own), images.to(given)
+    knob = tune(model, images, cost="macs")
+    report = report_of(knob, 64)
+    with torch.no_grad():
+        awake = model(images[report].to(own)).argmax(1)
+    assert any(point.view for point in knob.contents.points)
+    for point in knob.contents.points:
+        knob.set(point)
+        knob.reseed(0)
+        found = knob(images[report])
+        assert found.dtype == given
+        # A tie in half precision is rounded by the batch.
+        agreement = (found.argmax(1) == awake).float().mean().item()
+        assert agreement == pytest.approx(point.agreement, abs=1e-6)
+
+
+class Branching(nn.Module):
+    """A network that tracing cannot take, and the meta device neither."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x if x.mean() > 1e9 else 2 * x)
+
+
+def test_a_network_that_cannot_be_traced(model: nn.Module, images: Tensor) -> None:
+    model = Branching(model).eval()
+    knob = tune(model, images, cost="macs")
+    report = report_of(knob, 64)
+    with torch.no_grad():
+        awake = model(images[report]).argmax(1)
+    assert any(point.view for point in knob.contents.points)
+    for point in knob.contents.points:
+        knob.set(point)
+        knob.reseed(0)
+        agreement = (knob(images[report]).argmax(1) == awake).float().mean().item()
+        assert agreement == pytest.approx(point.agreement, abs=1e-6)
+
+
+def test_six_images_are_enough(model: nn.Module, images: Tensor) -> None:
+    knob = tune(model, images[:6], cost="macs", levers="sleep")
+    assert knob.contents.made["images"]["calibration"] == 1
+    assert "reconstruct" not in knob.contents.levers["sleep"]
+
+
 def test_a_plan_fits_what_there_is() -> None:
     plan = Plan.of(1300, 0.04, 10)
     assert plan.calibration == 128
