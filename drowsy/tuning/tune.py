@@ -225,14 +225,18 @@ def _levers(levers: str | Sequence[str]) -> set[str]:
     """Names of the levers that are asked for."""
     if levers == "auto":
         return set(LEVERS)
-    names = [levers] if isinstance(levers, str) else list(levers)
-    if not names or not set(names) <= set(LEVERS):
+    names = (
+        [levers] if isinstance(levers, str) or not isinstance(levers, Iterable) else list(levers)
+    )
+    if not names or any(name not in LEVERS for name in names):
         raise ValueError(f"levers: got {levers!r}, allowed: auto, or some of {', '.join(LEVERS)}")
     return set(names)
 
 
 def _check_splits(splits: Mapping[str, range], images: int) -> None:
     names = {"calibration", "search", "report"}
+    if not isinstance(splits, Mapping):
+        raise TypeError(f"splits: got {type(splits).__name__}, allowed: ranges by name, or None")
     if set(splits) != names:
         raise ValueError(
             f"splits: got {', '.join(splits) or 'none'}, allowed: {', '.join(sorted(names))}"

@@ -205,6 +205,15 @@ def test_a_file_of_other_weights_or_another_machine_is_told(
         load(path, model)
 
 
+def test_a_file_whose_outputs_cannot_be_restored_is_refused(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.drowsy"
+    Knob(model, replace(contents_of(model), restores=True)).save(path)
+    with pytest.raises(ValueError, match="points: got a view of part of the picture"):
+        load(path, model)
+
+
 def test_any_byte_changed_is_refused_or_read_right(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "net.drowsy"
     knob = Knob(model, contents_of(model))

@@ -310,8 +310,12 @@ def test_a_plan_fits_what_there_is() -> None:
 
 
 def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
+    sliced = {"calibration": range(8), "search": slice(8, 16), "report": range(16, 24)}
     for error, match, kwargs in (
         (ValueError, "levers: got 'views'", {"levers": "views"}),
+        (ValueError, "levers: got None, allowed: auto", {"levers": None}),
+        (TypeError, "splits: got list, allowed", {"splits": [range(9)]}),
+        (TypeError, "search: got slice, allowed: a range", {"splits": sliced}),
         (ValueError, "cost: got 'time'", {"cost": "time"}),
         (ValueError, "minutes: got 0", {"minutes": 0}),
         (TypeError, "batch: got 1.5", {"batch": 1.5}),
