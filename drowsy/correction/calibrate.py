@@ -51,6 +51,9 @@ from drowsy.knob.schedule import Schedule
 from drowsy.network.calibration import Calibration, weight_norms
 from drowsy.network.net import DrowsyNet, check_network
 
+# Images that a reconstruction takes, at least.
+FEWEST = 4
+
 Point = Schedule | OperatingPoint | float | Fraction
 
 
@@ -97,8 +100,10 @@ def calibrate(
     check_network(net)
     pixels = _gathered(images)
     check_images(pixels)
-    if reconstruct and len(pixels) < 4:
-        raise ValueError(f"images: got {len(pixels)}, allowed: 4 or more to reconstruct from")
+    if reconstruct and len(pixels) < FEWEST:
+        raise ValueError(
+            f"images: got {len(pixels)}, allowed: {FEWEST} or more to reconstruct from"
+        )
     check_batch(batch)
     check_seed("seed", seed)
     settings = _settings(net, points)

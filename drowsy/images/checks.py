@@ -69,8 +69,10 @@ def check_batch(batch: int) -> None:
 
 
 def check_splits(splits: Mapping[str, range], count: int) -> None:
-    """Raise ValueError unless these are disjoint ranges of ``count`` images, none empty."""
+    """Raise unless these are disjoint ranges of ``count`` images, none empty."""
     for name, span in splits.items():
+        if not isinstance(span, range):
+            raise TypeError(f"{name}: got {type(span).__name__}, allowed: a range")
         if span.step != 1 or not 0 <= span.start < span.stop <= count:
             raise ValueError(
                 f"{name}: got {span.start}:{span.stop}, allowed: a range within 0:{count}"

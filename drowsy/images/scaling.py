@@ -13,7 +13,9 @@ def scale_images(images: Tensor, size: Size, interpolation: str = "bicubic") -> 
     """Images ``[N, C, H, W]`` scaled down to ``size``, antialiased; as they are at their own."""
     if tuple(images.shape[-2:]) == size:
         return images
-    return F.interpolate(images, size, mode=interpolation, antialias=True)
+    # Half precision is not scaled on every device.
+    pixels = images.float() if images.element_size() < 4 else images
+    return F.interpolate(pixels, size, mode=interpolation, antialias=True).to(images.dtype)
 
 
 def crop_images(images: Tensor, size: Size) -> Tensor:

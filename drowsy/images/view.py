@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from drowsy.files.messages import quoted
 from drowsy.files.versioned import check_keys
 from drowsy.images.scaling import INTERPOLATIONS, Size, crop_images, scale_images
+from drowsy.images.structures import mapped
 
 
 @dataclass(frozen=True)
@@ -91,31 +90,48 @@ class View:
         size = self.size if there == self.full else self._scaled(self.size, there)
         return scale_images(crop_images(images, middle), size, self.interpolation)
 
-    def restored(self, outputs: Any, there: Size) -> Any:
+    def restored(self, outputs: Any, there: Size, whole: Any) -> Any:
         """Outputs for images that this view covers, as large as they would be for all pixels.
 
-        Maps ``[N, C, h, w]`` are scaled up, wherever they lie in lists, tuples and dictionaries;
-        ``boxes`` of a list of dictionaries, one an image, are in pixels and are multiplied.
+        Maps ``[N, C, h, w]`` and ``[N, h, w]`` are scaled to the size that they have in ``whole``,
+        wherever they lie in lists, tuples, mappings and objects. Of a list of dictionaries with
+        ``boxes``, one an image, as detectors give it, ``boxes`` and ``keypoints`` are in pixels and
+        are multiplied, and ``masks`` are scaled to the picture's size.
 
         Args:
             outputs: of the network, for what this view made of images.
             there: ``(H, W)`` of the images before.
+            whole: its outputs for such images as they are, of any number of them; only shapes
+                count, so tensors may be on the meta device.
         """
         if self.is_whole:
             return outputs
         seen = self.size if there == self.full else self._scaled(self.size, there)
-        up, across = (whole / part for whole, part in zip(there, seen, strict=True))
-
-        def restore(y: Tensor) -> Tensor:
-            if y.dim() != 4:
-                return y
-            size = [max(round(up * y.shape[2]), 1), max(round(across * y.shape[3]), 1)]
-            return F.interpolate(y, size, mode=self.interpolation)
-
         if isinstance(outputs, list) and all(map(_has_boxes, outputs)):
-            times = torch.tensor([across, up, across, up])
-            return [{**each, "boxes": each["boxes"] * times.to(each["boxes"])} for each in outputs]
-        return tree_map_only(Tensor, restore, outputs)
+            up, across = (all_ / part for all_, part in zip(there, seen, strict=True))
+            return [self._found(each, there, (across, up)) for each in outputs]
+        return mapped(self._restored, outputs, whole)
+
+    def _restored(self, y: Tensor, whole: Tensor) -> Tensor:
+        size = _pair(whole.shape[-2:]) if whole.dim() > 1 else (0, 0)
+        if y.dim() == 3 and all(a != b for a, b in zip(y.shape[1:], size, strict=True)):
+            return F.interpolate(y[:, None], size, mode=self.interpolation)[:, 0]
+        # Sequences, of which one axis alone grows, are no maps.
+        if y.dim() != 4 or tuple(y.shape[-2:]) == size:
+            return y
+        return F.interpolate(y, size, mode=self.interpolation)
+
+    def _found(self, entry: Any, there: Size, times: tuple[float, float]) -> Any:
+        """What a detector found in one image."""
+        changed = {"boxes": entry["boxes"] * entry["boxes"].new_tensor([*times, *times])}
+        if isinstance(points := entry.get("keypoints"), Tensor):
+            changed["keypoints"] = points * points.new_tensor([*times, 1.0])
+        masks = entry.get("masks")
+        if isinstance(masks, Tensor) and masks.dim() == 4:
+            # Shares of belonging, which no bicubic overshoot may leave.
+            few = masks.new_empty(0, masks.shape[1], *there)
+            changed["masks"] = F.interpolate(masks, there, mode="bilinear") if len(masks) else few
+        return {**entry, **changed}
 
     def _scaled(self, part: Size, there: Size) -> Size:
         """What ``part`` of ``full`` is of pictures of another size."""

@@ -263,9 +263,11 @@ class DrowsyNet(Converted):
     @property
     def _seers(self) -> tuple[int, ...]:
         """Indices of the layers whose source sees."""
+        layers = self.layers.values()
+        if torch.compiler.is_compiling():  # whose graph would be of one version
+            return tuple(layer.index for layer in layers if layer.sleep.source.sees)
         version, seers = self._seeing
         if version != self.control.version:
-            layers = self.layers.values()
             seers = tuple(layer.index for layer in layers if layer.sleep.source.sees)
             self._seeing = self.control.version, seers
         return seers

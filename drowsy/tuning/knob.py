@@ -219,12 +219,14 @@ class Knob:
             like = next(self._machine.nets[None].parameters())
             images = images.to(like.device, like.dtype)
         check_images(images)
-        kept = self.point
+        check_batch_of(images, self.contents.image)
+        # What is in force outside of a block, too; nothing changes unless all is measured.
+        kept, measured = self._point, self._measured(images, seconds)
         self.batch = len(images)
         self.contents = replace(
             self.contents, batch=self.batch, measured_here=True, made=self._made_here()
         )
-        self._take(self._measured(images, seconds))
+        self._take(measured)
         # The same setting, as it is now measured.
         self._point = next((p for p in (*self.points, self.awake) if _same(p, kept)), self.awake)
 

@@ -169,6 +169,11 @@ def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents
     read = [OperatingPoint.from_dict(p, f"{where}: point {n}") for n, p in enumerate(points)]
     if not any(point.is_awake for point in read):
         raise ValueError(f"{where}: points: got none awake, allowed: one of them awake")
+    if about["restores"] and any(point.view and not point.view.covers for point in read):
+        raise ValueError(
+            f"{where}: points: got a view of part of the picture, allowed: of all of it, where "
+            "outputs are scaled up to it"
+        )
     height, width = image[1:]
     return Contents(
         weights=about["weights"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from drowsy.correction.calibrate import FEWEST
 from drowsy.images.view import View
 from drowsy.tuning.recipe import CORRECTIONS, Sleep
 from drowsy.tuning.rig import Rig
@@ -76,6 +77,8 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
         size = workbench.resolution_for(saving)
         if size is None or size == workbench.full:
             continue
+        if not workbench.comparable(workbench.scaled(size)):
+            continue
         quality: dict[int, float] = {}
 
         def at(n: int, size: tuple[int, int] = size, quality: dict[int, float] = quality) -> float:
@@ -104,7 +107,7 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
             else ""
         )
         if offered
-        else "left out: the network takes no smaller image"
+        else "left out: the network takes no smaller image, or its outputs have another shape then"
     )
 
 
@@ -137,7 +140,9 @@ def offer_sleep(
     if found is None:
         offers.told["sleep"] = "left out: no setting saves enough"
         return recipes[0]
-    ways = [replace(found, correction=each) for each in CORRECTIONS]
+    few = len(workbench.images("calibration")) < FEWEST
+    corrections = [each for each in CORRECTIONS if not (few and each == "reconstruct")]
+    ways = [replace(found, correction=each) for each in corrections]
     ways.append(replace(found, fill="interpolate"))
     recipe = _best(workbench, ways, views[0], number_format) or found
     count = len(offers.operations)

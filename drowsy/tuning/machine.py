@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from drowsy.correction.stencils import install_stencils
+from drowsy.images.scaling import Size
+from drowsy.images.structures import mapped
 from drowsy.knob.point import OperatingPoint
 from drowsy.network.calibration import Calibration
 from drowsy.network.net import DrowsyNet
@@ -58,6 +59,8 @@ class Machine:
             net.calibration = calibrations.get(each)
             self.nets[each] = net
             self._gates[each] = Gate(net.set)
+        self._awake = OperatingPoint(self.nets[None].schedule, 0.0)
+        self._wholes: dict[Size, Any] = {}
 
     def run(self, point: OperatingPoint, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the network puts out for images ``[N, C, H, W]`` at a point, in their dtype."""
@@ -67,9 +70,10 @@ class Machine:
             with self._gates[point.number_format].at(point):
                 outputs = net(shown, *args, **kwargs)
             if weight.dtype != images.dtype:
-                outputs = tree_map_only(Tensor, lambda y: _as(y, weight.dtype, images), outputs)
+                outputs = mapped(lambda y: _as(y, weight.dtype, images), outputs)
             if self.restores and view is not None:
-                outputs = view.restored(outputs, (images.shape[-2], images.shape[-1]))
+                whole = self._whole(images, *args, **kwargs)
+                outputs = view.restored(outputs, (images.shape[-2], images.shape[-1]), whole)
         return outputs
 
     def sleep_map(self, point: OperatingPoint, images: Tensor) -> Tensor:
@@ -85,6 +89,23 @@ class Machine:
         weight = next(iter(self.nets[point.number_format].layers.values())).weight
         shown = images if point.view is None else point.view(images)
         return weight, shown.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _whole(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Outputs awake for such images as they are, on the meta device: shapes alone.
+
+        Sizes of maps are rounded as the network does, so it tells them itself, once for each size
+        of images.
+        """
+        size: Size = (images.shape[-2], images.shape[-1])
+        if size not in self._wholes:
+            net = self.nets[None]
+            weight = next(iter(net.layers.values())).weight
+            with self._gates[None].at(self._awake):
+                clock = net.control.clock.clone()
+                outputs = net(images.to(weight.dtype), *args, **kwargs)
+                net.control.clock.copy_(clock)
+            self._wholes[size] = mapped(lambda y: y.to("meta"), outputs)
+        return self._wholes[size]
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""

@@ -51,7 +51,8 @@ def fit_flatten(net: DrowsyNet, image: Sequence[int]) -> list[str]:
     """Let a network whose flatten takes features of one size take smaller images too, in place.
 
     Features are scaled (bilinearly) to the size that the linear layer was trained with; at the
-    trained size that changes nothing. A network that takes smaller images as it is stays as it is.
+    trained size that changes nothing. A network that takes smaller images as it is stays as it is,
+    and so does one without a graph.
 
     Args:
         net: a converted network.
@@ -67,7 +68,11 @@ def fit_flatten(net: DrowsyNet, image: Sequence[int]) -> list[str]:
         return []
     except RuntimeError:
         fitted = []
-    graph = net.need_graph("compare (scaling features)")
+    if net.graph is None:
+        # Nothing can be put between its nodes, and the meta device may not know its branches: it
+        # takes the sizes that it takes.
+        return []
+    graph = net.graph
     trained = shapes(net, next(net.parameters()).new_zeros(1, *image))
     for node in list(graph.nodes):
         if len(node.all_input_nodes) != 1:

@@ -156,7 +156,9 @@ def tune(
     images, labels = gather(example, images, labels)
     if len(images) < _FEWEST:
         raise ValueError(f"images: got {len(images)}, allowed: {_FEWEST} or more, better 500")
-    task = task_of(example, images, labels, metric)
+    # Of another dtype they are cast, as the knob casts them: after they are scaled.
+    dtype = next(model.parameters()).dtype
+    task = task_of(example, images.to(dtype), labels, metric)
     labels = None if labels is None else task.check(labels, images)
     if splits is None:
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_SEED))
@@ -171,7 +173,7 @@ def tune(
         "machine": provenance()["machine"],
     }
     journal = Journal(None if store is None else f"{os.fspath(store)}.journal", about)
-    seconds = journal.get("seconds an image", lambda: _seconds(model, images[:batch]))
+    seconds = journal.get("seconds an image", lambda: _seconds(model, images[:batch].to(dtype)))
     plan = Plan.of(len(images), seconds, minutes)
     if splits is not None:
         plan = plan.on({name: len(span) for name, span in splits.items()})
@@ -182,7 +184,7 @@ def tune(
             seeds=check_seeds(seeds),
             budget=max(plan.settings, 1),
             batch=min(50, plan.search),
-            dtype=images.dtype,
+            dtype=dtype,
             device=images.device,
             store=opened,
         )
@@ -224,14 +226,18 @@ def _levers(levers: str | Sequence[str]) -> set[str]:
     """Names of the levers that are asked for."""
     if levers == "auto":
         return set(LEVERS)
-    names = [levers] if isinstance(levers, str) else list(levers)
-    if not names or not set(names) <= set(LEVERS):
+    names = (
+        [levers] if isinstance(levers, str) or not isinstance(levers, Iterable) else list(levers)
+    )
+    if not names or any(name not in LEVERS for name in names):
         raise ValueError(f"levers: got {levers!r}, allowed: auto, or some of {', '.join(LEVERS)}")
     return set(names)
 
 
 def _check_splits(splits: Mapping[str, range], images: int) -> None:
     names = {"calibration", "search", "report"}
+    if not isinstance(splits, Mapping):
+        raise TypeError(f"splits: got {type(splits).__name__}, allowed: ranges by name, or None")
     if set(splits) != names:
         raise ValueError(
             f"splits: got {', '.join(splits) or 'none'}, allowed: {', '.join(sorted(names))}"
@@ -290,7 +296,9 @@ def _offers(
         number_format = offer_formats(rig, _FORMATS.get(rig.images.device.type, ()), offers)
     if "view" in levers:
         offer_views(rig, number_format, not workbench.covers, offers)
-    recipes = list(_RECIPES[workbench.covers])
+    # What shares maps is told by a graph.
+    traced = workbench.dense.graph is not None
+    recipes = [replace(each, aligned=traced) for each in _RECIPES[workbench.covers]]
     recipe = recipes[0]
     if "sleep" in levers:
         views = [whole, *_bases(rig, offers.operations)]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
@@ -25,6 +24,7 @@ from drowsy.evaluation.metrics import Task
 from drowsy.evaluation.store import open_store
 from drowsy.images.checks import check_images, check_splits
 from drowsy.images.scaling import Size
+from drowsy.images.structures import mapped, tensors_in
 from drowsy.images.view import View
 from drowsy.knob.costs import NetworkCost, layer_shares, network_cost
 from drowsy.knob.costs import saving as saving_of
@@ -131,9 +131,28 @@ class Workbench:
     def _puts_out_maps(self) -> bool:
         if self._task is CLASSIFICATION:
             return False
+        found = tensors_in(self._whole)
+        return any(y.dim() == 4 or tuple(y.shape[1:]) == self.full for y in found)
+
+    @functools.cached_property
+    def _whole(self) -> Any:
+        """Outputs for one image as it is, on the meta device: shapes alone."""
+        return self._outputs_on(View.whole(self.full))
+
+    def _outputs_on(self, view: View) -> Any:
         with torch.inference_mode():
-            outputs = self.dense(self.images("search")[:1])
-        return any(isinstance(y, Tensor) and y.dim() == 4 for y in tree_leaves(outputs))
+            outputs = self.dense(self.images("search", view)[:1])
+        return mapped(lambda y: y.to("meta"), outputs)
+
+    def comparable(self, view: View) -> bool:
+        """Whether outputs on a view have the shapes of those for whole images, or are boxes."""
+        outputs = self._outputs_on(view)
+        if self.covers:
+            outputs = view.restored(outputs, self.full, self._whole)
+        if isinstance(outputs, list) and outputs and isinstance(outputs[0], Mapping):
+            return True
+        one, other = map(tensors_in, (outputs, self._whole))
+        return [y.shape for y in one] == [y.shape for y in other]
 
     # --- networks and costs ---------------------------------------------------------------------
 
@@ -336,8 +355,10 @@ class Workbench:
         view: View | None = None,
     ) -> Measurer:
         task = self._task
-        if self.covers and view is not None and not view.is_whole:
-            task = replace(task, take=partial(_restored, task.take, view))
+        own = self._images[split].dtype
+        shown = view if self.covers and view is not None and not view.is_whole else None
+        if shown is not None or images.dtype != own:
+            task = replace(task, take=partial(_as_given, task.take, shown, self._whole, own))
         return Measurer(
             net,
             images,
@@ -382,9 +403,22 @@ def _shadow(net: DrowsyNet, image: tuple[int, int, int]) -> nn.Module:
     return shadow
 
 
-def _restored(take: Callable[[Any, Tensor], Any], view: View, output: Any, images: Tensor) -> Any:
-    """What a task takes of a network's output on a view, as large as it is for all pixels."""
-    return take(view.restored(output, view.full), images)
+def _as_given(
+    take: Callable[[Any, Tensor], Any],
+    view: View | None,
+    whole: Any,
+    dtype: torch.dtype,
+    output: Any,
+    images: Tensor,
+) -> Any:
+    """What a task takes of a network's output as a knob gives it.
+
+    In the dtype of the pictures, and at a view as large as for all pixels.
+    """
+    output = mapped(lambda y: y.to(dtype) if y.dtype == images.dtype else y, output)
+    if view is not None:
+        output = view.restored(output, view.full, whole)
+    return take(output, images)
 
 
 def _placed(labels: Any, conditions: Conditions) -> Any:

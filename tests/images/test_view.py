@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from drowsy.images.view import View
 
@@ -18,7 +21,7 @@ def test_the_whole_is_the_picture_itself() -> None:
     assert view(images) is images
     assert view.is_whole
     assert view.covers
-    assert view.restored(images, (20, 24)) is images
+    assert view.restored(images, (20, 24), images) is images
 
 
 def test_a_view_is_the_middle_scaled_down() -> None:
@@ -45,7 +48,8 @@ def test_maps_are_scaled_to_what_all_pixels_would_give(kind: type) -> None:
         outputs = kind(*outputs)
     elif kind is list:
         outputs = list(outputs)
-    found = view.restored(outputs, (40, 40))
+    whole = tree_map_only(Tensor, lambda y: y.new_empty(9, 5, 80, 80) if y is maps else y, outputs)
+    found = view.restored(outputs, (40, 40), whole)
     assert type(found) is kind
     one, other = found.values() if kind is dict else found
     assert torch.equal(one, F.interpolate(maps, (80, 80), mode="bilinear"))
@@ -54,8 +58,44 @@ def test_maps_are_scaled_to_what_all_pixels_would_give(kind: type) -> None:
 
 def test_boxes_are_in_pixels_of_the_picture() -> None:
     view = View((40, 60), (40, 60), (20, 30))
-    (found,) = view.restored([{"boxes": torch.tensor([[1.0, 2, 3, 4]])}], (40, 60))
+    (found,) = view.restored([{"boxes": torch.tensor([[1.0, 2, 3, 4]])}], (40, 60), [])
     assert found["boxes"].tolist() == [[2, 4, 6, 8]]
+
+
+def test_masks_and_keypoints_lie_where_the_boxes_do() -> None:
+    view = View((40, 60), (40, 60), (20, 30))
+    masks = torch.rand(2, 1, 20, 30)
+    entry = {
+        "boxes": torch.ones(2, 4),
+        "masks": masks,
+        "keypoints": torch.tensor([[[1.0, 2, 1]], [[3, 4, 0]]]),
+    }
+    none = {"boxes": torch.ones(0, 4), "masks": masks[:0]}
+    found, empty = view.restored([entry, none], (40, 60), [])
+    assert torch.equal(found["masks"], F.interpolate(masks, (40, 60), mode="bilinear"))
+    assert found["keypoints"].tolist() == [[[2, 4, 1]], [[6, 8, 0]]]
+    assert empty["masks"].shape == (0, 1, 40, 60)
+
+
+@dataclass(frozen=True)
+class Out:
+    logits: Tensor
+    depth: Tensor
+    sequence: Tensor
+    loss: None = None
+
+
+def test_maps_get_the_size_that_the_network_gives_them() -> None:
+    """Strides round sizes: 20 of 24 pixels at a stride of 8 are 3 cells, as 24 are."""
+    view = View((24, 24), (24, 24), (20, 20), "bilinear")
+    outputs = Out(torch.rand(2, 5, 2, 2), torch.rand(2, 20, 20), torch.rand(2, 9, 16))
+    whole = Out(torch.empty(1, 5, 3, 3), torch.empty(1, 24, 24), torch.empty(1, 12, 16))
+    found = view.restored(outputs, (24, 24), whole)
+    assert torch.equal(found.logits, F.interpolate(outputs.logits, (3, 3), mode="bilinear"))
+    assert found.depth.shape == (2, 24, 24)
+    assert found.sequence is outputs.sequence
+    same = torch.rand(2, 5, 3, 3)
+    assert view.restored(same, (24, 24), whole.logits) is same
 
 
 def test_it_is_read_back_from_json() -> None:

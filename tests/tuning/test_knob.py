@@ -205,6 +205,15 @@ def test_a_file_of_other_weights_or_another_machine_is_told(
         load(path, model)
 
 
+def test_a_file_whose_outputs_cannot_be_restored_is_refused(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.drowsy"
+    Knob(model, replace(contents_of(model), restores=True)).save(path)
+    with pytest.raises(ValueError, match="points: got a view of part of the picture"):
+        load(path, model)
+
+
 def test_any_byte_changed_is_refused_or_read_right(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "net.drowsy"
     knob = Knob(model, contents_of(model))
@@ -258,6 +267,25 @@ def test_measuring_drops_what_is_slower_here(model: nn.Module) -> None:
     assert times == sorted(times, reverse=True)
     assert all(0 < ms < 1000 for ms in times)
     assert knob.point.schedule == held.schedule or knob.point is knob.awake
+
+
+def test_measuring_in_a_block_turns_nothing_outside(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    with knob.at(-1):
+        knob.measure(torch.rand(2, 3, *FULL), seconds=0.05)
+    assert knob.point is knob.awake
+
+
+def test_measuring_that_fails_changes_nothing(model: nn.Module) -> None:
+    elsewhere = replace(contents_of(model), made={"machine": "another"}, measured_here=False)
+    knob = Knob(model, elsewhere)
+    points = knob.points
+    with pytest.raises(ValueError, match=r"allowed: \[N, 3, H, W\]"):
+        knob.measure(torch.rand(2, 5, *FULL))
+    with pytest.raises(TypeError):
+        knob.measure(torch.rand(2, 3, *FULL), seconds=None)  # type: ignore[arg-type]
+    assert knob.contents.made == elsewhere.made
+    assert (knob.batch, knob.points) == (4, points)
 
 
 def test_images_are_checked(model: nn.Module) -> None:

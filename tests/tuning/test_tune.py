@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import drowsy
+from drowsy.tuning.rig import Rig
 from drowsy.tuning.tune import Plan
+from drowsy.tuning.workbench import Operation
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -159,6 +162,66 @@ def test_outputs_that_cover_the_picture(
         assert knob.objective == objective
 
 
+@dataclass
+class Out:
+    logits: Tensor
+    loss: None = None
+
+
+class Cells(nn.Module):
+    """A map of cells of 8 pixels, as an object's attribute: strides round its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(8 if n else 3, 8, 3, stride=2, padding=1) for n in range(3))
+        )
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Out:
+        return Out(self.head(self.layers(x).relu()))
+
+
+def test_maps_smaller_than_the_picture_are_as_awake_at_every_point() -> None:
+    torch.manual_seed(3)
+    model = Cells().eval()
+    images = torch.randn(40, 3, 29, 37, generator=torch.Generator().manual_seed(2))
+    knob = tune(model, images, cost="macs")
+    assert knob.contents.restores
+    assert any(point.view for point in knob.contents.points)
+    counts = knob.contents.made["images"]
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    report = order[counts["calibration"] + counts["search"] :][: counts["report"]]
+    with torch.no_grad():
+        awake = model(images[report]).logits
+    for point in knob.contents.points:
+        knob.set(point)
+        knob.reseed(0)
+        found = knob(images[report]).logits
+        assert found.shape == awake.shape == (len(report), 5, 4, 5)
+        agreement = (found.argmax(1) == awake.argmax(1)).float().mean().item()
+        assert agreement == pytest.approx(point.agreement, abs=1e-6)
+        # Sizes that are looked up on the way take no place of an image's.
+        assert knob(images[:2, :, :21, :28]).logits.shape == (2, 5, 3, 4)
+        assert knob._machine.nets[point.number_format].control.clock[1] == len(report) + 2
+
+
+def test_a_metric_is_given_outputs_in_the_dtype_of_the_images(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faster(rig: Rig, operation: Operation) -> float:
+        return 0.5 if operation.number_format else 1.0
+
+    # As where formats are worth having.
+    monkeypatch.setattr(Rig, "measured", faster)
+
+    def near(outputs: Tensor, awake: Tensor, targets: Any) -> np.ndarray:
+        return -np.square(outputs.numpy() - awake.numpy()).mean(1)
+
+    knob = tune(model, images, metric=near, levers="format", cost="latency")
+    assert {point.number_format for point in knob.contents.points} == {None, "bfloat16"}
+
+
 def test_any_metric(model: nn.Module, images: Tensor) -> None:
     def sure(outputs: Tensor, awake: Tensor, targets: Any) -> np.ndarray:
         return -(outputs - awake).square().mean(1).numpy()
@@ -167,6 +230,72 @@ def test_any_metric(model: nn.Module, images: Tensor) -> None:
     assert knob.objective == "score"
     assert knob.awake.figure("score") == 0
     assert all(point.figure("score") <= 0 for point in knob.points)
+
+
+def report_of(knob: drowsy.Knob, count: int) -> Tensor:
+    """Places of the images that points were reported on."""
+    counts = knob.contents.made["images"]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[counts["calibration"] + counts["search"] :][: counts["report"]]
+
+
+@pytest.mark.parametrize(
+    ("own", "given"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float32),
+    ],
+)
+def test_images_of_another_dtype_than_the_model(
+    model: nn.Module, images: Tensor, own: torch.dtype, given: torch.dtype
+) -> None:
+    model, images = model.to(own), images.to(given)
+    knob = tune(model, images, cost="macs")
+    report = report_of(knob, 64)
+    with torch.no_grad():
+        awake = model(images[report].to(own)).argmax(1)
+    assert any(point.view for point in knob.contents.points)
+    for point in knob.contents.points:
+        knob.set(point)
+        knob.reseed(0)
+        found = knob(images[report])
+        assert found.dtype == given
+        # A tie in half precision is rounded by the batch.
+        agreement = (found.argmax(1) == awake).float().mean().item()
+        assert agreement == pytest.approx(point.agreement, abs=1e-6)
+
+
+class Branching(nn.Module):
+    """A network that tracing cannot take, and the meta device neither."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x if x.mean() > 1e9 else 2 * x)
+
+
+def test_a_network_that_cannot_be_traced(model: nn.Module, images: Tensor) -> None:
+    model = Branching(model).eval()
+    knob = tune(model, images, cost="macs")
+    report = report_of(knob, 64)
+    with torch.no_grad():
+        awake = model(images[report]).argmax(1)
+    assert any(point.view for point in knob.contents.points)
+    for point in knob.contents.points:
+        knob.set(point)
+        knob.reseed(0)
+        agreement = (knob(images[report]).argmax(1) == awake).float().mean().item()
+        assert agreement == pytest.approx(point.agreement, abs=1e-6)
+
+
+def test_six_images_are_enough(model: nn.Module, images: Tensor) -> None:
+    knob = tune(model, images[:6], cost="macs", levers="sleep")
+    assert knob.contents.made["images"]["calibration"] == 1
+    assert "reconstruct" not in knob.contents.levers["sleep"]
 
 
 def test_a_plan_fits_what_there_is() -> None:
@@ -181,8 +310,12 @@ def test_a_plan_fits_what_there_is() -> None:
 
 
 def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
+    sliced = {"calibration": range(8), "search": slice(8, 16), "report": range(16, 24)}
     for error, match, kwargs in (
         (ValueError, "levers: got 'views'", {"levers": "views"}),
+        (ValueError, "levers: got None, allowed: auto", {"levers": None}),
+        (TypeError, "splits: got list, allowed", {"splits": [range(9)]}),
+        (TypeError, "search: got slice, allowed: a range", {"splits": sliced}),
         (ValueError, "cost: got 'time'", {"cost": "time"}),
         (ValueError, "minutes: got 0", {"minutes": 0}),
         (TypeError, "batch: got 1.5", {"batch": 1.5}),
