@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
+from drowsy._optional import require
 from drowsy.evaluation.detection import detection
 from drowsy.evaluation.metrics import Task
 from drowsy.evaluation.restoration import restoration
@@ -359,11 +360,11 @@ TILE = 192
 VOID = 11
 
 
-def halved(photograph: Image.Image) -> tuple[Tensor, Tensor]:
+def halved(photograph: Any) -> tuple[Tensor, Tensor]:
     """A photograph ``[3, H, W]`` of even size, 0 to 1, and its half by antialiased bicubic."""
     width, height = (size // 2 * 2 for size in photograph.size)
     whole = photograph.convert("RGB").crop((0, 0, width, height))
-    half = whole.resize((width // 2, height // 2), Image.Resampling.BICUBIC)
+    half = whole.resize((width // 2, height // 2), require("PIL.Image", "data").Resampling.BICUBIC)
     return _pixels(whole) / 255, _pixels(half) / 255
 
 
@@ -386,7 +387,7 @@ def espnet(root: Path) -> Dense:
     folder = root / "data" / "camvid"
     names = sorted((folder / "test" / "images").glob("*.png"))
     others = sorted((folder / "calibration" / "images").glob("*.png"))
-    labels = [_pixels(Image.open(folder / "test" / "labels" / path.name)).long() for path in names]
+    labels = [_pixels(_opened(folder / "test" / "labels" / path.name)).long() for path in names]
     model = _loaded(EspNet(), root / "weights" / "espnet_camvid.safetensors")
     images, calibration = (
         torch.stack([_street(path) for path in each]) for each in (names, others)
@@ -401,7 +402,7 @@ def ultraface(root: Path) -> Dense:
     """
     photographs = sorted((root / "data" / "faces").glob("*.jpg"), key=lambda path: int(path.stem))
     size = (UltraFace.WIDTH, UltraFace.HEIGHT)
-    pictures = (Image.open(path).convert("RGB") for path in photographs)
+    pictures = (_opened(path).convert("RGB") for path in photographs)
     faces = torch.stack([(_pixels(picture.resize(size)) - 127) / 128 for picture in pictures])
     model = _loaded(UltraFace(), root / "weights" / "ultraface_slim320.safetensors")
     return Dense(model, faces[4:], None, detection(0.6), faces[:4])
@@ -430,7 +431,11 @@ def _loaded(model: nn.Module, path: Path) -> nn.Module:
     return model.eval()
 
 
-def _pixels(picture: Image.Image) -> Tensor:
+def _opened(path: Path) -> Any:
+    return require("PIL.Image", "data").open(path)
+
+
+def _pixels(picture: Any) -> Tensor:
     """float32 ``[C, H, W]``, 0 to 255."""
     array = np.array(picture, np.float32)
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).permute(2, 0, 1)
@@ -438,7 +443,7 @@ def _pixels(picture: Image.Image) -> Tensor:
 
 def _tiles(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
     """A photograph's tiles, each after itself at half the size, from the upper left."""
-    whole, half = halved(Image.open(path))
+    whole, half = halved(_opened(path))
     rows, columns = (size // TILE for size in whole.shape[1:])
     for i, j in product(range(rows), range(columns)):
         small = half[:, i * TILE // 2 :, j * TILE // 2 :][:, : TILE // 2, : TILE // 2]
@@ -448,6 +453,6 @@ def _tiles(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
 def _street(path: Path) -> Tensor:
     """As ESPNet takes it: in the order blue, green, red, and divided by 255 once more."""
     mean, std = (110.93, 109.66, 106.90), (72.20, 72.80, 70.11)
-    pixels = _pixels(Image.open(path).convert("RGB")).flip(0)
+    pixels = _pixels(_opened(path).convert("RGB")).flip(0)
     shape = (3, 1, 1)
     return (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape) / 255

@@ -266,6 +266,10 @@ class Shapes(FakeTensorMode):
             if repr(found) not in machine.searched:
                 machine.searched.add(repr(found))
                 machine.host += CUDNN_SEARCH
+        moves = getattr(func, "overloadpacket", None) in (aten.to, aten._to_copy)
+        if moves and getattr(args[0], "constant", None) is not None:
+            # A number whose value is known would be moved in earnest.
+            args[0].constant = None
         made = super().dispatch(func, types, args, kwargs)
         if isinstance(made, Tensor) and func.namespace == "aten" and not func.is_view:
             machine.work(made.numel() * made.element_size() / BYTES)

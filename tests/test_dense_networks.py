@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 import drowsy
 from bench.dense_networks import NETWORKS, VOID, CarnM, halved, load
@@ -14,6 +13,8 @@ from drowsy.evaluation.detection import Detections
 from drowsy.evaluation.restoration import restoration
 from drowsy.evaluation.tasks import find_task
 from drowsy.models.checkpoint import load_weights
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
 # CARN-M's on Set14, luma, in the paper's table (Ahn et al., ECCV 2018), and bicubic scaling's.
 PUBLISHED_DB, BICUBIC_DB = 33.26, 30.24
