@@ -121,7 +121,7 @@ import torch
 import drowsy
 from bench.dry_run import Machine, standing_in
 machine = Machine()
-with standing_in(machine), torch.inference_mode():
+with standing_in(machine), torch.no_grad():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).eval()
     net = drowsy.convert(model.to("cuda"), backend="torch")
     weight = net.layers["0"].weight
