@@ -211,9 +211,9 @@ def test_a_search_killed_at_ten_random_moments(tmp_path: Path) -> None:
         points = resumed.measure(all_settings(3, 6))
     straight = measurer.measure(all_settings(3, 6))
     assert key(drowsy.Frontier(points.values())) == key(drowsy.Frontier(straight.values()))
-    # A run compares the network with its model (three inferences), looks at what it puts out, counts
-    # multiplications, compares its graph with its code (twice two), and evaluates rate 0; a kill
-    # costs at most what is in flight.
+    # A run compares the network with its model (three inferences), looks at what it puts out,
+    # counts multiplications, compares its graph with its code (twice two), and evaluates rate 0; a
+    # kill costs at most what is in flight.
     assert inferences(log).total() - 10 * 11 <= 6**3 + 10
 
 
