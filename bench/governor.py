@@ -68,7 +68,7 @@ class Governed:
         self.plant = plant
         tells = ("watts", "celsius") if metered else ("celsius",)
         self._reading: Reading | None = None
-        self.board = Board("plant", self._read, tells)
+        self.board = Board("plant", self._read, tells, now=lambda: plant.t)
         plant.on_reading = self._hear
         self.governor = Governor(
             PlantKnob(plant), device=self.board, now=lambda: plant.t, **asdict(budgets)

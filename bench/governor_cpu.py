@@ -82,7 +82,7 @@ def decisions(points: int, budgets: dict[str, float], calls: int = 5000) -> dict
         now[0] += 0.0009 * (1 + 0.02 * chance.standard_normal())
         return now[0]
 
-    board = drowsy.governor.Board("fake", lambda: _reading(now[0], chance))
+    board = drowsy.governor.Board("fake", lambda: _reading(now[0], chance), now=lambda: now[0])
     governor = drowsy.Governor(knob, now=tick, device=board, **budgets)  # type: ignore[arg-type]
     batch = torch.empty(8, 3, 4, 4)
     taken = []

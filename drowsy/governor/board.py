@@ -70,12 +70,17 @@ class Board:
         name: of the device.
         read: tells a reading; what it raises is a reading of nothing.
         tells: of ``watts`` and ``celsius`` those that it can tell.
+        now: the clock of its readings and governors, in seconds.
     """
 
     def __init__(
-        self, name: str, read: Callable[[], Reading], tells: tuple[str, ...] = ("watts", "celsius")
+        self,
+        name: str,
+        read: Callable[[], Reading],
+        tells: tuple[str, ...] = ("watts", "celsius"),
+        now: Callable[[], float] = clock.now,
     ) -> None:
-        self.name, self.tells, self._read = name, tells, read
+        self.name, self.tells, self._read, self._now = name, tells, read, now
         self.changed_at = float("-inf")  # when a governor last changed what is drawn
         self._readings: deque[tuple[int, Reading]] = deque(maxlen=_KEPT)
         self.newest = 0  # number of the last reading; they count from 1
@@ -89,7 +94,7 @@ class Board:
         try:
             reading = self._read()
         except Exception as error:
-            now = clock.now()
+            now = self._now()
             reading = Reading(now, now, why=f"{type(error).__name__}: {error}")
         number = self.newest + 1
         self._readings.append((number, reading))

@@ -68,7 +68,7 @@ class Device:
         self.watts: Any = 30.0
         self.celsius: Any = 40.0
         self._knob = knob
-        self.board = Board("test", self._read)
+        self.board = Board("test", self._read, now=knob.now)
 
     def _read(self) -> Reading:
         return Reading(self._knob.time, self._knob.time - 0.2, self.watts, self.celsius)
@@ -294,7 +294,7 @@ def test_what_a_sensor_raises_is_a_reading_of_nothing(fault: Exception) -> None:
     def read() -> Reading:
         raise fault
 
-    board = Board("broken", read)
+    board = Board("broken", read, now=knob.now)
     governor = Governor(knob, watts=38, celsius=60, device=board, now=knob.now)
     for _ in range(20):
         run(governor, knob, 4)
