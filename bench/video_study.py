@@ -76,8 +76,12 @@ def draw(table: list[Row], network: str, path: Path) -> None:
         axis.errorbar([r[column] for r in rows], places, xerr=errors, fmt="none", color="0.3")
         label_axes(axis, title, "")
         axis.set_yticks(places, names if axis is axes[0] else [""] * len(rows))
-        axis.invert_yaxis()
-    save_figure(figure, path, f"{network}: way and saving; orange: full work in some frames")
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+    save_figure(
+        figure,
+        path,
+        f"{network}: way and saving; orange: full work in some frames",
+    )
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 from drowsy import _distribution
@@ -23,6 +24,7 @@ from drowsy.cli.commands import (
 from drowsy.cli.inputs import SLEEP
 from drowsy.cli.knobs import run_bench, run_evaluate, run_report, run_tune
 from drowsy.cli.networks import NAMES
+from drowsy.cli.video import run_video
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.evaluation.tasks import NAMES as TASKS
 from drowsy.images.scaling import INTERPOLATIONS
@@ -32,6 +34,7 @@ from drowsy.sleep import FILLS
 from drowsy.tuning.conditions import SAVINGS, SEEDS
 from drowsy.tuning.levers import LEVERS
 from drowsy.tuning.tune import MINUTES
+from drowsy.video.areas import REFRESH
 
 
 class Arguments(argparse.Namespace):
@@ -50,6 +53,14 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     args = make_parser().parse_args(argv, namespace=Arguments())
     args._frozen = True
     return args
+
+
+def read_fraction(text: str) -> Fraction:
+    """``1/2`` or ``0.5``."""
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a fraction, as 1/2") from error
 
 
 def read_range(text: str) -> range:
@@ -103,6 +114,19 @@ def make_parser() -> argparse.ArgumentParser:
         "--images", type=read_range, help="FIRST:LAST by sorted name, up to 8 (default: 0:3)"
     )
     sub.add_argument("--out", required=True, help="HTML file")
+    sub = command("video", run_video, "a network that remembers, on a clip, against its rivals")
+    sub.add_argument("clip", metavar="CLIP", help="a file, or a camera such as /dev/video0")
+    _add_network(sub)
+    sub.add_argument(
+        "--refresh", choices=list(REFRESH), default="bands", help="what is awake (default: bands)"
+    )
+    sub.add_argument(
+        "--rate", type=read_fraction, default="1/2", help="what sleeps of a frame (default: 1/2)"
+    )
+    sub.add_argument("--frames", type=int, help="how many to look at (default: all)")
+    sub.add_argument("--every", type=int, default=1, help="look at every so many (default: 1)")
+    sub.add_argument("--out", help="clip to write (.mp4): what sleeps darkened, answers, work, ms")
+    sub.add_argument("--device", default="cpu", help="where to run (default: cpu)")
     demo = command("demo", run_demo, "the main job on a network and images that pip delivers")
     demo.add_argument("--out", default="drowsy-demo", help="folder for the results")
     sub = command("inspect", run_inspect, "what conversion does with a network, and why")

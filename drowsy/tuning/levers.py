@@ -20,6 +20,8 @@ MIDDLES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.70, 0.64)
 SLEEP_SAVINGS = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 # A format or a sleep that takes more than this of what it replaces is not worth its loss.
 WORTH = 0.95
+# Fewer settings than this are no search of rates.
+_FEWEST_SETTINGS = 24
 # Savings that recipes are chosen at.
 _TRIED = (0.22, 0.45)
 
@@ -116,6 +118,7 @@ def offer_sleep(
     recipes: Sequence[Sleep],
     number_format: str | None,
     views: Sequence[View],
+    afforded: Callable[[str], int],
     offers: Offers,
 ) -> Sleep:
     """Offer sleep on these views, by the recipe and the correction that do best; returns these.
@@ -125,6 +128,7 @@ def offer_sleep(
         recipes: that differ in how they sleep.
         number_format: that they run in.
         views: the whole picture first.
+        afforded: by correction, how many settings a search of rates may measure.
         offers: they go there.
     """
     workbench = rig.workbench
@@ -145,6 +149,11 @@ def offer_sleep(
     ways = [replace(found, correction=each) for each in corrections]
     ways.append(replace(found, fill="interpolate"))
     recipe = _best(workbench, ways, views[0], number_format) or found
+    recipe, budget = replace(recipe, rates="uniform"), afforded(recipe.correction)
+    if budget >= _FEWEST_SETTINGS:
+        offers.tell("sleep, layer by layer")
+        recipe = replace(recipe, rates="search")
+        workbench.search(recipe, budget)
     count = len(offers.operations)
     used: dict[tuple[int, ...], View] = {}
     for view in views:
@@ -157,7 +166,7 @@ def offer_sleep(
             if operation and used.setdefault(operation.setting, view) == view:
                 offers.operations.append(operation)
     offers.told["sleep"] = (
-        f"{len(offers.operations) - count} settings tried, {recipe.source}, "
+        f"{len(offers.operations) - count} settings tried, {recipe.source}, rates: {recipe.rates}, "
         f"filled by {recipe.fill}, correction: {recipe.correction}"
         + ("; fovea bets on the middle of the picture" if recipe.source == "fovea" else "")
     )

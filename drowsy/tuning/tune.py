@@ -35,7 +35,14 @@ from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal
 from drowsy.tuning.knob import Knob
 from drowsy.tuning.knobfile import Contents
-from drowsy.tuning.levers import LEVERS, Offers, offer_formats, offer_sleep, offer_views
+from drowsy.tuning.levers import (
+    LEVERS,
+    SLEEP_SAVINGS,
+    Offers,
+    offer_formats,
+    offer_sleep,
+    offer_views,
+)
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
@@ -50,9 +57,9 @@ _SEARCH_PASSES, _REPORT_PASSES = 18, 8
 _FEWEST = 6
 # Part of the time that the points of the knob are timed for, all together.
 _MEASURING = 0.05
-# Fewer settings than this are no search of rates.
-_FEWEST_SETTINGS = 24
-_OURS = Sleep("ours", source="fovea", grain="position", fill="stencil", aligned=True)
+_OURS = Sleep(
+    "ours", source="fovea", grain="position", fill="stencil", aligned=True, scaling=(0.0, 0.5)
+)
 _LATTICE = replace(_OURS, source="lattice")
 # By whether outputs cover the picture: then its flat parts matter least, else perhaps its border.
 _RECIPES = {False: (_OURS, _LATTICE), True: (_LATTICE, replace(_OURS, source="detail"))}
@@ -62,12 +69,13 @@ _FORMATS = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is afforded: images of each split, and settings that a search of rates measures."""
+    """What is afforded: images of each split, and seconds for a search of rates."""
 
     calibration: int
     search: int
     report: int
-    settings: int
+    seconds: float
+    an_image: float
 
     @classmethod
     def of(cls, images: int, seconds: float, minutes: float) -> Plan:
@@ -76,9 +84,14 @@ class Plan:
         afforded = int(0.6 * 60 * minutes / (seconds * (_SEARCH_PASSES + _REPORT_PASSES)))
         half = (images - calibration) // 2
         each = min(half, max(afforded, min(half, 50)))
-        # A setting costs its calibration, and few images of which it shares work with others.
-        one = seconds * (2 * SEARCH_CALIBRATION + 0.6 * min(SEARCH_IMAGES, each))
-        return cls(calibration, each, each, int(0.4 * 60 * minutes / one))
+        return cls(calibration, each, each, 0.4 * 60 * minutes, seconds)
+
+    def settings(self, correction: str) -> int:
+        """Settings that a search measures; a corrected one costs its calibration too."""
+        few = min(SEARCH_IMAGES, self.search)
+        # Settings share work, but for what corrections change.
+        passes = 0.6 * few if correction == "none" else 2 * SEARCH_CALIBRATION + few
+        return int(self.seconds / (self.an_image * passes))
 
     def on(self, images: Mapping[str, int]) -> Plan:
         """The same on so many images of each split."""
@@ -181,8 +194,8 @@ def tune(
     with _opened(store) as opened, _bar(minutes, progress) as tell:
         tell("preparing")
         conditions = Conditions(
+            savings=SLEEP_SAVINGS,
             seeds=check_seeds(seeds),
-            budget=max(plan.settings, 1),
             batch=min(50, plan.search),
             dtype=dtype,
             device=images.device,
@@ -302,9 +315,7 @@ def _offers(
     recipe = recipes[0]
     if "sleep" in levers:
         views = [whole, *_bases(rig, offers.operations)]
-        if plan.settings < _FEWEST_SETTINGS:
-            recipes = [replace(each, rates="uniform") for each in recipes]
-        recipe = offer_sleep(rig, recipes, number_format, views, offers)
+        recipe = offer_sleep(rig, recipes, number_format, views, plan.settings, offers)
     offers.told |= {name: "not asked for" for name in LEVERS if name not in levers}
     return offers, recipe
 

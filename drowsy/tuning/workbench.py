@@ -293,11 +293,14 @@ class Workbench:
         """Mean damage on the search images, to choose among settings on one view."""
         return float(self._measured(operation, "search")[1][self._task.damage].mean())
 
-    def search(self, recipe: Sleep) -> dict[Setting, float]:
+    def search(self, recipe: Sleep, budget: int | None = None) -> dict[Setting, float]:
         """Settings measured on the search images at full resolution, and their divergence.
 
         Layers rank alike at every resolution, so that one search serves them all, and all recipes
         that differ in nothing else: it looks for the savings that each size leaves to sleep.
+
+        Args:
+            budget: settings that the first search for it measures; None for what conditions say.
         """
         key = _search_key(recipe)
         if key not in self._searched:
@@ -314,7 +317,7 @@ class Workbench:
             cost = self._cost(measurer.net, self.full)
             part = cost.convolutions.multiplies / cost.multiplies
             goals = [part * goal for goal in self._goals(recipe)]
-            points = search_at(measurer, goals, self.conditions.budget)
+            points = search_at(measurer, goals, budget or self.conditions.budget)
             damage = self._task.damage
             self._searched[key] = {s: p.figure(damage) or 0.0 for s, p in points.items()}
         return self._searched[key]

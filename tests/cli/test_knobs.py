@@ -361,3 +361,26 @@ def test_report_refuses_what_it_would_ignore(
     assert main(["report", "tiny.drowsy", "--out", "page.html", *more]) != 0
     assert re.search(message, capsys.readouterr().err)
     assert not Path("page.html").exists()
+
+
+def test_video_shows_a_clip_against_its_rivals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV")
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(clip), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        for shift in range(6):
+            picture = np.roll(rng.integers(0, 255, (64, 64, 3), np.uint8), shift, 1)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))
+    line = ["video", str(clip), "--model", "caffenet_cifar", "--rate", "1/2", "--frames", "5"]
+    assert main([*line, "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert [row.split()[0] for row in told.splitlines()[2:5]] == ["awake", "bands", "quads"]
+    with av.open(str(out)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 5
+    assert main([*line[:-3], "0.55"]) == 2
+    assert "rate: got 0.55" in capsys.readouterr().err
