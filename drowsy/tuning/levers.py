@@ -20,8 +20,6 @@ MIDDLES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.70, 0.64)
 SLEEP_SAVINGS = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 # A format or a sleep that takes more than this of what it replaces is not worth its loss.
 WORTH = 0.95
-# Fewer settings than this are no search of rates.
-_FEWEST_SETTINGS = 24
 # Savings that recipes are chosen at.
 _TRIED = (0.22, 0.45)
 
@@ -150,7 +148,9 @@ def offer_sleep(
     ways.append(replace(found, fill="interpolate"))
     recipe = _best(workbench, ways, views[0], number_format) or found
     recipe, budget = replace(recipe, rates="uniform"), afforded(recipe.correction)
-    if budget >= _FEWEST_SETTINGS:
+    net = workbench.net(recipe, number_format)
+    # Fewer than it takes to try every layer are no search of rates.
+    if budget >= len(net.layers) - len(net.resting) + net.k:
         offers.tell("sleep, layer by layer")
         recipe = replace(recipe, rates="search")
         workbench.search(recipe, budget)

@@ -383,4 +383,4 @@ def test_video_shows_a_clip_against_its_rivals(
     with av.open(str(out)) as file:
         assert sum(1 for _ in file.decode(video=0)) == 5
     assert main([*line[:-3], "0.55"]) == 2
-    assert "rate: got 0.55" in capsys.readouterr().err
+    assert "rate: got 11/20" in capsys.readouterr().err

@@ -307,6 +307,10 @@ def test_a_plan_fits_what_there_is() -> None:
     assert Plan.of(6, 10, 1).splits == {
         "calibration": range(1), "search": range(1, 3), "report": range(3, 5)
     }  # fmt: skip
+    # 240 s: of 64 images each, which share work where nothing is corrected; else of a calibration
+    # on 24 too, asleep and awake.
+    assert plan.settings("none") == int(240 / (0.04 * 0.6 * 64))
+    assert plan.settings("affine") == int(240 / (0.04 * (64 + 2 * 24)))
 
 
 def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
