@@ -13,11 +13,16 @@ from drowsy.images.scaling import Size
 from drowsy.knob.costs import layer_costs
 from drowsy.network.net import DrowsyNet
 
+# Pixels; what strides and joins of maps ask for.
+_STEPS = (1, 8, 16, 32)
+
 
 def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size) -> Size | None:
     """The largest size, of the shape of ``full``, that saves at least ``saving``; else None.
 
     To the pixel: where strides round sizes, a step of 8 would cost the rival up to ten points.
+    Networks that join maps of several resolutions take only some sizes: of these, one in whole
+    steps of 8, 16 or 32.
 
     Args:
         saving: fraction of the multiplications, 0 to 1.
@@ -25,11 +30,19 @@ def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size)
             RuntimeError: a kernel is larger than what is left of the image.
         full: ``(H, W)`` of the unscaled image.
     """
-    short = min(full)
     allowed = (1 - saving) * multiplies(full)
+    found = (_largest(allowed, multiplies, full, step) for step in _STEPS)
+    return next((size for size in found if size is not None), None)
+
+
+def _largest(
+    allowed: float, multiplies: Callable[[Size], int], full: Size, step: int
+) -> Size | None:
+    """The largest size in whole steps that is allowed; None if the network does not take it."""
+    short = min(full)
 
     def size(side: int) -> Size:
-        height, width = (max(round(length * side / short), 1) for length in full)
+        height, width = (max(round(length * side / short / step), 1) * step for length in full)
         return height, width
 
     def too_much(side: int) -> bool:
@@ -38,13 +51,15 @@ def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size)
         except RuntimeError:
             return False
 
-    # As many sides save enough as the largest that does is long.
-    largest = bisect.bisect_left(range(1, short + 1), True, key=too_much)
+    sides = range(step, short + 1, step)
+    # Of those that save enough the last.
+    place = bisect.bisect_left(sides, True, key=too_much) - 1
+    if place < 0:
+        return None
     try:
-        multiplies(size(largest))
+        return size(sides[place]) if multiplies(size(sides[place])) <= allowed else None
     except RuntimeError:
         return None
-    return size(largest)
 
 
 def fit_flatten(net: DrowsyNet, image: Sequence[int]) -> list[str]:

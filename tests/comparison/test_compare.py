@@ -506,6 +506,17 @@ def test_resolution_keeps_the_shape_and_says_where_it_ends() -> None:
     assert resolution_for(0.995, area, (40, 60)) is None
 
 
+def test_a_network_that_joins_maps_gets_a_size_that_it_takes() -> None:
+    def area(size: tuple[int, int]) -> int:
+        if any(side % 16 for side in size) and size != (360, 480):
+            raise RuntimeError("sizes of tensors must match")
+        return size[0] * size[1]
+
+    assert resolution_for(0.0, area, (360, 480)) == (360, 480)
+    assert resolution_for(0.5, area, (360, 480)) == (256, 336)
+    assert resolution_for(0.99999, area, (360, 480)) is None
+
+
 def test_a_fixed_flatten_gets_features_of_its_size() -> None:
     net = drowsy.convert(small_model(flatten=True))
     images, _ = small_data()
