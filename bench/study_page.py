@@ -295,6 +295,71 @@ def _named(loss: dict[str, float], layers: Iterable[str]) -> str:
     return ", ".join(f"{layer} ({loss[layer]:.1f})" for layer in layers)
 
 
+TUNED = ("tune", "view", "sleep", "resolution", "crop")
+DENSE = {
+    "carn_m": "CARN-M, Set14, PSNR (dB)",
+    "espnet": "ESPNet, CamVid, mean overlap (%)",
+    "ultraface": "UltraFace, F1 of boxes (%)",
+}
+
+
+def tuned_table() -> str:
+    """Points lost by ``tune``, by each of its levers alone and by the plain rivals."""
+    lines = ["| network | saved | chosen | " + " | ".join(f"`{n}`" for n in TUNED) + " |"]
+    lines.append("| --- " * (3 + len(TUNED)) + "|")
+    for network, title in COMPARED.items():
+        rows = read("tune", network)
+        for saving in dict.fromkeys(row["saving"] for row in rows):
+            of = {row["method"]: row for row in rows if row["saving"] == saving}
+            first = of.get("tune") or of["view"]
+            cells = [_between(of.get(method), ("top1_lost", "low", "high")) for method in TUNED]
+            told = [title, f"{float(saving):.0%}", first["setting"], *cells]
+            lines.append(f"| {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def framed_table() -> str:
+    """The same points on photographs that are framed tightly."""
+    methods = [name for name in TUNED if name != "sleep"]
+    lines = ["| network | saved | " + " | ".join(f"`{n}`" for n in methods) + " |"]
+    lines.append("| --- " * (2 + len(methods)) + "|")
+    for network, title in COMPARED.items():
+        rows = [row for row in read("tune", network) if row.get("framed_lost")]
+        for saving in dict.fromkeys(row["saving"] for row in rows):
+            of = {row["method"]: row for row in rows if row["saving"] == saving}
+            columns = ("framed_lost", "framed_low", "framed_high")
+            cells = [_between(of.get(method), columns) for method in methods]
+            lines.append(f"| {' | '.join([title, f'{float(saving):.0%}', *cells])} |")
+    return "\n".join(lines)
+
+
+def dense_table() -> str:
+    """What ``tune`` and a smaller picture lose where outputs cover the picture."""
+    lines = ["| network | awake | saved | `tune` | lost | `resolution` | lost |"]
+    lines.append("| --- " * 7 + "|")
+    for network, title in DENSE.items():
+        rows = read("tune", network)
+        for saving in dict.fromkeys(row["saving"] for row in rows):
+            of = {row["method"]: row for row in rows if row["saving"] == saving}
+            times = 1 if network == "carn_m" else 100
+            cells = [title, f"{times * float(rows[0]['awake']):.1f}", f"{float(saving):.0%}"]
+            for method in ("tune", "resolution"):
+                row = of.get(method)
+                cells.append(row["setting"] if row else "takes none")
+                cells.append(_between(row, ("lost", "low", "high"), times))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _between(row: Recorded | None, names: tuple[str, str, str], times: float = 1) -> str:
+    """A loss with its interval; a dash where it was not measured."""
+    if row is None or not row[names[0]]:
+        return "-"
+    # Adding 0 turns -0.0 into 0.0.
+    lost, low, high = (round(times * float(row[name]), 1) + 0.0 for name in names)
+    return f"{lost:.1f} ({low:.1f} to {high:.1f})"
+
+
 def main() -> None:
     """Rewrite the pages' tables."""
     fill(
@@ -308,6 +373,10 @@ def main() -> None:
             "bare": bare_table,
             "provenance": provenance_table,
         },
+    )
+    fill(
+        STUDY / "tune" / "README.md",
+        {"tuned": tuned_table, "framed": framed_table, "dense": dense_table},
     )
     fill(
         STUDY / "compare" / "README.md",
