@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from drowsy.files.messages import quoted
@@ -104,7 +105,12 @@ class OperatingPoint:
     def is_awake(self) -> bool:
         """Whether it is the network as it is: nobody sleeps, and it sees all in its own format."""
         whole = self.view is None or self.view.is_whole
-        return whole and self.number_format is None and not any(self.schedule.thresholds().values())
+        return whole and self.number_format is None and self.nobody_sleeps
+
+    @cached_property
+    def nobody_sleeps(self) -> bool:
+        """Whether all rates of its schedule are 0."""
+        return not any(self.schedule.thresholds().values())
 
     @property
     def figures(self) -> dict[str, float]:

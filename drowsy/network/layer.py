@@ -226,6 +226,8 @@ class DrowsyConv2d(FoldedConv2d):
         phase = sleep.phase if phase is None else phase
         if (parsed, stream, phase) != (sleep.grain, sleep.stream, sleep.phase):
             sleep = replace(sleep, grain=parsed, stream=stream, phase=phase)
+        elif fill == self._fill:
+            return  # what was prepared for the present setting is not prepared anew
         self._set(sleep, fill)
 
     def restore(self, sleep: SleepSpec, fill: str, backend: str) -> None:

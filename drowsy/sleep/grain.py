@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from drowsy.files.messages import quoted
@@ -56,6 +57,10 @@ class Grain:
             return text
         if not isinstance(text, str):
             raise TypeError(f"grain: got {quoted(text)}, allowed: {cls._FORMS}")
+        return _parsed(text)
+
+    @classmethod
+    def _read(cls, text: str) -> Grain:
         match = re.fullmatch(
             r"(neuron|channel|position)|(channel|position):([1-9][0-9]{0,8})|"
             r"tile:([1-9][0-9]{0,8})x([1-9][0-9]{0,8})",
@@ -89,3 +94,7 @@ class Grain:
         if self.kind == "channel":
             return positions, min(self.channels or 1, channels)
         return self.positions, self.channels
+
+
+# Whoever turns a network's knob reads the same few texts at every turn, once a layer.
+_parsed = lru_cache(maxsize=256)(Grain._read)

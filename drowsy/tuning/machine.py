@@ -15,6 +15,7 @@ from drowsy.images.structures import mapped
 from drowsy.knob.point import OperatingPoint
 from drowsy.network.calibration import Calibration
 from drowsy.network.net import DrowsyNet
+from drowsy.tuning.dense import dense
 from drowsy.tuning.gate import Gate
 from drowsy.tuning.maps import sleep_map
 from drowsy.tuning.networks import made
@@ -50,30 +51,41 @@ class Machine:
         self.restores = restores
         self.nets: dict[Format, DrowsyNet] = {}
         self._gates: dict[Format, Gate[OperatingPoint]] = {}
+        self._dense: dict[Format, nn.Module | None] = {}
         for each in sorted(formats | {None}, key=str):
             # Compared with the model once, in its own format.
-            net, _ = made(model, example, recipe, each, verify=each is None)
+            net, fitted = made(model, example, recipe, each, verify=each is None)
             if stencils:
                 tables = {n: t.to(example.device) for n, t in stencils.items()}
                 install_stencils({n: net.layers[n] for n in tables}, tables)
             net.calibration = calibrations.get(each)
             self.nets[each] = net
             self._gates[each] = Gate(net.set)
+            self._dense[each] = None if fitted else dense(net, example.to(_weight(net).dtype))
         self._awake = OperatingPoint(self.nets[None].schedule, 0.0)
         self._wholes: dict[Size, Any] = {}
 
     def run(self, point: OperatingPoint, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the network puts out for images ``[N, C, H, W]`` at a point, in their dtype."""
-        net, view = self.nets[point.number_format], point.view
+        view = point.view
         weight, shown = self._shown(point, images)
         with torch.inference_mode():
-            with self._gates[point.number_format].at(point):
-                outputs = net(shown, *args, **kwargs)
+            outputs = self._computed(point, shown, *args, **kwargs)
             if weight.dtype != images.dtype:
                 outputs = mapped(lambda y: _as(y, weight.dtype, images), outputs)
             if self.restores and view is not None:
                 whole = self._whole(images, *args, **kwargs)
                 outputs = view.restored(outputs, (images.shape[-2], images.shape[-1]), whole)
+        return outputs
+
+    def _computed(self, point: OperatingPoint, shown: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the network of a point makes of what it is given."""
+        net, plain = self.nets[point.number_format], self._dense[point.number_format]
+        if plain is None or not point.nobody_sleeps:
+            with self._gates[point.number_format].at(point):
+                return net(shown, *args, **kwargs)
+        outputs = plain(shown, *args, **kwargs)
+        net.control.advance(len(shown))  # maps that come later are those of their images
         return outputs
 
     def sleep_map(self, point: OperatingPoint, images: Tensor) -> Tensor:
@@ -86,7 +98,7 @@ class Machine:
 
     def _shown(self, point: OperatingPoint, images: Tensor) -> tuple[Tensor, Tensor]:
         """A weight of the network of a point, and what the network is given of images."""
-        weight = next(iter(self.nets[point.number_format].layers.values())).weight
+        weight = _weight(self.nets[point.number_format])
         shown = images if point.view is None else point.view(images)
         return weight, shown.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
@@ -99,7 +111,7 @@ class Machine:
         size: Size = (images.shape[-2], images.shape[-1])
         if size not in self._wholes:
             net = self.nets[None]
-            weight = next(iter(net.layers.values())).weight
+            weight = _weight(net)
             with self._gates[None].at(self._awake):
                 clock = net.control.clock.clone()
                 outputs = net(images.to(weight.dtype), *args, **kwargs)
@@ -111,6 +123,10 @@ class Machine:
         """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""
         for net in self.nets.values():
             net.reseed(seed, image)
+
+
+def _weight(net: DrowsyNet) -> Tensor:
+    return next(iter(net.layers.values())).weight
 
 
 def _as(y: Tensor, dtype: torch.dtype, images: Tensor) -> Tensor:

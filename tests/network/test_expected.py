@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import drowsy
+from drowsy import models
 from drowsy.network import layer as layers
 from drowsy.network.expected import expected_time, expected_times
 
 
 def network(**options: str) -> drowsy.DrowsyNet:
-    model = drowsy.models.create("cifar_resnet20").to(memory_format=torch.channels_last)
+    model = models.create("cifar_resnet20").to(memory_format=torch.channels_last)
     return drowsy.convert(model, **options)
 
 

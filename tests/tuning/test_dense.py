@@ -1,0 +1,120 @@
+"""The network while nobody sleeps, of torch's own modules, and when there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import drowsy
+from drowsy.network.layer import DrowsyConv2d
+from drowsy.network.tail import Absorbed
+from drowsy.tuning.dense import dense
+
+EXAMPLE = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+        self.two = nn.Conv2d(8, 8, 3, padding="same", padding_mode="reflect", groups=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.one(x)))
+        return self.head(self.two(x).relu().mean((2, 3)))
+
+
+class SharedNorm(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.two(self.norm(self.one(x)).relu())).mean((2, 3)))
+
+
+class Remembering(Net):
+    """Whose code keeps something from call to call, which no graph shows."""
+
+    last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        return self.last
+
+
+class Counting(Net):
+    """Whose code writes into a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return super().forward(x)
+
+
+class Branching(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+def seeded(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(5)
+    model = kind()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", [Net, SharedNorm])
+def test_computes_what_the_model_does_with_torchs_own_modules(kind: type[nn.Module]) -> None:
+    model = seeded(kind)
+    net = drowsy.convert(model, EXAMPLE)
+    net.set(0.5)
+    before = net.schedule
+    plain = dense(net, EXAMPLE)
+    assert plain is not None
+    assert not [m for m in plain.modules() if isinstance(m, DrowsyConv2d | Absorbed)]
+    images = torch.rand(5, 3, 12, 12)
+    with torch.inference_mode():
+        expected = model.double()(images.double())
+        torch.testing.assert_close(plain.float()(images).double(), expected, atol=1e-5, rtol=1e-5)
+    assert net.schedule == before
+
+
+def test_a_norm_is_folded_where_one_convolution_has_it() -> None:
+    plain = dense(drowsy.convert(seeded(Net), EXAMPLE), EXAMPLE)
+    assert isinstance(plain, Net)
+    assert type(plain.norm) is nn.Identity
+    shared = dense(drowsy.convert(seeded(SharedNorm), EXAMPLE), EXAMPLE)
+    assert isinstance(shared, SharedNorm)
+    assert type(shared.norm) is nn.BatchNorm2d
+
+
+def test_tensors_are_those_of_the_network() -> None:
+    net = drowsy.convert(seeded(Net), EXAMPLE)
+    plain = dense(net, EXAMPLE)
+    assert isinstance(plain, Net)
+    weight, _ = net.layers["one"].parameters_in_effect()
+    assert plain.one.weight.data_ptr() == weight.data_ptr()
+    assert plain.head.weight.data_ptr() == net.model.head.weight.data_ptr()
+
+
+def test_none_where_the_code_keeps_something() -> None:
+    assert dense(drowsy.convert(seeded(Remembering), EXAMPLE), EXAMPLE) is None
+    assert dense(drowsy.convert(seeded(Counting), EXAMPLE), EXAMPLE) is None
+
+
+def test_none_without_a_graph() -> None:
+    net = drowsy.convert(seeded(Branching), EXAMPLE)
+    assert net.graph is None
+    assert dense(net, EXAMPLE) is None
+
+
+def test_none_where_something_else_is_computed() -> None:
+    net = drowsy.convert(seeded(Net), EXAMPLE)
+    net.model.head = nn.Linear(8, 5).eval()  # of the network alone
+    assert dense(net, EXAMPLE) is None
