@@ -36,6 +36,7 @@ from drowsy.tuning.knob import Knob
 from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.timing import in_turns
+from drowsy.tuning.witness import Witness
 from drowsy.tuning.workbench import Workbench
 
 SAVINGS = (0.0, 0.25, 0.5, 0.75)
@@ -69,8 +70,8 @@ def rows(name: str, batch: int, seconds: float) -> list[dict[str, Any]]:
         for each in FORMATS
     ]  # fmt: skip
     knob = Knob(model, Contents(
-        fingerprint_state(model.state_dict()), (3, side, side), Sleep("none"), tuple(points),
-        "agreement", "macs", batch, False,
+        fingerprint_state(model.state_dict()), Witness(), (3, side, side), Sleep("none"),
+        tuple(points), "agreement", "macs", batch, False,
     ))  # fmt: skip
     runs: dict[str, Callable[[], object]] = {"model": partial(model, images)}
     last: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -65,7 +65,7 @@ def convert(
             unknown name in ``skip``, a fill that the grain does not allow; or the network does not
             compute what the model does on the example.
     """
-    model = _inside(model)
+    model = inside(model)
     check_model(model)
     spec = SleepSpec(source, grain, k)  # type: ignore[arg-type]
     _check_fill(fill, spec.grain)
@@ -121,13 +121,13 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def _inside(model: nn.Module) -> nn.Module:
+def inside(model: nn.Module) -> nn.Module:
     """What a model wraps that torch has compiled or spread over devices."""
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
-        elif isinstance(inside := getattr(model, "_orig_mod", None), nn.Module):
-            model = inside
+        elif isinstance(original := getattr(model, "_orig_mod", None), nn.Module):
+            model = original
         else:
             return model
 

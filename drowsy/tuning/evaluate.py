@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from drowsy.evaluation.arguments import gather
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.intervals import Interval, paired
 from drowsy.evaluation.metrics import Counts
@@ -17,6 +18,7 @@ from drowsy.files.tables import Row, align
 from drowsy.images.checks import check_batch
 from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
+from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.machine import Machine
 
 _SEED = 0
@@ -33,6 +35,43 @@ class Evaluated:
 
     figures: Mapping[str, float]
     loss: Interval
+
+
+def losses(
+    machine: Machine,
+    contents: Contents,
+    points: Sequence[OperatingPoint],
+    images: Any,
+    labels: Any,
+    metric: Any,
+    batch: int,
+) -> list[Row]:
+    """Rows of ``Knob.evaluate``, but for ``setting``, of these points; the first is awake."""
+    images, labels = gather(machine.nets[None], images, labels)
+    made, own = contents.made, contents.objective
+    # Agreement is with the network awake, whether there are labels or not.
+    same = own == "agreement" or made.get("labelled") == (labels is not None)
+    objective, found = evaluate(
+        machine,
+        points,
+        images,
+        labels,
+        task_named(made) if metric is None else metric,
+        own if same else None,
+        batch,
+    )
+    alike = same and objective == own
+    return [
+        {
+            **each.figures,
+            "loss": each.loss.mean,
+            "loss_low": each.loss.low,
+            "loss_high": each.loss.high,
+            **sold(point if alike else replace(point, loss=None, interval=None), each),
+            "objective": objective,
+        }
+        for point, each in zip(points, found, strict=True)
+    ]
 
 
 def evaluate(

@@ -15,20 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drowsy.energy import Meter, NoMeter
-from drowsy.energy.measurement import ratio
-from drowsy.evaluation.arguments import gather
+from drowsy.files.messages import legible
 from drowsy.files.provenance import provenance
-from drowsy.files.tables import Row, align
+from drowsy.files.tables import Row
+from drowsy.graph.convert import check_model, inside
 from drowsy.images.checks import check_images
 from drowsy.knob.costs import layer_shares, network_cost, saving
 from drowsy.knob.frontier import Frontier, NoSuchPoint
-from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
-from drowsy.tuning.evaluate import evaluate, sold, task_named
+from drowsy.tuning.evaluate import losses
 from drowsy.tuning.knobfile import Contents, read_knob, write_knob
 from drowsy.tuning.machine import Machine
-from drowsy.tuning.timing import in_turns, typical
+from drowsy.tuning.measuring import check_seconds, measured
+from drowsy.tuning.table import points_table
 
 # Points held by ``at`` in this thread or task, by the knob's id.
 _HELD: contextvars.ContextVar[Mapping[int, OperatingPoint]] = contextvars.ContextVar(
@@ -80,8 +79,12 @@ class Knob:
             contents.calibrations,
             contents.restores,
         )
+        self._machine.check(contents.points)
         self.objective, self.cost, self.batch = contents.objective, contents.cost, contents.batch
-        self._take(contents.points if images is None else self._measured(images, seconds))
+        points = contents.points
+        if images is not None:
+            points = tuple(measured(self._machine, points, images, seconds))
+        self._take(points)
         self._point = self.awake
 
     def _take(self, points: Sequence[OperatingPoint]) -> None:
@@ -91,6 +94,24 @@ class Knob:
         assert self._frontier.reference is not None, "a knob has a point awake"
         self.awake = self._frontier.reference
         self.points = tuple(self._frontier.points)
+
+    def __copy__(self) -> Knob:
+        """Another knob over the same networks, with a point in force of its own."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Knob:
+        """A knob with networks and clocks of its own, at the same point."""
+        twin = memo[id(self)] = self.__copy__()
+        twin._machine = copy.deepcopy(self._machine, memo)
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "Knob: got pickled (pickle, torch.save or another process), allowed: knob.save(path), "
+            "and drowsy.load(path, model) there"
+        )
 
     # --- running --------------------------------------------------------------------------------
 
@@ -102,8 +123,15 @@ class Knob:
     def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the network puts out for ``images``, ``[N, C, H, W]``, at the point in force.
 
-        In the dtype of the images. At a point of fewer pixels maps ``[N, C, h, w]`` and boxes are
-        scaled to what all pixels would give. Further arguments go to the network as they are.
+        In the dtype of the images, and computed in the point's number format, under
+        ``torch.autocast`` too: that is what the point's figures are of. At a point of fewer pixels
+        maps ``[N, C, h, w]`` and boxes are scaled to what all pixels would give; for that, one
+        image of every new size runs awake (64 sizes are remembered). Further arguments go to the
+        network as they are.
+
+        Raises:
+            TypeError: images that are no tensor of floating point.
+            ValueError: images of other channels, or of a size that the network does not take.
         """
         check_batch_of(images, self.contents.image)
         return self._machine.run(self.point, images, *args, **kwargs)
@@ -212,46 +240,31 @@ class Knob:
         Args:
             images: a batch ``[N, C, H, W]``; None for noise of the batch that is recorded.
             seconds: for the milliseconds of all points together; joules take five more each.
+
+        Raises:
+            TypeError, ValueError: other images than the network takes, or seconds that are no
+                finite number above 0. The knob is then as it was.
         """
         if images is None:
             noise = torch.Generator().manual_seed(0)
             images = torch.randn(self.batch, *self.contents.image, generator=noise)
             like = next(self._machine.nets[None].parameters())
             images = images.to(like.device, like.dtype)
+        check_seconds(seconds)
         check_images(images)
         check_batch_of(images, self.contents.image)
         # What is in force outside of a block, too; nothing changes unless all is measured.
-        kept, measured = self._point, self._measured(images, seconds)
+        kept, points = self._point, measured(self._machine, self.contents.points, images, seconds)
         self.batch = len(images)
         self.contents = replace(
             self.contents, batch=self.batch, measured_here=True, made=self._made_here()
         )
-        self._take(measured)
+        self._take(points)
         # The same setting, as it is now measured.
         self._point = next((p for p in (*self.points, self.awake) if _same(p, kept)), self.awake)
 
     def _made_here(self) -> dict[str, Any]:
         return {**self.contents.made, "machine": provenance()["machine"]}
-
-    def _measured(self, images: Tensor, seconds: float) -> list[OperatingPoint]:
-        """Every point with what it takes here for a batch."""
-        points = self.contents.points
-        runs = {
-            str(n): lambda point=point: self._machine.run(point, images)  # type: ignore[misc]
-            for n, point in enumerate(points)
-        }
-        place = next(n for n, point in enumerate(points) if point.is_awake)
-        found = typical(in_turns(runs, seconds, cuda=images.is_cuda), str(place))
-        meter = _meter(images)
-        joules: dict[str, float | None] = dict.fromkeys(runs)
-        if meter is not None:
-            meter.measure_idle()
-            for name, run in runs.items():
-                joules[name] = ratio(meter.measure(run).joules_per_call, len(images))
-        return [
-            replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
-            for n, point in enumerate(points)
-        ]
 
     def evaluate(
         self, images: Any, labels: Any = None, *, metric: Any = None, batch: int = 50
@@ -278,36 +291,10 @@ class Knob:
             TypeError, ValueError: images or labels that the network or the task does not take, or
                 no metric where the knob was tuned by a function.
         """
-        made = self.contents.made
         points = [self.awake, *(p for p in self.points if p is not self.awake)]
-        images, labels = gather(self._machine.nets[None], images, labels)
-        # Agreement is with the network awake, whether there are labels or not.
-        same = self.objective == "agreement" or made.get("labelled") == (labels is not None)
-        objective, found = evaluate(
-            self._machine,
-            points,
-            images,
-            labels,
-            task_named(made) if metric is None else metric,
-            self.objective if same else None,
-            batch,
-        )
-        alike = same and objective == self.objective
-        rows = []
-        for point, each in zip(points, found, strict=True):
-            low, high = each.loss.low, each.loss.high
-            rows.append(
-                {
-                    "setting": self.describe(point),
-                    **each.figures,
-                    "loss": each.loss.mean,
-                    "loss_low": low,
-                    "loss_high": high,
-                    **sold(point if alike else replace(point, loss=None, interval=None), each),
-                    "objective": objective,
-                }
-            )
-        return rows
+        rows = losses(self._machine, self.contents, points, images, labels, metric, batch)
+        names = map(self.describe, points)
+        return [{"setting": name, **row} for name, row in zip(names, rows, strict=True)]
 
     # --- what it says ---------------------------------------------------------------------------
 
@@ -385,29 +372,13 @@ class Knob:
 
     def table(self) -> str:
         """The rows as aligned text."""
-        metric = METRICS[self.objective]
-        scale, digits = (100, 1) if metric.is_fraction else (1, 2)
-        unit = "points" if metric.is_fraction else metric.unit
-        rows = self.rows()
-        has_joules = any(row["joules"] is not None for row in rows)
-        head = ["", "setting", "saved", f"ms/{self.batch}", "images/s"]
-        head += ["J/image"] * has_joules
-        head += [metric.axis, f"lost ({unit})", "95% interval"]
-        lines = [head]
-        for row in rows:
-            line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}"]
-            line += [_cell(row["latency_ms"], ".2f"), _cell(row["images_per_s"], ".0f")]
-            line += [_cell(row["joules"], ".4g")] * has_joules
-            line.append(_cell(row[self.objective], f".{digits}f", scale))
-            line.append(_cell(row["loss"], f".{digits}f", scale))
-            ends = [_cell(row[each], f".{digits}f", scale) for each in ("loss_low", "loss_high")]
-            line.append(" to ".join(ends) if row["loss_low"] is not None else "")
-            lines.append(line)
-        return align(lines)
+        return points_table(self.rows(), self.objective, self.batch)
 
     def __str__(self) -> str:
         told = [self.table()]
-        told += [f"{lever}: {reason}" for lever, reason in self.contents.levers.items()]
+        # A file's texts are a stranger's.
+        levers = self.contents.levers.items()
+        told += [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers]
         return "\n".join(told)
 
     def __repr__(self) -> str:
@@ -423,19 +394,34 @@ class Knob:
 def load(path: str | os.PathLike[str], model: nn.Module) -> Knob:
     """The knob in a file, for the model that it was tuned for.
 
+    The model is known by its weights, and by what it computes: it runs on three images that are
+    always the same, in float64, and what each of its convolutions and itself put out must be within
+    1e-5 of what the file holds (relative, in the 2-norm of an image). So another activation,
+    stride, epsilon, way of padding or forward is refused, as far as it makes a difference above
+    that, and the same network is known on every machine, device and version of torch and Python,
+    whose rounding stays far below. A model that does not run in float64 is compared in its own
+    format, within 5%.
+
     Warns where its milliseconds and joules are of another machine: ``knob.measure()`` measures
     here.
 
     Args:
-        path: as ``Knob.save`` wrote it.
-        model: with the same weights, in eval mode; shares nothing with the knob.
+        path: as ``Knob.save`` wrote it. A file is data from a stranger: all of it is checked.
+        model: in eval mode; shares nothing with the knob.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError, IsADirectoryError: no such file.
         ImportError: safetensors is not installed.
-        ValueError: not a whole knob file of this version, or a model with other weights.
+        TypeError: no path, or no model.
+        ValueError: not a whole knob file of this version, one that holds what no knob can, or
+            another model.
     """
-    return Knob(model, read_knob(path, model))
+    check_model(inside(model))
+    contents = read_knob(path, model)
+    try:
+        return Knob(model, contents)
+    except ValueError as error:
+        raise ValueError(f"knob: {legible(path)}: {error}") from error
 
 
 def check_batch_of(images: Any, image: tuple[int, int, int]) -> None:
@@ -452,18 +438,6 @@ def _same(one: OperatingPoint, other: OperatingPoint) -> bool:
     return all(
         getattr(one, name) == getattr(other, name) for name in ("schedule", "view", "number_format")
     )
-
-
-def _meter(images: Tensor) -> Meter | None:
-    try:
-        return Meter(str(images.device))
-    except NoMeter:
-        return None
-
-
-def _cell(value: float | None, form: str, scale: float = 1.0) -> str:
-    # Adding 0 turns -0.0 into 0.0.
-    return "" if value is None else format(round(value * scale, 6) + 0.0, form)
 
 
 __all__ = ["Knob", "NoSuchPoint", "load"]

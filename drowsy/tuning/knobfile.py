@@ -1,34 +1,43 @@
 """The file of a knob: one safetensors file, its points and provenance in the header.
 
-It holds everything but the model's weights, which it knows by their fingerprint. A checksum over
-all of it makes a file of which a byte has changed be refused, or read as it was written.
+It holds everything but the model's weights, which it knows by their fingerprint; what else the
+model is, it knows by what it computes (``drowsy.tuning.witness``). A checksum over all of it makes
+a file of which a byte has changed be refused, or read as it was written. It is no seal: a file is
+data from a stranger, and what it tells is checked here and, as far as it takes the networks, in
+``drowsy.tuning.machine``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import Tensor, nn
 
 from drowsy.evaluation.identity import fingerprint_state
-from drowsy.files.messages import legible, quoted
+from drowsy.files.messages import legible, listed, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tensors import read_described, write_tensors
-from drowsy.files.versioned import check_header, check_keys
+from drowsy.files.versioned import check_header, check_keys, is_number
+from drowsy.graph.convert import inside
 from drowsy.knob.frontier import COSTS
-from drowsy.knob.metrics import METRICS
+from drowsy.knob.metrics import objectives
 from drowsy.knob.point import NUMBER_FORMATS, OperatingPoint
 from drowsy.network.calibration import Calibration
+from drowsy.sleep import SleepSpec, check_fill
 from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.witness import Witness
 
-FORMAT, VERSION = "drowsy.knob", 1
+FORMAT, VERSION = "drowsy.knob", 2
 _OWN = "own"
+# Far above what any knob has; a file that asks for more would take memory or hours.
+_SIDE, _NUMBERS, _POINTS, _BATCH, _SIZE = 1 << 15, 1 << 28, 1 << 10, 1 << 20, 2.0**64
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Contents:
 
     Args:
         weights: SHA-256 of the model's ``state_dict`` (``fingerprint_state``).
+        witness: what the model computes.
         image: ``(C, H, W)`` at full resolution.
         recipe: how its networks sleep.
         points: every point that was measured; what is worth having follows from them.
@@ -52,6 +62,7 @@ class Contents:
     """
 
     weights: str
+    witness: Witness
     image: tuple[int, int, int]
     recipe: Sleep
     points: tuple[OperatingPoint, ...]
@@ -73,6 +84,7 @@ def write_knob(path: str | os.PathLike[str], contents: Contents) -> None:
         ImportError: safetensors is not installed.
     """
     tensors = {f"stencil/{name}": table for name, table in contents.stencils.items()}
+    tensors |= {f"witness/{name}": each for name, each in contents.witness.found.items()}
     calibrations = {}
     for number_format, calibration in contents.calibrations.items():
         named = number_format or _OWN
@@ -82,6 +94,7 @@ def write_knob(path: str | os.PathLike[str], contents: Contents) -> None:
         "format": FORMAT,
         "version": VERSION,
         "weights": contents.weights,
+        "exact": contents.witness.exact,
         "image": list(contents.image),
         "recipe": asdict(contents.recipe),
         "points": [point.to_dict() for point in contents.points],
@@ -104,18 +117,13 @@ def read_knob(path: str | os.PathLike[str], model: nn.Module) -> Contents:
     tensors, about = read_described(path, "knob")
     where = f"knob: {legible(path)}"
     check_header(about, FORMAT, VERSION, where)
-    own = {each.name for each in fields(Contents)} - {"stencils", "measured_here"}
-    check_keys(about, {"format", "version", "checksum", *own}, where)
+    own = {each.name for each in fields(Contents)} - {"witness", "stencils", "measured_here"}
+    check_keys(about, {"format", "version", "checksum", "exact", *own}, where)
     told = {name: about[name] for name in about if name != "checksum"}
     if about["checksum"] != _checksum(told, tensors):
         raise ValueError(f"{where}: is not as it was written; its checksum differs")
     contents = _contents(about, tensors, where)
-    found = fingerprint_state(model.state_dict())
-    if found != contents.weights:
-        raise ValueError(
-            f"{where}: was tuned for other weights than this model's (SHA-256 {found[:12]}..., "
-            f"wanted {contents.weights[:12]}...), allowed: the model that it was tuned for"
-        )
+    _check_model(model, contents, where)
     if not contents.measured_here:
         warnings.warn(
             f"{where}: its milliseconds are of another machine "
@@ -125,6 +133,28 @@ def read_knob(path: str | os.PathLike[str], model: nn.Module) -> Contents:
     return contents
 
 
+def _check_model(model: nn.Module, contents: Contents, where: str) -> None:
+    """Raise ValueError unless a model has the weights and computes what the knob's did."""
+    found = fingerprint_state(inside(model).state_dict())
+    if found != contents.weights:
+        raise ValueError(
+            f"{where}: was tuned for other weights than this model's (SHA-256 {found[:12]}..., "
+            f"wanted {contents.weights[:12]}...), allowed: the model that it was tuned for"
+        )
+    try:
+        other = contents.witness.contradiction(model, contents.image)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where}: image: got {contents.image}, allowed: a size that the model takes "
+            f"({legible(error)})"
+        ) from error
+    if other is not None:
+        raise ValueError(
+            f"{where}: was tuned for another network that has this model's weights: "
+            f"{legible(other)}, allowed: the same activations, strides, padding, epsilons, forward"
+        )
+
+
 def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents:
     """What a header and its tensors tell, checked."""
 
@@ -132,66 +162,173 @@ def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents
         if not good:
             raise ValueError(f"{where}: {name}: got {quoted(about[name])}, allowed: {allowed}")
 
-    image, points = about["image"], about["points"]
+    def one_of(name: str, allowed: Iterable[str]) -> None:
+        check(name, isinstance(about[name], str) and about[name] in allowed, ", ".join(allowed))
+
+    for name, value in about.items():
+        # Before anything computes with them; JSON knows no NaN.
+        if wide := [number for number in _numbers(value) if not abs(number) <= _SIZE]:
+            raise ValueError(f"{where}: {name}: got {quoted(wide[0])}, allowed: up to 2**64")
+    image = about["image"]
     check(
         "image",
         isinstance(image, list)
         and len(image) == 3
-        and all(type(side) is int and side >= 1 for side in image),
-        "three integers, 1 or more",
+        and all(type(side) is int and 1 <= side <= _SIDE for side in image)
+        and math.prod(image) <= _NUMBERS,
+        f"three integers, 1 to {_SIDE}, that multiply to {_NUMBERS} at most",
     )
-    check("objective", about["objective"] in METRICS, ", ".join(METRICS))
-    check("cost", about["cost"] in tuple(COSTS), ", ".join(COSTS))
-    check("batch", type(about["batch"]) is int and about["batch"] >= 1, "an integer, 1 or more")
-    check("restores", type(about["restores"]) is bool, "true or false")
+    one_of("objective", objectives())
+    one_of("cost", COSTS)
+    batch = about["batch"]
+    check("batch", type(batch) is int and 1 <= batch <= _BATCH, f"an integer, 1 to {_BATCH}")
+    for name in ("restores", "exact"):
+        check(name, type(about[name]) is bool, "true or false")
     check("weights", isinstance(about["weights"], str), "a fingerprint")
     check("levers", _are_texts(about["levers"]), "texts by name")
     check("made", isinstance(about["made"], dict), "an object")
-    check("points", isinstance(points, list) and bool(points), "a list of points")
     check("calibrations", isinstance(about["calibrations"], dict), "an object")
-    try:
-        recipe = Sleep(**_tuples(about["recipe"]))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: recipe: {error}") from error
-    calibrations: dict[str | None, Calibration] = {}
-    for named, told in about["calibrations"].items():
-        if named not in (_OWN, *NUMBER_FORMATS):
-            raise ValueError(
-                f"{where}: calibrations: got {quoted(named)}, allowed: {_OWN}, or "
-                f"{', '.join(NUMBER_FORMATS)}"
-            )
-        start = f"calibration/{named}/"
-        parts = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-        place = f"{where}: calibration {named}"
-        calibrations[None if named == _OWN else named] = Calibration.of_described(
-            parts, told, place
-        )
-    read = [OperatingPoint.from_dict(p, f"{where}: point {n}") for n, p in enumerate(points)]
-    if not any(point.is_awake for point in read):
-        raise ValueError(f"{where}: points: got none awake, allowed: one of them awake")
-    if about["restores"] and any(point.view and not point.view.covers for point in read):
+    recipe = _recipe(about["recipe"], f"{where}: recipe")
+    points = _points(about, where)
+    calibrations = _calibrations(about["calibrations"], tensors, where)
+    if idle := calibrations.keys() - {point.number_format for point in points}:
         raise ValueError(
-            f"{where}: points: got a view of part of the picture, allowed: of all of it, where "
-            "outputs are scaled up to it"
+            f"{where}: calibrations: got one of {listed(each or _OWN for each in idle)}, allowed: "
+            "of formats that points are in"
         )
-    height, width = image[1:]
+    parts = {kind: _named(tensors, kind) for kind in ("witness/", "stencil/")}
+    known = {f"{kind}{name}" for kind, found in parts.items() for name in found}
+    if others := [n for n in tensors if n not in known and not n.startswith("calibration/")]:
+        raise ValueError(
+            f"{where}: got a tensor {quoted(others[0])}, allowed: those of witness, stencil and "
+            "calibration"
+        )
+    for name, tensor in parts["witness/"].items():
+        if tensor.dim() < 2 or not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(
+                f"{where}: witness {legible(name)}: got {tensor.dtype} {tuple(tensor.shape)}, "
+                "allowed: finite numbers of each image"
+            )
     return Contents(
         weights=about["weights"],
-        image=(image[0], height, width),
+        witness=Witness(about["exact"], parts["witness/"]),
+        image=(image[0], image[1], image[2]),
         recipe=recipe,
-        points=tuple(read),
+        points=points,
         objective=about["objective"],
         cost=about["cost"],
-        batch=about["batch"],
+        batch=batch,
         restores=about["restores"],
-        stencils={
-            n.removeprefix("stencil/"): t for n, t in tensors.items() if n.startswith("stencil/")
-        },
+        stencils=parts["stencil/"],
         calibrations=calibrations,
         levers=about["levers"],
         made=about["made"],
         measured_here=about["made"].get("machine") == provenance()["machine"],
     )
+
+
+def _points(about: Any, where: str) -> tuple[OperatingPoint, ...]:
+    """The points of a header, whose objective, cost and image are checked already."""
+    given = about["points"]
+    if not isinstance(given, list) or not 1 <= len(given) <= _POINTS:
+        got = f"{len(given)} of them" if isinstance(given, list) else quoted(given)
+        raise ValueError(f"{where}: points: got {got}, allowed: a list of 1 to {_POINTS} points")
+    points = []
+    for n, each in enumerate(given):
+        place = f"{where}: point {n}"
+        point = OperatingPoint.from_dict(each, place)
+        for name, value in (
+            (about["objective"], point.figure(about["objective"])),
+            (COSTS[about["cost"]], getattr(point, COSTS[about["cost"]])),
+        ):
+            if value is None or (name in ("latency_ms", "joules") and not value > 0):
+                raise ValueError(f"{place}: {name}: got {value}, allowed: what was measured")
+        if point.interval is not None and point.interval[0] > point.interval[1]:
+            raise ValueError(f"{place}: interval: got {point.interval}, allowed: ascending numbers")
+        view = point.view
+        if view is not None and list(view.full) != about["image"][1:]:
+            raise ValueError(
+                f"{place}: view: got one of {view.full}, allowed: of {tuple(about['image'][1:])}, "
+                "the images' size"
+            )
+        if view is not None and about["restores"] and not view.covers:
+            raise ValueError(
+                f"{where}: points: got a view of part of the picture, allowed: of all of it, where "
+                "outputs are scaled up to it"
+            )
+        points.append(point)
+    if len({(p.schedule, p.view, p.number_format) for p in points}) < len(points):
+        raise ValueError(f"{where}: points: got one setting twice, allowed: once")
+    awake = sum(point.is_awake for point in points)
+    if awake != 1:
+        raise ValueError(
+            f"{where}: points: got {awake or 'none'} awake, allowed: one of them awake"
+        )
+    return tuple(points)
+
+
+def _recipe(told: Any, where: str) -> Sleep:
+    """A recipe as a header tells it."""
+    names = {each.name for each in fields(Sleep)}
+    check_keys(told, names, where)
+    values: dict[str, Any]
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in told.items()}
+    kinds = {"k": int, "aligned": bool, "cropped": bool, "skip": tuple, "scaling": tuple}
+    for name, value in values.items():
+        good = type(value) is kinds.get(name, str)
+        if good and name == "skip":
+            # Names alone: a pattern of a stranger may take hours to match.
+            good = all(isinstance(each, str) and not each.startswith("re:") for each in value)
+        if good and name == "scaling":
+            good = all(map(is_number, value))
+        if not good:
+            raise ValueError(f"{where}: {name}: got {quoted(told[name])}, allowed: as in Sleep")
+    try:
+        recipe = Sleep(**values)
+        spec = SleepSpec(recipe.source, recipe.grain, recipe.k)  # type: ignore[arg-type]
+        if recipe.fill != "auto":
+            check_fill(recipe.fill, spec.grain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    return recipe
+
+
+def _calibrations(
+    told: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> dict[str | None, Calibration]:
+    """Calibrations by number format; every tensor of one is in it."""
+    found: dict[str | None, Calibration] = {}
+    for named, about in told.items():
+        if named not in (_OWN, *NUMBER_FORMATS):
+            raise ValueError(
+                f"{where}: calibrations: got {quoted(named)}, allowed: {_OWN}, or "
+                f"{', '.join(NUMBER_FORMATS)}"
+            )
+        found[None if named == _OWN else named] = Calibration.of_described(
+            _named(tensors, f"calibration/{named}/"), about, f"{where}: calibration {named}"
+        )
+    starts = tuple(f"calibration/{named}/" for named in told)
+    for name in _named(tensors, "calibration/"):
+        if not f"calibration/{name}".startswith(starts):
+            raise ValueError(
+                f"{where}: got a tensor {quoted(name)} of a calibration, allowed: of "
+                f"{listed(told) or 'none, as there is none'}"
+            )
+    return found
+
+
+def _named(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    """The tensors whose names start so, by the rest of their names."""
+    return {n.removeprefix(start): each for n, each in tensors.items() if n.startswith(start)}
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a value of JSON."""
+    if isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(each)
+    elif isinstance(value, (int, float)):
+        yield value
 
 
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -203,14 +340,9 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
-def _tuples(recipe: Any) -> Any:
-    if not isinstance(recipe, dict):
-        raise TypeError(f"got {quoted(recipe)}, allowed: an object")
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in recipe.items()}
-
-
 def _machine_told(made: Mapping[str, Any]) -> str:
     machine = made.get("machine")
     if not isinstance(machine, dict):
         return "not known"
-    return ", ".join(f"{name} {value}" for name, value in machine.items() if value is not None)
+    told = (f"{name} {value}" for name, value in machine.items() if value is not None)
+    return ", ".join(map(legible, told))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drowsy.correction.stencils import install_stencils
+from drowsy.files.messages import legible, listed
 from drowsy.images.scaling import Size
 from drowsy.images.structures import mapped
 from drowsy.knob.point import OperatingPoint
@@ -23,6 +27,9 @@ from drowsy.tuning.recipe import Sleep
 
 Format = str | None
 """Of numbers; None is the model's own."""
+
+# Sizes of images whose outputs' shapes are remembered.
+SIZES = 64
 
 
 class Machine:
@@ -49,28 +56,98 @@ class Machine:
         restores: bool,
     ) -> None:
         self.restores = restores
+        self.full: Size = (example.shape[2], example.shape[3])
         self.nets: dict[Format, DrowsyNet] = {}
         self._gates: dict[Format, Gate[OperatingPoint]] = {}
         self._dense: dict[Format, nn.Module | None] = {}
         for each in sorted(formats | {None}, key=str):
             # Compared with the model once, in its own format.
             net, fitted = made(model, example, recipe, each, verify=each is None)
-            if stencils:
-                tables = {n: t.to(example.device) for n, t in stencils.items()}
-                install_stencils({n: net.layers[n] for n in tables}, tables)
+            # Its flatten takes features of one size, to which those of any other are scaled.
+            self.fixed = bool(fitted)
+            if unknown := stencils.keys() - net.layers.keys():
+                raise ValueError(
+                    f"stencils: got one of {listed(unknown)}, allowed: of the network's layers"
+                )
+            tables = {name: table.to(example.device) for name, table in stencils.items()}
+            install_stencils({name: net.layers[name] for name in tables}, tables)
             net.calibration = calibrations.get(each)
             self.nets[each] = net
             self._gates[each] = Gate(net.set)
             self._dense[each] = None if fitted else dense(net, example.to(_weight(net).dtype))
+        self._channels = example.shape[1]
         self._awake = OperatingPoint(self.nets[None].schedule, 0.0)
+        # The one that was asked for longest ago is the first.
         self._wholes: dict[Size, Any] = {}
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Machine:
+        """Networks of its own, and who may run them now."""
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        twin.nets = copy.deepcopy(self.nets, memo)
+        twin._dense = copy.deepcopy(self._dense, memo)
+        twin._gates = {each: Gate(net.set) for each, net in twin.nets.items()}
+        twin._wholes, twin._lock = {}, threading.Lock()
+        return twin
+
+    def check(self, points: Sequence[OperatingPoint]) -> None:
+        """Raise ValueError unless its networks can be at all of these points.
+
+        They are then at the last one; nobody may run them meanwhile.
+        """
+        told: dict[Format, bool] = {}
+        for n, point in enumerate(points):
+            net = self.nets[point.number_format]
+            layers = point.schedule.layers
+            if layers.keys() != net.layers.keys():
+                other = layers.keys() ^ net.layers.keys()
+                raise ValueError(
+                    f"point {n}: got other layers than the network has ({listed(other)}), allowed: "
+                    "all of its own"
+                )
+            try:
+                net.set(point)
+            except ValueError as error:
+                raise ValueError(f"point {n}: {error}") from error
+            setting = tuple(net.control.settings)
+            if not any(setting):
+                continue
+            if net.calibration is not None and net.corrected_for != setting:
+                raise ValueError(f"point {n}: got a setting without its correction, allowed: one")
+            # Streams that a point does not tell stay as the point before it left them.
+            streams = any(layer.stream is not None for layer in layers.values())
+            if told.setdefault(point.number_format, streams) != streams:
+                raise ValueError(
+                    f"point {n}: streams: told by some points, allowed: by all or none"
+                )
+        self._check_views(points)
+
+    def _check_views(self, points: Sequence[OperatingPoint]) -> None:
+        weight = _weight(self.nets[None])
+        images = torch.zeros(
+            1, self._channels, *self.full, dtype=weight.dtype, device=weight.device
+        )
+        for view in {point.view: None for point in points if point.view is not None}:
+            try:
+                self.run(replace(self._awake, view=view), images)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"view: got {view}, allowed: what the network takes ({legible(error)})"
+                ) from error
 
     def run(self, point: OperatingPoint, images: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the network puts out for images ``[N, C, H, W]`` at a point, in their dtype."""
+        """What the network puts out for images ``[N, C, H, W]`` at a point, in their dtype.
+
+        Raises:
+            ValueError: images of a size that the network does not take.
+        """
         view = point.view
         weight, shown = self._shown(point, images)
-        with torch.inference_mode():
-            outputs = self._computed(point, shown, *args, **kwargs)
+        # A point has a format, which is none of those that torch would choose for its operations.
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+            with self._sized(images):
+                outputs = self._computed(point, shown, *args, **kwargs)
             if weight.dtype != images.dtype:
                 outputs = mapped(lambda y: _as(y, weight.dtype, images), outputs)
             if self.restores and view is not None:
@@ -98,26 +175,58 @@ class Machine:
 
     def _shown(self, point: OperatingPoint, images: Tensor) -> tuple[Tensor, Tensor]:
         """A weight of the network of a point, and what the network is given of images."""
+        size = (images.shape[-2], images.shape[-1])
+        if self.fixed and size != self.full:
+            raise ValueError(
+                f"images: got {size[0]} x {size[1]} pixels, allowed: {self.full[0]} x "
+                f"{self.full[1]}, the one size that the model's flatten takes"
+            )
         weight = _weight(self.nets[point.number_format])
         shown = images if point.view is None else point.view(images)
         return weight, shown.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
+    @contextmanager
+    def _sized(self, images: Tensor) -> Iterator[None]:
+        """Tell of the size where a network fails that takes the images it was tuned on."""
+        size = (images.shape[-2], images.shape[-1])
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if size == self.full:
+                raise
+            raise ValueError(
+                f"images: got {size[0]} x {size[1]} pixels, which the model does not take "
+                f"({legible(error)}), allowed: {self.full[0]} x {self.full[1]}, which it was tuned "
+                "on"
+            ) from error
+
     def _whole(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Outputs awake for such images as they are, on the meta device: shapes alone.
 
-        Sizes of maps are rounded as the network does, so it tells them itself, once for each size
-        of images.
+        Sizes of maps are rounded as the network does, so it tells them itself, by one image of
+        every size; the last ``SIZES`` are remembered.
         """
         size: Size = (images.shape[-2], images.shape[-1])
-        if size not in self._wholes:
-            net = self.nets[None]
-            weight = _weight(net)
-            with self._gates[None].at(self._awake):
-                clock = net.control.clock.clone()
-                outputs = net(images.to(weight.dtype), *args, **kwargs)
-                net.control.clock.copy_(clock)
-            self._wholes[size] = mapped(lambda y: y.to("meta"), outputs)
-        return self._wholes[size]
+        with self._lock:
+            if (known := self._wholes.pop(size, None)) is not None:
+                self._wholes[size] = known
+                return known
+        net = self.nets[None]
+        weight = _weight(net)
+        # Further arguments may have an entry for each image.
+        few = images if args or kwargs else images[:1]
+        with self._gates[None].at(self._awake):
+            clock = net.control.clock.clone()
+            outputs = net(few.to(weight.dtype), *args, **kwargs)
+            net.control.clock.copy_(clock)
+        whole = mapped(lambda y: y.to("meta"), outputs)
+        with self._lock:
+            self._wholes[size] = whole
+            if len(self._wholes) > SIZES:
+                del self._wholes[next(iter(self._wholes))]
+        return whole
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Draw the next batch's maps for images ``image, image + 1, ...`` of this seed."""

@@ -24,7 +24,7 @@ from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
 from drowsy.evaluation.intervals import paired
 from drowsy.evaluation.store import Store
 from drowsy.files.provenance import provenance
-from drowsy.graph.convert import check_model, convert
+from drowsy.graph.convert import check_model, convert, inside
 from drowsy.images.checks import check_splits
 from drowsy.images.view import View
 from drowsy.knob.costs import ROUNDING
@@ -46,6 +46,7 @@ from drowsy.tuning.levers import (
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
+from drowsy.tuning.witness import Witness
 from drowsy.tuning.workbench import SEARCH_CALIBRATION, SEARCH_IMAGES, Operation, Workbench
 
 # A knob has one point for every step of what can be saved, at most.
@@ -160,7 +161,7 @@ def tune(
             of what is listed here.
         NoMeter: ``joules``, and nothing here can meter them.
     """
-    check_model(model)
+    check_model(inside(model))
     chosen = _levers(levers)
     check_count("batch", batch)
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < 1e6:
@@ -179,7 +180,7 @@ def tune(
     else:
         _check_splits(splits, len(images))
     about = {
-        "weights": fingerprint_state(model.state_dict()),
+        "weights": fingerprint_state(inside(model).state_dict()),
         "data": fingerprint_data(images, labels),
         "batch": batch,
         "minutes": minutes,
@@ -213,6 +214,7 @@ def tune(
         tell("measuring")
         contents = Contents(
             weights=about["weights"],
+            witness=Witness.of(model, workbench.image),
             image=workbench.image,
             recipe=recipe,
             points=tuple(points),

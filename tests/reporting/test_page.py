@@ -29,6 +29,7 @@ from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.maps import sleep_map
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.witness import Witness
 
 RECIPE = Sleep("ours", source="fovea", grain="position", aligned=True)
 FULL = (24, 32)
@@ -113,6 +114,7 @@ def contents_of(model: nn.Module, **more: Any) -> Contents:
     )
     told: dict[str, Any] = {
         "weights": fingerprint_state(model.state_dict()),
+        "witness": Witness.of(model, (3, *FULL)),
         "image": (3, *FULL),
         "recipe": RECIPE,
         "points": points,

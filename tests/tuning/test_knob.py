@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import threading
 import warnings
 from dataclasses import replace
@@ -24,8 +25,10 @@ from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule
 from drowsy.tuning.knob import Knob, load
 from drowsy.tuning.knobfile import Contents
+from drowsy.tuning.machine import SIZES
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.witness import Witness
 
 RECIPE = Sleep("ours", source="lattice", grain="position", fill="stencil", aligned=True)
 FULL = (24, 24)
@@ -77,6 +80,7 @@ def contents_of(model: nn.Module) -> Contents:
     )
     return Contents(
         weights=fingerprint_state(model.state_dict()),
+        witness=Witness.of(model, (3, *FULL)),
         image=(3, *FULL),
         recipe=RECIPE,
         points=points,
@@ -305,3 +309,112 @@ def test_saying_what_points_do_moves_no_clock(model: nn.Module) -> None:
         knob.reseed(3)
         assert "asleep" in str(knob)
         assert torch.equal(knob(images), found)
+
+
+class OneSize(Net):
+    """Its linear layer takes maps of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8 * 24 * 24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.one(x)).relu()
+        return self.head(self.two(x).relu().flatten(1))
+
+
+def test_a_network_of_one_size_takes_no_other() -> None:
+    """At fewer pixels its features are scaled to that size: no image may slip in so."""
+    model = OneSize().eval()
+    knob = Knob(model, contents_of(model))
+    for point in knob.contents.points:
+        knob.set(point)
+        assert knob(torch.rand(2, 3, *FULL)).shape == (2, 5)
+        for size in ((16, 16), (48, 48), (24, 30)):
+            with pytest.raises(ValueError, match=f"images: got {size[0]} x {size[1]} pixels"):
+                knob(torch.rand(2, 3, *size))
+            with pytest.raises(ValueError, match="allowed: 24 x 24, the one size"):
+                knob.sleep_map(torch.rand(2, 3, *size))
+
+
+class Pooled(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.max_pool2d(x, 8))
+
+
+def test_a_size_that_the_network_does_not_take_is_named() -> None:
+    model = Pooled().eval()
+    knob = Knob(model, contents_of(model))
+    assert knob(torch.rand(2, 3, 40, 32)).shape == (2, 5)
+    with pytest.raises(ValueError, match="images: got 4 x 4 pixels, which the model does not take"):
+        knob(torch.rand(2, 3, 4, 4))
+
+
+def test_autocast_changes_no_point(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    images = torch.rand(4, 3, *FULL)
+    for point in knob.points:
+        knob.set(point)
+        knob.reseed(3)
+        alone = knob(images)
+        knob.reseed(3)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = knob(images)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, alone)
+
+
+def test_a_deep_copy_has_a_point_and_a_clock_of_its_own(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    images = torch.rand(4, 3, *FULL)
+    knob.set(saving=0.45)
+    twin = copy.deepcopy(knob)
+    assert twin.point is knob.point
+    for each in (knob, twin):
+        each.reseed(3)
+    found = knob(images)
+    knob(images)
+    assert torch.equal(twin(images), found)
+    twin.set(0)
+    assert knob.point is not twin.point
+    assert "*" in str(twin)
+    # A shallow one turns alone, too.
+    shallow = copy.copy(knob)
+    shallow.set(0)
+    assert knob.point.latency_ms == 5
+    assert torch.equal(shallow(images), twin(images))
+
+
+def test_a_knob_is_saved_and_not_pickled(model: nn.Module, tmp_path: Path) -> None:
+    knob = Knob(model, contents_of(model))
+    with pytest.raises(TypeError, match=r"Knob: got pickled .* allowed: knob.save\(path\)"):
+        pickle.dumps(knob)
+    with pytest.raises(TypeError, match=r"knob.save\(path\)"):
+        torch.save({"knob": knob}, tmp_path / "knob.pt")
+
+
+class Maps(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.norm(self.one(x)).relu())
+
+
+def test_shapes_of_few_sizes_are_remembered_and_cost_one_image() -> None:
+    model = Maps().eval()
+    contents = contents_of(model)
+    points = tuple(p for p in contents.points if p.view is None)
+    small = replace(points[0], view=View.of(FULL, (16, 16)), latency_ms=3)
+    knob = Knob(model, replace(contents, restores=True, points=(*points, small)))
+    seen: list[tuple[int, ...]] = []
+    machine = knob._machine
+    machine.nets[None].register_forward_hook(lambda net, given, y: seen.append(given[0].shape))
+    knob.set(small)
+    assert knob(torch.rand(6, 3, 30, 40)).shape == (6, 8, 30, 40)
+    assert seen == [(6, 3, 20, 27), (1, 3, 30, 40)]
+    knob(torch.rand(6, 3, 30, 40))
+    assert len(seen) == 3
+    for width in range(8, 8 + 2 * SIZES):
+        knob(torch.rand(1, 3, 8, width))
+    assert len(machine._wholes) == SIZES
+    # The last ones.
+    assert (8, 7 + 2 * SIZES) in machine._wholes
+    assert (30, 40) not in machine._wholes

@@ -19,6 +19,7 @@ from drowsy.tuning.knob import Knob
 from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.witness import Witness
 
 RECIPE = Sleep("ours", source="lattice", grain="position", fill="interpolate")
 FULL = (24, 24)
@@ -59,6 +60,7 @@ def knob_of(model: nn.Module, objective: str = "top1", **more: Any) -> Knob:
 
     contents = Contents(
         weights=fingerprint_state(model.state_dict()),
+        witness=Witness.of(model, (3, *FULL)),
         image=(3, *FULL),
         recipe=RECIPE,
         points=(

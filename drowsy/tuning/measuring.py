@@ -1,0 +1,60 @@
+"""What every point of a knob takes on this machine, for a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from drowsy.energy import Meter, NoMeter
+from drowsy.energy.measurement import ratio
+from drowsy.knob.point import OperatingPoint
+from drowsy.tuning.machine import Machine
+from drowsy.tuning.timing import in_turns, typical
+
+
+def measured(
+    machine: Machine, points: Sequence[OperatingPoint], images: Tensor, seconds: float
+) -> list[OperatingPoint]:
+    """Points with their milliseconds for a batch, and joules for an image where a meter is.
+
+    Args:
+        machine: runs them.
+        points: one of them awake.
+        images: the batch, where the machine is.
+        seconds: for the milliseconds of all together; joules take five more each.
+    """
+    runs = {
+        str(n): lambda point=point: machine.run(point, images)  # type: ignore[misc]
+        for n, point in enumerate(points)
+    }
+    place = next(n for n, point in enumerate(points) if point.is_awake)
+    found = typical(in_turns(runs, seconds, cuda=images.is_cuda), str(place))
+    meter = _meter(images)
+    joules: dict[str, float | None] = dict.fromkeys(runs)
+    if meter is not None:
+        meter.measure_idle()
+        for name, run in runs.items():
+            joules[name] = ratio(meter.measure(run).joules_per_call, len(images))
+    return [
+        replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
+        for n, point in enumerate(points)
+    ]
+
+
+def check_seconds(seconds: Any) -> None:
+    """Raise unless something can be measured for so long."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"seconds: got {seconds!r}, allowed: a number above 0")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds: got {seconds}, allowed: a finite number above 0")
+
+
+def _meter(images: Tensor) -> Meter | None:
+    try:
+        return Meter(str(images.device))
+    except NoMeter:
+        return None
