@@ -879,7 +879,7 @@ CASES = [
         "a metric that gives NaN",
         lambda _: search(net(), images(), metric=lambda outputs, *_: outputs[:, 0] * math.nan),
         ValueError,
-        r"score: got nan for setting \(0, 0\), allowed: a finite number",
+        "metric: gave nan for image 0 of 4, whose outputs are finite, allowed: a finite number",
     ),
     Case(
         "a task that stores would take for a classification",
@@ -1052,6 +1052,12 @@ CASES = [
         ValueError,
         "labels: got some beside those of images, allowed: one of both",
     ),
+    Case(
+        "images of an array of bytes",
+        lambda _: search(net(), np.zeros((4, 3, 8, 8), np.uint8)),
+        TypeError,
+        "images: got an array of uint8, allowed: floating-point numbers",
+    ),
     *(
         Case(
             f"images of {name}",
@@ -1063,7 +1069,6 @@ CASES = [
             ("a folder", "folder", "str"),
             ("nothing", None, "NoneType"),
             ("a number", 3, "int"),
-            ("an array", np.zeros((4, 3, 8, 8)), "ndarray"),
             ("single pictures", [torch.zeros(3, 8, 8)] * 4, "list"),
             ("no batch", [], "list"),
             ("batches by name", [{"pixels": torch.zeros(4, 3, 8, 8)}], "list"),

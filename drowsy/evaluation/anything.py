@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ from torch import Tensor
 from drowsy.evaluation.computation import fingerprint_value
 from drowsy.evaluation.errors import relative_error
 from drowsy.evaluation.metrics import Task
-from drowsy.evaluation.outputs import count_of, taken
+from drowsy.evaluation.outputs import count_of, taken, tensors
 
 Metric = Callable[[Any, Any, Any], Any]
-"""``(outputs, awake_outputs, targets)`` -> a number of each image, higher is better.
+"""``(outputs, awake_outputs, targets)`` -> a finite number of each image, higher is better.
 
-Outputs are as ``drowsy.evaluation.outputs`` tells; targets as they were given, a tensor where the
-images are, or None.
+All three are copies, which it may write into. Outputs are as ``drowsy.evaluation.outputs`` tells;
+targets as they were given, a tensor where the images are, or None.
 """
 
 
@@ -55,13 +56,14 @@ def _as_given(targets: Any, images: Tensor) -> Any:
         count = len(targets) if hasattr(targets, "__len__") else type(targets).__name__
         raise ValueError(f"labels: got {count} for {len(images)} images, allowed: one of each")
     if isinstance(targets, Tensor):
-        return targets.to(images.device)
+        return targets.detach().to(images.device)
     return targets if isinstance(targets, list) else list(targets)
 
 
 def _score(judged: _Judged, metric: Metric) -> Tensor:
     """What a callable gives, float64 ``[N]``."""
-    found = metric(judged.outputs, judged.awake, judged.targets)
+    # Copies: it may write into what it is given, and others are judged by the same.
+    found = metric(*copy.deepcopy((judged.outputs, judged.awake, judged.targets)))
     wanted = count_of(judged.outputs)
     if isinstance(found, Sequence):
         found = np.array([float(each) for each in found])
@@ -70,7 +72,20 @@ def _score(judged: _Judged, metric: Metric) -> Tensor:
     if not isinstance(found, Tensor) or found.is_complex() or tuple(found.shape) != (wanted,):
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"metric: gave {got} for {wanted} images, allowed: a number of each")
-    return found.detach().double()
+    found = found.detach().double()
+    bad = (~found.isfinite()).nonzero()
+    if len(bad):
+        put_out = tensors(judged.outputs)
+        cause = (
+            "whose outputs are finite"
+            if all(y.isfinite().all() for y in put_out)
+            else "as the network puts out NaN or infinity"
+        )
+        raise ValueError(
+            f"metric: gave {float(found[bad[0]])} for image {int(bad[0])} of {wanted}, {cause}, "
+            "allowed: a finite number of each"
+        )
+    return found
 
 
 # The relative error is that of all outputs; the score what is left of 1.

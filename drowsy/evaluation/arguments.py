@@ -26,8 +26,8 @@ def gather(net: DrowsyNet, images: Any, labels: Any = None) -> tuple[Tensor, Any
 
     Args:
         net: the network that takes them.
-        images: a tensor ``[N, C, H, W]``; a loader of such batches, alone or in front of their
-            labels; or a data set of ``(image, label)``. All are read into memory.
+        images: a tensor or array ``[N, C, H, W]``; a loader of such batches, alone or in front of
+            their labels; or a data set of ``(image, label)``. All are read into memory.
         labels: what the network should put out: a tensor, an array or a list with a row or entry
             for each image; None for those of a loader or data set.
 
@@ -37,12 +37,14 @@ def gather(net: DrowsyNet, images: Any, labels: Any = None) -> tuple[Tensor, Any
             labels beside those of a loader or data set.
     """
     weight = next(iter(net.layers.values())).weight
-    if not isinstance(images, (Tensor, np.ndarray)):
+    if isinstance(images, np.ndarray):
+        images = _of_array(images).to(weight)
+    if not isinstance(images, Tensor):
         images, own = _read(images)
         if own is not None and labels is not None:
             raise ValueError("labels: got some beside those of images, allowed: one of both")
         images, labels = images.to(weight.device), own if labels is None else labels
-    if isinstance(images, Tensor) and images.device != weight.device:
+    if images.device != weight.device:
         raise ValueError(
             f"images: lie on {images.device}, the network on {weight.device}, allowed: one device"
         )
@@ -83,6 +85,17 @@ def check_count(name: str, value: Any, allowed: str = "1 or more") -> None:
         raise ValueError(f"{name}: got {value}, allowed: {allowed}")
 
 
+def _of_array(images: np.ndarray) -> Tensor:
+    """An array's floating-point numbers as a tensor of its own."""
+    if images.dtype.kind != "f":
+        raise TypeError(
+            f"images: got an array of {images.dtype}, allowed: floating-point numbers, as the "
+            "network takes them"
+        )
+    # Of any byte order and strides; torch has nothing wider than float64.
+    return torch.from_numpy(np.array(images, f"=f{min(images.dtype.itemsize, 8)}", order="C"))
+
+
 def _read(images: Any) -> tuple[Tensor, Any]:
     """All of a loader or a data set."""
     given = images
@@ -117,6 +130,7 @@ def _read(images: Any) -> tuple[Tensor, Any]:
 
 def _refused(images: Any) -> TypeError:
     return TypeError(
-        f"images: got {type(images).__name__}, allowed: a floating-point tensor [N, C, H, W], a "
-        "loader of such batches or of (batch, labels), or a data set of (tensor, label)"
+        f"images: got {type(images).__name__}, allowed: a floating-point tensor or array "
+        "[N, C, H, W], a loader of such batches or of (batch, labels), or a data set of (tensor, "
+        "label)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -16,10 +17,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it over ``path`` when the block succeeds.
 
     On an exception the temporary file is removed and ``path`` is as it was.
+
+    Raises:
+        TypeError: no path.
+        OSError: it is a folder, or lies where nothing can be written; names the path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: got {path!r}, allowed: the path of a file")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, allowed: a file", str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}-", path.parent)
+    except OSError as error:
+        told = f"cannot be written there ({error.strerror})"
+        raise OSError(error.errno, told, str(path)) from error
     os.close(handle)
     temporary = Path(name)
     try:

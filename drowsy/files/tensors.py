@@ -42,12 +42,13 @@ def read_tensors(path: str | os.PathLike[str], what: str = "weights") -> dict[st
     ``what`` names it in errors.
 
     Raises:
-        FileNotFoundError: no file there.
+        TypeError: no path.
+        FileNotFoundError, IsADirectoryError: no file there.
         ImportError: safetensors is not installed.
         ValueError: a file that is truncated or of another format, that has a name twice, or whose
             tensors are of a kind that torch cannot turn into float32 or copy.
     """
-    return _read(Path(path), what, "safetensors")[0]
+    return _read(_path(path, what), what, "safetensors")[0]
 
 
 def read_described(path: str | os.PathLike[str], what: str) -> tuple[dict[str, Tensor], Any]:
@@ -56,13 +57,21 @@ def read_described(path: str | os.PathLike[str], what: str) -> tuple[dict[str, T
     Raises, beyond those of ``read_tensors``:
         ValueError: a header that is no JSON.
     """
-    tensors, header = _read(Path(path), what, what)
+    tensors, header = _read(_path(path, what), what, what)
     return tensors, parse_json(header.get(_ENTRY, "{}"), f"{what}: {legible(path)}")
+
+
+def _path(path: Any, what: str) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{what}: got {path!r}, allowed: the path of a file")
+    return Path(path)
 
 
 def _read(path: Path, what: str, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     safetensors = require("safetensors", "models")
     where = f"{what}: {legible(path)}"
+    if path.is_dir():
+        raise IsADirectoryError(f"{what}: {legible(path)} is a folder, allowed: a file")
     if not path.is_file():
         raise FileNotFoundError(f"{what}: no file {legible(path)}")
     try:

@@ -172,7 +172,8 @@ class Frontier:
             raise NoSuchPoint(
                 f"no point with {name} {wanted}; nearest: "
                 + " and ".join(
-                    f"{value:.4g} (saving {p.saving:.1%}, {self.objective} {self.value(p):.1%})"
+                    f"{value:.4g} (saving {p.saving:.1%}, "
+                    f"{METRICS[self.objective].told(self.value(p))})"
                     for p, value in nearest
                 )
             )

@@ -41,6 +41,11 @@ class Metric:
         """Whether figures lie between 0 and 1."""
         return self.unit == "%"
 
+    def told(self, figure: float) -> str:
+        """A figure in its unit: ``top1 71.3%``, ``psnr 31.52 dB``, ``score -0.25``."""
+        value = f"{figure:.1%}" if self.is_fraction else f"{figure:.4g} {self.unit}"
+        return f"{self.name} {value}".rstrip()
+
     def check(self, figure: float) -> None:
         """Raise ValueError for what cannot be a figure of this metric."""
         if self.is_fraction and not 0 <= figure <= 1:

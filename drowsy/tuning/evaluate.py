@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from drowsy.evaluation.arguments import gather
 from drowsy.evaluation.evaluator import task_of
+from drowsy.evaluation.guessing import check_targets
 from drowsy.evaluation.intervals import Interval, paired
 from drowsy.evaluation.metrics import Counts
 from drowsy.evaluation.tasks import NAMES
@@ -98,7 +100,8 @@ def evaluate(
         the objective, and what was found of each point.
 
     Raises:
-        TypeError, ValueError: images, labels or a metric that ``drowsy.tune`` does not take.
+        TypeError, ValueError: images, labels or a metric that ``drowsy.tune`` does not take, or
+            labels by which the network awake does no better than guessing.
     """
     check_batch(batch)
     net = machine.nets[None]
@@ -107,6 +110,7 @@ def evaluate(
     if objective not in task.objectives(labels is not None):
         objective = task.quality(labels is not None)
     found: list[Counts | None] = [None] * len(points)
+    logits = []
     for start in range(0, len(images), batch):
         shown = images[start : start + batch]
         targets = None if labels is None else labels[start : start + batch]
@@ -115,11 +119,15 @@ def evaluate(
             # The same maps in every evaluation, whatever the batch.
             machine.reseed(_SEED, start)
             outputs = task.take(machine.run(point, shown), shown)
-            awake = outputs if awake is None else awake
+            if awake is None:
+                awake = outputs
+                logits += [outputs] if task.name == "classification" else []
             counts = task.count(outputs, awake, targets)
             before = found[n]
             found[n] = counts if before is None else before + counts
     whole = [each for each in found if each is not None]
+    if labels is not None and objective == task.quality(True):
+        check_targets(task, whole[0], torch.cat(logits) if logits else None, labels)
     values = [np.asarray(each.values[objective], np.float64) for each in whole]
     return objective, [
         Evaluated(

@@ -12,6 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -428,7 +429,8 @@ def check_batch_of(images: Any, image: tuple[int, int, int]) -> None:
     """Raise unless these are images ``[N, C, H, W]`` of as many channels."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images: got {kind}, allowed: a floating-point tensor")
+        hint = ", as torch.from_numpy makes of an array" if isinstance(images, np.ndarray) else ""
+        raise TypeError(f"images: got {kind}, allowed: a floating-point tensor{hint}")
     if images.dim() != 4 or images.shape[1] != image[0]:
         raise ValueError(f"images: got shape {tuple(images.shape)}, allowed: [N, {image[0]}, H, W]")
 

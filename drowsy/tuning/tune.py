@@ -18,16 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from drowsy._optional import require
+from drowsy.energy import Meter
 from drowsy.evaluation.arguments import check_count, check_seeds, gather
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
 from drowsy.evaluation.intervals import paired
-from drowsy.evaluation.store import Store
+from drowsy.evaluation.store import MEMORY, Store
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, convert, inside
 from drowsy.images.checks import check_splits
 from drowsy.images.view import View
 from drowsy.knob.costs import ROUNDING
+from drowsy.knob.frontier import check_cost
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.calibration import Calibration
@@ -137,8 +139,9 @@ def tune(
 
     Args:
         model: in eval mode; stays as it was.
-        images: float ``[N, C, H, W]`` on the model's device, as the network takes them; or a loader
-            or a data set, which is read into memory. Some hundred at least, or intervals are wide.
+        images: float ``[N, C, H, W]`` on the model's device, as the network takes them; or an
+            array, a loader or a data set, which is read into memory. Some hundred at least, or
+            intervals are wide.
         labels: what the metric compares with: classes ``[N]``, maps, pictures or boxes. None: the
             awake network's own outputs.
         metric: what counts as quality: a task (``classification``, ``segmentation``,
@@ -157,8 +160,9 @@ def tune(
         progress: a bar; None shows one on a terminal.
 
     Raises:
-        TypeError, ValueError: a model that ``drowsy.convert`` does not take, or an argument outside
-            of what is listed here.
+        TypeError, ValueError: a model that ``drowsy.convert`` does not take, an argument outside
+            of what is listed here, or labels by which the model does no better than guessing (few
+            images are told of in a warning).
         NoMeter: ``joules``, and nothing here can meter them.
     """
     check_model(inside(model))
@@ -166,6 +170,12 @@ def tune(
     check_count("batch", batch)
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < 1e6:
         raise ValueError(f"minutes: got {minutes!r}, allowed: a number above 0")
+    check_cost(cost)
+    seeds = check_seeds(seeds)
+    if cost == "joules":
+        Meter(str(next(model.parameters()).device))
+    with _opened(store):
+        pass  # Or it would be known after the work that its file cannot be written.
     example = convert(model)
     images, labels = gather(example, images, labels)
     if len(images) < _FEWEST:
@@ -186,7 +196,8 @@ def tune(
         "minutes": minutes,
         "machine": provenance()["machine"],
     }
-    journal = Journal(None if store is None else f"{os.fspath(store)}.journal", about)
+    beside = None if store in (None, MEMORY) else f"{os.fsdecode(store)}.journal"
+    journal = Journal(beside, about)
     seconds = journal.get("seconds an image", lambda: _seconds(model, images[:batch].to(dtype)))
     plan = Plan.of(len(images), seconds, minutes)
     if splits is not None:
@@ -196,13 +207,14 @@ def tune(
         tell("preparing")
         conditions = Conditions(
             savings=SLEEP_SAVINGS,
-            seeds=check_seeds(seeds),
+            seeds=seeds,
             batch=min(50, plan.search),
             dtype=dtype,
             device=images.device,
             store=opened,
         )
         workbench = Workbench(model, images, labels, parts, conditions, task=task)
+        workbench.check_targets()
         rig = Rig(model, workbench, cost, batch, journal)
         offers, recipe = _offers(rig, chosen, plan, tell)
         tell("choosing")

@@ -18,6 +18,7 @@ from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.evaluator import Evaluator
+from drowsy.evaluation.guessing import check_targets
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_network, fingerprint_state
 from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.metrics import Task
@@ -153,6 +154,14 @@ class Workbench:
             return True
         one, other = map(tensors_in, (outputs, self._whole))
         return [y.shape for y in one] == [y.shape for y in other]
+
+    def check_targets(self) -> None:
+        """Raise ValueError or warn where the network awake does no better than who guesses."""
+        targets = self._labels["search"]
+        if targets is not None:
+            outputs = self._reference("search").logits()
+            counts = self._task.count(outputs, outputs, targets)
+            check_targets(self._task, counts, outputs, targets)
 
     # --- networks and costs ---------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -297,6 +298,48 @@ def test_a_metric_of_ones_own_sees_outputs_awake_ones_and_targets() -> None:
 def test_a_metric_may_give_numbers_in_any_form(kind: Callable[[Any], Any]) -> None:
     task = custom(lambda outputs, awake, targets: kind([0.25, 0.5]))
     assert values(task, torch.ones(2, 3), torch.ones(2, 3))["score"] == [0.25, 0.5]
+
+
+def test_a_metric_may_write_into_what_it_is_given() -> None:
+    outputs, awake, targets = torch.rand(4, 3), torch.rand(4, 3), torch.rand(4, 3)
+    entries = [{"boxes": np.ones(2)} for _ in range(4)]
+
+    def near(outputs: Any, awake: Any, targets: Any) -> Tensor:
+        return -(outputs - awake).abs().sum(1)
+
+    def spoiling(outputs: Any, awake: Any, targets: Any) -> Tensor:
+        for each in (outputs, awake):
+            each.add_(1)
+        if isinstance(targets, list):
+            targets[0]["boxes"][:] = 7
+        else:
+            targets.zero_()
+        return -outputs.sub_(awake).abs_().sum(1)
+
+    for given in (targets, entries):
+        kept = copy.deepcopy((outputs, awake, given))
+        found = [values(custom(metric), outputs, awake, given) for metric in (near, spoiling) * 2]
+        assert found[0]["error"] == found[1]["error"] == found[3]["error"]
+        assert found[1]["score"] == pytest.approx(found[0]["score"], abs=1e-6)
+        assert found[1]["score"] == found[3]["score"]
+        assert torch.equal(kept[0], outputs)
+        assert torch.equal(kept[1], awake)
+    assert targets.any()
+    assert entries[0]["boxes"].tolist() == [1, 1]
+
+
+def test_a_metric_that_is_no_number_is_named() -> None:
+    outputs = torch.rand(3, 2)
+
+    def gives(*each: float) -> Any:
+        return lambda outputs, awake, targets: list(each)
+
+    with pytest.raises(ValueError, match="metric: gave nan for image 1 of 3, whose outputs are"):
+        values(custom(gives(1, math.nan, 2)), outputs, outputs)
+    with pytest.raises(ValueError, match="metric: gave -inf for image 2"):
+        values(custom(gives(1, 1, -math.inf)), outputs, outputs)
+    with pytest.raises(ValueError, match="as the network puts out NaN"):
+        values(custom(gives(1, 1, math.nan)), outputs * math.nan, outputs)
 
 
 def test_metrics_are_told_apart_by_what_they_compute() -> None:

@@ -165,6 +165,16 @@ def test_what_no_point_satisfies_is_not_invented(
         frontier.at(**request_)
 
 
+@pytest.mark.parametrize(
+    ("objective", "figure", "told"),
+    [("top1", 0.7, "top1 70.0%"), ("psnr", 31.52, "psnr 31.52 dB"), ("ssim", 0.9, "ssim 0.9")],
+)
+def test_figures_are_told_in_their_unit(objective: str, figure: float, told: str) -> None:
+    point = OperatingPoint(Schedule(8, {"a": LayerSetting()}), 0.25)
+    with pytest.raises(NoSuchPoint, match=rf"nearest: 0.25 \(saving 25.0%, {told}\)$"):
+        Frontier([point.with_figures({objective: figure})], objective).at(saving=0.5)
+
+
 def test_no_such_point_is_a_lookup_error():
     assert issubclass(NoSuchPoint, LookupError)
 

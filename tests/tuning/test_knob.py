@@ -209,6 +209,31 @@ def test_a_file_of_other_weights_or_another_machine_is_told(
         load(path, model)
 
 
+def test_what_is_no_file_is_named(model: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "net.drowsy"
+    knob = Knob(model, contents_of(model))
+    knob.save(path)
+    with pytest.raises(IsADirectoryError, match=r"knob: .* is a folder, allowed: a file"):
+        load(tmp_path, model)
+    with pytest.raises(FileNotFoundError, match="knob: no file"):
+        load(tmp_path / "other", model)
+    with pytest.raises(TypeError, match="knob: got 3, allowed: the path of a file"):
+        load(3, model)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model: got NoneType, allowed: an nn\.Module"):
+        load(path, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="training mode"):
+        load(path, Net())
+    with pytest.raises(IsADirectoryError, match="is a folder, allowed: a file"):
+        knob.save(tmp_path)
+    with pytest.raises(OSError, match=r"cannot be written there .*: '/proc/net.drowsy'"):
+        knob.save("/proc/net.drowsy")
+    with pytest.raises(OSError, match="cannot be written there"):
+        knob.save(path / "within")
+    with pytest.raises(TypeError, match="path: got 3"):
+        knob.save(3)  # type: ignore[arg-type]
+    assert [each.name for each in tmp_path.iterdir()] == ["net.drowsy"]
+
+
 def test_a_file_whose_outputs_cannot_be_restored_is_refused(
     model: nn.Module, tmp_path: Path
 ) -> None:
@@ -286,8 +311,12 @@ def test_measuring_that_fails_changes_nothing(model: nn.Module) -> None:
     points = knob.points
     with pytest.raises(ValueError, match=r"allowed: \[N, 3, H, W\]"):
         knob.measure(torch.rand(2, 5, *FULL))
-    with pytest.raises(TypeError):
-        knob.measure(torch.rand(2, 3, *FULL), seconds=None)  # type: ignore[arg-type]
+    for wrong in (None, "x", True):
+        with pytest.raises(TypeError, match="seconds: got"):
+            knob.measure(torch.rand(2, 3, *FULL), seconds=wrong)  # type: ignore[arg-type]
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="seconds: got"):
+            knob.measure(seconds=wrong)
     assert knob.contents.made == elsewhere.made
     assert (knob.batch, knob.points) == (4, points)
 
@@ -296,6 +325,8 @@ def test_images_are_checked(model: nn.Module) -> None:
     knob = Knob(model, contents_of(model))
     with pytest.raises(TypeError, match="images: got int"):
         knob(3)
+    with pytest.raises(TypeError, match=r"images: got ndarray, .* as torch.from_numpy makes"):
+        knob(torch.rand(2, 3, *FULL).numpy())
     with pytest.raises(ValueError, match=r"allowed: \[N, 3, H, W\]"):
         knob(torch.rand(2, 4, *FULL))
 

@@ -324,6 +324,11 @@ def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
         (ValueError, "minutes: got 0", {"minutes": 0}),
         (TypeError, "batch: got 1.5", {"batch": 1.5}),
         (ValueError, "metric: got 'f2'", {"metric": "f2"}),
+        (TypeError, "seeds: got 3", {"seeds": 3}),
+        (TypeError, "store: got 3, allowed: a path", {"store": 3}),
+        (ValueError, "store /proc/knob: cannot be opened", {"store": "/proc/knob"}),
+        (ValueError, "it is a folder", {"store": "/tmp"}),
+        (drowsy.energy.NoMeter, "", {"cost": "joules"}),
     ):
         with pytest.raises(error, match=match):
             drowsy.tune(model, images, progress=False, **kwargs)
@@ -331,6 +336,50 @@ def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
         drowsy.tune(model, images[:5], progress=False)
     with pytest.raises(ValueError, match="training mode"):
         drowsy.tune(Net(), images, progress=False)
+
+
+def test_bad_arguments_are_told_before_any_work(images: Tensor) -> None:
+    """As a model that nothing can be done with."""
+
+    class Idle(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("it ran")
+
+    for kwargs in ({"cost": "time"}, {"seeds": []}, {"cost": "joules"}, {"store": 3}):
+        with pytest.raises((ValueError, TypeError, drowsy.energy.NoMeter)):
+            drowsy.tune(Idle().eval(), images, progress=False, **kwargs)  # type: ignore[arg-type]
+
+
+def test_a_store_in_memory_leaves_no_file(
+    model: nn.Module, images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tune(model, images, cost="macs", levers="view", store=":memory:")
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_are_taken(model: nn.Module, images: Tensor) -> None:
+    labels = model(images).argmax(1)
+    knob = tune(model, images.numpy(), labels.numpy(), cost="macs", levers="view")
+    assert knob.awake.top1 == 1
+    same = tune(model, images, labels, cost="macs", levers="view")
+    assert [point.top1 for point in knob.points] == [point.top1 for point in same.points]
+    # Big-endian numbers and any strides, too.
+    turned = np.ascontiguousarray(images.numpy()[..., ::-1]).astype(">f8")[..., ::-1]
+    rows = knob.evaluate(turned, labels.numpy())
+    assert rows[0]["top1"] == 1
+    with pytest.raises(TypeError, match="images: got an array of uint8, allowed: floating-point"):
+        tune(model, np.zeros((8, 3, 24, 24), np.uint8))
+
+
+def test_wrong_labels_sell_nothing(model: nn.Module, images: Tensor) -> None:
+    images = torch.cat([images, images.flip(3)])
+    labels = (model(images).argmax(1) + 1) % 4
+    with pytest.raises(ValueError, match="labels: awake the network is right in 0 of"):
+        tune(model, images, labels, cost="macs")
+    knob = tune(model, images, (labels - 1) % 4, cost="macs", levers="view")
+    with pytest.raises(ValueError, match=f"right in 0 of {len(images)} images"):
+        knob.evaluate(images, labels)
 
 
 SCRIPT = """
