@@ -20,7 +20,7 @@ from drowsy.knob.point import OperatingPoint
 from drowsy.network.calibration import Calibration
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.dense import dense
-from drowsy.tuning.gate import Gate
+from drowsy.tuning.gate import Gate, Streams
 from drowsy.tuning.maps import sleep_map
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Sleep
@@ -73,7 +73,7 @@ class Machine:
             install_stencils({name: net.layers[name] for name in tables}, tables)
             net.calibration = calibrations.get(each)
             self.nets[each] = net
-            self._gates[each] = Gate(net.set)
+            self._gates[each] = _gate(net)
             self._dense[each] = None if fitted else dense(net, example.to(_weight(net).dtype))
         self._channels = example.shape[1]
         self._awake = OperatingPoint(self.nets[None].schedule, 0.0)
@@ -87,7 +87,7 @@ class Machine:
         vars(twin).update(vars(self))
         twin.nets = copy.deepcopy(self.nets, memo)
         twin._dense = copy.deepcopy(self._dense, memo)
-        twin._gates = {each: Gate(net.set) for each, net in twin.nets.items()}
+        twin._gates = {each: _gate(net) for each, net in twin.nets.items()}
         twin._wholes, twin._lock = {}, threading.Lock()
         return twin
 
@@ -236,6 +236,11 @@ class Machine:
 
 def _weight(net: DrowsyNet) -> Tensor:
     return next(iter(net.layers.values())).weight
+
+
+def _gate(net: DrowsyNet) -> Gate[OperatingPoint]:
+    device = next(net.parameters()).device
+    return Gate(net.set, Streams(device) if device.type == "cuda" else None)
 
 
 def _as(y: Tensor, dtype: torch.dtype, images: Tensor) -> Tensor:
