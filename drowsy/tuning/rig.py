@@ -14,7 +14,7 @@ from drowsy.energy import Meter
 from drowsy.energy.measurement import ratio
 from drowsy.knob.frontier import check_cost
 from drowsy.tuning.journal import Journal
-from drowsy.tuning.timing import in_turns
+from drowsy.tuning.timing import in_turns, timed
 from drowsy.tuning.workbench import Operation, Workbench
 
 # Of two ways that take turns.
@@ -31,6 +31,10 @@ class Rig:
         batch: images a batch, for the first two.
         journal: of what is measured.
 
+    Attributes:
+        compiling: seconds that first calls took beyond second ones, as for kernels that are
+            compiled then: of all that was measured, in runs before too.
+
     Raises:
         ValueError: an unknown cost.
         NoMeter: joules, and nothing here can meter them.
@@ -41,7 +45,8 @@ class Rig:
     ) -> None:
         check_cost(cost)
         self.workbench, self.cost, self.journal = workbench, cost, journal
-        self._model = model
+        self._model, self.compiling = model, 0.0
+        self._known: set[str] = set()
         images = workbench.images("search")
         # As many as the batch asks for, the same ones again where there are fewer.
         times = -(-batch // len(images))
@@ -59,13 +64,23 @@ class Rig:
 
     def measured(self, operation: Operation) -> float:
         """Milliseconds, or joules where these are the cost, as a fraction of the model's."""
-        return float(self.journal.get(self._key(operation), lambda: self._measured(operation)))
+        key = self._key(operation)
+        found = float(self.journal.get(key, lambda: self._measured(operation)))
+        if key not in self._known:
+            self._known.add(key)
+            self.compiling += self.journal.get(_compiling(key), float)
+        return found
 
     def _measured(self, operation: Operation) -> float:
         net = operation.net
         with net.kept(), torch.inference_mode():
             net.set(net.schedule_of(operation.setting))
-            runs = {"model": lambda: self._model(self.images), "operation": self._run(operation)}
+            run = self._run(operation)
+            first, second = (timed(run, self.images.is_cuda) for _ in range(2))
+            self.journal.get(
+                _compiling(self._key(operation)), lambda: 1e-3 * max(first - second, 0)
+            )
+            runs = {"model": lambda: self._model(self.images), "operation": run}
             if self._meter is not None:
                 joules = [
                     ratio(self._meter.measure(run).joules_per_call, 1) for run in runs.values()
@@ -94,3 +109,7 @@ class Rig:
         sleeps = sorted({str(layer.sleep) for layer in net.layers.values()})
         told = json.dumps([sleeps, net.schedule_of(operation.setting).to_dict()])
         return f"{shown}, asleep {hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+def _compiling(key: str) -> str:
+    return f"{key}: compiling"

@@ -27,11 +27,11 @@ def in_turns(
     with torch.inference_mode():
         for run in runs.values():
             for _ in range(_WARM):
-                _timed(run, cuda)
+                timed(run, cuda)
         stop = time.perf_counter() + seconds
         while len(next(iter(taken.values()))) < TURNS or time.perf_counter() < stop:
             for name, run in runs.items():
-                taken[name].append(_timed(run, cuda))
+                taken[name].append(timed(run, cuda))
     return taken
 
 
@@ -49,7 +49,8 @@ def typical(taken: Mapping[str, list[float]], reference: str) -> dict[str, float
     }
 
 
-def _timed(run: Callable[[], object], cuda: bool) -> float:
+def timed(run: Callable[[], object], cuda: bool) -> float:
+    """Milliseconds of one call; ``cuda`` as for ``in_turns``."""
     if cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()

@@ -89,12 +89,15 @@ class Plan:
         each = min(half, max(afforded, min(half, 50)))
         return cls(calibration, each, each, 0.4 * 60 * minutes, seconds)
 
-    def settings(self, correction: str) -> int:
-        """Settings that a search measures; a corrected one costs its calibration too."""
+    def settings(self, correction: str, spent: float = 0.0) -> int:
+        """Settings that a search measures; a corrected one costs its calibration too.
+
+        ``spent``: seconds that are not left for it.
+        """
         few = min(SEARCH_IMAGES, self.search)
         # Settings share work, but for what corrections change.
         passes = 0.6 * few if correction == "none" else 2 * SEARCH_CALIBRATION + few
-        return int(self.seconds / (self.an_image * passes))
+        return int(max(self.seconds - spent, 0.0) / (self.an_image * passes))
 
     def on(self, images: Mapping[str, int]) -> Plan:
         """The same on so many images of each split."""
@@ -150,7 +153,9 @@ def tune(
         levers: ``auto`` for all that save here, or some of ``view``, ``sleep``, ``format``.
         cost: what is saved: ``latency``, measured here; ``joules``, where a meter is; or ``macs``,
             multiplications, wherever it will run.
-        minutes: that it should take, about: it decides how many images and settings are tried.
+        minutes: that it should take, about: it decides how many images and settings are tried. What
+            first calls take longer, as where kernels are compiled on a GPU, is taken from the
+            search of rates as far as it is known by then; what is compiled later comes on top.
         batch: images a batch, for latency and joules.
         splits: which images are ``calibration``, ``search`` and ``report``, disjoint ranges; None
             shuffles them (always alike) and takes as many as the time allows.
@@ -329,7 +334,11 @@ def _offers(
     recipe = recipes[0]
     if "sleep" in levers:
         views = [whole, *_bases(rig, offers.operations)]
-        recipe = offer_sleep(rig, recipes, number_format, views, plan.settings, offers)
+
+        def afforded(correction: str) -> int:
+            return plan.settings(correction, rig.compiling)
+
+        recipe = offer_sleep(rig, recipes, number_format, views, afforded, offers)
     offers.told |= {name: "not asked for" for name in LEVERS if name not in levers}
     return offers, recipe
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ import torch
 from torch import Tensor, nn
 
 import drowsy
+from drowsy.images.view import View
+from drowsy.tuning.conditions import Conditions
+from drowsy.tuning.journal import Journal
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.tune import Plan
-from drowsy.tuning.workbench import Operation
+from drowsy.tuning.workbench import Operation, Workbench
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -311,6 +315,28 @@ def test_a_plan_fits_what_there_is() -> None:
     # on 24 too, asleep and awake.
     assert plan.settings("none") == int(240 / (0.04 * 0.6 * 64))
     assert plan.settings("affine") == int(240 / (0.04 * (64 + 2 * 24)))
+    # What was spent on compiling is not left.
+    assert plan.settings("none", 60.0) == int(180 / (0.04 * 0.6 * 64))
+    assert plan.settings("none", 300.0) == 0
+
+
+def test_what_first_calls_take_longer_is_counted_once(
+    model: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    splits = {"calibration": range(8), "search": range(8, 16), "report": range(16, 24)}
+    workbench = Workbench(model, images, None, splits, Conditions())
+    operation = workbench.awake_at(View.whole(workbench.full))
+    slow = [0.3]
+    operation.net.register_forward_pre_hook(lambda *_: time.sleep(slow.pop()) if slow else None)
+    journal = tmp_path / "journal"
+    rig = Rig(model, workbench, "latency", 4, Journal(journal, {}))
+    took = rig.measured(operation)
+    assert 0.25 < rig.compiling < 2
+    assert rig.measured(operation) == took
+    # A run that goes on counts the same, and decides alike.
+    again = Rig(model, workbench, "latency", 4, Journal(journal, {}))
+    assert again.measured(operation) == took
+    assert again.compiling == rig.compiling
 
 
 def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
