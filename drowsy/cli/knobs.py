@@ -66,7 +66,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     device = find_device(args)
     data = load_data(args, info)
     labels = data.labels if data.labels is None else data.labels.to(device)
-    rows = knob.evaluate(data.images.to(device), labels, batch=args.batch)
+    with _in_lines(args):
+        rows = knob.evaluate(data.images.to(device), labels, batch=args.batch)
     objective = rows[0]["objective"]
     print(table(rows, objective))
     if rows[0]["holds"] is None:
