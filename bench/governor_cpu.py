@@ -2,10 +2,11 @@
 
     python -m bench.governor_cpu            # prints, and records under bench/results/governor
 
-SqueezeNet 1.1 with random weights, two images of 224 x 224 a call, one thread: rates are points,
-whose latencies are measured first, and whose losses are made up (they grow with the rate): what is
-shown is whether a budget is held, not what it costs. The other process multiplies matrices on every
-core. What the governor's decisions take is measured on the way, around an empty knob.
+SqueezeNet 1.1 with random weights, two images of 224 x 224 a call, one thread. The knob's points
+are smaller images, whose latencies are measured first, and whose losses are made up (they grow with
+what is saved): what is shown is whether a budget is held, not what it costs. The other process
+multiplies matrices on every core. What the governor's decisions take is measured on the way, around
+an empty knob.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ import torch
 
 import drowsy
 import drowsy.governor
+from bench.knob_times import knob_of_views
 from drowsy import models
 from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "governor"
-RATES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+SAVINGS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A rate as an operating point."""
+class Point:
+    """What a governor asks of an operating point."""
 
     saving: float
     loss: float
@@ -42,29 +44,14 @@ class Rate:
     joules: float | None = None
 
 
-class Rates:
-    """A network whose points are rates."""
-
-    def __init__(self, net: Any, points: list[Rate]) -> None:
-        self._net, self.points = net, points
-        self.set(points[0])
-
-    def set(self, point: Rate) -> None:
-        self._net.set(point.saving)
-        self.point = point
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self._net(batch)
-
-
 class Nothing:
     """A knob that does nothing, of so many points."""
 
     def __init__(self, points: int) -> None:
-        self.points = [Rate(i / points, i / points, 2.0 - i / points, 0.01) for i in range(points)]
+        self.points = [Point(i / points, i / points, 2.0 - i / points, 0.01) for i in range(points)]
         self.point = self.points[0]
 
-    def set(self, point: Rate) -> None:
+    def set(self, point: Point) -> None:
         self.point = point
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
@@ -119,25 +106,20 @@ def _load(seconds: float) -> None:
         a @ a
 
 
+def _latency(point: Any) -> float:
+    assert point.latency_ms is not None, "every point was measured"
+    return float(point.latency_ms)
+
+
 def held(seconds: float, slack: float) -> dict[str, Any]:
     """Run for three stretches, the middle one with another process."""
     torch.manual_seed(0)
-    net = drowsy.convert(models.create("squeezenet1_1").eval())
     batch = torch.randn(2, 3, 224, 224)
-    points = []
-    with torch.inference_mode():
-        for rate in RATES:
-            net.set(rate)
-            net(batch)
-            taken = []
-            for _ in range(5):
-                before = time.perf_counter()
-                net(batch)
-                taken.append(1e3 * (time.perf_counter() - before))
-            points.append(Rate(rate, rate**2 / 5, statistics.median(taken)))
-    budget = slack * points[0].latency_ms
+    knob = knob_of_views(models.create("squeezenet1_1").eval(), batch, SAVINGS)
+    knob.measure(batch, seconds=8)
+    budget = slack * _latency(knob.awake)
     load = os.getloadavg()
-    governor = drowsy.Governor(Rates(net, points), latency_ms=budget)
+    governor = drowsy.Governor(knob, latency_ms=budget)
     stretches: list[dict[str, Any]] = []
     with torch.inference_mode():
         for name in ("alone", "another process", "alone again"):
@@ -150,13 +132,13 @@ def held(seconds: float, slack: float) -> dict[str, Any]:
                 ]
                 for other in others:
                     other.start()
-            taken, rates = [], []
+            taken, saved = [], []
             end = time.perf_counter() + seconds
             while time.perf_counter() < end:
                 before = time.perf_counter()
                 governor(batch)
                 taken.append(1e3 * (time.perf_counter() - before))
-                rates.append(governor.state.point.saving)
+                saved.append(governor.state.point.saving)
             for other in others:
                 other.join()
             stretches.append(
@@ -166,13 +148,13 @@ def held(seconds: float, slack: float) -> dict[str, Any]:
                     "median_over_budget": statistics.median(taken) / budget,
                     "p95_over_budget": float(np.quantile(taken, 0.95)) / budget,
                     "settled_p95_over_budget": float(np.quantile(taken[10:], 0.95)) / budget,
-                    "mean_rate": statistics.fmean(rates),
+                    "mean_saving": statistics.fmean(saved),
                     "infeasible_at_end": not governor.state.feasible,
                 }
             )
     return {
         "budget_ms": budget,
-        "recorded_ms": [point.latency_ms for point in points],
+        "recorded_ms": {knob.describe(point): _latency(point) for point in knob.points},
         "load_average_before": load,
         "changes": governor.state.changes,
         "stretches": stretches,

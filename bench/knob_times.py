@@ -14,7 +14,7 @@ import argparse
 import copy
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,27 +57,14 @@ def rows(name: str, batch: int, seconds: float) -> list[dict[str, Any]]:
     model = models.create(name).eval()
     side = models.MODELS[name].preprocess.crop
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-    splits = {"search": range(1), "report": range(1, 2)}
-    bench = Workbench(model, torch.cat([images, images])[:2], None, splits, Conditions())
-    sizes = {saving: bench.resolution_for(saving) or bench.full for saving in SAVINGS}
-    schedule = drowsy.convert(model).schedule
-    points = [
-        OperatingPoint(
-            schedule, saving, agreement=1.0, latency_ms=0.0,
-            view=None if not saving else View.of(bench.full, sizes[saving]), number_format=each,
-        )
-        for saving in SAVINGS
-        for each in FORMATS
-    ]  # fmt: skip
-    knob = Knob(model, Contents(
-        fingerprint_state(model.state_dict()), Witness(), (3, side, side), Sleep("none"),
-        tuple(points), "agreement", "macs", batch, False,
-    ))  # fmt: skip
+    knob = knob_of_views(model, images, SAVINGS, tuple(FORMATS))
     runs: dict[str, Callable[[], object]] = {"model": partial(model, images)}
     last: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     own = {None: last, "bfloat16": copy.deepcopy(last).bfloat16()}
+    points = knob.contents.points
     for n, point in enumerate(points):
-        each, size = point.number_format, sizes[point.saving]
+        each = point.number_format
+        size = (side, side) if point.view is None else point.view.size
         runs[f"hand {n}"] = partial(by_hand, own[each], size, FORMATS[each], images)
         runs[f"knob {n}"] = partial(_at, knob, point, images)
     taken = in_turns(runs, seconds)
@@ -92,6 +79,39 @@ def rows(name: str, batch: int, seconds: float) -> list[dict[str, Any]]:
             "knob_over_hand": _quartiles(taken[f"knob {n}"], taken[f"hand {n}"]),
         })  # fmt: skip
     return found
+
+
+def knob_of_views(
+    model: nn.Module,
+    images: Tensor,
+    savings: Sequence[float],
+    formats: Sequence[str | None] = (None,),
+) -> Knob:
+    """A knob whose points are smaller images, as ``tune`` would offer them; losses are made up.
+
+    Args:
+        images: a batch ``[N, C, H, W]`` at full resolution.
+        savings: of multiplications, a point each in each of the formats; 0 first.
+    """
+    splits = {"search": range(1), "report": range(1, 2)}
+    bench = Workbench(model, torch.cat([images, images])[:2], None, splits, Conditions())
+    schedule, points = drowsy.convert(model).schedule, []
+    for saving in savings:
+        size = bench.resolution_for(saving) or bench.full
+        loss = saving**2 / 5
+        points += [
+            OperatingPoint(
+                schedule, saving, agreement=1 - loss, loss=loss, interval=(loss, loss),
+                latency_ms=0.0, number_format=each,
+                view=None if size == bench.full else View.of(bench.full, size),
+            )
+            for each in formats
+        ]  # fmt: skip
+    image = (images.shape[1], images.shape[2], images.shape[3])
+    return Knob(model, Contents(
+        fingerprint_state(model.state_dict()), Witness(), image, Sleep("none"),
+        tuple(points), "agreement", "macs", len(images), False,
+    ))  # fmt: skip
 
 
 def _at(knob: Knob, point: OperatingPoint, images: Tensor) -> object:
