@@ -44,13 +44,13 @@ p { margin: 0; }
 .budgets { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: flex-start;
   margin-top: 8px; }
 .budgets .q-field { width: 128px; } .layer { width: 260px; max-width: 100%; }
-.governor { min-height: 1.3em; overflow-wrap: anywhere; }
+.governor { min-height: 2.7em; overflow-wrap: anywhere; }
 details { font-size: .875rem; color: var(--soft); } summary { cursor: pointer; }
 details p { margin-top: 4px; overflow-wrap: anywhere; }
 summary { display: list-item; list-style: disclosure-closed inside; }
 details[open] summary { list-style-type: disclosure-open; }
 
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(205px, 1fr)); gap: 12px;
   margin-top: 14px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 10px 12px 6px; min-width: 0; }
@@ -61,6 +61,8 @@ details[open] summary { list-style-type: disclosure-open; }
 .tile.none { grid-column: 1 / -1; padding-bottom: 9px; }
 .tile .why { font-size: .8125rem; line-height: 1.35; color: var(--soft);
   overflow-wrap: anywhere; }
+.tile h3 { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.tile.none h3 { white-space: normal; }
 .tile svg { display: block; width: 100%; height: auto; overflow: visible; font-size: 12px; }
 .tile .tick { fill: var(--soft); } .tile .grid { stroke: var(--grid); }
 .tile .run { fill: none; stroke: var(--view); stroke-width: 1.75; stroke-linejoin: round; }

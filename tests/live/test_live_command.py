@@ -6,9 +6,11 @@ import socket
 import sys
 
 import pytest
-from tiny_knob import Tuned
+from tiny_knob import Tuned, contents_of
 
 from drowsy.cli.main import main
+from drowsy.live import Show
+from drowsy.tuning.knob import Knob
 
 KNOB = ["live", "tiny.drowsy"]
 
@@ -66,3 +68,22 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, "nicegui", None)
     assert main(["live", "x", "--data", "x"]) == 2
     assert 'pip install "drowsynet[live]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_points_tell_what_a_single_picture_takes_here(
+    batch: int, tuned: Tuned, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nicegui", reason="needs NiceGUI")
+    Knob(tuned.model, contents_of(tuned.model, batch)).save(tuned.file)
+    monkeypatch.chdir(tuned.folder)
+    monkeypatch.setattr("drowsy.cli.live._SECONDS", 0.1)
+    shown: list[Show] = []
+    monkeypatch.setattr("drowsy.cli.live.serve", lambda show, *_: shown.append(show))
+    assert main([*KNOB, "--data", "photos", "--port", "8399"]) == 0
+    shown[0].sensing.close()
+    knob = shown[0].network.knob
+    assert knob.batch == 1
+    told = "measuring 3 points, a picture at a time" in capsys.readouterr().err
+    as_recorded = [point.latency_ms for point in knob.contents.points] == [10, 6, 4]
+    assert (told, as_recorded) == (batch != 1, batch == 1)

@@ -85,7 +85,7 @@ def tune(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Tuned:
     return Tuned(folder, model, knob)
 
 
-def contents_of(model: nn.Module) -> Contents:
+def contents_of(model: nn.Module, batch: int = 1) -> Contents:
     """Awake; half asleep; half asleep on a smaller view of the middle."""
     net, _ = made(model, torch.rand(1, 3, SIDE, SIDE), RECIPE)
     awake = net.schedule
@@ -108,7 +108,7 @@ def contents_of(model: nn.Module) -> Contents:
         ),
         objective="top1",
         cost="latency",
-        batch=4,
+        batch=batch,
         restores=False,
         stencils={},
         calibrations={},
