@@ -56,7 +56,7 @@ details[open] summary { list-style-type: disclosure-open; }
   padding: 10px 12px 6px; min-width: 0; }
 .tile .value { font-size: 1.25rem; font-weight: 650; line-height: 1.3; white-space: nowrap;
   overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums; }
-.tile .value span { font-size: .8125rem; font-weight: 400; color: var(--soft);
+.tile .value span { font-size: .75rem; font-weight: 400; color: var(--soft);
   margin-left: 6px; }
 .tile.none { grid-column: 1 / -1; padding-bottom: 9px; }
 .tile .why { font-size: .8125rem; line-height: 1.35; color: var(--soft);

@@ -50,10 +50,10 @@ def tiles(shot: Shot, viewer: Viewer, network: Network) -> list[Element]:
     fraction, title = network.metric.is_fraction, network.metric.title
     multiplied = figures["multiplied"] or 0.0
     mega = f"of awake, {number(multiplied * network.multiplies / 1e6)} M"
-    checks = f"of {shot.checks} check{'' if shot.checks == 1 else 's'}"
+    checks = f"{shot.checks} check{'' if shot.checks == 1 else 's'}, 1 in {CHECKED}"
     likeness = line(
         "likeness",
-        f"{title[:1].upper()}{title[1:]} with awake on 1 in {CHECKED}",
+        f"{title[:1].upper()}{title[1:]} with awake",
         "{}%" if fraction else "{}",
         checks,
         100 if fraction else 1,
