@@ -51,7 +51,6 @@ class Feed:
         title: what is shown, in words.
         pictures: opened for every round.
         seconds: that a picture stays; None: until there is another one, as of a camera.
-        moves: whether a picture goes on where the one before it was.
 
     Attributes:
         newest: the picture of the moment; None before the first.
@@ -59,8 +58,8 @@ class Feed:
         why: why there are no pictures any more; empty where there are.
     """
 
-    def __init__(self, title: str, pictures: Round, seconds: float | None, moves: bool) -> None:
-        self.title, self.moves = title, moves
+    def __init__(self, title: str, pictures: Round, seconds: float | None) -> None:
+        self.title = title
         self.newest: Picture | None = None
         self.why = ""
         self._pictures, self._seconds = pictures, seconds
@@ -123,7 +122,7 @@ def of_folder(folder: str, preprocess: Preprocess, classes: int) -> Feed:
             yield pixels[0], path.name
 
     pictures_told = f"{len(paths):,} picture{'s' if len(paths) > 1 else ''}"
-    return Feed(f"{root.resolve().name}, {pictures_told}", pictures, _STAYS, moves=False)
+    return Feed(f"{root.resolve().name}, {pictures_told}", pictures, _STAYS)
 
 
 def of_clip(clip: str, preprocess: Preprocess) -> Feed:
@@ -139,7 +138,7 @@ def of_clip(clip: str, preprocess: Preprocess) -> Feed:
         for n, pixels in enumerate(read_frames(clip, preprocess)):
             yield pixels, f"{n * seconds:.1f} s"
 
-    return Feed(Path(clip).name, pictures, seconds, moves=True)
+    return Feed(Path(clip).name, pictures, seconds)
 
 
 def of_camera(number: int, preprocess: Preprocess) -> Feed:
@@ -156,4 +155,4 @@ def of_camera(number: int, preprocess: Preprocess) -> Feed:
         for pixels in read_frames(device, preprocess):
             yield pixels, "now"
 
-    return Feed(f"camera {number}", pictures, None, moves=True)
+    return Feed(f"camera {number}", pictures, None)

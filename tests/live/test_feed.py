@@ -43,7 +43,7 @@ class Pictures:
 
 def test_pictures_are_decoded_while_somebody_looks() -> None:
     pictures = Pictures(2)
-    feed = Feed("two", pictures, None, moves=False)
+    feed = Feed("two", pictures, None)
     time.sleep(0.05)
     assert pictures.opened == 0
     feed.join()
@@ -69,7 +69,7 @@ def test_pictures_are_decoded_while_somebody_looks() -> None:
 def test_pictures_come_at_their_pace() -> None:
     pictures = Pictures(1000)
     pictures.go.release(1000)
-    feed = Feed("many", pictures, 0.05, moves=False)
+    feed = Feed("many", pictures, 0.05)
     start = time.monotonic()
     feed.join()
     until(lambda: feed.newest is not None and feed.newest.number == 6)
@@ -82,7 +82,7 @@ def test_what_ends_the_pictures_is_told() -> None:
         yield torch.zeros(2, 2, 3, dtype=torch.uint8), "one"
         raise ValueError("clip: it breaks off")
 
-    feed = Feed("broken", pictures, None, moves=True)
+    feed = Feed("broken", pictures, None)
     feed.join()
     until(lambda: feed.why)
     assert feed.why == "clip: it breaks off"
@@ -120,6 +120,5 @@ def test_a_clip_goes_on_from_its_start(tmp_path: Path) -> None:
     feed.join()
     until(lambda: feed.newest is not None and feed.newest.number >= 3)
     feed.leave()
-    assert feed.moves
     with pytest.raises(ValueError, match="cannot be read as a video"):
         of_camera(97, PREPROCESS)

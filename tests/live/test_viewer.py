@@ -28,7 +28,7 @@ class Still(Feed):
     """Shows what it is told to."""
 
     def __init__(self) -> None:
-        super().__init__("stills", self._nothing, None, moves=True)
+        super().__init__("stills", self._nothing, None)
 
     def _nothing(self) -> Iterator[tuple[Tensor, str]]:
         yield from ()
