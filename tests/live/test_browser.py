@@ -98,7 +98,7 @@ class Reader:
         return self.page.locator(selector).inner_text()
 
     def waits_for(self, selector: str, text: str) -> None:
-        self.page.locator(selector, has_text=text).first.wait_for(timeout=15_000)
+        self.page.locator(selector, has_text=text).first.wait_for(timeout=30_000)
 
     def slide(self, key: str, times: int = 1) -> None:
         self.page.locator(".q-slider__track-container").focus()
