@@ -25,6 +25,7 @@ from drowsy.tuning.knob import Knob
 from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.witness import Witness
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow")
 
@@ -99,6 +100,7 @@ def contents_of(model: nn.Module, batch: int = 1) -> Contents:
 
     return Contents(
         weights=fingerprint_state(model.state_dict()),
+        witness=Witness.of(model, (3, SIDE, SIDE)),
         image=(3, SIDE, SIDE),
         recipe=RECIPE,
         points=(
