@@ -14,6 +14,7 @@ PLOT = ["matplotlib>=3.8"]
 SEARCH = ["tqdm>=4.66", "optuna>=4"]
 RAY = ["ray>=2.40"]
 VIDEO = ["av>=14", *DATA]
+LIVE = ["nicegui>=3.18,<4", *DATA]
 ENERGY = ["nvidia-ml-py>=12.535"]
 METRICS = ["prometheus-client>=0.20"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"]
@@ -41,6 +42,7 @@ setup(
         "search": SEARCH,
         "ray": RAY,
         "video": VIDEO,
+        "live": LIVE,
         "energy": ENERGY,
         "metrics": METRICS,
         "study": STUDY,
@@ -51,11 +53,13 @@ setup(
             *METRICS,
             *RAY,
             *VIDEO,
+            *LIVE,
             *DOCS,
             *BUILD,
             "pytest>=8",
             "pytest-benchmark>=5",
             "pytest-xdist>=3.5",
+            "playwright>=1.50",
             "ruff==0.17.6",
             "mypy==2.4.1",
         ],

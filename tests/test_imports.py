@@ -23,6 +23,7 @@ GROUPS = (
     {"searches", "correction", "video"},
     {"tuning"},
     {"study", "comparison", "reporting"},
+    {"live"},
     {"cli", "__init__"},
     {"__main__"},
 )

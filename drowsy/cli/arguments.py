@@ -23,6 +23,7 @@ from drowsy.cli.commands import (
 )
 from drowsy.cli.inputs import SLEEP
 from drowsy.cli.knobs import run_bench, run_evaluate, run_report, run_tune
+from drowsy.cli.live import run_live
 from drowsy.cli.networks import NAMES
 from drowsy.cli.video import run_video
 from drowsy.comparison.recipes import RECIPES, SETS
@@ -114,6 +115,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--images", type=read_range, help="FIRST:LAST by sorted name, up to 8 (default: 0:3)"
     )
     sub.add_argument("--out", required=True, help="HTML file")
+    sub = command("live", run_live, "a page in the browser on which a knob is turned")
+    _add_knob(sub)
+    _add_page(sub)
     sub = command("video", run_video, "a network that remembers, on a clip, against its rivals")
     sub.add_argument("clip", metavar="CLIP", help="a file, or a camera such as /dev/video0")
     _add_network(sub)
@@ -256,6 +260,25 @@ def _add_knob(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("network (default: as the file tells)")
     group.add_argument("--model", help=f"{NAMES} that makes yours")
     _add_details(group)
+
+
+def _add_page(sub: argparse.ArgumentParser) -> None:
+    shown = sub.add_mutually_exclusive_group(required=True)
+    shown.add_argument("--data", help="folder of images: class subfolders, or images alone")
+    shown.add_argument("--video", metavar="CLIP", help="a file, shown again and again")
+    shown.add_argument("--camera", type=int, metavar="N", help="of this machine: 0, 1, ...")
+    sub.add_argument("--names", metavar="FILE", help="names of the classes, a line each")
+    sub.add_argument(
+        "--refresh",
+        choices=list(REFRESH),
+        help="let areas of the picture sleep and remember, instead of turning the knob",
+    )
+    sub.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where to listen; any but this machine's own takes a token (default: 127.0.0.1)",
+    )
+    sub.add_argument("--port", type=int, default=8321, help="(default: 8321)")
 
 
 def _add_sleep(sub: argparse.ArgumentParser, of_frontier: bool = False) -> None:

@@ -62,7 +62,7 @@ def run_tune(args: argparse.Namespace) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    args, knob, _, info = _loaded(args)
+    args, knob, _, info = load_knob(args)
     device = find_device(args)
     data = load_data(args, info)
     labels = data.labels if data.labels is None else data.labels.to(device)
@@ -86,7 +86,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def run_bench(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_out_file(args)
-    args, knob, model, _ = _loaded(args, measured=True)
+    args, knob, model, _ = load_knob(args, measured=True)
     images = None
     if args.batch is not None:
         like = next(model.parameters())
@@ -100,7 +100,7 @@ def run_bench(args: argparse.Namespace) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     out = check_out_file(args)
-    args, knob, _, info = _loaded(args)
+    args, knob, _, info = load_knob(args)
     images = None
     if args.data is not None:
         images = load_data(args, info, args.images or _SHOWN, "images").images
@@ -111,7 +111,7 @@ def run_report(args: argparse.Namespace) -> None:
     print(f"wrote {out}: one page to send, which holds {held}")
 
 
-def _loaded(
+def load_knob(
     args: argparse.Namespace, measured: bool = False
 ) -> tuple[argparse.Namespace, Knob, nn.Module, ModelInfo]:
     """The knob of a file on its model, which the file names where the arguments do not.

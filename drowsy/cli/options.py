@@ -12,7 +12,7 @@ from drowsy.images.checks import check_splits
 from drowsy.models import MODELS
 
 # Least values of options, where a command has them.
-LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1}
+LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1, "camera": 0}
 # Files that are read.
 _FILES = ("weights", "stencils", "calibration")
 
@@ -57,6 +57,10 @@ def _check_company(args: argparse.Namespace) -> None:
     if args.command == "report":
         for name in ("images", "labels"):
             needs(name, args.data is not None, "with --data, as nothing else is shown")
+    if args.command == "live":
+        needs("refresh", args.data is None, "with --video or --camera, whose pictures go on")
+        if not 1 <= args.port <= 65535:
+            raise ValueError(f"port: got {args.port}, allowed: 1 to 65535")
     needs("address", getattr(args, "engine", None) == "ray", "with --engine ray")
     own = getattr(args, "model", None) not in MODELS
     company = (

@@ -25,6 +25,7 @@ class Mark:
         name: its number in the page's tables; empty for one that is none of the knob's points.
         cost, loss, low, high: its place, and its loss's interval where there is one.
         turned: words on what each lever does, by lever; none for the network awake.
+        present: whether it is in force, and ringed.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Mark:
     low: float | None
     high: float | None
     turned: dict[str, str]
+    present: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,8 @@ def _mark(mark: Mark, x: Callable[[float], float], y: Callable[[float], float]) 
     at, up = x(mark.cost), y(mark.loss)
     told = ", ".join(mark.turned.values()) or "awake"
     drawn = [tag("title", f"{mark.name} {told}: {number(mark.cost)}, lost {number(mark.loss)}")]
+    if mark.present:
+        drawn.append(tag("circle", cx=at, cy=up, r=2 * _RADIUS, class_="present"))
     if not mark.name:
         return tag("g", drawn, tag("circle", cx=at, cy=up, r=3, class_="spare"))
     if mark.low is not None and mark.high is not None and mark.low != mark.high:
@@ -190,5 +194,6 @@ def _labels(
                 words.append(tag("tspan", told, class_=lever))
             if not mark.turned:
                 words.append(tag("tspan", "\u2002awake", class_="name"))
-        drawn.append(tag("text", words, x=end + 5, y=place + 4, class_="label"))
+        kind = "label present" if mark.present else "label"
+        drawn.append(tag("text", words, x=end + 5, y=place + 4, class_=kind))
     return drawn

@@ -20,7 +20,7 @@ from drowsy.tuning.knob import Knob
 # Pixels of a side that a picture is sent with, at most; smaller ones are shown square by square.
 _LARGEST, _SMALL = 256, 64
 # Of sleep's colour, in both schemes; as strong where all work sleeps.
-_NIGHT, _STRENGTH = (126, 58, 220), 0.85
+NIGHT, _STRENGTH = (126, 58, 220), 0.85
 
 
 class Album:
@@ -139,7 +139,7 @@ def schema(view: View) -> Element:
 
 def _night(share: Tensor) -> Any:
     """A map ``[h, w]`` of fractions asleep as a veil of one colour."""
-    veil = torch.tensor([*_NIGHT, 0], dtype=torch.float32).repeat(*share.shape, 1)
+    veil = torch.tensor([*NIGHT, 0], dtype=torch.float32).repeat(*share.shape, 1)
     veil[..., 3] = 255 * _STRENGTH * share
     return _pillow().fromarray(veil.round().byte().numpy(), "RGBA")
 

@@ -12,7 +12,7 @@ from drowsy.knob.point import OperatingPoint
 from drowsy.reporting.chart import NARROW, WIDE, Mark, chart, dot
 from drowsy.reporting.markup import Inside, tag
 from drowsy.reporting.pictures import Album, schema
-from drowsy.reporting.settings import Setting, axes
+from drowsy.reporting.settings import Axis, Setting, axes
 from drowsy.reporting.words import (
     Losses,
     how_measured,
@@ -84,26 +84,7 @@ def _time_beside(knob: Knob, setting: Setting) -> str:
 
 def frontier(knob: Knob, settings: Sequence[Setting]) -> Element:
     """The points as a picture, for every cost that is known."""
-    losses, metric = Losses(knob.objective), METRICS[knob.objective]
-    unit = f" ({losses.unit})" if losses.unit else ""
-    y_title = f"lost {metric.title}{unit}"
-    drawn = []
-    for axis in axes(knob):
-        marks = [
-            Mark(
-                each.name,
-                axis.of(each.point) or 0.0,
-                losses.scale * each.loss,
-                each.interval and losses.scale * each.interval[0],
-                each.interval and losses.scale * each.interval[1],
-                each.turned,
-            )
-            for each in settings
-        ]
-        drawn += [chart(marks, axis.title, y_title, shape) for shape in (WIDE, NARROW)]
-    used = [lever for lever in LEVERS if any(lever in each.turned for each in settings)]
-    key = [_keyed(used[n : n + 1], LEVERS[lever]) for n, lever in enumerate(used)]
-    key.append(_keyed((), "awake, the network as it is"))
+    drawn = [each for axis in axes(knob) for each in charts(knob, settings, axis)]
     told = (
         "Further left costs less, further down loses less. Losses are on a scale of square roots; "
         "lines up and down are 95% intervals. Numbers are those of the table."
@@ -112,9 +93,45 @@ def frontier(knob: Knob, settings: Sequence[Setting]) -> Element:
         told += " Grey: measured too, but another point costs no more and loses no more."
     return _section(
         "What it costs, what it loses",
-        tag("ul", key, class_="key"),
+        chart_key(settings),
         tag("figure", drawn, tag("figcaption", told)),
     )
+
+
+def charts(
+    knob: Knob,
+    settings: Sequence[Setting],
+    axis: Axis,
+    present: OperatingPoint | None = None,
+) -> list[Element]:
+    """The points by what they lose and one cost, for a desk and for a phone.
+
+    ``present``: the point to ring, if any.
+    """
+    losses, metric = Losses(knob.objective), METRICS[knob.objective]
+    unit = f" ({losses.unit})" if losses.unit else ""
+    marks = [
+        Mark(
+            each.name,
+            axis.of(each.point) or 0.0,
+            losses.scale * each.loss,
+            each.interval and losses.scale * each.interval[0],
+            each.interval and losses.scale * each.interval[1],
+            each.turned,
+            each.point is present,
+        )
+        for each in settings
+    ]
+    y_title = f"lost {metric.title}{unit}"
+    return [chart(marks, axis.title, y_title, shape) for shape in (WIDE, NARROW)]
+
+
+def chart_key(settings: Sequence[Setting]) -> Element:
+    """What the colours of charts mean."""
+    used = [lever for lever in LEVERS if any(lever in each.turned for each in settings)]
+    key = [_keyed(used[n : n + 1], LEVERS[lever]) for n, lever in enumerate(used)]
+    key.append(_keyed((), "awake, the network as it is"))
+    return tag("ul", key, class_="key")
 
 
 def _keyed(levers: Iterable[str], told: str) -> Element:

@@ -1,6 +1,6 @@
 """How a page looks: light and dark by the reader's choice, for phones and desks, and on paper."""
 
-STYLE = """
+COLOURS = """
 :root {
   --page: #fbfbfa; --card: #ffffff; --ink: #1b1d22; --soft: #5b616e; --line: #dfe1e6;
   --grid: #eceef1; --view: #0067a5; --sleep: #7a35d0; --format: #a35200; --slow: #b3261e;
@@ -13,6 +13,9 @@ STYLE = """
     --veil: #14161acc;
   }
 }
+"""
+
+_TEXT = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
@@ -39,7 +42,10 @@ li { margin-bottom: 8px; }
   padding: 12px 14px; }
 .deal b { display: block; font-size: 1.5rem; line-height: 1.25; font-weight: 650; }
 .deal span { display: block; color: var(--soft); font-size: .875rem; }
+"""
 
+# Of charts, and of what explains their colours.
+CHART = """
 .key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 8px; padding: 0;
   list-style: none; font-size: .9rem; max-width: none; }
 .key li { display: flex; align-items: center; gap: 6px; margin: 0; }
@@ -60,7 +66,14 @@ b.format, tspan.format { color: var(--format); fill: var(--format); font-weight:
 .chart .lead { fill: none; stroke: var(--line); }
 .chart .spare { fill: var(--soft); opacity: .5; }
 .chart .name { font-weight: 600; }
+.chart circle.present { fill: none; stroke: var(--ink); stroke-width: 2; }
+.chart text.present { font-weight: 700; text-decoration: underline; }
+@media (max-width: 820px) {
+  .chart.wide { display: none; } .chart.narrow { display: block; }
+}
+"""
 
+_REST = """
 table { border-collapse: collapse; width: 100%; font-size: .9375rem;
   font-variant-numeric: tabular-nums; }
 th { text-align: right; color: var(--soft); font-weight: 500; font-size: .8125rem;
@@ -106,9 +119,6 @@ dl { margin: 0; display: grid; grid-template-columns: minmax(120px, 180px) 1fr; 
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; max-width: 72ch; }
 footer { margin-top: 44px; color: var(--soft); font-size: .8125rem; }
 
-@media (max-width: 820px) {
-  .chart.wide { display: none; } .chart.narrow { display: block; }
-}
 @media (max-width: 720px) {
   main { padding: 20px 16px 40px; }
   h1 { font-size: 1.45rem; } h2 { margin-top: 36px; } .lead { font-size: 1rem; }
@@ -134,3 +144,5 @@ footer { margin-top: 44px; color: var(--soft); font-size: .8125rem; }
   figure, .turn, tr, .deal { break-inside: avoid; }
 }
 """
+
+STYLE = COLOURS + _TEXT + CHART + _REST

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drowsy.files.messages import legible
+from drowsy.files.messages import legible, listed, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row
 from drowsy.graph.convert import check_model, inside
@@ -327,7 +327,14 @@ class Knob:
         net = copy.deepcopy(self._machine.nets[None])
         return layer_shares(network_cost(net, self.contents.image))
 
-    def sleep_map(self, images: Tensor, point: OperatingPoint | int | None = None) -> Tensor:
+    def sleep_map(
+        self,
+        images: Tensor,
+        point: OperatingPoint | int | None = None,
+        *,
+        layer: str | None = None,
+        first: int = 0,
+    ) -> Tensor:
         """Where the work sleeps that a point, or the one in force, spends on these images.
 
         Maps are those of seed 0; the knob stays as it is, its clock too.
@@ -335,13 +342,19 @@ class Knob:
         Args:
             images: ``[N, C, H, W]``, whole pictures.
             point: as for ``set``.
+            layer: the only one to look at, by its name in schedules; None for all.
+            first: which images of the seed they are, as after ``reseed(0, first)``.
 
         Returns:
             float32 ``[N, h, w]`` over what the point shows of a picture: of the multiplications
             made for each place the fraction that sleeps.
         """
         check_batch_of(images, self.contents.image)
-        return self._machine.sleep_map(self.point if point is None else self._given(point), images)
+        layers = self.awake.schedule.layers
+        if layer is not None and layer not in layers:
+            raise ValueError(f"layer: got {quoted(layer)}, allowed: {listed(layers)}, or None")
+        found = self.point if point is None else self._given(point)
+        return self._machine.sleep_map(found, images, layer, first)
 
     def saved(self, point: OperatingPoint) -> float:
         """Fraction of the awake network's cost that a point saves."""

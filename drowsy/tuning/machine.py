@@ -165,13 +165,15 @@ class Machine:
         net.control.advance(len(shown))  # maps that come later are those of their images
         return outputs
 
-    def sleep_map(self, point: OperatingPoint, images: Tensor) -> Tensor:
+    def sleep_map(
+        self, point: OperatingPoint, images: Tensor, layer: str | None, first: int
+    ) -> Tensor:
         """Where work sleeps at a point, of seed 0: ``drowsy.tuning.maps.sleep_map``."""
         # Of a copy: whoever runs the network meanwhile sees neither its hooks nor its clock.
         net = copy.deepcopy(self.nets[point.number_format])
         net.set(point)
-        net.reseed(0)
-        return sleep_map(net, self._shown(point, images)[1])
+        net.reseed(0, first)
+        return sleep_map(net, self._shown(point, images)[1], layer)
 
     def _shown(self, point: OperatingPoint, images: Tensor) -> tuple[Tensor, Tensor]:
         """A weight of the network of a point, and what the network is given of images."""

@@ -16,7 +16,7 @@ from drowsy.sleep.maps import expand_cells, levels
 FINEST = 64
 
 
-def sleep_map(net: DrowsyNet, images: Tensor) -> Tensor:
+def sleep_map(net: DrowsyNet, images: Tensor, layer: str | None = None) -> Tensor:
     """Where the multiplications of a network's convolutions sleep in the next inference.
 
     Layers whose batch is not the pictures' (of windows or boxes) are left out: their positions are
@@ -25,26 +25,28 @@ def sleep_map(net: DrowsyNet, images: Tensor) -> Tensor:
     Args:
         net: at any setting.
         images: ``[N, C, H, W]`` as it takes them.
+        layer: the only one to look at, by name; None for all of them.
 
     Returns:
         float32 ``[N, h, w]``: of the multiplications made for each place the fraction that sleeps;
         as fine as the finest layer, up to ``FINEST`` a side.
     """
+    looked_at = net.layers if layer is None else {layer: net.layers[layer]}
     found: list[tuple[int, Tensor]] = []
     clock = net.control.clock.clone()
     detail = net.detail_of(images)
 
-    def note(layer: DrowsyConv2d) -> Callable[..., None]:
+    def note(of: DrowsyConv2d) -> Callable[..., None]:
         def hook(module: nn.Module, given: object, output: Tensor) -> None:
             if output.dim() == 4 and len(output) == len(images):
                 n, channels, height, width = output.shape
-                asleep = sleepers(layer, (n, channels, height, width), clock, detail)
-                each = channels * layer.weight[0].numel()
+                asleep = sleepers(of, (n, channels, height, width), clock, detail)
+                each = channels * of.weight[0].numel()
                 found.append((each * height * width, asleep.float().mean(1, keepdim=True)))
 
         return hook
 
-    handles = [layer.register_forward_hook(note(layer)) for layer in net.layers.values()]
+    handles = [each.register_forward_hook(note(each)) for each in looked_at.values()]
     try:
         with torch.inference_mode():
             net(images)

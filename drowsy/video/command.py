@@ -25,10 +25,11 @@ from drowsy.images.preprocess import Preprocess
 from drowsy.network.net import DrowsyNet
 from drowsy.video.areas import REFRESH
 from drowsy.video.cuts import DEFAULT_CUT
+from drowsy.video.shading import shaded
 from drowsy.video.stream import Look, Stream
 
-# How dark what sleeps is shown, and how high the line of text is for each pixel of the picture.
-_ASLEEP, _TEXT = 0.5, 1 / 14
+# How high the line of text is for each pixel of the picture.
+_TEXT = 1 / 14
 
 
 def watch(
@@ -204,7 +205,7 @@ def _writer(
 
             def write(pixels: Tensor, look: Look, line: str) -> None:
                 canvas = np.zeros((height, width, 3), np.uint8)
-                canvas[:side, :side] = _shaded(pixels, look)
+                canvas[:side, :side] = shaded(pixels, look)
                 picture = pictures.fromarray(canvas)
                 draw.Draw(picture).text((2, height - band + 1), line, fill=(255, 255, 255))
                 frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
@@ -212,13 +213,3 @@ def _writer(
 
             yield write
             container.mux(stream.encode())
-
-
-def _shaded(pixels: Tensor, look: Look) -> Any:
-    """A frame ``[S, S, 3]`` in which what sleeps is dark."""
-    image = pixels.numpy()
-    made = (image * _ASLEEP).astype(np.uint8)
-    for box in look.boxes:
-        top, bottom, left, right = box.at((image.shape[0], image.shape[1]))
-        made[top:bottom, left:right] = image[top:bottom, left:right]
-    return made

@@ -381,6 +381,9 @@ def test_sleep_maps_are_those_that_layers_draw(model: nn.Module) -> None:
     wanted = (work["one"] * zeros["one"] + work["two"] * large) / sum(work.values())
     net.reseed(3)
     assert torch.allclose(sleep_map(net, images), wanted)
+    for name, share in zeros.items():
+        net.reseed(3)
+        assert torch.allclose(sleep_map(net, images, name), share)
     assert not any(layer._forward_hooks for layer in net.layers.values())
     net.set(0)
     assert torch.equal(sleep_map(net, images), torch.zeros(2, 24, 32))

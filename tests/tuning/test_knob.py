@@ -449,3 +449,16 @@ def test_shapes_of_few_sizes_are_remembered_and_cost_one_image() -> None:
     # The last ones.
     assert (8, 7 + 2 * SIZES) in machine._wholes
     assert (30, 40) not in machine._wholes
+
+
+def test_sleep_maps_are_of_a_layer_and_of_images_further_on(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    images = torch.rand(8, 3, *FULL)
+    asleep = next(n for n, point in enumerate(knob.points) if knob.share_asleep(point))
+    whole = knob.sleep_map(images, asleep)
+    # Both layers share their maps here: of each, and of both, the same places sleep.
+    assert torch.equal(knob.sleep_map(images, asleep, layer="one"), (whole > 0).float())
+    assert torch.equal(knob.sleep_map(images[1:], asleep, first=1), whole[1:])
+    assert not torch.equal(knob.sleep_map(images[1:], asleep), whole[1:])
+    with pytest.raises(ValueError, match="layer: got 'three', allowed: one, two, or None"):
+        knob.sleep_map(images, asleep, layer="three")

@@ -1,0 +1,52 @@
+"""``drowsy live``: a knob on a page in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from torch import nn
+
+from drowsy.cli.knobs import load_knob
+from drowsy.cli.networks import note
+from drowsy.cli.options import find_device
+from drowsy.live.feed import Feed, of_camera, of_clip, of_folder
+from drowsy.live.network import Network, read_names
+from drowsy.live.sensing import Sensing
+from drowsy.live.server import Show, check_serving, serve
+from drowsy.models import ModelInfo
+from drowsy.tuning.knob import Knob
+
+# In which the milliseconds of all points are measured, where they are of another batch or machine.
+_SECONDS = 4.0
+
+
+def run_live(args: argparse.Namespace) -> None:
+    check_serving(args.host, args.port)
+    named, knob, model, info = load_knob(args, measured=True)
+    feed = _feed(args, info)
+    _measure(args, knob, model)
+    names = None if args.names is None else read_names(args.names, info.num_classes)
+    network = Network(model, knob, info.preprocess, names)
+    show = Show(info.name, network, feed, Sensing(find_device(named)), args.refresh)
+    serve(show, args.host, args.port, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _measure(args: argparse.Namespace, knob: Knob, model: nn.Module) -> None:
+    """See to it that points tell what a single picture takes on this machine."""
+    if knob.batch == 1 and knob.contents.measured_here:
+        return
+    joules = ", and then the joules of each if something meters them"
+    note(args, f"measuring {len(knob.points)} points, a picture at a time{joules}")
+    like = next(model.parameters())
+    picture = torch.rand(1, *knob.contents.image).to(like.device, like.dtype)
+    knob.measure(picture, seconds=_SECONDS)
+
+
+def _feed(args: argparse.Namespace, info: ModelInfo) -> Feed:
+    if args.data is not None:
+        return of_folder(args.data, info.preprocess, info.num_classes)
+    if args.video is not None:
+        return of_clip(args.video, info.preprocess)
+    return of_camera(args.camera, info.preprocess)
