@@ -36,6 +36,9 @@ class Captured:
         program: of which ``refusal`` says nothing.
         slots: how many.
         graph: whether to capture a CUDA graph; by default on CUDA.
+
+    Attributes:
+        captures: how often one was captured.
     """
 
     def __init__(self, program: Program, slots: int, graph: bool | None = None) -> None:
@@ -45,7 +48,8 @@ class Captured:
         self._calls: list[Run] = []
         self._replay: Callable[[], None] | None = None
         self._output: Any = None
-        self._addresses: list[int] = []
+        self._addresses: list[int] | None = None
+        self.captures = 0
 
     @property
     def bytes(self) -> int:
@@ -104,6 +108,7 @@ class Captured:
             self._listed.tell({})
             self._replay, self._output = captured(self._compute, program.example.device)
             self._addresses = now
+            self.captures += 1
         return self._listed
 
     def _compute(self) -> Any:

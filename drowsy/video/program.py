@@ -20,7 +20,7 @@ from drowsy.video.areas import Box, Cell
 from drowsy.video.listed import Listed
 from drowsy.video.memory import FRAME, Blocks, Held, Memory
 from drowsy.video.steps import Pointwise, Run, Step, Summed, Take, Whole, Windowed
-from drowsy.video.windows import Convolution, Margin, Operation, operation
+from drowsy.video.windows import Convolution, Margin, Operation, Size, operation
 
 Shape = tuple[int, ...]
 _LEAST_CELLS, _MOST_CELLS = 4, 8
@@ -273,19 +273,19 @@ class Program:
         self.bytes_shared = sum(each.bytes for each in self.operations.values())
         with net.control.kept():
             cost = network_cost(net, self.example.shape[1:])
-        self._parts = [
-            (each.multiplies, each.window.output)
-            for each in self.operations.values()
-            if each.multiplies
-        ]
+        # Of a position, by the sizes of maps: they are few.
+        self._parts: dict[Size, int] = {}
+        for each in self.operations.values():
+            of_size = each.window.output
+            self._parts[of_size] = self._parts.get(of_size, 0) + each.multiplies
         self.multiplies = cost.multiplies
-        self.multiplies_in_parts = sum(each * prod(size) for each, size in self._parts)
+        self.multiplies_in_parts = sum(each * prod(of) for of, each in self._parts.items())
         self.whole = [step.node.name for step in self.steps if isinstance(step, Whole)]
 
     def work(self, boxes: Sequence[Box]) -> float:
         """Share of the network's multiplications that a frame with these boxes awake takes."""
         done = self.multiplies - self.multiplies_in_parts
-        for each, size in self._parts:
+        for size, each in self._parts.items():
             for box in boxes:
                 top, bottom, left, right = box.at(size)
                 done += each * (bottom - top) * (right - left)

@@ -176,7 +176,7 @@ def conv2d(
             taps=view.kernel_size[0] * view.kernel_size[1],
             precision=precision,
             cell=cell,
-            awake=_KINDS[type(awake)],
+            awake=_KINDS[type(awake)] if listed is None else "areas",
             block_k=None if x_blocks is None else x_blocks.block,
         )
     elif x_blocks is not None and x_blocks.block != config.block_k:

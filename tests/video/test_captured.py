@@ -288,7 +288,8 @@ def test_one_graph_serves_phases_blocks_rates_and_slots(refresh: str, tapes: lis
         got, want = taped(shown, slots), plain(shown, slots)
         torch.testing.assert_close(got, want, rtol=0, atol=0)
         assert taped.looks == plain.looks
-    assert len(tapes) == 1
+    assert taped._captured is not None
+    assert taped._captured.captures == len(tapes) == 1
 
 
 @torch.inference_mode()

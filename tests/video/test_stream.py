@@ -325,6 +325,30 @@ def test_clear_errors(generator: torch.Generator) -> None:
         stream(clip)
 
 
+class _Placed(nn.Module):
+    """Inputs beside the frame, and a map that is the same whatever the frame shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.place = nn.Parameter(torch.rand(1, 4, 13, 9))
+        self.last = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x: Tensor, factor: float = 2.0) -> Tensor:
+        return self.last(self.conv(x) * factor + self.place)
+
+
+@torch.no_grad()
+def test_constants_of_a_maps_size() -> None:
+    net = drowsy.convert(_Placed().double().eval())
+    stream = Stream(net, cut=None)
+    clip = frames(2, (13, 9), torch.float64)
+    assert_close(stream(clip[:1]), net(clip[:1]))
+    for _ in range(stream.settles):
+        got = stream(clip[1:])
+    assert_close(got, net(clip[1:]))
+
+
 class _Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
