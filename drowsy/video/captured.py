@@ -99,10 +99,10 @@ class Captured:
         """The memory; bound and captured, if it was not yet or what is read lies elsewhere now."""
         program = self._program
         if self._listed is None:
-            self._listed = Listed(program.map_shapes, self._slots, program.example)
-            program.start(self._listed)
-            calls = (step.bind_listed(self._listed) for step in program.steps)
-            self._calls = [call for call in calls if call is not None]
+            listed = Listed(program.map_shapes, self._slots, program.example)
+            program.start(listed)
+            calls = [step.bind_listed(listed) for step in program.steps]
+            self._listed, self._calls = listed, [call for call in calls if call is not None]
         if self._graph and self._addresses != (now := self._addresses_now()):
             # With nobody awake what is remembered stays as it is.
             self._listed.tell({})
@@ -160,7 +160,9 @@ def refusal(program: Program, slots: int) -> str:
 def _mixing(program: Program) -> str:
     """Where images do not stay apart; empty where they do."""
     example, run = program.example, program.executor.run
-    pictures = torch.rand((2, *example.shape[1:]), device=example.device).to(example.dtype)
+    generator = torch.Generator(example.device).manual_seed(0)
+    size = (2, *example.shape[1:])
+    pictures = torch.rand(size, generator=generator, device=example.device).to(example.dtype)
     with torch.inference_mode():
         for (node, both), (_, one), (_, other) in zip(
             run(pictures), run(pictures[:1].clone()), run(pictures[1:].clone()), strict=True

@@ -158,13 +158,24 @@ class Stream:
         indices = self._indices(slots)
         self._check(frames, indices)
         shown = [(self._slots[i], frame) for i, frame in zip(indices, frames.split(1), strict=True)]
-        with torch.inference_mode():
-            awake = [self._awake(slot, frame) for slot, frame in shown]
-            if self._captured is not None and self._rate:
-                with self.net.control.turns.inferring():
-                    return self._captured.run(frames, indices, awake)
-            outputs = [self._one(*each, boxes) for each, boxes in zip(shown, awake, strict=True)]
-            return outputs[0] if len(outputs) == 1 else tree_map(_joined, *outputs)
+        try:
+            with torch.inference_mode():
+                return self._run(shown, frames, indices)
+        except BaseException:
+            # Of what was begun nothing is known.
+            for slot, _ in shown:
+                slot.forget()
+            raise
+
+    def _run(
+        self, shown: list[tuple[_Slot, Tensor]], frames: Tensor, indices: Sequence[int]
+    ) -> Any:
+        awake = [self._awake(slot, frame) for slot, frame in shown]
+        if self._captured is not None and self._rate:
+            with self.net.control.turns.inferring():
+                return self._captured.run(frames, indices, awake)
+        outputs = [self._one(*each, boxes) for each, boxes in zip(shown, awake, strict=True)]
+        return outputs[0] if len(outputs) == 1 else tree_map(_joined, *outputs)
 
     def _awake(self, slot: _Slot, frame: Tensor) -> tuple[Box, ...]:
         """What is awake in a slot's next frame."""

@@ -14,7 +14,7 @@ from drowsy_kernels.launch import Launch
 from mixing import Mixing, frames
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import drowsy
 from drowsy import Stream
@@ -29,6 +29,10 @@ def close(got: Any, exact: Any, eager: Any, dtype: torch.dtype = torch.float32) 
         assert mine.shape == want.shape
         error, budget = ((each.double() - want).abs().max() for each in (mine, theirs))
         assert error <= 2 * budget + 16 * torch.finfo(dtype).eps * want.abs().max()
+
+
+def on_cpu(value: Any) -> Any:
+    return tree_map_only(Tensor, Tensor.cpu, value)
 
 
 class Small(nn.Module):
@@ -87,13 +91,9 @@ def test_it_agrees_with_dense_maps_that_are_mixed(name: str, triton_device: torc
         (look,) = stream.looks
         assert look is not None
         assert stream.looks == slabs.looks
-        close(tree_map_cpu(got), reference.frame(frame, look.boxes), tree_map_cpu(eager))
+        close(on_cpu(got), reference.frame(frame, look.boxes), on_cpu(eager))
     assert (stream.backend, slabs.backend) == ("triton", "torch")
     assert not look.dense
-
-
-def tree_map_cpu(value: Any) -> Any:
-    return torch.utils._pytree.tree_map_only(Tensor, Tensor.cpu, value)
 
 
 @torch.inference_mode()
@@ -227,14 +227,11 @@ class Tape(TorchDispatchMode):
 
 
 @pytest.fixture
-def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """Lets ``captured`` capture tapes; returns those that it made."""
-    made: list[Tape] = []
+def tapes(triton_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets ``captured`` capture tapes, where there is no GPU that would capture graphs."""
+    if triton_device.type == "cuda":
+        return
     launch = Launch.run
-
-    def graph() -> Tape:
-        made.append(Tape())
-        return made[-1]
 
     @contextlib.contextmanager
     def capturing(tape: Tape) -> Iterator[None]:
@@ -252,7 +249,7 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
             pass
 
     for name, value in {
-        "CUDAGraph": graph,
+        "CUDAGraph": Tape,
         "graph": capturing,
         "Stream": Aside,
         "current_stream": Aside,
@@ -260,23 +257,32 @@ def tapes(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
         "device": lambda _: contextlib.nullcontext(),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    return made
 
 
-def capturing(stream: Stream, frame: Tensor) -> None:
-    """Let a stream on the CPU capture, as on CUDA."""
-    stream.bytes_for(frame)
-    assert stream._program is not None
-    stream._captured = Captured(stream._program, len(stream._slots), graph=True)
+def pair(clip: Tensor, **options: Any) -> tuple[Stream, Stream]:
+    """A stream that captures, on the CPU as on CUDA, and one that does not."""
+    streams = stream_of(clip.device, **options), stream_of(clip.device, **options)
+    for stream, graph in zip(streams, (True, False), strict=True):
+        stream.bytes_for(clip[:1])
+        assert stream._program is not None
+        stream._captured = Captured(stream._program, len(stream._slots), graph)
+    return streams
 
 
+def captures(stream: Stream) -> int:
+    """How many graphs a stream has captured."""
+    assert stream._captured is not None
+    return stream._captured.captures
+
+
+@pytest.mark.usefixtures("tapes")
 @pytest.mark.parametrize("refresh", ["bands", "quads", "change"])
 @torch.inference_mode()
-def test_one_graph_serves_phases_blocks_rates_and_slots(refresh: str, tapes: list[Tape]) -> None:
-    cpu = torch.device("cpu")
-    clip = frames(7, SIZE, torch.float32)
-    taped, plain = (stream_of(cpu, streams=2, refresh=refresh) for _ in range(2))
-    capturing(taped, clip[:1])
+def test_one_graph_serves_phases_blocks_rates_and_slots(
+    refresh: str, triton_device: torch.device
+) -> None:
+    clip = frames(6, SIZE, torch.float32).to(triton_device)
+    taped, plain = pair(clip, streams=2, refresh=refresh)
     for time, (rate, slots) in enumerate(
         [(0.5, [0, 1]), (0.5, [0, 1]), (0.5, [0, 1]), (0.75, [1, 0]), (0.75, [1]), (0.25, [0, 1])]
     ):
@@ -288,17 +294,15 @@ def test_one_graph_serves_phases_blocks_rates_and_slots(refresh: str, tapes: lis
         got, want = taped(shown, slots), plain(shown, slots)
         torch.testing.assert_close(got, want, rtol=0, atol=0)
         assert taped.looks == plain.looks
-    assert taped._captured is not None
-    assert taped._captured.captures == len(tapes) == 1
+    assert (captures(taped), captures(plain)) == (1, 0)
 
 
+@pytest.mark.usefixtures("tapes")
 @torch.inference_mode()
-def test_a_graph_is_captured_anew_where_addresses_change(tapes: list[Tape]) -> None:
+def test_a_graph_is_captured_anew_where_addresses_change(triton_device: torch.device) -> None:
     """And what is remembered stays."""
-    cpu = torch.device("cpu")
-    clip = frames(4, SIZE, torch.float32)
-    taped, plain = stream_of(cpu), stream_of(cpu)
-    capturing(taped, clip[:1])
+    clip = frames(4, SIZE, torch.float32).to(triton_device)
+    taped, plain = pair(clip)
     for frame in clip[:2].split(1):
         taped(frame)
         plain(frame)
@@ -306,9 +310,11 @@ def test_a_graph_is_captured_anew_where_addresses_change(tapes: list[Tape]) -> N
     plain(clip[2:3])
     for stream in (taped, plain):
         torch.manual_seed(9)
-        stream.net.known.value("head").weight = nn.Parameter(torch.randn(5, 8))
+        stream.net.known.value("head").weight = nn.Parameter(
+            torch.randn(5, 8, device=triton_device)
+        )
     got, want = taped(clip[3:]), plain(clip[3:])
-    assert len(tapes) == 2
+    assert captures(taped) == 2
     torch.testing.assert_close(got, want, rtol=0, atol=0)
     assert not torch.allclose(before, got)
 
@@ -354,6 +360,6 @@ def test_backends_are_told(triton_device: torch.device, monkeypatch: pytest.Monk
     assert stream.backend == "torch"
     # As on CUDA, where Triton is asked first.
     monkeypatch.setattr("drowsy.video.stream.choose_backend", lambda *_: "triton")
-    double = Stream(drowsy.convert(small(torch.device("cpu"), torch.float64)))
-    double.bytes_for(frames(1, SIZE, torch.float64))
+    double = Stream(drowsy.convert(small(triton_device, torch.float64)))
+    double.bytes_for(frames(1, SIZE, torch.float64).to(triton_device))
     assert double.backend.startswith("torch (frames of torch.float64, allowed: ")

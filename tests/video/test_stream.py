@@ -325,6 +325,28 @@ def test_clear_errors(generator: torch.Generator) -> None:
         stream(clip)
 
 
+@torch.inference_mode()
+def test_a_frame_that_fails_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory, or interrupted: the next frame starts again."""
+    model, size = networks.make("residual")
+    net = drowsy.convert(model)
+    stream = Stream(net, cut=None)
+    clip = frames(3, size, torch.float64)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("no memory")
+
+    for index in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr("drowsy.video.program.Frame.run", fail)
+            with pytest.raises(MemoryError):
+                stream(clip[:1])
+        got, (look,) = stream(clip[index + 1 : index + 2]), stream.looks
+        assert look is not None
+        assert look.why == "first"
+        assert_close(got, net(clip[index + 1 : index + 2]))
+
+
 class _Placed(nn.Module):
     """Inputs beside the frame, and a map that is the same whatever the frame shows."""
 
