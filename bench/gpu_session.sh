@@ -12,7 +12,7 @@
 #   streams    video: ResNet-18 and -50 in bands at 1/2 and 1/4 of the work, against the awake network
 #   rest       whole networks at rates 1/4 and 3/4
 #   overheads  maps, lists and fills
-#   sanitize   compute-sanitizer's memcheck over a small sweep of every kernel
+#   sanitize   compute-sanitizer's memcheck over a small sweep of every kernel, and tests of areas
 #   autotune   whole networks dense, by torch.compile's max-autotune
 #   inductor   the layers of ``dense`` by Inductor's search, as far as it gets
 #   tune       the tuning table of this GPU; once complete it is used, and all is measured anew
@@ -115,8 +115,13 @@ sanitize() {
     # Compiled first, at full speed. Every tensor gets memory of its own, so that none has room behind it.
     run bench.sweep --compile 120 || return
     [[ -n $dry ]] && return
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$(left)" \
-        compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m bench.sweep --seconds "$(left 60)"
+    checked() {
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$(left)" \
+            compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m "$@"
+    }
+    checked bench.sweep --seconds "$(left 120)" || return
+    # Lists of areas, and what is written in place there: `check` has compiled these.
+    checked pytest tests/kernels/test_areas.py -p no:cacheprovider -p bench.checking --deadline "$(left 30)"
 }
 
 tune() {

@@ -36,6 +36,7 @@ from torch import Tensor
 BOX_FIELDS = 7
 """Of a box: image, first row and end, first column and end, and the grid's rows and columns."""
 POOLS = ("max", "average")
+"""What ``pool_areas`` makes of a window."""
 
 # Entries of a list that a program writes, and boxes that it looks at together.
 _LIST, _BOXES = 256, 16
