@@ -149,7 +149,7 @@ def stream_rows(results: Results) -> list[list[str]]:
         awake, half = ways["awake"], ways["1/2"]
         rows.append(
             [
-                TITLES.get(row["network"], row["network"]),
+                str(TITLES.get(row["network"], row["network"])),
                 *(str(row[key]) for key in ("side", "images", "number")),
                 _ms(awake),
                 *(f"{ways[way]['ms'] / awake['ms']:.2f}" for way in ("dense", "1/2", "1/4")),
