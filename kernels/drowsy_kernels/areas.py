@@ -52,7 +52,7 @@ def _border(index, cells, length):
     return (2 * index * length + cells) // (2 * cells)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def list_areas_kernel(
     boxes,
     maps,
