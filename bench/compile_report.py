@@ -44,6 +44,7 @@ _CORE_CASES = (
     "conv2d fp16 128x128x64-w8-s3 cells",
     "conv2d fp16 128x128x64-w8-s3 rows",
     "conv2d fp16 128x128x64-w8-s3 table",
+    "conv2d fp16 128x128x64-w8-s3 areas",
     "conv2d fp16 256x128x64-w8-s3",
     "conv2d fp16 256x128x64-w8-s3 cells",
     "conv2d fp16 256x128x64-w8-s3 rows",
@@ -56,6 +57,7 @@ _CORE_CASES = (
     "conv2d fp16 64x64x64-w4-s4 channels",
     "conv2d fp16 64x64x64-w4-s4 channels blocks",
     "conv2d fp16 64x64x64-w4-s4 split",
+    "conv2d fp16 64x64x64-w4-s4 areas split",
     "conv2d bf16 64x64x64-w4-s4",
     "conv2d fp16 128x64x16-w4-s4",
     "conv2d fp32-ieee 64x64x32-w4-s3",
@@ -69,6 +71,7 @@ _CORE_CASES = (
     "conv2d_box bf16 256x64x64-w4-s2",
     "first layer fp16",
     "depthwise fp16 128x32x0-w4-s1",
+    "depthwise fp16 128x32x0-w4-s1 areas",
     "sleep_map bernoulli k=8",
     "sleep_map stratified k=8",
     "sleep_map stratified k=256",
@@ -79,6 +82,9 @@ _CORE_CASES = (
     "sleep_map lfsr k=8",
     "counting rows",
     "listing rows",
+    "listing areas",
+    "pooling areas fp16",
+    "placing areas fp16",
     "fill interpolate fp16 1x1",
     "fill interpolate fp16 1x128",
     "fill stencil fp16 1x1",
@@ -109,6 +115,8 @@ _WAYS = (
     "channels blocks",
     "channels of 8",
     "split",
+    "areas",
+    "areas split",
 )
 
 
@@ -126,7 +134,8 @@ def conv_launches(
     """A layer with everything fused and, unless a list says else, a bit per neuron.
 
     ``way``: one of ``_WAYS``; without one, every tile is computed and masked. ``table`` and
-    ``compact`` are 3x3 and 1x1 over compact rows; ``channels of 8`` sleep in cells of 8.
+    ``compact`` are 3x3 and 1x1 over compact rows; ``channels of 8`` sleep in cells of 8; ``areas``
+    have a list of positions and no bits.
     """
     meta = partial(torch.empty, device="meta")
     ints = partial(meta, dtype=torch.int32)
@@ -180,16 +189,19 @@ def conv_launches(
         options["x_blocks"] = kernels.AwakeBlocks(
             ints((n, triton.cdiv(channels, block))), ints(n), block
         )
-    if config is not None and way == "split":
+    if config is not None and way.endswith("split"):
         options["config"] = replace(config, split_k=2)
-    words = triton.cdiv(triton.cdiv(width, cell[1]), 32)
+    if way.startswith("areas"):
+        options["awake"] = kernels.AwakeRows(ints((1, n * positions)), ints(1))
+    else:
+        words = triton.cdiv(triton.cdiv(width, cell[1]), 32)
+        bitmap = ints((n, triton.cdiv(positions, cell[0]), words))
+        options |= {"bitmap": bitmap, "cell": cell}
     _, launches = kernels.plan_conv2d(
         meta((n, channels, size, size), dtype=dtype, memory_format=torch.channels_last),
         packed,
         bias,
         padding=(kernel // 2,) * 4,
-        bitmap=ints((n, triton.cdiv(positions, cell[0]), words)),
-        cell=cell,
         **options,
     )
     return launches
@@ -332,13 +344,30 @@ def _all_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
     for config in kernels.SHIPPED_CONFIGS["depthwise"]:
         for dtype, label in _NAMES.items():
             name = f"depthwise {label} {config}"
-            yield name, partial(conv_launch, config, dtype, channels=96, groups=96)
+            layer = partial(conv_launch, config, dtype, channels=96, groups=96)
+            yield name, layer
+            yield f"{name} areas", partial(layer, way="areas")
     for source in kernels.SOURCES:
         yield f"sleep_map {source} k=8", partial(sleep_launch, source, (1, 1), 8)
     # Runs too long to rank in registers, and runs along channels, take another kernel.
     yield "sleep_map stratified k=256", partial(sleep_launch, "stratified", (1, 1), 256)
     yield "sleep_map stratified k=8 channel", partial(sleep_launch, "stratified", (28 * 28, 1), 8)
     yield from _sleeper_cases()
+
+
+def area_launch(step: str, dtype: torch.dtype = torch.float16) -> kernels.Launch:
+    """What lists areas, or pools or places at them, of a layer of 128 channels at 28 x 28."""
+    ints = partial(torch.empty, dtype=torch.int32, device="meta")
+    shape = (8, 128, 28, 28)
+    y = torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
+    awake = kernels.AwakeRows(ints((1, 8 * 28 * 28)), ints(1))
+    if step == "listing":
+        lists = kernels.area_lists(8, [(28, 28), (14, 14)], "meta")
+        return kernels.plan_list_areas(ints((65, kernels.BOX_FIELDS)), lists)[1][0]
+    if step == "pooling":
+        window = {"stride": (1, 1), "before": (1, 1)}
+        return kernels.plan_pool_areas(y, awake, y, "max", (3, 3), **window)[1][0]
+    return kernels.plan_place_areas(y, awake, y, residual=y, activation="silu")[1][0]
 
 
 def _sleeper_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
@@ -353,6 +382,10 @@ def _sleeper_cases() -> Iterator[tuple[str, Callable[[], kernels.Launch]]]:
     yield "listing rows, exact", partial(list_launch, "rows", (1, 64), exact=exact)
     yield "listing channels", partial(list_launch, "channels", (56 * 56, 1))
     yield "listing blocks of 64", partial(list_launch, "blocks", (56 * 56, 1), block=64)
+    yield "listing areas", partial(area_launch, "listing")
+    for dtype, label in _NAMES.items():
+        yield f"pooling areas {label}", partial(area_launch, "pooling", dtype)
+        yield f"placing areas {label}", partial(area_launch, "placing", dtype)
     for fill in kernels.FILLS[1:]:
         for cell in ((1, 1), (1, 128)):
             for dtype in (torch.float16, torch.float32):

@@ -9,9 +9,10 @@
 #   dense      ResNet-50, VGG-16 and CaffeNet layer by layer, nobody asleep, against cuDNN
 #   check      the kernel and layer tests on CUDA tensors (no interpreter): every value of a
 #              parameter once, the kernels' first, then combinations; as many as fit
+#   streams    video: ResNet-18 and -50 in bands at 1/2 and 1/4 of the work, against the awake network
 #   rest       whole networks at rates 1/4 and 3/4
 #   overheads  maps, lists and fills
-#   sanitize   compute-sanitizer's memcheck over a small sweep of every kernel
+#   sanitize   compute-sanitizer's memcheck over a small sweep of every kernel, and tests of areas
 #   autotune   whole networks dense, by torch.compile's max-autotune
 #   inductor   the layers of ``dense`` by Inductor's search, as far as it gets
 #   tune       the tuning table of this GPU; once complete it is used, and all is measured anew
@@ -32,10 +33,10 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 declare -A limit=(
-    [networks]=210 [turn]=60 [layers]=250 [dense]=110 [check]=480 [rest]=210 [overheads]=200
-    [sanitize]=420 [autotune]=420 [inductor]=400 [tune]=470
+    [networks]=210 [turn]=60 [layers]=250 [dense]=110 [check]=480 [streams]=260 [rest]=210
+    [overheads]=200 [sanitize]=420 [autotune]=420 [inductor]=400 [tune]=470
 )
-stages=(networks turn layers dense check rest overheads sanitize autotune inductor tune)
+stages=(networks turn layers dense check streams rest overheads sanitize autotune inductor tune)
 budget=2700 dry=
 [[ ${1:-} == --dry-run ]] && { dry=yes; shift; }
 [[ ${1:-} =~ ^[0-9]+$ ]] && { budget=$1; shift; }
@@ -114,8 +115,13 @@ sanitize() {
     # Compiled first, at full speed. Every tensor gets memory of its own, so that none has room behind it.
     run bench.sweep --compile 120 || return
     [[ -n $dry ]] && return
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$(left)" \
-        compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m bench.sweep --seconds "$(left 60)"
+    checked() {
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$(left)" \
+            compute-sanitizer --tool memcheck --error-exitcode 9 python3 -m "$@"
+    }
+    checked bench.sweep --seconds "$(left 120)" || return
+    # Lists of areas, and what is written in place there: `check` has compiled these.
+    checked pytest tests/kernels/test_areas.py -p no:cacheprovider -p bench.checking --deadline "$(left 30)"
 }
 
 tune() {
@@ -135,6 +141,7 @@ networks() { bench 40 test_networks.py -m core -k "test_network and half"; }
 turn() { bench 20 test_overheads.py -k test_turn; }
 layers() { bench 15 test_layers.py -m core -k test_sleep; }
 dense() { bench 10 test_layers.py -m core -k test_dense; }
+streams() { bench 30 test_streams.py; }
 rest() { bench 40 test_networks.py -m core -k "test_network and rest"; }
 overheads() { bench 5 test_overheads.py -k "not test_turn"; }
 autotune() { bench 200 test_networks.py -m core -k test_max_autotune; }

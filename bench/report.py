@@ -140,6 +140,26 @@ def _network_cells(times: Row, best: tuple[str, Row] | None, dense: float | None
     ]
 
 
+def stream_rows(results: Results) -> list[list[str]]:
+    """Video: a frame's time against the awake network's, by share of the work."""
+    heads = ["network", "pixels", "streams", "format", "awake ms", "dense / awake"]
+    rows = [[*heads, "1/2 / awake", "1/4 / awake", "spread", "host ms"]]
+    for row in results.of("test_stream"):
+        ways = row["ways"]
+        awake, half = ways["awake"], ways["1/2"]
+        rows.append(
+            [
+                str(TITLES.get(row["network"], row["network"])),
+                *(str(row[key]) for key in ("side", "images", "number")),
+                _ms(awake),
+                *(f"{ways[way]['ms'] / awake['ms']:.2f}" for way in ("dense", "1/2", "1/4")),
+                f"{half['spread']:.1%}",
+                f"{half['host_us'] / 1e3:.3g}",
+            ]
+        )
+    return rows
+
+
 def overhead_rows(results: Results) -> list[list[str]]:
     """What is not convolution, in microseconds."""
     rows = [["what", "of", "layer", "batch", "microseconds", "spread"]]
@@ -176,6 +196,7 @@ def write_report(results: Results, out: Path) -> None:
         ("Networks", network_rows(results)),
         ("Layers, nobody asleep (ms)", dense_rows(results)),
         ("Layers asleep: time / ((1 - r) x own dense time)", sleep_rows(results)),
+        ("Streams: a frame's time over the awake network's", stream_rows(results)),
         ("Everything else", overhead_rows(results)),
     ):
         parts += [f"## {title}", markdown(rows) if len(rows) > 1 else "Not measured."]

@@ -591,6 +591,15 @@ def synthetic_results(folder: Path, slowdown: float = 1.0) -> Path:
         "test_network": whole,
         "test_max_autotune": autotuned,
         "test_turn": [turn | {"recaptured": False, "followed": True}],
+        "test_stream": [
+            {"network": "resnet18", "side": 448, "images": 8, "number": "bf16"}
+            | {
+                "ways": {
+                    way: {"ms": ms, "spread": 0.02, "host_us": 150.0}
+                    for way, ms in (("awake", 0.4), ("dense", 0.5), ("1/2", 0.3), ("1/4", 0.25))
+                }
+            }
+        ],
         "test_map": [
             {"shape": "128x112x112-o128-k3x3", "kind": "tile", "source": "bernoulli", "images": 256}
             | {"ms": 0.012, "spread": 0.02}
@@ -640,6 +649,7 @@ def test_report_of_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert (out / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"({name})" in page
     assert SYNTHETIC in page
+    assert re.search(r"ResNet-18 *\| *448 *\| *8 *\| *bf16 *\| *0.4 *\| *1.25 *\| *0.75 *\|", page)
     results = only(folder)
     assert set(states(results).values()) == {"met"}
     # Of what was measured apart, the ratio to eager torch of its own run counts.

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from drowsy.deployment.capturing import captured
 from drowsy.files.tables import align
 from drowsy.graph.overwriting import check_overwritten
 from drowsy.graph.running import check_example, settled_graph
@@ -155,23 +156,18 @@ class Deployed:
         """The module as a CUDA graph over fixed buffers."""
         given, clock = self._example, self.net.control.clock
         before = clock.clone()
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.device(given.device):
-            warm, current = torch.cuda.Stream(), torch.cuda.current_stream()
-            warm.wait_stream(current)
-            with torch.cuda.stream(warm):
-                # Compiles every kernel and fills every cache; capture could do neither.
-                given.zero_()
-                for _ in range(2):
-                    module(given)
-                clock.copy_(before)
-            current.wait_stream(warm)
-            with torch.cuda.graph(captured):
-                held = module(given)
+
+        def warm() -> None:
+            given.zero_()
+            for _ in range(2):
+                module(given)
+            clock.copy_(before)
+
+        replay, held = captured(lambda: module(given), given.device, warm)
 
         def run(batch: Tensor) -> Any:
             given.copy_(batch)
-            captured.replay()
+            replay()
             # The next replay overwrites what the graph holds.
             return fx.node.map_aggregate(
                 held, lambda value: value.clone() if isinstance(value, Tensor) else value

@@ -17,9 +17,10 @@ from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.video import pointwise
 from drowsy.video.areas import Box, Cell
+from drowsy.video.listed import Listed
 from drowsy.video.memory import FRAME, Blocks, Held, Memory
 from drowsy.video.steps import Pointwise, Run, Step, Summed, Take, Whole, Windowed
-from drowsy.video.windows import Convolution, Margin, Operation, operation
+from drowsy.video.windows import Convolution, Margin, Operation, Size, operation
 
 Shape = tuple[int, ...]
 _LEAST_CELLS, _MOST_CELLS = 4, 8
@@ -30,11 +31,11 @@ class _Twins(Executor):
 
     def __init__(self, net: DrowsyNet, modules: Mapping[str, Any]) -> None:
         super().__init__(net)
-        self._modules = modules
+        self.modules = modules
 
     def compute(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if node.op == "call_module":
-            module = self._modules[str(node.target)]
+            module = self.modules[str(node.target)]
             called = module.awake if isinstance(module, DrowsyConv2d) else module
             args: Any = fx.map_arg(node.args, values.__getitem__)
             kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
@@ -52,6 +53,10 @@ class Program:
         depth: how many steps on the way to the output read beyond the positions that they put out.
         multiplies: of the network for one frame, and those of it that are computed in parts.
         whole: names of what is computed whole every frame, as ``(node, multiplications)``.
+        modules: by the names that nodes call them by.
+        shapes: of what nodes put out.
+        executor: what runs nodes one by one.
+        operations: of the convolutions and pools that are computed in parts.
     """
 
     def __init__(self, net: DrowsyNet, frames: Tensor, by_cells: bool = False) -> None:
@@ -69,16 +74,21 @@ class Program:
         self.example = image.new_empty(image.shape)
         graph = settled_graph(net, image, "a stream")
         check_overwritten(net, image)
-        self._modules: dict[str, Any] = net.parts
+        self.modules: dict[str, Any] = net.parts
         copies: dict[fx.Node, fx.Node] = {}
-        self._graph = without_overwriting(graph, self._modules, copies)
+        self._graph = without_overwriting(graph, self.modules, copies)
         known = shapes(net, image)
-        self._shapes: dict[fx.Node, Shape] = {
+        self.shapes: dict[fx.Node, Shape] = {
             copies[node]: tuple(shape) for node, shape in known.items()
         }
-        self._executor = _Twins(net, self._modules)
+        self.executor = _Twins(net, self.modules)
+        self._inputs = {
+            copies[node]: value
+            for node, value in self.executor.start(None).items()
+            if value is not None
+        }
         self._drop_identities()
-        self._operations: dict[fx.Node, Operation] = {}
+        self.operations: dict[fx.Node, Operation] = {}
         self._maps: set[fx.Node] = set()
         self._pointwise: set[fx.Node] = set()
         self._find_maps()
@@ -94,7 +104,7 @@ class Program:
 
     def _drop_identities(self) -> None:
         for node in list(self._graph.nodes):
-            if pointwise.is_identity(node, self._modules):
+            if pointwise.is_identity(node, self.modules):
                 node.replace_all_uses_with(node.all_input_nodes[0])
                 self._graph.erase_node(node)
 
@@ -102,23 +112,25 @@ class Program:
         """Which nodes are maps, of which any part can be computed alone, and by what."""
         for node in self._graph.nodes:
             if node.op == "placeholder":
-                if node in self._shapes and not node.args:
+                if node in self.shapes and not node.args:
                     self._maps.add(node)
-            elif node.op != "output" and node in self._shapes and len(self._shapes[node]) == 4:
+            elif node.op != "output" and node in self.shapes and len(self.shapes[node]) == 4:
                 self._classify(node)
 
     def _classify(self, node: fx.Node) -> None:
-        shape, used = self._shapes[node], node.all_input_nodes
+        shape, used = self.shapes[node], node.all_input_nodes
         maps = [each for each in used if each in self._maps]
         if not maps or shape[0] != 1 or shape[2:] == (1, 1):
             return
         if len(used) == 1:
-            found = operation(node, self._modules, self._size(used[0]), self._size(node))
+            found = operation(node, self.modules, self._size(used[0]), self._size(node))
             if found is not None:
-                self._operations[node] = found
+                self.operations[node] = found
                 self._maps.add(node)
                 return
-        if pointwise.works_pointwise(node, self._modules, self._shapes):
+        values = [each for each in used if each not in self._maps]
+        spread = all(prod(self.shapes[each][-2:]) == 1 for each in values if each in self.shapes)
+        if spread and pointwise.works_pointwise(node, self.modules, self.shapes):
             self._pointwise.add(node)
             self._maps.add(node)
         elif self._shows_picture(shape):
@@ -127,7 +139,7 @@ class Program:
 
     def _size(self, node: fx.Node) -> tuple[int, int]:
         """``(h, w)`` of a map."""
-        return self._shapes[node][2], self._shapes[node][3]
+        return self.shapes[node][2], self.shapes[node][3]
 
     def _shows_picture(self, shape: Shape) -> bool:
         """Whether a map has the picture's proportions, to a row."""
@@ -135,7 +147,7 @@ class Program:
         return abs(shape[2] * width - shape[3] * height) <= max(height, width)
 
     def _in_parts(self, node: fx.Node) -> bool:
-        return node in self._operations or node in self._pointwise
+        return node in self.operations or node in self._pointwise
 
     def _common_grid(self) -> Cell | None:
         """A grid of 4 to 8 cells down and across that divides every map, if there is one."""
@@ -152,7 +164,7 @@ class Program:
 
     def _reads_own(self, node: fx.Node) -> bool:
         """Whether a node reads maps at the very positions that it puts out."""
-        found = self._operations.get(node)
+        found = self.operations.get(node)
         return node in self._pointwise or (found is not None and found.window.reads_own_position)
 
     def _margin(self, node: fx.Node) -> Margin:
@@ -191,19 +203,19 @@ class Program:
             size = self._size(node)
             if node.op == "placeholder":
                 return Take(node, size)
-            if node in self._operations:
-                return Windowed(node, size, self._operations[node])
+            if node in self.operations:
+                return Windowed(node, size, self.operations[node])
             return Pointwise(
-                *(node, size, self._modules, pointwise.activation(node, self._modules)),
-                *(pointwise.is_concatenation(node, self._modules), maps),
+                *(node, size, self.modules, pointwise.activation(node, self.modules)),
+                *(pointwise.is_concatenation(node, self.modules), maps),
                 {each for each in maps if self._is_spare(each, node)},
             )
         place = self._size(node) if node in self._maps else None
-        return Whole(node, self._executor, maps, place)
+        return Whole(node, self.executor, maps, place)
 
     def _is_spare(self, node: fx.Node, reader: fx.Node) -> bool:
         """Whether a reader may write over what it reads."""
-        alone = len(node.users) == 1 and self._shapes[node] == self._shapes[reader]
+        alone = len(node.users) == 1 and self.shapes[node] == self.shapes[reader]
         return alone and node not in self._kept
 
     def _readers(self, node: fx.Node) -> list[Windowed] | None:
@@ -231,18 +243,18 @@ class Program:
 
     def _taken_in(self, conv: fx.Node, other: fx.Node, node: fx.Node) -> Convolution | None:
         """The convolution that a sum may be computed with, if this is one."""
-        found = self._operations.get(conv)
-        alike = self._shapes.get(other) == self._shapes[node] and other in self._maps
+        found = self.operations.get(conv)
+        alike = self.shapes.get(other) == self.shapes[node] and other in self._maps
         alone = conv is not other and conv not in self._kept and len(conv.users) == 1
         if not isinstance(found, Convolution) or not alike or not alone:
             return None
-        return found if self._shapes[conv] == self._shapes[node] else None
+        return found if self.shapes[conv] == self.shapes[node] else None
 
     def _activated(self, node: fx.Node) -> tuple[fx.Node, str]:
         """The activation that alone reads a sum, and its name; the sum itself for none."""
         users = list(node.users)
         if len(users) == 1 and node not in self._kept and users[0] in self._pointwise:
-            name = pointwise.activation(users[0], self._modules)
+            name = pointwise.activation(users[0], self.modules)
             if name is not None:
                 return users[0], name
         return node, "none"
@@ -252,28 +264,28 @@ class Program:
     def _count(self, net: DrowsyNet) -> None:
         size = self.example.element_size()
         self.bytes_per_slot = sum(
-            self._shapes[node][1]
-            * (margin.top + self._shapes[node][2] + margin.bottom)
-            * (margin.left + self._shapes[node][3] + margin.right)
+            self.shapes[node][1]
+            * (margin.top + self.shapes[node][2] + margin.bottom)
+            * (margin.left + self.shapes[node][3] + margin.right)
             * size
             for node, margin in self._margins.items()
         )
-        self.bytes_shared = sum(each.bytes for each in self._operations.values())
+        self.bytes_shared = sum(each.bytes for each in self.operations.values())
         with net.control.kept():
             cost = network_cost(net, self.example.shape[1:])
-        self._parts = [
-            (each.multiplies, each.window.output)
-            for each in self._operations.values()
-            if each.multiplies
-        ]
+        # Of a position, by the sizes of maps: they are few.
+        self._parts: dict[Size, int] = {}
+        for each in self.operations.values():
+            of_size = each.window.output
+            self._parts[of_size] = self._parts.get(of_size, 0) + each.multiplies
         self.multiplies = cost.multiplies
-        self.multiplies_in_parts = sum(each * prod(size) for each, size in self._parts)
+        self.multiplies_in_parts = sum(each * prod(of) for of, each in self._parts.items())
         self.whole = [step.node.name for step in self.steps if isinstance(step, Whole)]
 
     def work(self, boxes: Sequence[Box]) -> float:
         """Share of the network's multiplications that a frame with these boxes awake takes."""
         done = self.multiplies - self.multiplies_in_parts
-        for each, size in self._parts:
+        for size, each in self._parts.items():
             for box in boxes:
                 top, bottom, left, right = box.at(size)
                 done += each * (bottom - top) * (right - left)
@@ -285,7 +297,7 @@ class Program:
         for node in self._graph.nodes:
             before = [depth[each] for each in node.all_input_nodes]
             last = max(before, default=0)
-            if node in self._operations and not self._reads_own(node):
+            if node in self.operations and not self._reads_own(node):
                 last += 1
             elif self._in_parts(node):
                 # A value for all positions reaches each of them when it is awake next.
@@ -298,9 +310,20 @@ class Program:
 
     # --- running --------------------------------------------------------------------------------
 
+    @property
+    def input(self) -> fx.Node:
+        """Whose map the frame is."""
+        return next(step.node for step in self.steps if isinstance(step, Take))
+
+    @property
+    def map_shapes(self) -> dict[fx.Node, Shape]:
+        """``[1, C, h, w]`` of all maps that steps put out."""
+        nodes = [step.node for step in self.steps]
+        return {node: self.shapes[node] for node in nodes if node in self._maps}
+
     def memory(self) -> Memory:
         """Memory of one slot; not taken yet."""
-        return Memory(self._margins, self._shapes)
+        return Memory(self._margins, self.shapes)
 
     def bind(self, memory: Memory, boxes: Sequence[Box]) -> Frame:
         """What computes a frame of a slot with these boxes awake."""
@@ -309,11 +332,9 @@ class Program:
         cells = [cell for box in boxes for cell in box.cells()]
         return Frame(self, memory, Blocks(cells, self.grid, self.example.device))
 
-    def start(self, memory: Memory) -> None:
+    def start(self, memory: Memory | Listed) -> None:
         """Put the values in place that the inputs beside the frame have."""
-        for node, value in self._executor.start(None).items():
-            if value is not None and node not in self._maps:
-                memory.values[node] = value
+        memory.values.update(self._inputs)
 
 
 class Frame:

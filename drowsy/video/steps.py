@@ -8,8 +8,10 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +20,13 @@ from torch import Tensor, fx
 from drowsy.graph.running import Executor
 from drowsy.neuron import activate
 from drowsy.video.areas import Box
+from drowsy.video.listed import Listed
 from drowsy.video.memory import FRAME, Blocks, Held, Memory, positions_of
-from drowsy.video.pointwise import calculation
+from drowsy.video.pointwise import calculation, is_sum
 from drowsy.video.windows import Convolution, Margin, Operation, Rectangle, Size
+
+if TYPE_CHECKING:
+    from drowsy.backends.triton_areas import Positions
 
 Run = Callable[[], None]
 Place = Rectangle | Blocks
@@ -61,6 +67,10 @@ class Step:
             kept.index_copy_(0, places, positions_of(held[node]))
 
         return run_and_put
+
+    def bind_listed(self, listed: Listed) -> Run | None:
+        """What computes the step at the awake positions of all slots; None for nothing to do."""
+        raise NotImplementedError
 
     def _bind(self, memory: Memory, place: Place, held: Held, dest: Tensor | None) -> Run:
         raise NotImplementedError
@@ -104,6 +114,10 @@ class Take(Step):
             memory.hold(node, blocks, held)
 
         return run
+
+    def bind_listed(self, listed: Listed) -> Run | None:
+        # Whole frames are shown.
+        return None
 
 
 class Windowed(Step):
@@ -160,6 +174,10 @@ class Windowed(Step):
             return found.view(*places.shape, -1).permute(0, 3, 1, 2)
 
         return read
+
+    def bind_listed(self, listed: Listed) -> Run | None:
+        x, out = listed.maps[self.read], listed.maps[self.node]
+        return self.operation.listed(x, listed.positions(self.node), out)
 
     def _single(self, blocks: Blocks) -> bool:
         """Whether cells of one position lie side by side, which a convolution is faster with."""
@@ -218,6 +236,10 @@ class Summed(Windowed):
         (self.read,) = convolution.all_input_nodes
         self._other, self._then, self.within = other, then, within
 
+    def bind_listed(self, listed: Listed) -> Run | None:
+        x, other, out = (listed.maps[each] for each in (self.read, self._other, self.node))
+        return self.operation.listed(x, listed.positions(self.node), out, other, self._then)
+
     def _bind(self, memory: Memory, place: Place, held: Held, dest: Tensor | None) -> Run:
         node, operation, other, then = self.node, self.operation, self._other, self._then
         assert isinstance(operation, Convolution)
@@ -268,6 +290,42 @@ class Pointwise(Step):
         if self._activation is not None:
             return self._activate(held, dest)
         return self._calculate(memory, held, dest)
+
+    def bind_listed(self, listed: Listed) -> Run | None:
+        from drowsy.backends import triton_areas as areas
+
+        node, maps = self.node, listed.maps
+        awake, out, read = listed.positions(node), maps[node], list(node.all_input_nodes)
+        if self._concatenates:
+            parts = [maps[part] for part in node.args[0]]  # type: ignore[index, union-attr]
+            ends = list(accumulate(part.shape[1] for part in parts))
+            calls = [
+                partial(areas.place, part, awake, out, first=end - part.shape[1])
+                for part, end in zip(parts, ends, strict=True)
+            ]
+            return partial(_all, calls)
+        if self._activation is not None:
+            return partial(areas.place, maps[read[0]], awake, out, then=self._activation)
+        if is_sum(node) and all(each in maps and maps[each].shape == out.shape for each in read):
+            first, second = node.args
+            return partial(areas.place, maps[first], awake, out, other=maps[second])  # type: ignore[index]
+        return self._place_calculated(listed, awake, out)
+
+    def _place_calculated(self, listed: Listed, awake: Positions, out: Tensor) -> Run:
+        """By torch for the whole map, of which the awake positions are kept."""
+        from drowsy.backends import triton_areas as areas
+
+        function, values = self._function, listed.values
+        args, kwargs = self.node.args, self.node.kwargs
+
+        def run() -> None:
+            y = function(
+                *fx.map_arg(args, values.__getitem__), **fx.map_arg(kwargs, values.__getitem__)
+            )
+            whole = y.to(out.dtype).expand(out.shape)
+            areas.place(whole.contiguous(memory_format=torch.channels_last), awake, out)
+
+        return run
 
     def _join(self, held: Held, dest: Tensor | None) -> Run:
         node, parts = self.node, list(self.node.args[0])  # type: ignore[arg-type]
@@ -350,7 +408,11 @@ class Whole:
         assert self._size is not None, "it is a map"
         return self._size
 
-    def bind(self, memory: Memory) -> Run:
+    def bind_listed(self, listed: Listed) -> Run | None:
+        """What computes the node for all slots."""
+        return self.bind(listed)
+
+    def bind(self, memory: Memory | Listed) -> Run:
         """What computes the node for a slot."""
         node, executor, maps, values = self.node, self._executor, self._maps, memory.values
         read = node.all_input_nodes
@@ -370,3 +432,8 @@ class Whole:
                 values[node] = result
 
         return run
+
+
+def _all(calls: Iterable[Run]) -> None:
+    for call in calls:
+        call()

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from drowsy.backends.ops import choose_backend
 from drowsy.files.messages import quoted
 from drowsy.network.net import DrowsyNet, check_network
 from drowsy.video.areas import REFRESH, WHOLE, Areas, Box
+from drowsy.video.captured import Captured, refusal
 from drowsy.video.cuts import DEFAULT_CUT, Cuts, check_cut
 from drowsy.video.memory import Memory
 from drowsy.video.program import Frame, Program
@@ -66,11 +68,14 @@ class Stream:
         cut: how different from the one before a frame must be to be dense (``Cuts``), or None: no
             frame but a slot's first is dense. After a cut no other is found for 8 frames, so at
             most one frame in 9 is dense, whatever the camera shows.
+        backend: ``auto`` (Triton on CUDA for networks that it serves, torch elsewhere), ``torch``
+            (slabs, a slot after the other) or ``triton`` (all slots together, on CUDA as one
+            captured graph; on the CPU under its interpreter). ``backend`` tells which it became.
 
     Raises:
         TypeError: no converted network.
-        ValueError: a number of streams, refresh, rate or cut that is not allowed; in the first
-            call, a network without a graph.
+        ValueError: a number of streams, refresh, rate, cut or backend that is not allowed; in the
+            first call, a network without a graph, or one that ``triton`` does not serve.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Stream:
         *,
         rate: float | Fraction = _HALF,
         cut: float | None = DEFAULT_CUT,
+        backend: str = "auto",
     ) -> None:
         check_network(net)
         if isinstance(streams, bool) or not isinstance(streams, int) or streams < 1:
@@ -90,7 +96,10 @@ class Stream:
         self.net, self.refresh = net, refresh
         self._rate = REFRESH[refresh].check(rate)
         self._cut = None if cut is None else check_cut(cut)
+        choose_backend(backend, torch.device("cpu"))
+        self._requested, self._unserved = backend, ""
         self._program: Program | None = None
+        self._captured: Captured | None = None
         self._weights: list[Any] = []
         self._slots = [self._slot() for _ in range(streams)]
 
@@ -148,20 +157,35 @@ class Stream:
         """
         indices = self._indices(slots)
         self._check(frames, indices)
-        with torch.inference_mode():
-            outputs = [
-                self._one(self._slots[index], frames[i : i + 1]) for i, index in enumerate(indices)
-            ]
-            return outputs[0] if len(outputs) == 1 else tree_map(_joined, *outputs)
+        shown = [(self._slots[i], frame) for i, frame in zip(indices, frames.split(1), strict=True)]
+        try:
+            with torch.inference_mode():
+                return self._run(shown, frames, indices)
+        except BaseException:
+            # Of what was begun nothing is known.
+            for slot, _ in shown:
+                slot.forget()
+            raise
 
-    def _one(self, slot: _Slot, frame: Tensor) -> Any:
+    def _run(
+        self, shown: list[tuple[_Slot, Tensor]], frames: Tensor, indices: Sequence[int]
+    ) -> Any:
+        awake = [self._awake(slot, frame) for slot, frame in shown]
+        if self._captured is not None and self._rate:
+            with self.net.control.turns.inferring():
+                return self._captured.run(frames, indices, awake)
+        outputs = [self._one(*each, boxes) for each, boxes in zip(shown, awake, strict=True)]
+        return outputs[0] if len(outputs) == 1 else tree_map(_joined, *outputs)
+
+    def _awake(self, slot: _Slot, frame: Tensor) -> tuple[Box, ...]:
+        """What is awake in a slot's next frame."""
         program = self._program
         assert program is not None
         cut = slot.cuts is not None and slot.cuts.found(frame[0])
         if not self._rate:
             slot.leave_memory()
             slot.look = Look((WHOLE,), "rate 0", 1.0)
-            return self.net(frame)
+            return slot.look.boxes
         if slot.remembers and not cut:
             boxes, why = slot.areas.next(frame[0]), "areas"
         else:
@@ -169,8 +193,14 @@ class Stream:
             slot.areas.refreshed(frame[0])
         slot.remembers = True
         slot.look = Look(boxes, why, program.work(boxes))
+        return boxes
+
+    def _one(self, slot: _Slot, frame: Tensor, boxes: tuple[Box, ...]) -> Any:
+        if not self._rate:
+            return self.net(frame)
+        assert self._program is not None
         with self.net.control.turns.inferring():
-            return slot.frame(program, boxes).run(frame)
+            return slot.frame(self._program, boxes).run(frame)
 
     def _check(self, frames: Tensor, indices: Sequence[int]) -> None:
         if not isinstance(frames, Tensor) or not frames.is_floating_point():
@@ -206,11 +236,22 @@ class Stream:
             for slot in self._slots:
                 slot.leave_memory()
             self._program = Program(self.net, frames, by_cells=self.refresh == "change")
+            self._captured = self._serve(self._program)
             self._weights = self._weights_now()
             if self._program.grid is not None:
                 for slot in self._slots:
                     slot.areas.fit(self._program.grid)
         return self._program
+
+    def _serve(self, program: Program) -> Captured | None:
+        """All slots by Triton, where that was asked for or is right; None: by slabs, in torch."""
+        device = program.example.device
+        if choose_backend(self._requested, device) == "torch":
+            return None
+        self._unserved = refusal(program, len(self._slots))
+        if self._unserved and self._requested == "triton":
+            raise ValueError(f"backend: got 'triton' for {self._unserved}; 'auto' would take torch")
+        return None if self._unserved else Captured(program, len(self._slots))
 
     def _weights_now(self) -> list[Any]:
         """What tells whether layers compute with the weights that they computed with before."""
@@ -247,6 +288,8 @@ class Stream:
         """
         self._check(frames, range(len(frames)))
         program = self._plan(frames)
+        if self._captured is not None:
+            return self._captured.bytes
         return len(self._slots) * program.bytes_per_slot + program.bytes_shared
 
     @property
@@ -261,6 +304,19 @@ class Stream:
         if self._program is None:
             raise RuntimeError("settles: is known after the first frame")
         return self._slots[0].areas.cycle * self._program.depth if self._rate else 1
+
+    @property
+    def backend(self) -> str:
+        """How frames are computed: ``triton``, or ``torch`` and why it is not Triton, if it might.
+
+        Raises:
+            RuntimeError: before the first frame, or ``bytes_for``.
+        """
+        if self._program is None:
+            raise RuntimeError("backend: is known after the first frame")
+        if self._captured is not None:
+            return "triton"
+        return f"torch ({self._unserved})" if self._unserved else "torch"
 
     @property
     def whole(self) -> list[str]:

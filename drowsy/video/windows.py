@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from torch import Tensor, fx, nn
 from drowsy.graph.nodes import hooked
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.neuron import ConvSpec, activate, awake_conv2d, padded_input
+
+if TYPE_CHECKING:
+    from drowsy.backends.triton_areas import Positions
 
 Size = tuple[int, int]
 Rectangle = tuple[int, int, int, int]
@@ -170,6 +174,20 @@ class Operation:
         """The same, written to ``dest``."""
         dest.copy_(self.run(x, across))
 
+    def listed(
+        self,
+        x: Tensor,
+        awake: Positions,
+        out: Tensor,
+        other: Tensor | None = None,
+        then: str = "none",
+    ) -> Callable[[], None]:
+        """What computes the awake positions of a whole map ``out`` from a whole map ``x``.
+
+        Of a convolution ``then(conv(x) + other)``.
+        """
+        raise NotImplementedError
+
 
 class Pool(Operation):
     """A max or average pool."""
@@ -179,6 +197,21 @@ class Pool(Operation):
 
     def run(self, x: Tensor, across: int) -> Tensor:
         return self._function(x, self.window.kernel, self.window.stride, (0, across))
+
+    def listed(
+        self,
+        x: Tensor,
+        awake: Positions,
+        out: Tensor,
+        other: Tensor | None = None,
+        then: str = "none",
+    ) -> Callable[[], None]:
+        from drowsy.backends import triton_areas as areas
+
+        window = self.window
+        kind = "average" if self._function is F.avg_pool2d else "max"
+        before = window.padding[2], window.padding[0]
+        return partial(areas.pool, x, awake, out, kind, window.kernel, window.stride, before)
 
 
 class Convolution(Operation):
@@ -228,6 +261,11 @@ class Convolution(Operation):
         return found
 
     @property
+    def groups(self) -> int:
+        """Of its channels."""
+        return self._spec.groups
+
+    @property
     def pads_whole(self) -> bool:
         return self._padding is not None
 
@@ -246,6 +284,19 @@ class Convolution(Operation):
         if packed is not None and packed.into(dest, x, across):
             return
         dest.copy_(self.run(x, across))
+
+    def listed(
+        self,
+        x: Tensor,
+        awake: Positions,
+        out: Tensor,
+        other: Tensor | None = None,
+        then: str = "none",
+    ) -> Callable[[], None]:
+        from drowsy.backends import triton_areas as areas
+
+        compute = areas.Convolution(self.weight, self.bias, self._spec)
+        return lambda: compute(self.padded(x), awake, out, other, then)
 
     def into_sum(self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: str) -> bool:
         """``dest = then(conv(x) + other)``, in one pass where the library can; else False."""

@@ -14,6 +14,18 @@ if __name__ != "drowsy_kernels":
         "(pip install -e .) and import drowsy_kernels"
     )
 
+from drowsy_kernels.areas import (
+    BOX_FIELDS,
+    POOLS,
+    AreaLists,
+    area_lists,
+    list_areas,
+    place_areas,
+    plan_list_areas,
+    plan_place_areas,
+    plan_pool_areas,
+    pool_areas,
+)
 from drowsy_kernels.conv2d import PRECISIONS, conv2d, output_size, plan_conv2d
 from drowsy_kernels.conv2d_box import (
     BOX_CONFIGS,
@@ -66,12 +78,15 @@ from drowsy_kernels.weight import PackedWeight, pack_weight
 __all__ = [
     "ACTIVATIONS",
     "BOX_CONFIGS",
+    "BOX_FIELDS",
     "COMBINATIONS",
     "FILLS",
     "LIST_BLOCK",
+    "POOLS",
     "PRECISIONS",
     "SHIPPED_CONFIGS",
     "SOURCES",
+    "AreaLists",
     "AwakeBlocks",
     "AwakeCells",
     "AwakeChannels",
@@ -80,6 +95,7 @@ __all__ = [
     "Geometry",
     "Launch",
     "PackedWeight",
+    "area_lists",
     "awake_blocks",
     "awake_cells",
     "awake_channels",
@@ -99,8 +115,10 @@ __all__ = [
     "fill_unread",
     "interpreted",
     "join_rows",
+    "list_areas",
     "output_size",
     "pack_weight",
+    "place_areas",
     "plan_awake_blocks",
     "plan_awake_cells",
     "plan_awake_channels",
@@ -112,9 +130,13 @@ __all__ = [
     "plan_fill_sleepers",
     "plan_fill_unread",
     "plan_join_rows",
+    "plan_list_areas",
+    "plan_place_areas",
+    "plan_pool_areas",
     "plan_row_index",
     "plan_sleep_map",
     "plan_tap_table",
+    "pool_areas",
     "row_index",
     "sleep_map",
     "tap_table",

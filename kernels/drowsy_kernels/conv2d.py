@@ -90,7 +90,9 @@ def conv2d(
             neurons are computed and written and *sleepers are left as they are*, for
             ``fill_sleepers``; with ``AwakeChannels`` every element is written. Where a list cannot
             be followed (depthwise layers; cells that straddle groups; lists of channels of a
-            grouped layer) the bitmap is, and every element is written.
+            grouped layer) the bitmap is, and every element is written. ``AwakeRows`` of one list
+            *without* bitmap and cell are followed by layers of every kind: the listed positions
+            are computed in all channels, and the others are left as they are.
         x_blocks: the input's awake channel blocks of every image; the others are zero and not
             read. Followed where a tile is of one image: not with ``AwakeRows``, nor in grouped and
             depthwise layers or those of fewer than 8 input channels.
@@ -126,6 +128,7 @@ def conv2d(
             f"x: {images} images of {positions} output positions, allowed: up to {MAX_ROWS} in all"
         )
     check_epilogue(bias, scale, out_channels, x.dtype, x.device)
+    listed = awake if bitmap is None and isinstance(awake, AwakeRows) else None
     cell_rows, words = _check_bitmap(bitmap, cell, images, positions, out_channels, x.device)
     cell_p, cell_c = cell or (1, 1)
     shape = (images, oh, ow, out_channels)
@@ -149,20 +152,23 @@ def conv2d(
         )
         if 0 != residual.data_ptr() == y.data_ptr():
             raise ValueError("residual: got the memory of out, allowed: memory of its own")
-    _check_lists(awake, x_blocks, cell, (images, positions, out_channels), x)
+    list_cell = cell if listed is None else (1, out_channels)
+    _check_lists(awake, x_blocks, list_cell, (images, positions, out_channels), x)
     if out.numel() == 0:
         return planned(out, on=("x", x))
 
     view, packing = _input_view(x, weight, stride, padding, dilation)
     groups = weight.groups // weight.merged
-    if weight.depthwise or not _can_follow(awake, cell_c, out_channels, groups):
-        awake = None
     if isinstance(awake, AwakeRows) or weight.depthwise or weight.padded or groups > 1:
         x_blocks = None
+    follows = listed is None and _can_follow(awake, cell_c, out_channels, groups)
+    if weight.depthwise or not follows:
+        awake = None
     if config is None:
         config = choose_config(
             images=images,
-            positions=positions,
+            # Half of them, as suits what half of a map is computed by.
+            positions=positions if listed is None else triton.cdiv(positions, 2),
             channels_per_group=1 if weight.depthwise else view.channels,
             out_channels_per_group=out_channels // groups,
             groups=groups,
@@ -170,7 +176,7 @@ def conv2d(
             taps=view.kernel_size[0] * view.kernel_size[1],
             precision=precision,
             cell=cell,
-            awake=_KINDS[type(awake)],
+            awake=_KINDS[type(awake)] if listed is None else "areas",
             block_k=None if x_blocks is None else x_blocks.block,
         )
     elif x_blocks is not None and x_blocks.block != config.block_k:
@@ -186,6 +192,8 @@ def conv2d(
         "scale": scale,
         "residual": residual,
         "y": y,
+        "listed": None if listed is None else listed.indices,
+        "count": None if listed is None else listed.counts,
         "images": images,
         "out_width": ow,
         "positions": positions,

@@ -24,6 +24,8 @@ def depthwise_kernel(
     bitmap,
     residual,
     y,
+    listed,
+    count,
     images,
     height,
     width,
@@ -55,14 +57,26 @@ def depthwise_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """``x`` [N, H, W, IC], ``w`` [KH * KW, OC], ``y`` [N * P, OC]; channel tiles fastest."""
+    """``x`` [N, H, W, IC], ``w`` [KH * KW, OC], ``y`` [N * P, OC]; channel tiles fastest.
+
+    ``listed``: the rows that are computed, of which there are ``count``, as in ``conv2d_kernel``.
+    """
     TILES_N: tl.constexpr = (OC + BLOCK_N - 1) // BLOCK_N
     first_m = tl.program_id(0) // TILES_N * BLOCK_M
     first_c = tl.program_id(0) % TILES_N * BLOCK_N
     last_c = tl.minimum(first_c + BLOCK_N, OC)
+    last_m = images * positions
+    if listed is not None:
+        last_m = tl.load(count)
+        if first_m >= last_m:
+            return
     m_all = first_m + tl.arange(0, BLOCK_M)
-    m_m = m_all < images * positions
-    m = tl.minimum(m_all, images * positions - 1)
+    m_m = m_all < last_m
+    m = tl.minimum(m_all, last_m - 1)
+    m_y = m_all
+    if listed is not None:
+        m = tl.load(listed + m)
+        m_y = m
     c = first_c + tl.arange(0, BLOCK_N)
     m_c = c < OC
     n = m // positions
@@ -115,7 +129,7 @@ def depthwise_kernel(
         scale,
         bitmap,
         row,
-        m_all,
+        m_y,
         m_m,
         c,
         m_c,

@@ -70,7 +70,7 @@ class ConvConfig:
         # beside 64 accumulators a thread, and for 128 accumulators.
         warps = 16 if self.num_warps == 8 and itemsize == 2 else 12
         accumulators = self.block_m * self.block_n // (32 * self.num_warps)
-        listed = awake != "none" and self.num_warps == 4
+        listed = awake not in ("none", "areas") and self.num_warps == 4
         if awake == "channels" or accumulators >= (64 if listed else 128):
             warps = 8
         by_registers = warps // self.num_warps
@@ -139,7 +139,10 @@ def serves(config: ConvConfig, kind: str, awake: str) -> bool:
 
     Of lists of channels every column has an address of its own: tiles of 64 columns find the
     registers (without tensor cores: of 32), 256 x 128 does not, and none between them ships for it.
+    Nor does 256 x 128 for positions of areas where K is split.
     """
+    if awake == "areas":
+        return config.block_m * config.block_n < 256 * 128
     return awake != "channels" or config.block_n <= (32 if kind == "single" else 64)
 
 
@@ -190,7 +193,8 @@ def choose_config(
         taps: ``KH * KW``.
         precision: of float32 products.
         cell: ``(positions, channels)`` of a sleep cell; a tile that fits into one can be skipped.
-        awake: what a list of the awake holds: ``none``, ``cells``, ``rows`` or ``channels``.
+        awake: what a list of the awake holds: ``none``, ``cells``, ``rows`` or ``channels``; or
+            ``areas``, of which every layer follows the positions, by tiles of its own.
         block_k: the depth of a K step where a list of input blocks prescribes it.
 
     Raises:
@@ -233,7 +237,7 @@ def choose_config(
             span, spans = min(span, cell_c), spans * triton.cdiv(span, min(span, cell_c))
 
     blocks = triton.cdiv(channels_per_group, depth)
-    splittable = awake == "none" and block_k is None
+    splittable = awake in ("none", "areas") and block_k is None
     ways = [
         replace(config, split_k=split)
         for config in candidates

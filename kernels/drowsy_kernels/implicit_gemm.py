@@ -200,6 +200,8 @@ def conv2d_kernel(
     partial,
     blocks,
     block_counts,
+    listed,
+    count,
     images,
     height,
     width,
@@ -248,6 +250,9 @@ def conv2d_kernel(
 ):
     """A program per tile and K split; ``x`` [N, H, W, PITCH], ``y`` [N * positions, OC].
 
+    ``listed``: the rows that are computed, of which there are ``count``; the others are left as
+    they are, and tiles past the end return at once.
+
     ``SEGMENTED``: tiles stay within one position cell of one image: ``segment`` positions,
     ``segments`` an image, ``segment_tiles`` tiles each. ``partial`` [SPLIT_K, N * positions, OC]
     takes the sums of a split in place of ``y``.
@@ -267,10 +272,18 @@ def conv2d_kernel(
         n = 0
         first_m = tile_m * BLOCK_M
         last_m = images * positions
+        if listed is not None:
+            last_m = tl.load(count)
+            if first_m >= last_m:
+                return
     # Rows and columns past the end repeat the last one: their loads need no mask.
     m_all = first_m + tl.arange(0, BLOCK_M)
     m_m = m_all < last_m
     m = tl.minimum(m_all, last_m - 1)
+    m_y = m_all
+    if listed is not None:
+        m = tl.load(listed + m)
+        m_y = m
     c_all = first_c + tl.arange(0, BLOCK_N)
     c = c_all
     if OC_G % BLOCK_N != 0:
@@ -321,14 +334,14 @@ def conv2d_kernel(
         WIDE,
     )
     first_block = 0
-    count = k_blocks
+    steps = k_blocks
     if SPLIT_K > 1:
         split = tl.program_id(0) % SPLIT_K
         first_block = split * k_blocks // SPLIT_K
-        count = (split + 1) * k_blocks // SPLIT_K - first_block
+        steps = (split + 1) * k_blocks // SPLIT_K - first_block
     if blocks is not None:
         blocks += n * k_blocks
-        count = tl.load(block_counts + n)
+        steps = tl.load(block_counts + n)
     acc = multiply(
         x + group * CHANNELS,
         o_row,
@@ -338,7 +351,7 @@ def conv2d_kernel(
         width,
         blocks,
         first_block,
-        count,
+        steps,
         PITCH,
         CHANNELS,
         W_STRIDE,
@@ -366,7 +379,7 @@ def conv2d_kernel(
             scale,
             bitmap,
             row,
-            m_all,
+            m_y,
             m_m,
             first_c,
             last_c,

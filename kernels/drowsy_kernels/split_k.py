@@ -24,6 +24,8 @@ def add_parts_kernel(
     bitmap,
     residual,
     y,
+    listed,
+    count,
     rows,
     positions,
     cell_p,
@@ -41,11 +43,20 @@ def add_parts_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """``partial`` [SPLIT_K, rows, OC], ``y`` [rows, OC]; a program per tile, channels fastest."""
+    """``partial`` [SPLIT_K, rows, OC], ``y`` [rows, OC]; a program per tile, channels fastest.
+
+    ``listed``: where the first ``count`` rows of ``partial`` belong; the others mean nothing.
+    """
     TILES_N: tl.constexpr = (OC + BLOCK_N - 1) // BLOCK_N
     first_c = tl.program_id(0) % TILES_N * BLOCK_N
-    m_all = tl.program_id(0) // TILES_N * BLOCK_M + tl.arange(0, BLOCK_M)
-    m_m = m_all < rows
+    first_m = tl.program_id(0) // TILES_N * BLOCK_M
+    last_m = rows
+    if listed is not None:
+        last_m = tl.load(count)
+        if first_m >= last_m:
+            return
+    m_all = first_m + tl.arange(0, BLOCK_M)
+    m_m = m_all < last_m
     c = first_c + tl.arange(0, BLOCK_N)
     m_c = c < OC
     o_y = offsets(m_all, OC, WIDE)[:, None] + c[None, :]
@@ -54,7 +65,11 @@ def add_parts_kernel(
     for _ in tl.static_range(SPLIT_K):
         acc += tl.load(partial + o_y, mask=m_tile, other=0.0)
         partial += tl.cast(rows, tl.int64) * OC
-    m = tl.minimum(m_all, rows - 1)
+    m = tl.minimum(m_all, last_m - 1)
+    m_y = m_all
+    if listed is not None:
+        m = tl.load(listed + m)
+        m_y = m
     n = m // positions
     row = n * cell_rows + (m - n * positions) // cell_p
     finish_at(
@@ -65,7 +80,7 @@ def add_parts_kernel(
         scale,
         bitmap,
         row,
-        m_all,
+        m_y,
         m_m,
         c,
         m_c,

@@ -116,6 +116,15 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
             padding=(1, 1, 1, 1),
             **options,
         )
+    areas: dict[str, Any] = {"awake": kernels.AwakeRows(ints(1, 300), ints(1))}
+    for name, options in (("alone", {}), ("residual", post)):
+        yield from plan(f"areas, {name}", **areas, **options)
+        yield from plan(f"areas, split, {name}", config=split, **areas, **options)
+        yield from plan(f"areas, depthwise, {name}", channels=64, groups=64, **areas, **options)
+    edge: dict[str, Any] = {"kernel": 3, "padding": (1, 1, 1, 1)}
+    yield from plan("areas, groups", channels=64, groups=2, **edge, **areas)
+    large = kernels.AwakeRows(ints(1, 3 * 4000 * 4000), ints(1))
+    yield from plan("areas, 64-bit offsets", channels=64, size=4000, awake=large, **edge)
     one = kernels.AwakeChannels(ints(3, 1), ints(3))
     yield from plan("one channel", channels=1, size=1, out_channels=1, cell=(1, 1), awake=one)
 
@@ -321,6 +330,24 @@ def table_plans() -> Iterator[tuple[str, kernels.Launch]]:
         yield f"fill unread {channels}x{size} with all", launch
 
 
+def area_plans() -> Iterator[tuple[str, kernels.Launch]]:
+    lists = kernels.area_lists(3, [(10, 10), (1, 1)], "meta")
+    _, (launch,) = kernels.plan_list_areas(ints(9, kernels.BOX_FIELDS), lists)
+    yield "areas listed", launch
+    for images, channels, size in ((3, 64, 10), (1, 1, 1), (3, 64, 4000)):
+        y = meta(images, channels, size, size, dtype=torch.float16)
+        y = y.to(memory_format=torch.channels_last)
+        awake = kernels.AwakeRows(ints(1, images * size * size), ints(1))
+        for kind in kernels.POOLS:
+            _, (launch,) = kernels.plan_pool_areas(
+                y, awake, y, kind, (3, 3), stride=(1, 1), before=(1, 1)
+            )
+            yield f"areas, {kind} {channels}x{size}", launch
+        for residual in (None, y):
+            _, (launch,) = kernels.plan_place_areas(y, awake, y, residual=residual)
+            yield f"areas placed {channels}x{size}", launch
+
+
 if __name__ == "__main__":
     plans = (
         *conv_plans(),
@@ -330,6 +357,7 @@ if __name__ == "__main__":
         *list_plans(),
         *fill_plans(),
         *table_plans(),
+        *area_plans(),
     )
     for name, launch in plans:
         assert spill_bytes(launch, ARCH) == 0, f"{name}: registers are spilled"

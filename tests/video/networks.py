@@ -19,7 +19,8 @@ def _randomised(model: nn.Module) -> nn.Module:
                 (module.bias, -0.3, 0.3),
             ):
                 assert tensor is not None
-                tensor.data.uniform_(low, high, generator=generator)
+                drawn = torch.rand(tensor.shape, generator=generator)
+                tensor.data.copy_(low + (high - low) * drawn)
     return model.eval()
 
 

@@ -325,6 +325,52 @@ def test_clear_errors(generator: torch.Generator) -> None:
         stream(clip)
 
 
+@torch.inference_mode()
+def test_a_frame_that_fails_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory, or interrupted: the next frame starts again."""
+    model, size = networks.make("residual")
+    net = drowsy.convert(model)
+    stream = Stream(net, cut=None)
+    clip = frames(3, size, torch.float64)
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("no memory")
+
+    for index in (0, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr("drowsy.video.program.Frame.run", fail)
+            with pytest.raises(MemoryError):
+                stream(clip[:1])
+        got, (look,) = stream(clip[index + 1 : index + 2]), stream.looks
+        assert look is not None
+        assert look.why == "first"
+        assert_close(got, net(clip[index + 1 : index + 2]))
+
+
+class _Placed(nn.Module):
+    """Inputs beside the frame, and a map that is the same whatever the frame shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.place = nn.Parameter(torch.rand(1, 4, 13, 9))
+        self.last = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x: Tensor, factor: float = 2.0) -> Tensor:
+        return self.last(self.conv(x) * factor + self.place)
+
+
+@torch.no_grad()
+def test_constants_of_a_maps_size() -> None:
+    net = drowsy.convert(_Placed().double().eval())
+    stream = Stream(net, cut=None)
+    clip = frames(2, (13, 9), torch.float64)
+    assert_close(stream(clip[:1]), net(clip[:1]))
+    for _ in range(stream.settles):
+        got = stream(clip[1:])
+    assert_close(got, net(clip[1:]))
+
+
 class _Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
