@@ -339,6 +339,12 @@ def test_what_first_calls_take_longer_is_counted_once(
     assert again.compiling == rig.compiling
 
 
+@pytest.fixture
+def nothing_meters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("drowsy.sensors.rapl.RAPL", tmp_path / "none")
+
+
+@pytest.mark.usefixtures("nothing_meters")
 def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
     sliced = {"calibration": range(8), "search": slice(8, 16), "report": range(16, 24)}
     for error, match, kwargs in (
@@ -354,7 +360,7 @@ def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
         (TypeError, "store: got 3, allowed: a path", {"store": 3}),
         (ValueError, "store /proc/knob: cannot be opened", {"store": "/proc/knob"}),
         (ValueError, "it is a folder", {"store": "/tmp"}),
-        (drowsy.energy.NoMeter, "", {"cost": "joules"}),
+        (drowsy.energy.NoMeter, "RAPL", {"cost": "joules"}),
     ):
         with pytest.raises(error, match=match):
             drowsy.tune(model, images, progress=False, **kwargs)
@@ -364,6 +370,7 @@ def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
         drowsy.tune(Net(), images, progress=False)
 
 
+@pytest.mark.usefixtures("nothing_meters")
 def test_bad_arguments_are_told_before_any_work(images: Tensor) -> None:
     """As a model that nothing can be done with."""
 
