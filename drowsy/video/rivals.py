@@ -15,7 +15,7 @@ from torch import Tensor
 
 from drowsy.images.scaling import Size
 from drowsy.network.net import DrowsyNet
-from drowsy.video.cuts import DEFAULT_CUT
+from drowsy.video.cuts import DEFAULT_CUT, Cuts
 from drowsy.video.ways import Player, Way
 
 
@@ -53,12 +53,22 @@ def played(way: Way, cut: float | None = DEFAULT_CUT) -> Rival:
 
 
 def spread(n: int) -> Rival:
-    """The awake network on every ``n``-th frame, its work spread over ``n``: late, even power."""
+    """The awake network on every ``n``-th frame, its work spread over ``n``: late, even power.
+
+    After a cut it begins with that frame, and until its answer is there repeats the one before.
+    """
 
     def run(_: DrowsyNet, clip: Tensor, awake: Sequence[Any]) -> Told:
-        # Begun with frame n*j, an answer is there at the end of frame n*j + n - 1.
-        at = [max(n * ((time - n + 1) // n), 0) for time in range(len(clip))]
-        return Told([awake[i] for i in at], [1.0] + [1 / n] * (len(clip) - 1))
+        cuts, begun, answers = Cuts(), 0, [awake[0]]
+        cuts.found(clip[0])
+        for time, frame in enumerate(clip[1:], 1):
+            if cuts.found(frame):
+                begun = time
+            # Begun with a frame, an answer is there at the end of the n-th, itself the first.
+            there = time - begun + 1
+            answers.append(awake[begun] if there == n else answers[-1])
+            begun += n if there == n else 0
+        return Told(answers, [1.0] + [1 / n] * (len(clip) - 1))
 
     return run
 

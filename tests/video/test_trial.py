@@ -57,12 +57,18 @@ def answers(*numbers: float) -> list[tuple[Tensor, Tensor]]:
     return [(torch.tensor([[n, 0.0]]), torch.full((1, 1, 2, 2), n)) for n in numbers]
 
 
-def test_spreading_is_late() -> None:
-    clip, awake = torch.zeros(7, 3, 4, 4), answers(*range(1, 8))
-    told = spread(3)(None, clip, awake)  # type: ignore[arg-type]
+def test_spreading_is_late_and_begins_anew_after_a_cut(picture: Tensor) -> None:
+    clip, awake = picture.repeat(9, 1, 1, 1), answers(*range(1, 10))
+
+    def told(clip: Tensor) -> list[float]:
+        found = spread(3)(None, clip, awake)  # type: ignore[arg-type]
+        assert found.work == [1.0] + [1 / 3] * 8
+        return [float(logits[0, 0]) for logits, _ in found.answers]
+
     # Begun with frame 3 (the fourth), it is there with frame 5.
-    assert [float(logits[0, 0]) for logits, _ in told.answers] == [1, 1, 1, 1, 1, 4, 4]
-    assert told.work[1:] == [1 / 3] * 6
+    assert told(clip) == [1, 1, 1, 1, 1, 4, 4, 4, 7]
+    clip[4:] = -picture.flip(1)
+    assert told(clip) == [1, 1, 1, 1, 1, 1, 5, 5, 5]
 
 
 def test_scores_by_hand() -> None:
