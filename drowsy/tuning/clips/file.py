@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import nn
 
 from drowsy.evaluation.identity import fingerprint_state
@@ -16,8 +17,10 @@ from drowsy.files.atomic import write_text
 from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.versioned import check_header, check_keys, read_json
+from drowsy.graph.convert import inside
 from drowsy.knob.metrics import METRICS
 from drowsy.tuning.clips.point import COSTS, VideoPoint
+from drowsy.tuning.witness import Witness
 
 FORMAT, VERSION = "drowsy.video-knob", 1
 
@@ -28,6 +31,7 @@ class VideoContents:
 
     Args:
         weights: SHA-256 of the model's ``state_dict`` (``fingerprint_state``).
+        witness: what the model computes.
         image: ``(C, H, W)`` of frames.
         points: every point that was measured; what is worth having follows from them.
         objective: the metric that points lose.
@@ -38,6 +42,7 @@ class VideoContents:
     """
 
     weights: str
+    witness: Witness
     image: tuple[int, int, int]
     points: tuple[VideoPoint, ...]
     objective: str
@@ -53,6 +58,10 @@ def write_video_knob(path: str | os.PathLike[str], contents: VideoContents) -> N
         "format": FORMAT,
         "version": VERSION,
         "weights": contents.weights,
+        "witness": {
+            "exact": contents.witness.exact,
+            "found": {name: each.tolist() for name, each in contents.witness.found.items()},
+        },
         "image": list(contents.image),
         "points": [point.to_dict() for point in contents.points],
         "objective": contents.objective,
@@ -91,12 +100,9 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
             raise ValueError(f"{where}: point {n}: has not {' and '.join(needed)}, allowed: both")
     if not any(point.is_awake for point in read):
         raise ValueError(f"{where}: points: got none awake, allowed: one of them awake")
-    found = fingerprint_state(model.state_dict())
-    if found != about["weights"]:
-        raise ValueError(
-            f"{where}: was tuned for other weights than this model's (SHA-256 {found[:12]}..., "
-            f"wanted {quoted(about['weights'])[1:13]}...), allowed: the model that it was tuned for"
-        )
+    image = (image[0], image[1], image[2])
+    witness = _witness(about["witness"], f"{where}: witness")
+    _check_model(model, about["weights"], witness, image, where)
     here = made.get("machine") == provenance()["machine"]
     if not here:
         warnings.warn(
@@ -104,8 +110,9 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
             stacklevel=3,
         )
     return VideoContents(
-        weights=found,
-        image=(image[0], image[1], image[2]),
+        weights=about["weights"],
+        witness=witness,
+        image=image,
         points=tuple(read),
         objective=about["objective"],
         cost=about["cost"],
@@ -113,3 +120,39 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
         made=made,
         measured_here=here,
     )
+
+
+def _witness(data: Any, where: str) -> Witness:
+    check_keys(data, {"exact", "found"}, where)
+    if type(data["exact"]) is not bool or not isinstance(data["found"], dict):
+        raise ValueError(
+            f"{where}: got {quoted(data)}, allowed: true or false, and numbers by name"
+        )
+    try:
+        found = {name: torch.tensor(each).float() for name, each in data["found"].items()}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{where}: found: {legible(error)}, allowed: numbers") from error
+    return Witness(data["exact"], found)
+
+
+def _check_model(
+    model: nn.Module, weights: Any, witness: Witness, image: tuple[int, int, int], where: str
+) -> None:
+    """Raise ValueError unless a model has the weights and computes what the knob's did."""
+    found = fingerprint_state(inside(model).state_dict())
+    if found != weights:
+        raise ValueError(
+            f"{where}: was tuned for other weights than this model's (SHA-256 {found[:12]}..., "
+            f"wanted {quoted(weights)[1:13]}...), allowed: the model that it was tuned for"
+        )
+    try:
+        other = witness.contradiction(model, image)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where}: image: got {image}, allowed: a size that the model takes ({legible(error)})"
+        ) from error
+    if other is not None:
+        raise ValueError(
+            f"{where}: was tuned for another network that has this model's weights: "
+            f"{legible(other)}, allowed: the same activations, strides, padding, epsilons, forward"
+        )

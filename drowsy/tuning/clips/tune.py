@@ -16,7 +16,7 @@ from drowsy.evaluation.identity import fingerprint_state
 from drowsy.evaluation.metrics import Task
 from drowsy.files.messages import quoted
 from drowsy.files.provenance import provenance
-from drowsy.graph.convert import check_model
+from drowsy.graph.convert import check_model, inside
 from drowsy.images.scaling import Size
 from drowsy.images.structures import tensors_in
 from drowsy.knob.costs import network_cost
@@ -29,6 +29,7 @@ from drowsy.tuning.clips.pace import Pace, pace
 from drowsy.tuning.clips.point import COSTS, VideoPoint
 from drowsy.tuning.levers import WORTH
 from drowsy.tuning.resolution import resolution_for, shadow
+from drowsy.tuning.witness import Witness
 from drowsy.video.areas import REFRESH
 from drowsy.video.ways import Player, Way
 
@@ -67,7 +68,7 @@ def tune_video(
 
     ``tell`` is told what is being done.
     """
-    check_model(model)
+    check_model(inside(model))
     chosen = _levers(levers)
     if cost not in tuple(COSTS):
         raise ValueError(f"cost: got {quoted(cost)}, allowed for video: {', '.join(COSTS)}")
@@ -92,9 +93,11 @@ def tune_video(
         f"{how}: {_count(choosing)} and {_count(reporting)} frames; intervals are of blocks of "
         "frames in a row, and say nothing of other cameras"
     )
+    image = (first.frames.shape[1], first.frames.shape[2], first.frames.shape[3])
     contents = VideoContents(
-        weights=fingerprint_state(model.state_dict()),
-        image=(first.frames.shape[1], first.frames.shape[2], first.frames.shape[3]),
+        weights=fingerprint_state(inside(model).state_dict()),
+        witness=Witness.of(model, image),
+        image=image,
         points=tuple(points),
         objective=objective,
         cost=cost,
