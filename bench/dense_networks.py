@@ -390,7 +390,8 @@ def espnet(root: Path) -> Dense:
     labels = [_pixels(_opened(folder / "test" / "labels" / path.name)).long() for path in names]
     model = _loaded(EspNet(), root / "weights" / "espnet_camvid.safetensors")
     images, calibration = (
-        torch.stack([_street(path) for path in each]) for each in (names, others)
+        torch.stack([street(_pixels(_opened(path).convert("RGB"))) for path in each])
+        for each in (names, others)
     )
     return Dense(model, images, torch.cat(labels), segmentation(VOID), calibration)
 
@@ -450,9 +451,11 @@ def _tiles(path: Path) -> Iterator[tuple[Tensor, Tensor]]:
         yield small, whole[:, i * TILE :, j * TILE :][:, :TILE, :TILE]
 
 
-def _street(path: Path) -> Tensor:
-    """As ESPNet takes it: in the order blue, green, red, and divided by 255 once more."""
+def street(pixels: Tensor) -> Tensor:
+    """RGB ``[3, H, W]``, 0 to 255, as ESPNet takes it.
+
+    In the order blue, green, red, and divided by 255 once more.
+    """
     mean, std = (110.93, 109.66, 106.90), (72.20, 72.80, 70.11)
-    pixels = _pixels(_opened(path).convert("RGB")).flip(0)
     shape = (3, 1, 1)
-    return (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape) / 255
+    return (pixels.flip(0) - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape) / 255

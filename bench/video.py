@@ -2,17 +2,20 @@
 
     python -m bench.video                                   # ResNet-18 and -50, 224 and 448 px
     python -m bench.video --networks resnet18 --sides 448 --dtypes bfloat16 --rounds 5
+    python -m bench.video --threads 2                       # on a machine that does nothing else
 
-One camera, one thread. All ways take turns in one process, and a figure is a ratio to the awake
-network in the same turn: its median over the rounds and the quartiles. Times are CPU time of the
-thread, which other programs do not lengthen much. Writes ``bench/results/cpu/video.json``, where
-entries of other networks, sides and types stay.
+One camera. All ways take turns in one process, and a figure is a ratio to the awake network in the
+same turn: its median over the rounds and the quartiles. On one thread times are CPU time of it,
+which other programs do not lengthen much; on several they are time by the clock, as threads wait
+for each other. Writes ``bench/results/cpu/video.json``, where entries of other networks, sides,
+types and threads stay.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -26,11 +29,11 @@ from torch import Tensor
 
 import drowsy
 from drowsy import models
+from drowsy.comparison.clips import size_for
 from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align
 from drowsy.images.scaling import scale_images
-from drowsy.video.rivals import scaled_size
 
 RESULTS = Path(__file__).parent / "results" / "cpu" / "video.json"
 WAYS = (
@@ -38,7 +41,7 @@ WAYS = (
     ("quads", Fraction(3, 4)),
     *(("change", rate) for rate in (Fraction(1, 2), Fraction(3, 4))),
 )
-_KEY = ("network", "side", "dtype")
+_KEY = ("network", "side", "dtype", "threads")
 _WARM = 6
 
 
@@ -76,9 +79,9 @@ def runs_of(network: str, side: int, dtype: torch.dtype) -> dict[str, Callable[[
     laid = frame.to(memory_format=torch.channels_last)
     runs["awake, channels_last"] = lambda: net(laid)
     for saving in (Fraction(1, 2), Fraction(3, 4)):
-        small = scale_images(frame.float(), scaled_size(net, frame, saving)[0], "bilinear").to(
-            dtype
-        )
+        size = size_for(net, frame, saving)
+        assert size is not None, "it takes any"
+        small = scale_images(frame, size)
         runs[f"scaled down, {saving} saved ({small.shape[-1]} px)"] = partial(net, small)
     dense = drowsy.Stream(net, cut=None)
 
@@ -102,15 +105,18 @@ def measure(network: str, side: int, dtype: torch.dtype, rounds: int) -> list[Ro
     """A row a way: milliseconds, and the ratio to the awake network."""
     runs = runs_of(network, side, dtype)
     taken: dict[str, list[float]] = {name: [] for name in runs}
+    threads = torch.get_num_threads()
+    now = time.thread_time if threads == 1 else time.perf_counter
     with torch.inference_mode():
         # Before, every area is met once, and the weights brought into the order that it wants.
         for turn in range(rounds + _WARM):
             for name, run in runs.items():
-                start = time.thread_time()
+                start = now()
                 run()
                 if turn >= _WARM:
-                    taken[name].append(time.thread_time() - start)
+                    taken[name].append(now() - start)
     key = {"network": network, "side": side, "dtype": str(dtype).removeprefix("torch.")}
+    key["threads"] = threads
     rows = []
     for name, times in taken.items():
         ratios = [mine / awake for mine, awake in zip(times, taken["awake"], strict=True)]
@@ -128,10 +134,14 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--sides", nargs="+", type=int, default=[224, 448])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
+    # All ways together have more convolutions than oneDNN remembers by itself (1,024), which it
+    # would then prepare again at every call; one way, as it is used, has not.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     for network in args.networks:
         for side in args.sides:
             for dtype in args.dtypes:

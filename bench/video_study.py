@@ -1,10 +1,15 @@
-"""Remembering against its rivals on real clips, as a table and a picture.
+"""Remembering against its rivals on clips, as tables and pictures.
 
-    python -m bench.video_study --clips FOLDER --weights FOLDER [--networks resnet18 resnet50]
+    python -m bench.video_study ROOT [--networks resnet18 espnet] [--frames 24]
 
-Of every clip the middle frames are taken. Writes ``docs/study/video/NETWORK.csv`` (means over
-clips), ``NETWORK_clips.csv``, ``NETWORK.json`` (where it comes from, and frames after a cut until
-steady) and ``NETWORK.png``.
+``ROOT`` has ``data`` and ``weights``, as told in ``bench.dense_networks``. Of every clip the middle
+frames are taken. Writes ``docs/study/video/NETWORK.csv`` (means over clips), ``NETWORK_clips.csv``,
+``NETWORK.json`` (where it comes from; of classifiers also frames after a cut until steady) and
+``NETWORK.png``.
+
+ESPNet, which gives every pixel of a street a class, is shown the two clips that have streets in
+them, and, as ``espnet_made``, clips made of four of CamVid's test images: a camera that shakes,
+pans or zooms over one, or a piece of it that crosses it.
 """
 
 from __future__ import annotations
@@ -14,36 +19,40 @@ import itertools
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bench import dense_networks
 from drowsy import models
-from drowsy.files.atomic import write_json, write_text
-from drowsy.files.pictures import label_axes, new_figure, save_figure
-from drowsy.files.provenance import provenance
-from drowsy.files.tables import Row, align, csv_text
+from drowsy.comparison.clips import clips_table, compare_clips, write_clips
+from drowsy.evaluation.metrics import Task
+from drowsy.files.tables import Row
 from drowsy.images.folders import normalise
 from drowsy.images.frames import read_frames
+from drowsy.images.preprocess import Preprocess
+from drowsy.images.scaling import crop_images
 from drowsy.network.net import DrowsyNet
-from drowsy.video.trial import compare_clips, settling_after_cut, with_features
+from drowsy.video.motions import moved
+from drowsy.video.trial import settling_after_cut, with_features
 
 FOLDER = Path(__file__).parents[1] / "docs" / "study" / "video"
 RATES = (Fraction(1, 2), Fraction(3, 4))
 LONGEST = 400
-PANELS = (
-    ("divergence", "divergence (nats)"),
-    ("worst_divergence", "worst of four frames (nats)"),
-    ("moving_error", "feature error where it moves"),
-)
+STREETS = ("car", "road")
+# Pixels of the square that ESPNet is shown, which is as high as CamVid's images.
+STREET = 360
+# Shares of a side a frame.
+SPEED = 0.01
+MOTIONS = ("shake", "pan", "zoom", "thing")
 
 
-def middle(path: Path, network: str, count: int) -> Tensor:
-    """The middle frames of a clip ``[T, 3, S, S]``, as the network takes them."""
-    preprocess = models.MODELS[network].preprocess
+def middle(path: Path, preprocess: Preprocess, count: int) -> Tensor:
+    """The middle frames of a clip, uint8 ``[T, S, S, 3]``."""
     frames = list(read_frames(path, preprocess, most=LONGEST))
     first = max((len(frames) - count) // 2, 0)
-    return normalise(torch.stack(frames[first : first + count]), preprocess)
+    return torch.stack(frames[first : first + count])
 
 
 def cuts(net: DrowsyNet, clips: dict[str, Tensor]) -> list[Row]:
@@ -63,58 +72,70 @@ def cuts(net: DrowsyNet, clips: dict[str, Tensor]) -> list[Row]:
     return rows
 
 
-def draw(table: list[Row], network: str, path: Path) -> None:
-    """Bars of every way at every saving."""
-    figure, axes = new_figure(len(PANELS))
-    for axis, (column, title) in zip(axes, PANELS, strict=True):
-        rows = [row for row in table if row["way"] not in ("spatial fill", "scaled down")]
-        names = [f"{row['way']}, {row['saving']}" for row in rows]
-        colours = ["tab:blue" if row["peak"] < 1 else "tab:orange" for row in rows]
-        places = range(len(rows))
-        axis.barh(places, [r[column] for r in rows], color=colours)
-        errors = [row[f"{column}_se"] for row in rows]
-        axis.errorbar([r[column] for r in rows], places, xerr=errors, fmt="none", color="0.3")
-        label_axes(axis, title, "")
-        axis.set_yticks(places, names if axis is axes[0] else [""] * len(rows))
-        axis.set_ylim(len(rows) - 0.4, -0.6)
-    save_figure(
-        figure,
-        path,
-        f"{network}: way and saving; orange: full work in some frames",
-    )
+def classifier(name: str, root: Path, count: int) -> None:
+    """The study of a network of the registry."""
+    preprocess = models.MODELS[name].preprocess
+    paths = sorted(path for path in (root / "data" / "clips").iterdir() if path.is_file())
+    clips = {path.stem: normalise(middle(path, preprocess, count), preprocess) for path in paths}
+    model = models.load(name, root / "weights" / f"{name}.safetensors")
+    net = with_features(model, next(iter(clips.values()))[:1])
+    study(name, model, clips, "auto", {"after_a_cut": cuts(net, clips)})
+
+
+def espnet(root: Path, count: int) -> None:
+    """The study of a network that gives every pixel a class, on clips."""
+    found = dense_networks.load("espnet", root)
+    preprocess = Preprocess(None, STREET, (0.0,) * 3, (1.0,) * 3)
+    clips = {}
+    for path in sorted((root / "data" / "clips").iterdir()):
+        if path.stem in STREETS:
+            pixels = middle(path, preprocess, count).permute(0, 3, 1, 2).float()
+            clips[path.stem] = torch.stack([dense_networks.street(frame) for frame in pixels])
+    study("espnet", found.model, clips, found.metric, {})
+
+
+def espnet_made(root: Path, count: int) -> None:
+    """The same on clips made of images, from all over the set."""
+    found = dense_networks.load("espnet", root)
+    stills = crop_images(found.images, (STREET, STREET))
+    chosen = stills[:: len(stills) // len(MOTIONS)][: len(MOTIONS)]
+    clips = {
+        motion: moved(image, motion, count, SPEED)
+        for image, motion in zip(chosen, MOTIONS, strict=True)
+    }
+    study("espnet_made", found.model, clips, found.metric, {"speed": SPEED})
+
+
+STREET_STUDIES = {"espnet": espnet, "espnet_made": espnet_made}
+
+
+def study(
+    name: str, model: nn.Module, clips: dict[str, Tensor], metric: Task | str, about: dict[str, Any]
+) -> None:
+    """Compare, print and write."""
+    table, rows = compare_clips(model, clips, savings=RATES, metric=metric)
+    frames = {name: list(clip.shape) for name, clip in clips.items()}
+    told = {"frames": frames, **about}
+    write_clips(table, rows, FOLDER / name, f"{name}, {len(clips)} clips", told)
+    print(clips_table(table), flush=True)
 
 
 def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--frames", type=int, default=40)
+    """Every network that is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("root", type=Path)
+    names = ["resnet18", "resnet50", *STREET_STUDIES]
+    parser.add_argument("--networks", nargs="+", default=names)
+    parser.add_argument("--frames", type=int, default=24)
     args = parser.parse_args()
-    torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for network in args.networks:
-        paths = sorted(path for path in args.clips.iterdir() if path.is_file())
-        clips = {path.stem: middle(path, network, args.frames) for path in paths}
-        model = models.load(network, args.weights / f"{network}.safetensors")
-        net = with_features(model, next(iter(clips.values()))[:1])
-        table, rows = compare_clips(net, clips, RATES)
-        write_text(FOLDER / f"{network}.csv", csv_text(table))
-        write_text(FOLDER / f"{network}_clips.csv", csv_text(rows))
-        draw(table, network, FOLDER / f"{network}.png")
-        shown = {"saving": "saving", "way": "way"} | {name: name for name, _ in PANELS}
-        cells = [[_text(row[name]) for name in shown] for row in table]
-        print(align([list(shown), *cells]), flush=True)
-        told = {name: list(clip.shape) for name, clip in clips.items()}
-        write_json(
-            FOLDER / f"{network}.json",
-            {**provenance(), "clips": told, "after_a_cut": cuts(net, clips)},
-        )
-
-
-def _text(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    for name in args.networks:
+        if name in STREET_STUDIES:
+            STREET_STUDIES[name](args.root, args.frames)
+        else:
+            classifier(name, args.root, args.frames)
 
 
 if __name__ == "__main__":

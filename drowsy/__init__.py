@@ -41,7 +41,8 @@ from drowsy.sleep import (
     SleepSpec,
     Stratified,
 )
-from drowsy.tuning.knob import Knob, load
+from drowsy.tuning.knob import Knob
+from drowsy.tuning.loading import load
 from drowsy.tuning.tune import tune
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from drowsy.evaluation.ray_engine import RayEngine
     from drowsy.governor import Governor
     from drowsy.reporting.page import write_report
+    from drowsy.tuning.clips.knob import VideoKnob
     from drowsy.video.stream import Stream
 
 __version__ = VERSION
@@ -81,6 +83,7 @@ __all__ = [
     "Store",
     "Stratified",
     "Stream",
+    "VideoKnob",
     "align",
     "calibrate",
     "calibrate_stencils",
@@ -108,6 +111,7 @@ _LATER = {
     "Governor": "drowsy.governor.governor",
     "RayEngine": "drowsy.evaluation.ray_engine",
     "Stream": "drowsy.video.stream",
+    "VideoKnob": "drowsy.tuning.clips.knob",
     "write_report": "drowsy.reporting.page",
 }
 

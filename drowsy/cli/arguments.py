@@ -25,16 +25,17 @@ from drowsy.cli.inputs import SLEEP
 from drowsy.cli.knobs import run_bench, run_evaluate, run_report, run_tune
 from drowsy.cli.live import run_live
 from drowsy.cli.networks import NAMES
-from drowsy.cli.video import run_video
+from drowsy.cli.video import FRAMES, run_video
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.evaluation.tasks import NAMES as TASKS
 from drowsy.images.scaling import INTERPOLATIONS
 from drowsy.knob.frontier import COSTS
 from drowsy.searches.methods import METHODS
 from drowsy.sleep import FILLS
-from drowsy.tuning.conditions import SAVINGS, SEEDS
+from drowsy.tuning.clips.point import COSTS as VIDEO_COSTS
+from drowsy.tuning.clips.tune import VIDEO_LEVERS
 from drowsy.tuning.levers import LEVERS
-from drowsy.tuning.tune import MINUTES
+from drowsy.tuning.tune import BATCH, MINUTES
 from drowsy.video.areas import REFRESH
 
 
@@ -92,7 +93,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("tune", run_tune, "give a network a knob: every lever, measured here, in a file")
     sub.add_argument("model", metavar="MODEL", help=f"{NAMES} that makes yours")
-    sub.add_argument("data", metavar="DATA", help="folder: class subfolders, or a labels CSV")
+    sub.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="+",
+        help="folder: class subfolders, or a labels CSV; with --video clips",
+    )
     _add_tuning(sub)
     _add_details(sub.add_argument_group("network"))
     sub = command("evaluate", run_evaluate, "whether a knob holds on other images")
@@ -199,8 +205,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub = command("compare", run_compare, "ways to save multiplications, side by side")
     _add_network(sub)
-    _add_data(sub)
+    _add_data(sub, required=False)
     _add_run(sub)
+    sub.set_defaults(batch=None)
+    group = sub.add_argument_group("clips, in place of images")
+    group.add_argument(
+        "--video", nargs="+", metavar="CLIP", help="files: ways to spend less on their frames"
+    )
+    _add_frames(group)
     _add_comparison(sub)
     sub = command("energy", run_energy, "latency and joules of a frontier's points, measured here")
     _add_network(sub)
@@ -241,17 +253,37 @@ def _add_tuning(sub: argparse.ArgumentParser) -> None:
         "--minutes", type=float, default=MINUTES, help=f"to take, about (default: {MINUTES:g})"
     )
     sub.add_argument(
-        "--cost", choices=COSTS, default="latency", help="what is saved (default: latency, here)"
+        "--cost",
+        choices=list(dict.fromkeys([*COSTS, *VIDEO_COSTS])),
+        default="latency",
+        help="what is saved (default: latency, here; slowest, of frames, is for --video)",
     )
     sub.add_argument(
-        "--levers", nargs="+", choices=LEVERS, help="some of them (default: all that save here)"
+        "--levers",
+        nargs="+",
+        choices=[*LEVERS, *VIDEO_LEVERS],
+        metavar="LEVER",
+        help=f"some of {', '.join(LEVERS)}, for --video of {', '.join(VIDEO_LEVERS)} (default: all "
+        "that save here)",
     )
-    sub.add_argument("--batch", type=int, default=8, help="images a batch (default: 8)")
+    sub.add_argument("--batch", type=int, help=f"images a batch (default: {BATCH})")
+    sub.add_argument(
+        "--video", action="store_true", help="DATA are clips: a knob for the frames of a camera"
+    )
+    _add_frames(sub)
     sub.add_argument(
         "--metric", choices=TASKS, default="auto", help="task (default: auto, by the outputs)"
     )
     sub.add_argument("--store", help="SQLite file by which a run that was stopped goes on")
     sub.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _add_frames(group: Any) -> None:
+    """How much of the clips of ``--video`` is read."""
+    group.add_argument(
+        "--frames", type=int, help=f"with --video, of each clip at most (default: {FRAMES})"
+    )
+    group.add_argument("--every", type=int, help="with --video, every so many alone (default: 1)")
 
 
 def _add_knob(sub: argparse.ArgumentParser) -> None:
@@ -321,9 +353,11 @@ def _add_kernels(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data(sub: argparse.ArgumentParser) -> Any:
+def _add_data(sub: argparse.ArgumentParser, required: bool = True) -> Any:
     group = sub.add_argument_group("images")
-    group.add_argument("--data", required=True, help="folder: class subfolders, or a labels CSV")
+    group.add_argument(
+        "--data", required=required, help="folder: class subfolders, or a labels CSV"
+    )
     group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
     return group
 
@@ -361,12 +395,8 @@ def _add_study(sub: argparse.ArgumentParser) -> None:
 
 def _add_comparison(sub: argparse.ArgumentParser) -> None:
     group = sub.add_argument_group("comparison (images by sorted name, disjoint)")
-    group.add_argument(
-        "--search", type=read_range, required=True, help="FIRST:LAST that operations are chosen on"
-    )
-    group.add_argument(
-        "--report", type=read_range, required=True, help="FIRST:LAST that they are reported on"
-    )
+    group.add_argument("--search", type=read_range, help="FIRST:LAST that operations are chosen on")
+    group.add_argument("--report", type=read_range, help="FIRST:LAST that they are reported on")
     group.add_argument(
         "--calibration", type=read_range, help="FIRST:LAST for recipes that calibrate"
     )
@@ -374,17 +404,13 @@ def _add_comparison(sub: argparse.ArgumentParser) -> None:
         "--savings",
         type=float,
         nargs="+",
-        default=SAVINGS,
-        help="of the network's multiplications (default: 0.25 0.5 0.75)",
+        help="of the network's multiplications (default: 0.25 0.5 0.75; of clips 0.5 0.75)",
     )
-    group.add_argument(
-        "--seeds", type=int, nargs="+", default=SEEDS, help="of the sleep maps (default: 0 1 2)"
-    )
+    group.add_argument("--seeds", type=int, nargs="+", help="of the sleep maps (default: 0 1 2)")
     group.add_argument(
         "--recipes",
         nargs="+",
         choices=[*SETS, *RECIPES],
-        default=["methods"],
         metavar="RECIPE",
         help=f"a set of recipes ({', '.join(SETS)}; default: methods) or any of "
         f"{', '.join(RECIPES)}",
@@ -393,7 +419,6 @@ def _add_comparison(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--interpolation",
         choices=INTERPOLATIONS,
-        default=INTERPOLATIONS[0],
         help=f"how images are scaled (default: {INTERPOLATIONS[0]})",
     )
     _add_results(group, "drowsy-compare")

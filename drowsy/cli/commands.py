@@ -21,6 +21,7 @@ from drowsy.cli.inputs import (
 )
 from drowsy.cli.networks import build_model, load_model, model_info
 from drowsy.cli.options import check_apart, check_out_file, find_device
+from drowsy.cli.video import compare_video
 from drowsy.comparison.compare import compare, table
 from drowsy.comparison.recipes import RECIPES, SETS
 from drowsy.correction.calibrate import calibrate
@@ -35,11 +36,13 @@ from drowsy.files.provenance import provenance
 from drowsy.graph.inspection import inspect, inspect_kernels
 from drowsy.graph.stages import explain, find_stages
 from drowsy.images.checks import check_splits
+from drowsy.images.scaling import INTERPOLATIONS
 from drowsy.knob.costs import cost_table, layer_shares
 from drowsy.knob.frontier import Frontier
 from drowsy.network.calibration import Calibration
 from drowsy.searches.methods import check_method
 from drowsy.study.figures import Study
+from drowsy.tuning.conditions import SAVINGS, SEEDS
 
 
 def run_inspect(args: argparse.Namespace) -> None:
@@ -92,6 +95,9 @@ def run_study(args: argparse.Namespace) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> None:
+    if args.video is not None:
+        compare_video(args)
+        return
     model, info = load_model(args)
     dtype = getattr(torch, args.dtype)
     names = ("search", "report", "calibration")
@@ -106,15 +112,17 @@ def run_compare(args: argparse.Namespace) -> None:
             data.images,
             data.labels,
             **splits,
-            savings=args.savings,
-            seeds=args.seeds,
+            savings=args.savings or SAVINGS,
+            seeds=args.seeds or SEEDS,
             recipes=[
-                recipe for name in args.recipes for recipe in SETS.get(name) or (RECIPES[name],)
+                recipe
+                for name in args.recipes or ["methods"]
+                for recipe in SETS.get(name) or (RECIPES[name],)
             ],
             budget=args.budget,
-            interpolation=args.interpolation,
+            interpolation=args.interpolation or INTERPOLATIONS[0],
             store=store,
-            batch=args.batch,
+            batch=args.batch or 50,
             dtype=dtype,
             device=find_device(args),
             progress=sys.stderr.isatty(),

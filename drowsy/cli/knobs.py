@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,12 +16,15 @@ from torch import nn
 from drowsy.cli.inputs import load_data
 from drowsy.cli.networks import as_recorded, load_model, note, recorded
 from drowsy.cli.options import check_out_file, find_device
+from drowsy.cli.video import read_clips
+from drowsy.files.messages import legible
 from drowsy.files.tensors import read_described
 from drowsy.models import ModelInfo
 from drowsy.reporting import write_report
 from drowsy.study.knobs import knob_rows, record
 from drowsy.tuning.evaluate import table, verdict
 from drowsy.tuning.knob import Knob, load
+from drowsy.tuning.loading import is_video_knob
 from drowsy.tuning.tune import tune
 
 # Of what is written beside a knob's file.
@@ -31,13 +35,16 @@ _SHOWN = range(3)
 
 def run_tune(args: argparse.Namespace) -> None:
     out = check_out_file(args)
+    if args.video:
+        _tune_video(args, out)
+        return
     if out.suffix in _BESIDE:
         raise ValueError(
             f"out: got {out}, allowed: another ending, as {', '.join(_BESIDE)} are written beside"
         )
     model, info = load_model(args)
     device = find_device(args)
-    data = load_data(args, info)
+    data = load_data(argparse.Namespace(**{**vars(args), "data": args.data[0]}), info)
     with _in_lines(args):
         knob = tune(
             model.to(device),
@@ -59,6 +66,28 @@ def run_tune(args: argparse.Namespace) -> None:
     beside = record(knob, knob_rows(knob), out.with_suffix(""), f"{info.name}, {reported:,} images")
     print(knob)
     print(f"\nwrote {out} (the knob), {', '.join(map(str, beside))}")
+
+
+def _tune_video(args: argparse.Namespace, out: Path) -> None:
+    model, info = load_model(args)
+    device = find_device(args)
+    clips = read_clips(args.data, info.preprocess, args)
+    with _in_lines(args):
+        knob = tune(
+            model.to(device),
+            [clip.to(device) for clip in clips.values()],
+            metric=args.metric,
+            levers=args.levers or "auto",
+            cost=args.cost,
+            minutes=args.minutes,
+            progress=sys.stderr.isatty(),
+            video=True,
+        )
+    made = {**knob.contents.made, "network": recorded(args)}
+    knob.contents = replace(knob.contents, made=made)
+    knob.save(out)
+    print(knob)
+    print(f"\nwrote {out} (the knob)")
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -118,6 +147,11 @@ def load_knob(
 
     ``measured``: whether its milliseconds will be, so that those of another machine do not matter.
     """
+    if is_video_knob(args.knob):
+        raise ValueError(
+            f"knob: {legible(args.knob)} is for video, allowed: one for images; in a program "
+            "drowsy.load reads it, and VideoKnob.measure measures it"
+        )
     _, about = read_described(args.knob, "knob")
     made = about.get("made") if isinstance(about, dict) else None
     args = as_recorded(args, made if isinstance(made, dict) else {})

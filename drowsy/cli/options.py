@@ -12,7 +12,7 @@ from drowsy.images.checks import check_splits
 from drowsy.models import MODELS
 
 # Least values of options, where a command has them.
-LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1, "camera": 0}
+LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1, "camera": 0, "frames": 1, "every": 1}
 # Files that are read.
 _FILES = ("weights", "stencils", "calibration")
 
@@ -54,6 +54,16 @@ def _check_company(args: argparse.Namespace) -> None:
         needs("stages", not args.kernels, "without --kernels")
     if args.command == "calibrate":
         needs("seeds", args.measure is not None, "with --measure, as nothing is measured")
+    if args.command == "compare":
+        _check_comparison(args)
+    if args.command in ("compare", "tune"):
+        for name in ("frames", "every"):
+            needs(name, bool(args.video), "with --video, of whose clips it is")
+    if args.command == "tune":
+        for name in ("labels", "images", "batch", "store"):
+            needs(name, not args.video, "without --video, as it is of images")
+        if not args.video and len(args.data) > 1:
+            raise ValueError(f"data: got {len(args.data)} folders, allowed: one; clips: --video")
     if args.command == "report":
         for name in ("images", "labels"):
             needs(name, args.data is not None, "with --data, as nothing else is shown")
@@ -69,6 +79,19 @@ def _check_company(args: argparse.Namespace) -> None:
     needs("classes", own, company)
     if not hasattr(args, "frontier"):
         needs("stencils", getattr(args, "fill", None) == "stencil", "with --fill stencil")
+
+
+def _check_comparison(args: argparse.Namespace) -> None:
+    """Raise unless there are images with splits, or clips, and nothing of the other."""
+    if args.video is None:
+        for name in ("data", "search", "report"):
+            if getattr(args, name) is None:
+                raise ValueError(f"{name}: got none, allowed: --{name}, or clips with --video")
+        return
+    others = ("data", "labels", "search", "report", "calibration", "seeds", "recipes", "budget")
+    for name in (*others, "interpolation", "batch", "store"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{name}: got some, allowed: none with --video, as it is of images")
 
 
 def check_correct(args: argparse.Namespace) -> None:

@@ -1,14 +1,27 @@
-"""``drowsy video``: a network that remembers, on a clip or camera."""
+"""What commands do with clips: ``drowsy video``, ``compare --video``, and reading them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from drowsy.cli.networks import load_model
 from drowsy.cli.options import find_device
+from drowsy.comparison.clips import CLIP_SAVINGS, clips_table, compare_clips, write_clips
 from drowsy.graph.convert import convert
+from drowsy.images.folders import normalise
+from drowsy.images.frames import read_frames
+from drowsy.models import Preprocess
 from drowsy.video.command import watch
+
+# Of a clip, unless more are asked for.
+FRAMES = 250
 
 
 def run_video(args: argparse.Namespace) -> None:
@@ -28,3 +41,44 @@ def run_video(args: argparse.Namespace) -> None:
     print(table)
     if args.out:
         print(f"\nwrote {args.out}")
+
+
+def compare_video(args: argparse.Namespace) -> None:
+    """What ``drowsy compare`` does with clips."""
+    out = Path(args.out)
+    if out.is_file():
+        raise ValueError(f"out: got {out}, allowed: a folder, or a name for a new one")
+    model, info = load_model(args)
+    dtype, device = getattr(torch, args.dtype), find_device(args)
+    clips = {
+        name: clip.to(device, dtype)
+        for name, clip in read_clips(args.video, info.preprocess, args).items()
+    }
+    table, by_clip = compare_clips(
+        model.to(device, dtype),
+        clips,
+        savings=[
+            Fraction(saving).limit_denominator(1000) for saving in args.savings or CLIP_SAVINGS
+        ],
+        each=lambda done: print(done, file=sys.stderr),
+    )
+    title = f"{info.name}, {len(clips)} clip" + "s" * (len(clips) > 1)
+    frames = {name: len(clip) for name, clip in clips.items()}
+    about = {"model": args.model, "dtype": args.dtype, "frames": frames}
+    paths = write_clips(table, by_clip, out / "compare", title, about)
+    print(clips_table(table))
+    print(f"\nwrote {', '.join(map(str, paths))}")
+
+
+def read_clips(
+    paths: Sequence[str], preprocess: Preprocess, args: argparse.Namespace
+) -> dict[str, Tensor]:
+    """The first frames of clips ``[T, 3, S, S]``, as a network takes them, by the files' names."""
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        frames = read_frames(path, preprocess, most=args.frames or FRAMES, every=args.every or 1)
+        name = Path(path).stem
+        if name in found:
+            raise ValueError(f"clips: got two that are called {name}, allowed: each name once")
+        found[name] = normalise(torch.stack(list(frames)), preprocess)
+    return found

@@ -61,3 +61,42 @@ def plot_comparison(
         square_roots(axis, min(reach), max(reach))
     draw_legend(figure, axes[-1])
     return save_figure(figure, path, title)
+
+
+def plot_clips(rows: Sequence[Row], damage: str, path: str | os.PathLike[str], title: str) -> Path:
+    """Bars of every way to spend less on clips, at every saving, with intervals over clips.
+
+    Rows are the table of ``drowsy.comparison.clips.compare_clips``. Bars that leave the picture, of
+    ways that err several times as much as those that use earlier frames, end in their figure.
+    """
+    panels = {
+        damage: METRICS[damage].axis,
+        f"worst_{damage}": "worst of four frames",
+        "moving_error": "feature error where it moves",
+    }
+    figure, axes = new_figure(len(panels))
+    names = [f"{row['way']}, {row['saving']}" for row in rows]
+    # In blue what bounds the work of every frame.
+    colours = ["tab:blue" if row["peak"] < 1 else "tab:orange" for row in rows]
+    places = range(len(rows))
+    for axis, (column, name) in zip(axes, panels.items(), strict=True):
+        values = [row[column] or 0.0 for row in rows]
+        near = [v for v, row in zip(values, rows, strict=True) if row["way"] not in _FAR]
+        edge = min(1.7 * max(near), 1.1 * max(values)) or 1.0
+        axis.barh(places, values, color=colours)
+        for place, row in zip(places, rows, strict=True):
+            low, high = row[f"{column}_low"], row[f"{column}_high"]
+            if row[column] is not None and row[column] > edge:
+                text = f"{row[column]:.2g}"
+                axis.text(0.98 * edge, place, text, ha="right", va="center", color="white")
+            elif low is not None:
+                axis.plot([low, high], [place, place], color="0.3", linewidth=1.5)
+        label_axes(axis, name, "")
+        axis.set_yticks(places, names if axis is axes[0] else [""] * len(rows))
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.set_xlim(0, edge)
+    return save_figure(figure, path, f"{title}; orange: full work in some frames")
+
+
+# Ways that know nothing of earlier frames.
+_FAR = ("spatial fill", "scaled down")

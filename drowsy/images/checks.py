@@ -62,6 +62,34 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images: number {int(bad[0])} holds NaN or infinity")
 
 
+def check_clips(clips: Mapping[str, Tensor], fewest: int) -> None:
+    """Raise unless these are finite clips ``[T, C, H, W]`` by name, their frames of one size.
+
+    Args:
+        clips: one or more.
+        fewest: frames of each.
+    """
+    if not clips:
+        raise ValueError("clips: got none, allowed: one or more")
+    (first, like), *_ = clips.items()
+    for name, clip in clips.items():
+        if not isinstance(clip, Tensor) or not clip.is_floating_point():
+            kind = clip.dtype if isinstance(clip, Tensor) else type(clip).__name__
+            raise TypeError(f"clips: {name}: got {kind}, allowed: a floating-point tensor")
+        if clip.dim() != 4 or 0 in clip.shape or len(clip) < fewest:
+            raise ValueError(
+                f"clips: {name}: got shape {tuple(clip.shape)}, allowed: [T, C, H, W], T of "
+                f"{fewest} or more"
+            )
+        if clip.shape[1:] != like.shape[1:] or clip.device != like.device:
+            raise ValueError(
+                f"clips: {name}: got frames of {tuple(clip.shape[1:])} on {clip.device}, allowed: "
+                f"{tuple(like.shape[1:])} on {like.device}, as {first} has"
+            )
+        if not clip.isfinite().all():
+            raise ValueError(f"clips: {name}: holds NaN or infinity, allowed: finite numbers")
+
+
 def check_batch(batch: int) -> None:
     """Raise unless as many images can go through a network at once."""
     if batch < 1:

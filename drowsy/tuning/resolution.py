@@ -7,10 +7,11 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
+from torch import nn
 
 from drowsy.graph.running import shapes
 from drowsy.images.scaling import Size
-from drowsy.knob.costs import layer_costs
+from drowsy.knob.costs import layer_costs, network_cost
 from drowsy.network.net import DrowsyNet
 
 # Pixels; what strides and joins of maps ask for.
@@ -33,6 +34,19 @@ def resolution_for(saving: float, multiplies: Callable[[Size], int], full: Size)
     allowed = (1 - saving) * multiplies(full)
     found = (_largest(allowed, multiplies, full, step) for step in _STEPS)
     return next((size for size in found if size is not None), None)
+
+
+def shadow(net: DrowsyNet, image: tuple[int, int, int]) -> nn.Module:
+    """What tells shapes and costs without memory or time, or the network where it cannot.
+
+    Tensors that are neither parameters nor buffers stay where they are.
+    """
+    made = copy.deepcopy(net).to("meta")
+    try:
+        network_cost(made, image)
+    except RuntimeError:
+        return net
+    return made
 
 
 def _largest(

@@ -8,20 +8,25 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-# Turns of each, at least.
+# Of each, at least.
 TURNS = 5
 _WARM = 1
 
 
 def in_turns(
-    runs: Mapping[str, Callable[[], object]], seconds: float, *, cuda: bool = False
+    runs: Mapping[str, Callable[[], object]],
+    seconds: float,
+    *,
+    cuda: bool = False,
+    turns: int = TURNS,
 ) -> dict[str, list[float]]:
     """Milliseconds of each run, turn by turn.
 
     Args:
         runs: by name.
-        seconds: for all together; each has ``TURNS`` turns at least.
+        seconds: for all together.
         cuda: whether they only queue work on a CUDA device, which is then waited for.
+        turns: of each, at least.
     """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
@@ -29,7 +34,7 @@ def in_turns(
             for _ in range(_WARM):
                 timed(run, cuda)
         stop = time.perf_counter() + seconds
-        while len(next(iter(taken.values()))) < TURNS or time.perf_counter() < stop:
+        while len(next(iter(taken.values()))) < turns or time.perf_counter() < stop:
             for name, run in runs.items():
                 taken[name].append(timed(run, cuda))
     return taken

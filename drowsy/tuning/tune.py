@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -51,9 +51,13 @@ from drowsy.tuning.timing import in_turns
 from drowsy.tuning.witness import Witness
 from drowsy.tuning.workbench import SEARCH_CALIBRATION, SEARCH_IMAGES, Operation, Workbench
 
+if TYPE_CHECKING:
+    from drowsy.tuning.clips.knob import VideoKnob
+
 # A knob has one point for every step of what can be saved, at most.
 STEPS = 16
 MINUTES = 10.0
+BATCH, SEEDS = 8, (0,)
 _SEED = 0
 # Passes over the search and the report images, in those of the network awake.
 _SEARCH_PASSES, _REPORT_PASSES = 18, 8
@@ -111,6 +115,7 @@ class Plan:
         return {n: range(a, b) for n, (a, b) in zip(names, itertools.pairwise(ends), strict=True)}
 
 
+@overload
 def tune(
     model: nn.Module,
     images: Tensor | Iterable[Any],
@@ -120,12 +125,42 @@ def tune(
     levers: str | Sequence[str] = "auto",
     cost: str = "latency",
     minutes: float = MINUTES,
-    batch: int = 8,
+    batch: int | None = None,
     splits: Mapping[str, range] | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Knob:
+    video: Literal[False] = False,
+) -> Knob: ...
+@overload
+def tune(
+    model: nn.Module,
+    images: Tensor | Iterable[Any],
+    labels: Any = None,
+    *,
+    metric: Any = "auto",
+    levers: str | Sequence[str] = "auto",
+    cost: str = "latency",
+    minutes: float = MINUTES,
+    progress: bool | None = None,
+    video: Literal[True],
+) -> VideoKnob: ...
+def tune(
+    model: nn.Module,
+    images: Tensor | Iterable[Any],
+    labels: Any = None,
+    *,
+    metric: Any = "auto",
+    levers: str | Sequence[str] = "auto",
+    cost: str = "latency",
+    minutes: float = MINUTES,
+    batch: int | None = None,
+    splits: Mapping[str, range] | None = None,
+    seeds: Sequence[int] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    video: bool = False,
+) -> Knob | VideoKnob:
     """Give a pretrained network a knob over everything that trades accuracy for work.
 
     Three levers are tried, alone and together, and of everything tried those points are kept that
@@ -139,6 +174,14 @@ def tune(
     ``knob.contents.made`` says how many each. They should be such as
     the network will see: views that leave out the border are chosen on them, and hold for pictures
     that are framed like them.
+
+    With ``video``, for clips, what is tried is how the frames of a camera are answered:
+
+    - *packed*: whole frames, with weights in the order that the device's library wants;
+    - *size*: frames scaled down;
+    - *skip*: every second or fourth frame computed, and its answer repeated;
+    - *remember*: a half or a quarter of each frame computed (``drowsy.Stream``), by every refresh;
+    - mixtures of size with skipping and with remembering.
 
     Args:
         model: in eval mode; stays as it was.
@@ -156,13 +199,23 @@ def tune(
         minutes: that it should take, about: it decides how many images and settings are tried. What
             first calls take longer, as where kernels are compiled on a GPU, is taken from the
             search of rates as far as it is known by then; what is compiled later comes on top.
-        batch: images a batch, for latency and joules.
+        batch: images a batch, for latency and joules; None for 8.
         splits: which images are ``calibration``, ``search`` and ``report``, disjoint ranges; None
             shuffles them (always alike) and takes as many as the time allows.
-        seeds: of the sleep maps that a point is reported with; it is chosen by the first.
+        seeds: of the sleep maps that a point is reported with; it is chosen by the first; None for
+            seed 0.
         store: file for results, SQLite; a run that was killed goes on from there, and ends with
             the same knob. What was timed stands in a file beside it, ``.journal``.
         progress: a bar; None shows one on a terminal.
+        video: ``images`` is a clip ``[T, C, H, W]`` or a list of clips of one size, ``labels``
+            those of its frames or a list of such. Of several clips every second is chosen on and
+            the others are reported on; a single one is cut in its middle. ``levers`` are
+            ``packed``, ``size``, ``skip`` and ``remember``; ``cost`` is ``latency``, the mean of a
+            frame, ``slowest``, of the frame that takes longest, or ``macs``. ``batch``, ``splits``,
+            ``seeds`` and ``store`` are of images alone.
+
+    Returns:
+        the knob; with ``video`` a ``VideoKnob``, which is called with frames.
 
     Raises:
         TypeError, ValueError: a model that ``drowsy.convert`` does not take, an argument outside
@@ -170,13 +223,24 @@ def tune(
             images are told of in a warning).
         NoMeter: ``joules``, and nothing here can meter them.
     """
-    check_model(inside(model))
-    chosen = _levers(levers)
-    check_count("batch", batch)
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < 1e6:
         raise ValueError(f"minutes: got {minutes!r}, allowed: a number above 0")
+    if video:
+        others = {"batch": batch, "splits": splits, "seeds": seeds, "store": store}
+        for name, value in others.items():
+            if value is not None:
+                raise ValueError(f"{name}: got {value!r}, allowed: none with video")
+        # Imported here: what streams are made of must not slow down programs without video.
+        from drowsy.tuning.clips.tune import tune_video
+
+        with _bar(minutes, progress) as tell:
+            return tune_video(model, images, labels, metric, levers, cost, minutes, tell)
+    check_model(inside(model))
+    chosen = _levers(levers)
+    batch = BATCH if batch is None else batch
+    check_count("batch", batch)
     check_cost(cost)
-    seeds = check_seeds(seeds)
+    seeds = check_seeds(SEEDS if seeds is None else seeds)
     if cost == "joules":
         Meter(str(next(model.parameters()).device))
     with _opened(store):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +36,7 @@ from drowsy.searches.methods import search_at
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Recipe, Sleep
-from drowsy.tuning.resolution import resolution_for
+from drowsy.tuning.resolution import resolution_for, shadow
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ class Workbench:
         """Multiplications for one image of a size."""
         if (net, size) not in self._costs:
             if net not in self._shadows:
-                self._shadows[net] = _shadow(net, self.image)
+                self._shadows[net] = shadow(net, self.image)
             self._costs[net, size] = network_cost(self._shadows[net], (self.image[0], *size))
         return self._costs[net, size]
 
@@ -400,19 +399,6 @@ class Workbench:
                 outputs,
             )
         return self._references[split]
-
-
-def _shadow(net: DrowsyNet, image: tuple[int, int, int]) -> nn.Module:
-    """What tells shapes and costs without memory or time, or the network where it cannot.
-
-    Tensors that are neither parameters nor buffers stay where they are.
-    """
-    shadow = copy.deepcopy(net).to("meta")
-    try:
-        network_cost(shadow, image)
-    except RuntimeError:
-        return net
-    return shadow
 
 
 def _as_given(

@@ -27,6 +27,7 @@ from drowsy.video.areas import REFRESH
 from drowsy.video.cuts import DEFAULT_CUT
 from drowsy.video.shading import shaded
 from drowsy.video.stream import Look, Stream
+from drowsy.video.ways import Player, Way
 
 # How high the line of text is for each pixel of the picture.
 _TEXT = 1 / 14
@@ -81,10 +82,11 @@ def watch(
         except ValueError:  # this refresh has no such rate
             continue
     awake = _Timed(net)
+    if shown.rate:
+        n = round(1 / (1 - shown.rate))
+        ways[f"dense every {n}"] = _Timed(Player(net, Way(every=n), cut=cut))
     like = next(net.parameters())
     rows = {name: _Row() for name in ("awake", *ways)}
-    skipping = _Skipping(round(1 / (1 - shown.rate)))
-    rows |= {skipping.name: _Row()} if shown.rate else {}
     writer = _writer(out, frame_rate(clip) / every, preprocess.crop)
     with torch.inference_mode(), writer as write:
         for pixels in read_frames(clip, preprocess, most=most, every=every):
@@ -99,8 +101,6 @@ def watch(
                     write(pixels, look, line)
                     if show is not None:
                         show(f"frame {rows['awake'].count}: {line}")
-            if shown.rate:
-                rows[skipping.name].note(*skipping(want, awake.ms))
     header = ["way", "work", "peak", "ms", "agreement", "error"]
     return align([header, *([name, *row.cells()] for name, row in rows.items())])
 
@@ -118,21 +118,6 @@ class _Timed:
             torch.cuda.synchronize()
         self.ms = (time.perf_counter() - start) * 1e3
         return output
-
-
-class _Skipping:
-    """Every n-th answer of the awake network, repeated."""
-
-    def __init__(self, n: int) -> None:
-        self.name, self._n, self._seen = f"dense every {n}", n, 0
-        self._held: Any = None
-
-    def __call__(self, want: Any, ms: float) -> tuple[Any, Any, float, float]:
-        dense = self._seen % self._n == 0
-        self._seen += 1
-        if dense:
-            self._held = want
-        return self._held, want, ms if dense else 0.0, float(dense)
 
 
 class _Row:

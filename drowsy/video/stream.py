@@ -28,9 +28,10 @@ class Look:
     """What a stream did with one frame of one slot.
 
     Args:
-        boxes: the areas that were awake.
+        boxes: the areas that were awake; none where the frame was skipped.
         why: ``areas``; or why all was awake: ``first`` (a slot's first frame, and the first after a
-            reset), ``cut``, or ``rate 0``.
+            reset), ``cut``, or ``rate 0``. Of ways that skip frames (``drowsy.video.ways``)
+            ``turn`` or ``skipped``.
         work: share of the network's multiplications that it took.
     """
 
@@ -175,7 +176,7 @@ class Stream:
             with self.net.control.turns.inferring():
                 return self._captured.run(frames, indices, awake)
         outputs = [self._one(*each, boxes) for each, boxes in zip(shown, awake, strict=True)]
-        return outputs[0] if len(outputs) == 1 else tree_map(_joined, *outputs)
+        return together(outputs)
 
     def _awake(self, slot: _Slot, frame: Tensor) -> tuple[Box, ...]:
         """What is awake in a slot's next frame."""
@@ -262,16 +263,7 @@ class Stream:
         ]
 
     def _indices(self, slots: Sequence[int] | None) -> Sequence[int]:
-        count = len(self._slots)
-        if slots is None:
-            return range(count)
-        given = list(slots)
-        good = all(isinstance(i, int) and not isinstance(i, bool) for i in given)
-        if not given or not good or len({*given}) < len(given) or {*given} - {*range(count)}:
-            raise ValueError(
-                f"slots: got {quoted(slots)}, allowed: at least one of 0 to {count - 1}, each once"
-            )
-        return given
+        return check_slots(slots, len(self._slots))
 
     # --- what it tells --------------------------------------------------------------------------
 
@@ -360,6 +352,24 @@ class _Slot:
         """Forget, and give the memory back."""
         self.remembers, self._memory = False, None
         self._frames.clear()
+
+
+def check_slots(slots: Sequence[int] | None, count: int) -> Sequence[int]:
+    """The slots that are meant, of so many; None means all. ValueError for others."""
+    if slots is None:
+        return range(count)
+    given = list(slots)
+    good = all(isinstance(i, int) and not isinstance(i, bool) for i in given)
+    if not given or not good or len({*given}) < len(given) or {*given} - {*range(count)}:
+        raise ValueError(
+            f"slots: got {quoted(slots)}, allowed: at least one of 0 to {count - 1}, each once"
+        )
+    return given
+
+
+def together(outputs: Sequence[Any]) -> Any:
+    """What a network puts out for a batch, of what it put out for each of its frames."""
+    return outputs[0] if len(outputs) == 1 else tree_map(_joined, *outputs)
 
 
 def _joined(*parts: Any) -> Any:

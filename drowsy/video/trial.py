@@ -1,27 +1,30 @@
-"""Remembering against its rivals on clips: how far from the awake network's answers.
+"""Remembering against its rivals on a clip: how far from the awake network's answers.
 
-A clip needs no labels: every way is compared with the awake network on the same frame, by the
-divergence of its classes (KL, nats) and by the relative error of its last feature map.
+A clip needs no labels: every rival is compared with the awake network on the same frame, by its
+task's damage (the divergence of classes, of a label or of every pixel's, say) and by the relative
+error of its last feature map.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
-from statistics import mean, stdev
+from statistics import mean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from drowsy.evaluation.metrics import Task
 from drowsy.files.tables import Row
 from drowsy.graph.convert import convert
 from drowsy.network.net import DrowsyNet
 from drowsy.video.cuts import DEFAULT_CUT
-from drowsy.video.rivals import Answer, Told, awake_answers, remembering, ways
+from drowsy.video.rivals import Told, awake_answers, played
+from drowsy.video.ways import Way
 
 # A place moves where the picture changes from one frame to the next by more than this share of
 # what it changes by where it changes most.
@@ -30,16 +33,22 @@ _WINDOW = 4
 
 
 def with_features(model: nn.Module, example: Tensor) -> DrowsyNet:
-    """A drowsy network that puts out ``(logits, last feature map)``.
+    """A drowsy network that puts out ``(what the model does, last feature map)``.
 
     Args:
-        model: a classifier that ``torch.fx`` can trace.
+        model: one that ``torch.fx`` can trace.
         example: a frame ``[1, C, H, W]``.
 
     Raises:
-        ValueError: a network without maps.
+        ValueError: a network that cannot be traced, or without maps.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    try:
+        traced = fx.symbolic_trace(copy.deepcopy(model).eval())
+    except Exception as error:  # whatever the model's own code raises at what is no tensor
+        raise ValueError(
+            f"model: {type(model).__name__} cannot be traced ({error}), allowed: a network that "
+            "torch.fx traces, as only such are computed in part"
+        ) from error
     with torch.no_grad():
         ShapeProp(traced).propagate(example)
     maps = [node for node in traced.graph.nodes if _is_map(node)]
@@ -53,49 +62,57 @@ def with_features(model: nn.Module, example: Tensor) -> DrowsyNet:
 
 def _is_map(node: fx.Node) -> bool:
     shape: Sequence[int] = getattr(node.meta.get("tensor_meta"), "shape", ())
-    return node.op != "placeholder" and len(shape) == 4 and shape[2] * shape[3] > 1
+    return node.op not in ("placeholder", "output") and len(shape) == 4 and shape[2] * shape[3] > 1
 
 
-@dataclass(frozen=True)
-class Score:
-    """How far a way is from the awake network on one clip.
+def score(told: Told, awake: Sequence[Any], clip: Tensor, task: Task, lead: int = 0) -> Row:
+    """Compare what was said of a clip with the awake network's answers.
 
     Args:
-        divergence, error: means over frames after the first: nats, and relative.
-        worst_divergence, worst_error: of four consecutive frames the worst, averaged.
-        moving_error: relative error where the picture moves most; None where nothing moves.
-        work, peak: mean and largest share of the multiplications a frame after the first.
+        told, awake: outputs ``(what the task takes, last feature map)``.
+        clip: frames ``[T, C, H, W]``.
+        task: what outputs are, and how they are judged.
+        lead: so many frames are of another clip, which was cut to this one; they do not count.
+
+    Returns:
+        means over the clip's frames after its first, which is dense, or, after a lead, over those
+        after its first four, which the cut may trouble: of the task's damage and of what is good,
+        by the metrics' names, and of ``feature_error``, relative. ``worst_...`` of the damage and
+        of the error: of four consecutive frames the worst, averaged; ``moving_error``: relative
+        error where the picture moves most, None where nothing moves; ``after_cut``: the damage in
+        the first four frames, None without a lead; ``work`` and ``peak``: mean and largest share of
+        the multiplications.
     """
-
-    divergence: float
-    error: float
-    worst_divergence: float
-    worst_error: float
-    moving_error: float | None
-    work: float
-    peak: float
-
-
-def score(told: Told, awake: Sequence[Answer], clip: Tensor) -> Score:
-    """Compare what a way said of a clip ``[T, C, H, W]`` with the awake network's answers."""
-    pairs = list(zip(told.answers, awake, strict=True))[1:]
-    divergence = [_divergence(mine[0], theirs[0]) for mine, theirs in pairs]
-    error = [_error(mine[1], theirs[1]) for mine, theirs in pairs]
+    first = lead + _WINDOW if lead else 1
+    pairs = list(zip(told.answers, awake, strict=True))
+    judged = [_judged(*pair, frame, task) for pair, frame in zip(pairs, clip.split(1), strict=True)]
+    damage = [each[task.damage] for each in judged]
+    qualities = [name for name in task.objectives(labelled=False) if name in judged[0]]
+    errors = [_error(mine[1], theirs[1]) for mine, theirs in pairs[first:]]
     moving = []
-    for (mine, theirs), before, now in zip(pairs, clip[:-1], clip[1:], strict=True):
-        size = theirs[1].shape[1:]
-        moves = _moves(before, now, (size[0], size[1]))
+    for (mine, theirs), before, now in zip(
+        pairs[first:], clip[first - 1 : -1], clip[first:], strict=True
+    ):
+        moves = _moves(before, now, (theirs[1].shape[2], theirs[1].shape[3]))
         if moves.any():
-            moving.append(_error(mine[1][:, moves], theirs[1][:, moves]))
-    return Score(
-        *(mean(divergence), mean(error), _worst(divergence), _worst(error)),
-        *(mean(moving) if moving else None, mean(told.work[1:]), max(told.work[1:])),
-    )
+            moving.append(_error(mine[1][:, :, moves], theirs[1][:, :, moves]))
+    return {
+        task.damage: mean(damage[first:]),
+        f"worst_{task.damage}": _worst(damage[first:]),
+        "after_cut": mean(damage[lead : lead + _WINDOW]) if lead else None,
+        **{name: mean(each[name] for each in judged[first:]) for name in qualities},
+        "feature_error": mean(errors),
+        "worst_feature_error": _worst(errors),
+        "moving_error": mean(moving) if moving else None,
+        "work": mean(told.work[first:]),
+        "peak": max(told.work[first:]),
+    }
 
 
-def _divergence(mine: Tensor, theirs: Tensor) -> float:
-    mine, theirs = F.log_softmax(mine.double(), 0), F.log_softmax(theirs.double(), 0)
-    return float(F.kl_div(mine, theirs, reduction="sum", log_target=True))
+def _judged(mine: Any, theirs: Any, frame: Tensor, task: Task) -> dict[str, float]:
+    """Every metric of one frame."""
+    one, other = (task.take(each[0], frame) for each in (mine, theirs))
+    return {name: float(each[0]) for name, each in task.count(one, other, None).values.items()}
 
 
 def _error(mine: Tensor, theirs: Tensor) -> float:
@@ -112,49 +129,6 @@ def _moves(before: Tensor, now: Tensor, size: tuple[int, int]) -> Tensor:
 def _worst(figures: Sequence[float]) -> float:
     spans = range(max(len(figures) - _WINDOW + 1, 1))
     return mean(max(figures[i : i + _WINDOW]) for i in spans)
-
-
-COLUMNS = (
-    *("divergence", "worst_divergence", "error", "worst_error", "moving_error", "work", "peak"),
-)
-
-
-def compare_clips(
-    net: DrowsyNet, clips: Mapping[str, Tensor], rates: Sequence[Fraction]
-) -> tuple[list[Row], list[Row]]:
-    """Every way at every rate on every clip.
-
-    Args:
-        net: of ``with_features``.
-        clips: frames ``[T, C, H, W]`` by name, ``T`` of at least 2.
-        rates: shares of the multiplications to save.
-
-    Returns:
-        ``(table, by_clip)``: means over clips with their standard errors (0 of one clip), and every
-        clip's own figures.
-    """
-    rows: list[Row] = []
-    with torch.inference_mode():
-        for name, clip in clips.items():
-            awake = awake_answers(net, clip)
-            for rate in rates:
-                for way, run in ways(rate).items():
-                    found = score(run(net, clip, awake), awake, clip)
-                    rows.append({"clip": name, "saving": str(rate), "way": way, **vars(found)})
-    return [
-        _summary(rows, *key) for key in dict.fromkeys((r["saving"], r["way"]) for r in rows)
-    ], rows
-
-
-def _summary(rows: Sequence[Row], saving: str, way: str) -> Row:
-    mine = [row for row in rows if (row["saving"], row["way"]) == (saving, way)]
-    made: Row = {"saving": saving, "way": way}
-    for column in COLUMNS:
-        figures = [row[column] for row in mine if row[column] is not None]
-        made[column] = mean(figures) if figures else None
-        spread = stdev(figures) / len(figures) ** 0.5 if len(figures) > 1 else 0.0
-        made[f"{column}_se"] = spread
-    return made
 
 
 def settling_after_cut(
@@ -175,7 +149,7 @@ def settling_after_cut(
     with torch.inference_mode():
         awake = awake_answers(net, clip)
         cut = DEFAULT_CUT if detect else None
-        told = remembering(refresh, rate, cut)(net, clip, awake)
+        told = played(Way(refresh=refresh, rate=rate), cut)(net, clip, awake)
     pairs = list(zip(told.answers, awake, strict=True))[len(before) :]
     errors = [_error(mine[1], theirs[1]) for mine, theirs in pairs]
     steady = 1.5 * mean(errors[len(errors) // 2 :])

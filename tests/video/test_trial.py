@@ -8,17 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drowsy.evaluation.classification import CLASSIFICATION
+from drowsy.evaluation.segmentation import segmentation
 from drowsy.video.motions import moved
-from drowsy.video.rivals import (
-    Told,
-    awake_answers,
-    every_nth,
-    remembering,
-    scaled_size,
-    spread,
-    ways,
-)
-from drowsy.video.trial import compare_clips, score, settling_after_cut, with_features
+from drowsy.video.rivals import Told, awake_answers, played, rivals, spread
+from drowsy.video.trial import score, settling_after_cut, with_features
+from drowsy.video.ways import Way
 
 
 class Classifier(nn.Module):
@@ -59,71 +54,79 @@ def test_the_network_puts_out_its_last_map_too(picture: Tensor) -> None:
 
 
 def answers(*numbers: float) -> list[tuple[Tensor, Tensor]]:
-    return [(torch.tensor([n, 0.0]), torch.full((1, 2, 2), n)) for n in numbers]
+    return [(torch.tensor([[n, 0.0]]), torch.full((1, 1, 2, 2), n)) for n in numbers]
 
 
-def test_skipping_repeats_and_spreading_is_late() -> None:
-    clip, awake = torch.zeros(7, 3, 4, 4), answers(*range(1, 8))
-    told = every_nth(3)(None, clip, awake)  # type: ignore[arg-type]
-    assert [float(logits[0]) for logits, _ in told.answers] == [1, 1, 1, 4, 4, 4, 7]
-    assert told.work == [1, 0, 0, 1, 0, 0, 1]
-    told = spread(3)(None, clip, awake)  # type: ignore[arg-type]
+def test_spreading_is_late_and_begins_anew_after_a_cut(picture: Tensor) -> None:
+    clip, awake = picture.repeat(9, 1, 1, 1), answers(*range(1, 10))
+
+    def told(clip: Tensor) -> list[float]:
+        found = spread(3)(None, clip, awake)  # type: ignore[arg-type]
+        assert found.work == [1.0] + [1 / 3] * 8
+        return [float(logits[0, 0]) for logits, _ in found.answers]
+
     # Begun with frame 3 (the fourth), it is there with frame 5.
-    assert [float(logits[0]) for logits, _ in told.answers] == [1, 1, 1, 1, 1, 4, 4]
-    assert told.work[1:] == [1 / 3] * 6
+    assert told(clip) == [1, 1, 1, 1, 1, 4, 4, 4, 7]
+    clip[4:] = -picture.flip(1)
+    assert told(clip) == [1, 1, 1, 1, 1, 1, 5, 5, 5]
 
 
 def test_scores_by_hand() -> None:
     clip = torch.zeros(6, 3, 4, 4)
     # From frame to frame only the lower right quarter changes.
     clip[1::2, :, 2:, 2:] = 1
-    awake = [(torch.zeros(2), torch.ones(1, 2, 2)) for _ in range(6)]
-    mine = [(torch.zeros(2), torch.ones(1, 2, 2)) for _ in range(6)]
-    mine[3] = (torch.tensor([1.0, 0.0]), torch.tensor([[[1.0, 1.0], [1.0, 3.0]]]))
-    found = score(Told(mine, [1.0, 0.5, 0.25, 0.5, 0.5, 0.75]), awake, clip)
+    awake = [(torch.zeros(1, 2), torch.ones(1, 1, 2, 2)) for _ in range(6)]
+    mine = list(awake)
+    mine[3] = (torch.tensor([[0.0, 1.0]]), torch.tensor([[[[1.0, 1.0], [1.0, 3.0]]]]))
+    told = Told(mine, [1.0, 0.5, 0.25, 0.5, 0.5, 0.75])
+    found = score(told, awake, clip, CLASSIFICATION)
     divergence = 0.5 * (torch.tensor([0.5, 0.5]) / torch.tensor([1.0, 0.0]).softmax(0)).log().sum()
-    assert found.divergence == pytest.approx(float(divergence) / 5, rel=1e-5)
-    assert found.error == pytest.approx(1 / 5)  # of length 2, the awake map's too
-    assert found.worst_error == 1  # in both spans of four
-    assert found.moving_error == pytest.approx(2 / 5)
-    assert (found.work, found.peak) == (0.5, 0.75)
-    still = score(Told(mine, [0.0] * 6), awake, torch.zeros(6, 3, 4, 4))
-    assert still.moving_error is None
+    assert found["divergence"] == pytest.approx(float(divergence) / 5, rel=1e-5)
+    assert found["worst_divergence"] == pytest.approx(float(divergence), rel=1e-5)
+    assert found["agreement"] == pytest.approx(4 / 5)
+    assert found["feature_error"] == pytest.approx(1 / 5)  # of length 2, the awake map's too
+    assert found["worst_feature_error"] == 1  # in both spans of four
+    assert found["moving_error"] == pytest.approx(2 / 5)
+    assert (found["work"], found["peak"]) == (0.5, 0.75)
+    assert found["after_cut"] is None
+    # Of a clip that begins with the third of nine frames, which may be troubled to the sixth.
+    clip, awake = torch.cat([clip, clip[:3]]), awake + awake[:3]
+    mine += [awake[0], mine[3], awake[0]]
+    told = Told(mine, [*told.work, 1.0, 0.0, 0.25])
+    after = score(told, awake, clip, CLASSIFICATION, lead=2)
+    assert after["after_cut"] == pytest.approx(float(divergence) / 4, rel=1e-5)
+    assert after["divergence"] == pytest.approx(float(divergence) / 3, rel=1e-5)
+    assert after["feature_error"] == pytest.approx(1 / 3)
+    assert after["moving_error"] == pytest.approx(2 / 3)
+    assert (after["work"], after["peak"]) == (pytest.approx(1.25 / 3), 1.0)
+    clip, awake, mine, told = clip[:6], awake[:6], mine[:6], Told(mine[:6], told.work[:6])
+    still = score(told, awake, torch.zeros(6, 3, 4, 4), CLASSIFICATION)
+    assert still["moving_error"] is None
 
 
-def test_every_way_is_compared(net, picture: Tensor) -> None:  # type: ignore[no-untyped-def]
-    clips = {motion: moved(picture, motion, 6, 0.03) for motion in ("thing", "pan")}
-    table, rows = compare_clips(net, clips, [Fraction(1, 2), Fraction(3, 4)])
-    assert len(table) == 6 + 7
-    assert len(rows) == 2 * len(table)
-    by_way = {(row["saving"], row["way"]): row for row in table}
-    for (saving, way), row in by_way.items():
-        share = 1 - float(Fraction(saving))
-        assert 0 < row["divergence"] <= row["worst_divergence"]
-        assert row["work"] <= share + 0.03, way
-        assert row["peak"] == 1 if way.startswith("dense") else row["peak"] <= share + 0.05
-    # Where one thing moves before a resting camera, blocks by change beat bands there.
-    thing = {(row["saving"], row["way"]): row for row in rows if row["clip"] == "thing"}
-    assert thing["3/4", "change"]["moving_error"] < thing["3/4", "bands"]["moving_error"]
-    assert thing["1/2", "change"]["error"] < thing["1/2", "scaled down"]["error"]
+def test_maps_of_classes_are_scored_by_pixel() -> None:
+    clip = torch.zeros(6, 3, 2, 2)
+    maps = torch.zeros(1, 3, 2, 2)
+    maps[:, 0] = 1
+    awake = [(maps, maps)] * 6
+    other = maps.clone()
+    other[:, 1, 0, 0] = 9
+    found = score(Told([(other, other)] * 6, [1.0] * 6), awake, clip, segmentation())
+    pixel = torch.tensor([1.0, 0, 0]).log_softmax(0), torch.tensor([1.0, 9, 0]).log_softmax(0)
+    divergence = float((pixel[0].exp() * (pixel[0] - pixel[1])).sum()) / 4
+    assert found["divergence"] == pytest.approx(divergence, rel=1e-5)
+    # Three of four pixels of the one class that is there, and none of one that is not.
+    assert found["miou"] == pytest.approx(3 / 8)
 
 
 def test_on_a_still_clip_only_smaller_and_spatial_ways_err(net, picture: Tensor) -> None:  # type: ignore[no-untyped-def]
     clip = moved(picture, "still", 4)
     with torch.inference_mode():
         awake = awake_answers(net, clip)
-        for way, run in ways(Fraction(1, 2)).items():
-            error = score(run(net, clip, awake), awake, clip).error
-            assert (error > 0.01) == (way in ("spatial fill", "scaled down")), way
-
-
-def test_the_scaled_size_saves_enough_and_no_more(net, picture: Tensor) -> None:  # type: ignore[no-untyped-def]
-    clip = picture[None]
-    (height, width), work = scaled_size(net, clip, Fraction(1, 2))
-    assert height == width
-    assert work <= 0.5
-    larger = scaled_size(net, clip, Fraction(1, 4))
-    assert larger[0] > (height, width)
+        for way, run in rivals(Fraction(1, 2), (40, 40)).items():
+            found = score(run(net, clip, awake), awake, clip, CLASSIFICATION)
+            far = way in ("spatial fill", "scaled down")
+            assert (found["feature_error"] > 0.01) == far, way
 
 
 def test_cuts_settle_at_once_with_the_detector(net, picture: Tensor) -> None:  # type: ignore[no-untyped-def]
@@ -136,5 +139,5 @@ def test_cuts_settle_at_once_with_the_detector(net, picture: Tensor) -> None:  #
 def test_a_stream_of_the_trial_sees_cuts(net, picture: Tensor) -> None:  # type: ignore[no-untyped-def]
     clip = torch.stack([picture, picture, -picture.flip(1)])
     with torch.inference_mode():
-        told = remembering("bands", Fraction(1, 2))(net, clip, [])
+        told = played(Way(refresh="bands", rate=Fraction(1, 2)))(net, clip, [])
     assert told.work[0] == told.work[2] == 1 > told.work[1]

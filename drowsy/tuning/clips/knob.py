@@ -1,0 +1,327 @@
+"""``VideoKnob``: a network on video, the ways to answer its frames, and which is in force."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drowsy.evaluation.arguments import check_count
+from drowsy.files.messages import quoted
+from drowsy.files.provenance import provenance
+from drowsy.files.tables import Row, align
+from drowsy.graph.convert import convert
+from drowsy.images.checks import check_clips
+from drowsy.knob.costs import ROUNDING
+from drowsy.knob.frontier import NoSuchPoint
+from drowsy.knob.metrics import METRICS
+from drowsy.knob.tradeoffs import undominated
+from drowsy.network.net import DrowsyNet
+from drowsy.tuning.clips.file import VideoContents, write_video_knob
+from drowsy.tuning.clips.pace import pace
+from drowsy.tuning.clips.point import VideoPoint, spent
+from drowsy.tuning.resolution import fit_flatten
+from drowsy.video.cuts import DEFAULT_CUT
+from drowsy.video.motions import moved
+from drowsy.video.stream import Look
+from drowsy.video.ways import Player
+
+_SECONDS = 20.0
+# Frames that are shown where no clip is given.
+_FRAMES = 8
+
+
+class VideoKnob:
+    """A network with a knob over the ways to answer the frames of cameras.
+
+        knob = drowsy.tune(model, clips, video=True)
+        print(knob)                          # every way: ms, work and loss of a frame
+        knob.set(max_loss=0.01)              # or saving=0.5, latency_ms=8, slowest_ms=12
+        for frame in frames:                 # [1, C, H, W]
+            answer = knob(frame)
+        knob.save("resnet18.drowsy")         # drowsy.load("resnet18.drowsy", model)
+
+    Made by ``drowsy.tune`` and ``drowsy.load``. It remembers what cameras showed: one thread at a
+    time may call it. ``drowsy.Governor`` takes it as it takes a ``Knob``.
+
+    Args:
+        model: in eval mode; shares nothing with the knob.
+        contents: all that ``save`` writes.
+        streams: cameras, each with a slot of its own.
+        cut: as for ``drowsy.Stream``: a frame this different from the one before is computed
+            whole; None looks for no cuts.
+
+    Attributes:
+        points: the points worth having, the costliest first; none costs more than a better one.
+            ``contents`` has others that are worth their slowest frame.
+        awake: the network as it is, on every frame; losses and savings count from it.
+        point: what is in force.
+        objective: what points lose, a metric's name (``drowsy.knob.metrics``).
+        cost: what they save: ``latency``, ``slowest`` or ``macs``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        contents: VideoContents,
+        *,
+        streams: int = 1,
+        cut: float | None = DEFAULT_CUT,
+    ) -> None:
+        check_count("streams", streams)
+        self.contents = contents
+        self.objective, self.cost = contents.objective, contents.cost
+        self._streams, self._cut = streams, cut
+        like = next(model.parameters())
+        noise = torch.rand(1, *contents.image, generator=torch.Generator().manual_seed(0))
+        self._net = network_for(model, noise.to(like.device, like.dtype))
+        self._take(contents.points)
+        self.point = self.awake
+        self._player = self._playing(self.awake)
+
+    def _take(self, points: Sequence[VideoPoint]) -> None:
+        """These are the points, as measured."""
+        self.contents = replace(self.contents, points=tuple(points))
+        self.awake = next(point for point in points if point.is_awake)
+        self.points = worth_having(points, self.objective, self.cost)
+
+    def _playing(self, point: VideoPoint) -> Player:
+        return Player(self._net, point.way, self._streams, cut=self._cut)
+
+    # --- running --------------------------------------------------------------------------------
+
+    def __call__(self, frames: Tensor, slots: Sequence[int] | None = None) -> Any:
+        """What the network says of one frame of each camera, at the point in force.
+
+        Args:
+            frames: ``[N, C, H, W]``, as the network takes them, one a slot; as large as the clips
+                that it was tuned on.
+            slots: whose frames they are, by default of all slots in order.
+
+        Raises:
+            ValueError: frames of another shape, or slots that do not fit.
+        """
+        if not isinstance(frames, Tensor) or frames.shape[1:] != self.contents.image:
+            shape = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+            allowed = ", ".join(map(str, self.contents.image))
+            raise ValueError(f"frames: got {shape}, allowed: [N, {allowed}]")
+        return self._player(frames, slots)
+
+    def reset(self, slot: int | None = None) -> None:
+        """Forget what a slot remembers, or all slots: its next frame is computed whole."""
+        self._player.reset(slot)
+
+    @property
+    def looks(self) -> tuple[Look | None, ...]:
+        """What was done with each slot's last frame; None before its first at this point."""
+        return self._player.looks
+
+    def set(
+        self,
+        point: VideoPoint | int | None = None,
+        *,
+        saving: float | None = None,
+        max_loss: float | None = None,
+        latency_ms: float | None = None,
+        slowest_ms: float | None = None,
+    ) -> VideoPoint:
+        """Turn the knob; takes effect at the next frame. Returns the point.
+
+        From one rate of a refresh to another what is remembered stays. Elsewhere it is given back,
+        and the next frame of each slot is computed whole.
+
+        Args:
+            point: its place among ``points`` (0 is not always ``awake``), or any that was measured.
+            saving: the best point that saves at least this fraction of the cost; 0 is awake.
+            max_loss: the point that saves most of those that lose no more than this of the
+                objective: 0.01 is a point of agreement.
+            latency_ms: the best point that takes no longer for a frame, in the mean.
+            slowest_ms: the best point of which no frame takes longer, but the first and those after
+                a cut.
+
+        Raises:
+            NoSuchPoint: no point satisfies the request.
+            ValueError, TypeError: not exactly one request, or one that is none. The knob is then
+                where it was.
+        """
+        wishes = {
+            "saving": saving,
+            "max_loss": max_loss,
+            "latency_ms": latency_ms,
+            "slowest_ms": slowest_ms,
+        }
+        given = {name: value for name, value in wishes.items() if value is not None}
+        if (point is not None) + len(given) != 1:
+            told = ", ".join([*(["a point"] if point is not None else []), *given]) or "nothing"
+            raise ValueError(f"set: got {told}, allowed: a point, or one of {', '.join(wishes)}")
+        self._turn(self._given(point) if point is not None else self._wished(*given.popitem()))
+        return self.point
+
+    def _turn(self, point: VideoPoint) -> None:
+        one, other = self.point.way, point.way
+        if one.refresh is not None and (one.size, one.refresh) == (other.size, other.refresh):
+            self._player.set(other.rate)
+        elif one != other:
+            self._player = self._playing(point)
+        self.point = point
+
+    def _given(self, point: VideoPoint | int) -> VideoPoint:
+        if isinstance(point, int) and not isinstance(point, bool):
+            if not -len(self.points) <= point < len(self.points):
+                raise ValueError(
+                    f"point: got {point}, allowed: 0 to {len(self.points) - 1}, or a point"
+                )
+            return self.points[point]
+        if point not in self.contents.points:
+            raise ValueError(
+                "point: got one that this knob does not have, allowed: one of its points"
+            )
+        return point
+
+    def _wished(self, name: str, value: float) -> VideoPoint:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or (name == "saving" and not 0 <= value < 1):
+            allowed = "0 or more and below 1" if name == "saving" else "a finite number"
+            raise ValueError(f"{name}: got {quoted(value)}, allowed: {allowed}")
+        if name == "saving" and not value:
+            return self.awake
+        # Of all that were measured: what is not worth its mean may be worth its slowest frame.
+        pool = self.contents.points if name == "slowest_ms" else self.points
+        measured = {
+            "saving": lambda p: -self.saved(p),
+            "max_loss": lambda p: p.loss,
+            "latency_ms": lambda p: p.latency_ms,
+            "slowest_ms": lambda p: p.slowest_ms,
+        }[name]
+        most = (-value if name == "saving" else value) + ROUNDING
+        known = [p for p in pool if measured(p) is not None]
+        fitting = [p for p in known if measured(p) <= most]
+        if not fitting:
+            near = [abs(measured(p)) for p in known]
+            told = (
+                f"; the nearest has {min(near, key=lambda x: abs(x - value)):.4g}" if near else ""
+            )
+            raise NoSuchPoint(f"no point with {name} {value}{told}")
+        if name == "max_loss":
+            return max(fitting, key=self.saved)
+        return max(fitting, key=lambda p: (p.figures[self.objective], self.saved(p)))
+
+    # --- measuring ------------------------------------------------------------------------------
+
+    def measure(self, clip: Tensor | None = None, *, seconds: float = _SECONDS) -> None:
+        """Measure milliseconds of every point here and now; the knob stays where it is.
+
+        Points that cost more here than a better one leave ``points``; they are kept in the file,
+        for other machines.
+
+        Args:
+            clip: frames ``[T, C, H, W]``, shown forth and back; None for noise that moves.
+            seconds: for all points together.
+        """
+        like = next(self._net.parameters())
+        if clip is None:
+            noise = torch.rand(self.contents.image, generator=torch.Generator().manual_seed(0))
+            clip = moved(noise, "pan", _FRAMES).to(like.device)
+        check_clips({"clip": clip}, 2)
+        if clip.shape[1:] != self.contents.image:
+            raise ValueError(
+                f"clip: got frames of {tuple(clip.shape[1:])}, allowed: {self.contents.image}"
+            )
+        points = self.contents.points
+        each = seconds / len(points)
+        found = [pace(self._net, point.way, clip.to(like.dtype), each) for point in points]
+        awake_ms = float(np.median([one.awake_ms for one in found]))
+        made = {**self.contents.made, "machine": provenance()["machine"]}
+        self.contents = replace(self.contents, measured_here=True, made=made)
+        before = points.index(self.point)
+        self._take(
+            [
+                replace(p, latency_ms=one.mean * awake_ms, slowest_ms=one.slowest * awake_ms)
+                for p, one in zip(points, found, strict=True)
+            ]
+        )
+        self.point = self.contents.points[before]
+
+    def saved(self, point: VideoPoint) -> float:
+        """Fraction of the awake network's cost that a point saves."""
+        return 1 - spent(point, self.cost) / spent(self.awake, self.cost)
+
+    # --- what it says ---------------------------------------------------------------------------
+
+    def rows(self) -> list[Row]:
+        """A row a point, awake first: what it does and what was measured.
+
+        Columns: ``setting``, ``saved`` (of the cost), ``latency_ms`` and ``slowest_ms`` of a frame,
+        ``work`` and ``peak`` (mean and largest share of the multiplications), the objective,
+        ``loss`` and its 95% interval ``loss_low`` to ``loss_high``, ``in_force``.
+        """
+        return [
+            {
+                "setting": str(point.way),
+                "saved": self.saved(point),
+                "latency_ms": point.latency_ms,
+                "slowest_ms": point.slowest_ms,
+                "work": point.work,
+                "peak": point.peak,
+                self.objective: point.figures[self.objective],
+                "loss": point.loss,
+                "loss_low": point.interval[0],
+                "loss_high": point.interval[1],
+                "in_force": point is self.point,
+            }
+            for point in (self.awake, *(p for p in self.points if p is not self.awake))
+        ]
+
+    def table(self) -> str:
+        """The rows as aligned text."""
+        metric = METRICS[self.objective]
+        scale, digits = (100, 1) if metric.is_fraction else (1, 2)
+        unit = "points" if metric.is_fraction else metric.unit
+
+        def number(value: float) -> str:
+            # Adding 0 turns -0.0 into 0.0.
+            return f"{round(scale * value, 6) + 0.0:.{digits}f}"
+
+        head = ["", "setting", "saved", "ms/frame", "slowest", "work", "peak"]
+        lines = [[*head, metric.axis, f"lost ({unit})", "95% interval"]]
+        for row in self.rows():
+            line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}"]
+            measured = (row[name] for name in ("latency_ms", "slowest_ms", "work", "peak"))
+            line += ["" if each is None else f"{each:.2f}" for each in measured]
+            line += [number(row[self.objective]), number(row["loss"])]
+            line.append(" to ".join(number(row[each]) for each in ("loss_low", "loss_high")))
+            lines.append(line)
+        return align(lines)
+
+    def __str__(self) -> str:
+        told = [self.table()]
+        told += [f"{lever}: {reason}" for lever, reason in self.contents.levers.items()]
+        return "\n".join(told)
+
+    def __repr__(self) -> str:
+        return f"VideoKnob({len(self.points)} points, cost={self.cost!r}, at {self.point.way})"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one JSON file with all but the model's weights, whole or not at all."""
+        write_video_knob(path, self.contents)
+
+
+def network_for(model: nn.Module, example: Tensor) -> DrowsyNet:
+    """The network that ways run on: a copy, which takes smaller frames where it can be made to."""
+    net = convert(copy.deepcopy(model), example)
+    fit_flatten(net, example.shape[1:])
+    return net
+
+
+def worth_having(points: Sequence[VideoPoint], objective: str, cost: str) -> tuple[VideoPoint, ...]:
+    """The points that none matches in cost and objective and beats in one, the costliest first."""
+    saved = np.array([-spent(point, cost) for point in points])
+    harm = np.array([-point.figures[objective] for point in points])
+    return tuple(points[n] for n in undominated(saved, harm))

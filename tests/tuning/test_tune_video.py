@@ -1,0 +1,556 @@
+"""Tuning for video: what is offered, what is kept, and the knob that follows it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import drowsy
+from drowsy.evaluation.classification import CLASSIFICATION
+from drowsy.tuning.clips import tune as tuning
+from drowsy.tuning.clips.footage import Footage, Stretch, gather, split
+from drowsy.tuning.clips.knob import worth_having
+from drowsy.tuning.clips.pace import Pace, pace
+from drowsy.tuning.clips.point import VideoPoint
+from drowsy.video.motions import moved
+from drowsy.video.ways import Way
+
+HALF, MOST = Fraction(1, 2), Fraction(3, 4)
+BANDS = Way(refresh="bands", rate=HALF)
+
+
+class Net(nn.Module):
+    """A small classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, 2, 1)
+        self.two = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(x).relu()).relu().mean((2, 3)))
+
+
+class Fixed(Net):
+    """It has a number for every place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(1, 8, 28, 28))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(self.one(x).relu()).relu() + self.places
+        return self.head(y.mean((2, 3)))
+
+
+class Dense(Net):
+    """A map of five classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.ConvTranspose2d(8, 5, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(x).relu()).relu())
+
+
+class Branching(Net):
+    """No graph: what it does depends on what it sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > -1e9 else super().forward(-x)
+
+
+@pytest.fixture
+def clips() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    picture = nn.functional.interpolate(
+        torch.randn(1, 3, 8, 8, generator=generator), (56, 56), mode="bicubic"
+    )[0]
+    return [moved(picture, motion, 14, 0.02) for motion in ("shake", "pan", "zoom")]
+
+
+def varied(kind: type[nn.Module], clips: list[Tensor]) -> nn.Module:
+    """A network whose answers change within the clips."""
+    torch.manual_seed(1)
+    model = kind().eval()
+    with torch.no_grad():
+        found = model(clips[1])
+        others = [n for n in range(found.dim()) if n != 1]
+        for parameter in model.head.parameters():
+            parameter /= found.std(others).mean()
+        model.head.bias -= model(clips[1]).mean(others)
+    return model
+
+
+@pytest.fixture
+def model(clips: list[Tensor]) -> nn.Module:
+    return varied(Net, clips)
+
+
+PACES = {
+    "awake": (1.0, 1.0),
+    "packed": (0.8, 0.8),
+    "one frame of 2, packed": (0.4, 0.8),
+    "one frame of 4, packed": (0.2, 0.8),
+    "one frame of 2": (0.5, 1.0),
+    "one frame of 4": (0.25, 1.0),
+    "bands, 1/2 asleep": (0.45, 0.45),
+    "bands, 3/4 asleep": (1.2, 1.3),
+    "quads, 1/2 asleep": (0.5, 0.5),
+    "quads, 3/4 asleep": (1.01, 1.01),
+    "change, 1/2 asleep": (0.55, 0.55),
+    "change, 3/4 asleep": (0.3, 0.3),
+}
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[Way]:
+    """Milliseconds as this says, of smaller frames a half; the ways that were asked for."""
+    asked: list[Way] = []
+
+    def told(net: object, way: Way, clip: Tensor, seconds: float) -> Pace:
+        asked.append(way)
+        name = str(replace(way, size=None))
+        part = 1.0 if way.size is None else 0.5
+        mean, slowest = PACES[name]
+        return Pace(part * mean, part * slowest, 10.0)
+
+    monkeypatch.setattr(tuning, "pace", told)
+    return asked
+
+
+def tune(model: nn.Module, clips: Any, *args: Any, **given: Any) -> drowsy.VideoKnob:
+    return drowsy.tune(model, clips, *args, video=True, progress=False, **given)
+
+
+# --- what is offered and kept -------------------------------------------------------------------
+
+
+def test_every_lever_and_its_mixtures_are_tried(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    knob = tune(model, clips)
+    tried = set(timed)
+    assert {Way(), Way(packed=True), BANDS, Way(every=2, packed=True)} <= tried
+    for refresh in ("bands", "quads", "change"):
+        assert {Way(refresh=refresh, rate=HALF), Way(refresh=refresh, rate=MOST)} <= tried
+    sizes = {way.size for way in tried if way.size}
+    assert len(sizes) == 3
+    mixed = {(way.size, way.refresh, way.every) for way in tried if way.size}
+    for size in sorted(sizes)[1:]:
+        assert {(size, "bands", 1), (size, "change", 1), (size, None, 2)} <= mixed
+    assert set(knob.contents.levers) == {
+        *("packed", "size", "skip", "remember", "mixtures", "frames"),
+    }
+
+
+def test_nothing_slower_than_awake_or_a_better_one_enters(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    knob = tune(model, clips, levers=["remember", "packed"])
+    assert {Way(refresh="bands", rate=MOST), Way(refresh="quads", rate=MOST)} <= set(timed)
+    # Not even in the file: 1.2 and 1.01 of the time awake.
+    assert not {p.way for p in knob.contents.points} & {
+        Way(refresh="bands", rate=MOST),
+        Way(refresh="quads", rate=MOST),
+    }
+    ordered = [(p.latency_ms, p.figures["agreement"]) for p in knob.points]
+    assert ordered == sorted(ordered, reverse=True)
+    assert len({ms for ms, _ in ordered}) == len({good for _, good in ordered}) == len(ordered)
+    # Packed frames are the network's and take less, so that the network as it is is no point.
+    assert knob.points[0].way.packed
+    assert knob.awake not in knob.points
+    assert knob.awake.latency_ms == 10
+
+
+def test_of_the_slowest_frame_skipping_saves_nothing(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    knob = tune(model, clips, cost="slowest")
+    assert not any(point.way.every > 1 for point in knob.points)
+    assert any(point.way.refresh for point in knob.points)
+    assert knob.saved(knob.points[-1]) == pytest.approx(1 - (knob.points[-1].slowest_ms or 0) / 10)
+
+
+def test_by_multiplications_no_clock_decides(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    knob = tune(model, clips, levers="remember", cost="macs")
+    assert knob.saved(knob.awake) == 0
+    for point in knob.points:
+        assert knob.saved(point) == pytest.approx(1 - point.work)
+
+
+def test_mean_and_peak_work_are_told_apart(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    by_way = {p.way: p for p in tune(model, clips, levers=["skip"], cost="macs").contents.points}
+    skipped = by_way[Way(every=4)]
+    # Of frames 1 to 13 of a clip three are computed.
+    assert skipped.work == pytest.approx(3 / 13)
+    assert skipped.peak == 1
+    knob = tune(model, clips, levers=["remember"], cost="macs")
+    (point, *_) = [p for p in knob.contents.points if p.way.refresh and p.way.rate == HALF]
+    assert 0.4 < point.work < 0.6
+    assert point.peak < 0.6
+    head, _, *lines = knob.table().splitlines()
+    assert head.split()[:6] == ["setting", "saved", "ms/frame", "slowest", "work", "peak"]
+    assert len(lines) == len(knob.rows())
+
+
+@pytest.mark.parametrize(
+    ("kind", "lever", "told"),
+    [
+        (Fixed, "size", "left out: the network takes no smaller frame"),
+        (Branching, "remember", "left out: net: "),
+        (Branching, "packed", "left out: net: "),
+    ],
+)
+def test_levers_that_a_network_lacks_are_left_out_with_a_reason(
+    kind: type[nn.Module], lever: str, told: str, clips: list[Tensor]
+) -> None:
+    knob = tune(varied(kind, clips), clips[:2], minutes=0.02)
+    assert knob.contents.levers[lever].startswith(told)
+    assert not any(getattr(p.way, lever, None) for p in knob.points)
+    knob.set(-1)
+    assert knob(clips[0][:1]).shape == (1, 4)
+
+
+def test_maps_are_compared_with_awake_by_pixel(clips: list[Tensor], timed: list[Way]) -> None:
+    knob = tune(varied(Dense, clips), clips, levers="size")
+    assert knob.objective == "miou"
+    sized = [p for p in knob.contents.points if p.way.size]
+    assert sized
+    assert 0 < sized[0].loss < 1
+    for point in knob.contents.points:
+        knob.set(point)
+        assert knob(clips[0][:1]).shape == (1, 5, 56, 56)
+
+
+def test_labels_are_what_counts_where_there_are_some(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    with torch.inference_mode():
+        labels = [model(clip).argmax(1) for clip in clips]
+    labels[1] = (labels[1] + 1) % 4
+    knob = tune(model, clips, labels, levers="skip")
+    assert knob.objective == "top1"
+    # Reported on the second clip, where every label is wrong.
+    assert knob.awake.figures["top1"] == 0
+    assert knob.awake.figures["agreement"] == 1
+
+
+# --- footage ------------------------------------------------------------------------------------
+
+
+def test_what_is_chosen_on_is_not_reported_on(clips: list[Tensor]) -> None:
+    like = clips[0]
+    choosing, reporting, told = split(gather(clips, None, like))
+    assert [each.frames is clip for each, clip in zip(choosing, clips[::2], strict=True)]
+    assert len(reporting) == 1
+    assert torch.equal(reporting[0].frames, clips[1])
+    assert told.startswith("every second clip")
+    (one,), (other,), told = split(gather(clips[0], list(range(14)), like))
+    assert torch.equal(torch.cat([one.frames, other.frames]), clips[0])
+    assert one.labels.tolist() + other.labels.tolist() == list(range(14))
+    assert told.startswith("the first half")
+
+
+def test_losses_are_of_frames_and_their_intervals_of_blocks(model: nn.Module) -> None:
+    # Of the first clip all frames err by .5, of the second none.
+    net = drowsy.convert(model)
+    frames = torch.rand(17, 3, 56, 56)
+    footage = Footage(net, [Stretch(frames, None), Stretch(frames, None)], CLASSIFICATION)
+    assert footage.frames == 32
+    awake = footage.seen(Way())
+    assert awake.figures()["agreement"] == 1
+    assert (awake.work, awake.peak) == (1, 1)
+    seen = type(awake)({"agreement": [np.full(16, 0.5), np.ones(16)]}, 1.0, 1.0)
+    lost = footage.lost(awake, seen, "agreement")
+    assert lost.mean == 0.25
+    # Four blocks, two of each: the mean of four draws is 0 or .5 once in 16 times.
+    assert (lost.low, lost.high) == (0, 0.5)
+
+
+def test_frames_after_a_cut_count_and_are_no_peak(model: nn.Module, clips: list[Tensor]) -> None:
+    net = drowsy.convert(model)
+    cut = torch.cat([clips[0][:7], -clips[1].flip(2)[:7]])
+    seen = Footage(net, [Stretch(cut, None)], CLASSIFICATION).seen(BANDS)
+    assert seen.peak < 0.6
+    assert seen.work == pytest.approx((12 * seen.peak + 1) / 13, rel=0.05)
+
+
+# --- the clock ----------------------------------------------------------------------------------
+
+
+def test_pace_tells_the_mean_from_the_slowest_frame(
+    model: nn.Module, clips: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drowsy.tuning.clips import pace as pacing
+
+    def taken(runs: Any, seconds: float, *, cuda: bool, turns: int) -> dict[str, list[float]]:
+        for _ in range(turns):
+            for run in runs.values():
+                run()
+        # The machine slows down half-way, for both.
+        slow = [1.0] * 4 + [3.0] * 4
+        own = [0.0, 4.0, 0.0, 2.0] * 2
+        return {
+            "awake": [2 * each for each in slow],
+            "way": [a * b for a, b in zip(own, slow, strict=False)],
+        }
+
+    monkeypatch.setattr(pacing, "in_turns", taken)
+    found = pace(drowsy.convert(model), Way(every=2), clips[0], 1.0)
+    assert found == Pace(mean=0.75, slowest=2.0, awake_ms=4.0)
+
+
+def test_a_real_clock_sees_what_skipping_saves(clips: list[Tensor]) -> None:
+    found = pace(drowsy.convert(varied(Dense, clips)), Way(every=4), clips[0], 0.2)
+    assert found.mean < 0.7 < found.slowest < 1.6
+    assert found.awake_ms > 0
+
+
+# --- the knob -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def knob(model: nn.Module, clips: list[Tensor], timed: list[Way]) -> drowsy.VideoKnob:
+    return tune(model, clips, cost="macs", levers=["size", "remember"])
+
+
+def test_a_knob_answers_as_its_way_does(
+    model: nn.Module, knob: drowsy.VideoKnob, clips: list[Tensor]
+) -> None:
+    net = drowsy.convert(model)
+    (point, *_) = [p for p in knob.contents.points if p.way.refresh and p.way.size is None]
+    knob.set(point)
+    assert point.way.refresh is not None
+    stream = drowsy.Stream(net, refresh=point.way.refresh, rate=point.way.rate)
+    for frame in clips[0].split(1):
+        assert torch.equal(knob(frame), stream(frame))
+        assert knob.looks == stream.looks
+    knob.set(knob.awake)
+    with torch.inference_mode():
+        assert torch.equal(knob(clips[0][3:4]), net(clips[0][3:4]))
+
+
+def test_turning_to_another_rate_keeps_what_is_remembered(
+    model: nn.Module, clips: list[Tensor], timed: list[Way], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PACES, "bands, 3/4 asleep", (0.2, 0.2))
+    knob = tune(model, clips, levers="remember")
+    by_way = {p.way: p for p in knob.contents.points}
+    pairs = [
+        (by_way[way], by_way[Way(refresh=way.refresh, rate=MOST)])
+        for way in by_way
+        if way.rate == HALF and Way(refresh=way.refresh, rate=MOST) in by_way
+    ]
+    assert pairs
+    one, other = pairs[0]
+
+    def why(frame: Tensor) -> str:
+        knob(frame)
+        (look,) = knob.looks
+        assert look is not None
+        return look.why
+
+    clip = clips[0]
+    knob.set(one)
+    assert [why(clip[:1]), why(clip[1:2])] == ["first", "areas"]
+    knob.set(other)
+    assert why(clip[2:3]) == "areas"
+    assert knob.looks[0].work < 0.3  # type: ignore[union-attr]
+    knob.set(knob.awake)
+    knob.set(one)
+    assert why(clip[3:4]) == "first"
+    knob.reset()
+    assert why(clip[4:5]) == "first"
+
+
+def test_requests(knob: drowsy.VideoKnob) -> None:
+    assert knob.set(saving=0) is knob.awake
+    best = knob.set(saving=0.5)
+    assert knob.saved(best) >= 0.5
+    assert best.figures["agreement"] == max(
+        p.figures["agreement"] for p in knob.points if knob.saved(p) >= 0.5
+    )
+    cheap = knob.set(max_loss=1.0)
+    assert knob.saved(cheap) == max(map(knob.saved, knob.points))
+    assert knob.point is cheap
+    # The slowest frame is bounded by points too that are not worth their mean.
+    quick = knob.set(slowest_ms=5.5)
+    assert quick.slowest_ms is not None
+    assert quick.slowest_ms <= 5.5
+    assert knob.set(latency_ms=10).figures["agreement"] == 1
+    for wish in ({"saving": 0.99}, {"latency_ms": 0.001}, {"max_loss": -2.0}):
+        with pytest.raises(drowsy.NoSuchPoint, match=f"no point with {next(iter(wish))}"):
+            knob.set(**wish)
+    for wish, told in (
+        ({}, "set: got nothing, allowed: a point, or one of saving"),
+        ({"saving": 0.5, "max_loss": 0.1}, "set: got saving, max_loss"),
+        ({"saving": 1.0}, "saving: got 1.0, allowed: 0 or more and below 1"),
+        ({"max_loss": float("nan")}, "max_loss: got nan, allowed: a finite number"),
+        ({"point": 99}, "point: got 99, allowed: 0 to"),
+        ({"point": knob.awake.way}, "point: got one that this knob does not have"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            knob.set(**wish)
+
+
+def test_several_cameras(model: nn.Module, knob: drowsy.VideoKnob, clips: list[Tensor]) -> None:
+    both = drowsy.VideoKnob(model, knob.contents, streams=2)
+    point = next(p for p in both.contents.points if p.way.refresh)
+    knob.set(point)
+    both.set(point)
+    for time in range(5):
+        one, other = clips[0][time : time + 1], clips[1][time : time + 1]
+        assert torch.equal(both(torch.cat([one, other]))[:1], knob(one))
+    with pytest.raises(
+        ValueError, match=r"frames: got \(1, 3, 28, 28\), allowed: \[N, 3, 56, 56\]"
+    ):
+        both(clips[0][:1, :, ::2, ::2])
+
+
+def test_measuring_here_changes_milliseconds_alone(
+    knob: drowsy.VideoKnob, clips: list[Tensor]
+) -> None:
+    before = knob.contents.points
+    knob.set(1)
+    way = knob.point.way
+    knob.measure(clips[0], seconds=0.01)
+    assert knob.point.way == way
+    assert knob.point in knob.contents.points
+    for one, other in zip(before, knob.contents.points, strict=True):
+        assert one.latency_ms != other.latency_ms
+        assert (one.way, one.figures, one.work) == (other.way, other.figures, other.work)
+    knob.measure(seconds=0.01)
+    with pytest.raises(ValueError, match=r"clip: got frames of \(3, 28, 28\)"):
+        knob.measure(clips[0][:, :, ::2, ::2])
+
+
+def test_the_governor_turns_it(knob: drowsy.VideoKnob, clips: list[Tensor]) -> None:
+    governor = drowsy.Governor(knob, latency_ms=1000.0)
+    for frame in clips[0].split(1):
+        assert governor(frame).shape == (1, 4)
+
+
+# --- its file -----------------------------------------------------------------------------------
+
+
+def test_a_file_gives_the_knob_back(
+    model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    again = drowsy.load(path, model)
+    assert isinstance(again, drowsy.VideoKnob)
+    assert replace(again.contents, witness=knob.contents.witness) == knob.contents
+    assert again.table() == knob.table()
+
+
+def test_files_that_are_refused(model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path) -> None:
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    data = json.loads(path.read_text())
+    torch.manual_seed(9)
+    with pytest.raises(ValueError, match="was tuned for other weights than this model's"):
+        drowsy.load(path, Net().eval())
+
+    class Other(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.two(self.one(x).sigmoid()).relu().mean((2, 3)))
+
+    other = Other().eval()
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="was tuned for another network that has this model's"):
+        drowsy.load(path, other)
+
+    def refused(change: dict[str, Any], told: str) -> None:
+        path.write_text(json.dumps(data | change))
+        with pytest.raises(ValueError, match=told):
+            drowsy.load(path, model)
+
+    first, *rest = data["points"]
+    refused({"version": 2}, "version: got 2, allowed: 1")
+    refused({"cost": "joules"}, "cost: got 'joules', allowed: latency, slowest, macs")
+    refused({"image": [3, 0, 1]}, "image: got")
+    refused({"points": rest}, "points: got none awake")
+    refused({"points": [{**first, "work": "all"}, *rest]}, "point 0: work: got 'all'")
+    refused({"points": [{**first, "way": {}}, *rest]}, "point 0: way: missing")
+    refused({"points": [{**first, "figures": {}}, *rest]}, "point 0: has not agreement and work")
+    refused({"witness": {"exact": True, "found": {"one": ["x"]}}}, "witness: found: .*numbers")
+    refused({"more": 1}, "unknown more")
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        drowsy.load(path, model)
+
+
+def test_of_another_machine_milliseconds_are_warned_of(
+    model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    data = json.loads(path.read_text())
+    data["made"]["machine"] = {"processor": "another"}
+    path.write_text(json.dumps(data))
+    with pytest.warns(UserWarning, match="milliseconds are of another machine"):
+        drowsy.load(path, model)
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"batch": 4}, "batch: got 4, allowed: none with video"),
+        ({"seeds": (1,)}, r"seeds: got \(1,\), allowed: none with video"),
+        ({"store": "x.sqlite"}, "store: got 'x.sqlite', allowed: none with video"),
+        ({"cost": "joules"}, "cost: got 'joules', allowed for video: latency, slowest, macs"),
+        ({"levers": "view"}, "levers: got 'view', allowed for video: auto, or some of packed"),
+        ({"levers": []}, r"levers: got \[\], allowed for video"),
+        ({"minutes": 0}, "minutes: got 0"),
+    ],
+)
+def test_arguments_that_are_refused(
+    given: dict[str, Any], told: str, model: nn.Module, clips: list[Tensor]
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        tune(model, clips, **given)
+
+
+def test_clips_that_are_refused(model: nn.Module, clips: list[Tensor]) -> None:
+    one = clips[0]
+    for given, error, told in (
+        (5, TypeError, r"clips: got int, allowed: a tensor \[T, C, H, W\], or a list of them"),
+        ([], ValueError, "clips: got none, allowed: one or more"),
+        (one[:11], ValueError, r"clips: 0: got shape \(11, 3, 56, 56\), allowed: .*T of 12"),
+        ([one, one[:5]], ValueError, r"clips: 1: got shape \(5, 3, 56, 56\), allowed: .*T of 6"),
+        ([one, one[..., :28]], ValueError, r"clips: 1: got frames of \(3, 56, 28\)"),
+        (one.long(), TypeError, "clips: 0: got torch.int64"),
+        (one * torch.nan, ValueError, "clips: 0: holds NaN"),
+    ):
+        with pytest.raises(error, match=told):
+            tune(model, given)
+    with pytest.raises(ValueError, match="labels: got 2 for 3 clips, allowed: one of each"):
+        tune(model, clips, [[0] * 14] * 2)
+
+
+def test_points_worth_having() -> None:
+    def point(way: Way, ms: float, good: float) -> VideoPoint:
+        return VideoPoint(way, 0.5, 0.5, {"agreement": good}, 1 - good, (0, 1), 9, ms, ms)
+
+    awake, slow = point(Way(), 10, 1.0), point(BANDS, 9, 0.8)
+    quick = point(Way(every=2), 5, 0.9)
+    assert worth_having([awake, slow, quick], "agreement", "latency") == (awake, quick)
