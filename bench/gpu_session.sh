@@ -121,7 +121,7 @@ sanitize() {
     }
     checked bench.sweep --seconds "$(left 120)" || return
     # Lists of areas, and what is written in place there: `check` has compiled these.
-    checked pytest tests/kernels/test_areas.py -p no:cacheprovider -p bench.checking --deadline "$(left 30)"
+    checked pytest tests/kernels/test_listed_areas.py -p no:cacheprovider -p bench.checking --deadline "$(left 30)"
 }
 
 tune() {

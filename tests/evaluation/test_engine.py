@@ -282,7 +282,7 @@ def test_workers_killed_at_ten_random_moments(
     assert points == straight.measure(points)
     # Every worker evaluates rate 0 for comparison; a dead one's last results may have been lost.
     evaluated = inferences(log).total() - len(inferences(log))
-    assert 6**3 - 12 <= evaluated <= 6**3 + 3 * 10
+    assert 6**3 - 12 <= evaluated <= 6**3 + 5 * 10  # how many, goes by the machine's load
 
 
 def test_a_node_killed_in_mid_search(

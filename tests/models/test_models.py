@@ -219,9 +219,10 @@ def test_a_long_list_of_misfits_is_cut(small):
 
 
 def test_missing_file(tmp_path: Path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(FileNotFoundError, match="weights: no file"):
-            models.load("resnet18", path)
+    with pytest.raises(FileNotFoundError, match="weights: no file"):
+        models.load("resnet18", tmp_path / "none.safetensors")
+    with pytest.raises(IsADirectoryError, match="is a folder, allowed: a file"):
+        models.load("resnet18", tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 4000, 1_000_000])
