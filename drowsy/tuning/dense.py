@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,38 +27,46 @@ def dense(net: DrowsyNet, example: Tensor) -> nn.Module | None:
 
     Returns:
         None where the network has no graph, so that little is known of its code; where this code
-        keeps something from call to call, which the two would then keep apart; where it computes
-        anything but this; on CUDA, where a layer may be faster by a kernel of its own than by
-        cuDNN.
+        keeps something from call to call, which the two would then keep apart; where it looks at a
+        norm that is folded, or computes anything but the model does; on CUDA, where a layer may be
+        faster by a kernel of its own than by cuDNN.
     """
     if net.graph is None or example.is_cuda:
         return None
-    with net.kept(), torch.inference_mode():
+    with net.kept():
         net.set(0)
         if net.corrected:
             return None
-        found = copied(net.original, _folded(net))
-        before, output = _kept(found), net(example)
-        expected = found(example)
-        if _kept(found) != before:
-            return None
-        different = disagreement(output, expected, lambda rounded: found(rounded(example)))
-    return None if different else found
+        swaps = _folded(net)
+    # Tried on copies: what the code writes to is written to there.
+    tried, model = (copied(net.original, each, own_state=True) for each in (swaps, {}))
+    before = _state(tried, set())
+    try:
+        with torch.inference_mode():
+            output, expected = tried(example), model(example)
+            different = disagreement(output, expected, lambda rounded: model(rounded(example)))
+    except Exception:  # whatever code raises that misses a norm
+        return None
+    return None if different or _state(tried, set()) != before else copied(net.original, swaps)
 
 
-def _kept(model: nn.Module) -> list[tuple[str, int, int]]:
-    """All that modules hold, with how often tensors have been written to."""
-    return [
-        (name, id(value), _version(value))
-        for module in model.modules()
-        for held in (vars(module), module._buffers)
-        for name, value in held.items()
-    ]
-
-
-def _version(value: Any) -> int:
-    # Tensors of inference mode do not count.
-    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
+def _state(value: Any, seen: set[int]) -> Any:
+    """All that a module holds, in whatever it holds it, as something to compare."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return value
+    if id(value) in seen:
+        return id(value)
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        # Tensors of inference mode do not count how often they are written to.
+        return id(value), 0 if value.is_inference() else value._version
+    if isinstance(value, Mapping):
+        return id(value), tuple((_state(k, seen), _state(v, seen)) for k, v in value.items())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return id(value), tuple(_state(each, seen) for each in value)
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return id(value)
+    return id(value), _state(vars(value), seen)[1]
 
 
 def _folded(net: DrowsyNet) -> dict[int, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import os
@@ -245,7 +246,9 @@ def tune(
         Meter(str(next(model.parameters()).device))
     with _opened(store):
         pass  # Or it would be known after the work that its file cannot be written.
-    example = convert(model)
+    # What runs is a copy: code may write to what its model holds.
+    copied = copy.deepcopy(model)
+    example = convert(copied)
     images, labels = gather(example, images, labels)
     if len(images) < _FEWEST:
         raise ValueError(f"images: got {len(images)}, allowed: {_FEWEST} or more, better 500")
@@ -267,7 +270,7 @@ def tune(
     }
     beside = None if store in (None, MEMORY) else f"{os.fsdecode(store)}.journal"
     journal = Journal(beside, about)
-    seconds = journal.get("seconds an image", lambda: _seconds(model, images[:batch].to(dtype)))
+    seconds = journal.get("seconds an image", lambda: _seconds(copied, images[:batch].to(dtype)))
     plan = Plan.of(len(images), seconds, minutes)
     if splits is not None:
         plan = plan.on({name: len(span) for name, span in splits.items()})
@@ -284,7 +287,7 @@ def tune(
         )
         workbench = Workbench(model, images, labels, parts, conditions, task=task)
         workbench.check_targets()
-        rig = Rig(model, workbench, cost, batch, journal)
+        rig = Rig(copied, workbench, cost, batch, journal)
         offers, recipe = _offers(rig, chosen, plan, tell)
         tell("choosing")
         operations = _choose(rig, offers.operations)

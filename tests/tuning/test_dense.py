@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,6 +56,34 @@ class Counting(Net):
         return super().forward(x)
 
 
+class CountingInside(Net):
+    """Whose code writes into what it holds in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = {"calls": 0, "last": [torch.zeros(5)]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept["calls"] += 1
+        return super().forward(x)
+
+
+class WritingInside(CountingInside):
+    def forward(self, x: Tensor) -> Tensor:
+        y = Net.forward(self, x)
+        self.kept["last"][0].add_(y[0])
+        return y
+
+
+class ReadingItsNorm(Net):
+    """As attention by the weights of a norm does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.one(x))
+        share = self.norm.weight / self.norm.weight.sum()
+        return self.head(self.two(y * torch.sigmoid(y * share.view(1, -1, 1, 1))).mean((2, 3)))
+
+
 class Branching(Net):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if x.sum() > 0 else -x)
@@ -103,9 +133,20 @@ def test_tensors_are_those_of_the_network() -> None:
     assert plain.head.weight.data_ptr() == net.model.head.weight.data_ptr()
 
 
-def test_none_where_the_code_keeps_something() -> None:
-    assert dense(drowsy.convert(seeded(Remembering), EXAMPLE), EXAMPLE) is None
-    assert dense(drowsy.convert(seeded(Counting), EXAMPLE), EXAMPLE) is None
+@pytest.mark.parametrize("kind", [Remembering, Counting, CountingInside, WritingInside])
+def test_none_where_the_code_keeps_something(kind: type[nn.Module]) -> None:
+    model = seeded(kind)
+    net = drowsy.convert(model, EXAMPLE)
+    before = copy.deepcopy(net)
+    assert dense(net, EXAMPLE) is None
+    # Nor has the search for one written to what the network keeps.
+    with torch.inference_mode():
+        assert torch.equal(net(EXAMPLE), before(EXAMPLE))
+    if kind is Counting:
+        assert net.model.calls == before.model.calls
+    if issubclass(kind, CountingInside):
+        assert net.model.kept["calls"] == before.model.kept["calls"]
+        assert torch.equal(net.model.kept["last"][0], before.model.kept["last"][0])
 
 
 def test_none_without_a_graph() -> None:
@@ -114,7 +155,7 @@ def test_none_without_a_graph() -> None:
     assert dense(net, EXAMPLE) is None
 
 
-def test_none_where_something_else_is_computed() -> None:
-    net = drowsy.convert(seeded(Net), EXAMPLE)
-    net.model.head = nn.Linear(8, 5).eval()  # of the network alone
+def test_none_where_the_code_looks_at_a_norm() -> None:
+    net = drowsy.convert(seeded(ReadingItsNorm), EXAMPLE)
+    assert net.graph is not None
     assert dense(net, EXAMPLE) is None

@@ -456,3 +456,24 @@ def test_killed_anywhere_it_ends_with_the_same_knob(tmp_path: Path) -> None:
     last = start("killed.sqlite")
     found, _ = last.communicate(timeout=300)
     assert (last.returncode, found) == (0, expected)
+
+
+class Averaging(Net):
+    """Whose code writes to a buffer that is in its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1)
+        return super().forward(x)
+
+
+def test_the_model_stays_as_it_was(images: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Averaging().eval()
+    knob = tune(model, images, cost="macs", levers="view")
+    assert model.seen == 0
+    knob.save(tmp_path / "knob.drowsy")
+    drowsy.load(tmp_path / "knob.drowsy", model)
