@@ -1,6 +1,6 @@
 """How well the governor holds budgets on a simulated device, against an oracle and three rivals.
 
-    python -m bench.governor                    # tables and records under bench/results/governor
+    python -m bench.governor                    # records, and fills the table of docs/governor.md
     python -m bench.governor --only 'watts*'    # prints those, and records nothing
 
 A moment counts as violated where a budget is exceeded that some point would have held. The rivals
@@ -27,11 +27,13 @@ import torch
 
 from bench.governor_scenarios import Scenario, scenarios
 from bench.plants import AMBIENT, IMAGES, Budgets, Oracle, Plant, World, recorded_points
-from drowsy.files.atomic import write_json, write_text
+from bench.study_page import fill
+from drowsy.files.atomic import write_json
 from drowsy.files.provenance import provenance
 from drowsy.governor import Board, Governor, Reading
 
 RESULTS = Path(__file__).parent / "results" / "governor"
+PAGE = Path(__file__).parents[1] / "docs" / "governor.md"
 SETTLING = 10  # decisions
 RESOLUTION = 1.0  # degrees: of the plant's sensor
 QUIET = 20  # decisions without a violation that mean that it has settled
@@ -429,7 +431,7 @@ def main() -> None:
         record |= {"means": means, "scenarios": outcomes_by}
         RESULTS.mkdir(parents=True, exist_ok=True)
         write_json(RESULTS / "plants.json", record)
-        write_text(RESULTS / "plants.md", text + "\n")
+        fill(PAGE, {"plants": lambda: text})
 
 
 if __name__ == "__main__":

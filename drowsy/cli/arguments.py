@@ -134,7 +134,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--rate", type=read_fraction, default="1/2", help="what sleeps of a frame (default: 1/2)"
     )
     sub.add_argument("--frames", type=int, help="how many to look at (default: all)")
-    sub.add_argument("--every", type=int, default=1, help="look at every so many (default: 1)")
+    sub.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        help="answer one frame of so many, and leave the others out (default: 1)",
+    )
     sub.add_argument("--out", help="clip to write (.mp4): what sleeps darkened, answers, work, ms")
     sub.add_argument("--device", default="cpu", help="where to run (default: cpu)")
     demo = command("demo", run_demo, "the main job on a network and images that pip delivers")
@@ -283,7 +288,7 @@ def _add_frames(group: Any) -> None:
     group.add_argument(
         "--frames", type=int, help=f"with --video, of each clip at most (default: {FRAMES})"
     )
-    group.add_argument("--every", type=int, help="with --video, every so many alone (default: 1)")
+    group.add_argument("--every", type=int, help="with --video, one frame of so many (default: 1)")
 
 
 def _add_knob(sub: argparse.ArgumentParser) -> None:
