@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drowsy.evaluation.arguments import gather
 from drowsy.evaluation.evaluator import task_of
-from drowsy.evaluation.guessing import check_targets
+from drowsy.evaluation.guessing import check_targets, looked_at
 from drowsy.evaluation.intervals import Interval, paired
 from drowsy.evaluation.metrics import Counts
 from drowsy.evaluation.tasks import NAMES
@@ -110,7 +110,7 @@ def evaluate(
     if objective not in task.objectives(labels is not None):
         objective = task.quality(labels is not None)
     found: list[Counts | None] = [None] * len(points)
-    logits = []
+    firsts: list[Tensor] = []
     for start in range(0, len(images), batch):
         shown = images[start : start + batch]
         targets = None if labels is None else labels[start : start + batch]
@@ -121,13 +121,14 @@ def evaluate(
             outputs = task.take(machine.run(point, shown), shown)
             if awake is None:
                 awake = outputs
-                logits += [outputs] if task.name == "classification" else []
+                seen = looked_at(task, outputs, start)
+                firsts += [] if seen is None else [seen]
             counts = task.count(outputs, awake, targets)
             before = found[n]
             found[n] = counts if before is None else before + counts
     whole = [each for each in found if each is not None]
     if labels is not None and objective == task.quality(True):
-        check_targets(task, whole[0], torch.cat(logits) if logits else None, labels)
+        check_targets(task, whole[0], torch.cat(firsts) if firsts else None, labels)
     values = [np.asarray(each.values[objective], np.float64) for each in whole]
     return objective, [
         Evaluated(

@@ -17,7 +17,7 @@ from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.evaluator import Evaluator
-from drowsy.evaluation.guessing import check_targets
+from drowsy.evaluation.guessing import check_targets, looked_at
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_network, fingerprint_state
 from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.metrics import Task
@@ -160,7 +160,7 @@ class Workbench:
         if targets is not None:
             outputs = self._reference("search").logits()
             counts = self._task.count(outputs, outputs, targets)
-            check_targets(self._task, counts, outputs, targets)
+            check_targets(self._task, counts, looked_at(self._task, outputs), targets)
 
     # --- networks and costs ---------------------------------------------------------------------
 
