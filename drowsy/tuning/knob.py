@@ -409,12 +409,19 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> Knob:
     """The knob in a file, for the model that it was tuned for.
 
     The model is known by its weights, and by what it computes: it runs on three images that are
-    always the same, in float64, and what each of its convolutions and itself put out must be within
-    1e-5 of what the file holds (relative, in the 2-norm of an image). So another activation,
-    stride, epsilon, way of padding or forward is refused, as far as it makes a difference above
-    that, and the same network is known on every machine, device and version of torch and Python,
-    whose rounding stays far below. A model that does not run in float64 is compared in its own
-    format, within 5%.
+    always the same, and on one of each size that points are shown, in float64, and what each of its
+    convolutions and itself put out must be within 1e-5 of what the file holds (relative, in the
+    2-norm of an image). So another activation, stride, epsilon, way of padding or forward is
+    refused, as far as it makes a difference above that, and the same network is known on every
+    machine, device and version of torch and Python, whose rounding stays far below. Integers, truth
+    values and where infinities are may differ in 1 of 100 elements. Of what has no entry for each
+    image, as a detector's lists of boxes, counts and quantiles of every tensor must be within 5%.
+    A model that does not run in float64 is compared in its own format, within 5%.
+
+    Not compared is what does not repeat on images that are a rounding away (noise); integers,
+    infinities and lists of a model that does not run in float64; numbers that are no tensors; which
+    box has which number, in a list; other sizes; and outputs at sizes that the model takes once
+    the knob has fitted it to them alone.
 
     Warns where its milliseconds and joules are of another machine: ``knob.measure()`` measures
     here.

@@ -32,7 +32,7 @@ from drowsy.knob.point import NUMBER_FORMATS, OperatingPoint
 from drowsy.network.calibration import Calibration
 from drowsy.sleep import SleepSpec, check_fill
 from drowsy.tuning.recipe import Sleep
-from drowsy.tuning.witness import Witness
+from drowsy.tuning.witness import Witness, sizes_of
 
 FORMAT, VERSION = "drowsy.knob", 2
 _OWN = "own"
@@ -142,7 +142,7 @@ def _check_model(model: nn.Module, contents: Contents, where: str) -> None:
             f"wanted {contents.weights[:12]}...), allowed: the model that it was tuned for"
         )
     try:
-        other = contents.witness.contradiction(model, contents.image)
+        other = contents.witness.contradiction(model, contents.image, sizes_of(contents.points))
     except RuntimeError as error:
         raise ValueError(
             f"{where}: image: got {contents.image}, allowed: a size that the model takes "

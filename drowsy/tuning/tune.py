@@ -49,7 +49,7 @@ from drowsy.tuning.levers import (
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
-from drowsy.tuning.witness import Witness
+from drowsy.tuning.witness import Witness, sizes_of
 from drowsy.tuning.workbench import SEARCH_CALIBRATION, SEARCH_IMAGES, Operation, Workbench
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def tune(
         tell("measuring")
         contents = Contents(
             weights=about["weights"],
-            witness=Witness.of(model, workbench.image),
+            witness=Witness.of(model, workbench.image, sizes_of(points)),
             image=workbench.image,
             recipe=recipe,
             points=tuple(points),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.evaluation.identity import fingerprint_state
+from drowsy.images.view import View
 from drowsy.knob.point import OperatingPoint
 from drowsy.tuning.knob import Knob, load
 from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.networks import made
 from drowsy.tuning.recipe import Sleep
-from drowsy.tuning.witness import TOLERANCE, Witness, fixed_images
+from drowsy.tuning.witness import TOLERANCE, Witness, fixed_images, sizes_of
 
 IMAGE = (3, 24, 24)
 RECIPE = Sleep("ours", source="lattice", grain="position", fill="interpolate")
@@ -44,16 +46,18 @@ def model() -> Net:
     return Net().eval()
 
 
-def saved(model: nn.Module, path: Path) -> Path:
-    """A knob of one point, in a file."""
+def saved(model: nn.Module, path: Path, view: View | None = None) -> Path:
+    """A knob of one point, or of one on a view too, in a file."""
     net, _ = made(model, torch.rand(1, *IMAGE), RECIPE)
     awake = OperatingPoint(net.schedule, 0, top1=0.9, latency_ms=1.0, loss=0.0, interval=(0, 0))
+    seen = replace(awake, view=view, latency_ms=0.5, loss=0.1, top1=0.8)
+    points = (awake,) if view is None else (awake, seen)
     contents = Contents(
         weights=fingerprint_state(model.state_dict()),
-        witness=Witness.of(model, IMAGE),
+        witness=Witness.of(model, IMAGE, sizes_of(points)),
         image=IMAGE,
         recipe=RECIPE,
-        points=(awake,),
+        points=points,
         objective="top1",
         cost="latency",
         batch=4,
@@ -163,18 +167,94 @@ class Noisy(Net):
         return super().forward(x) + torch.randn(5, dtype=x.dtype)
 
 
-class Boxes(Net):
-    """As many entries as there happen to be."""
+class Making(Net):
+    """Puts out what is made of its scores."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
 
     def forward(self, x: Tensor) -> Any:
-        found = super().forward(x)
-        return [{"boxes": each[each > 0]} for each in found]
+        return self.make(super().forward(x))
 
 
-@pytest.mark.parametrize("kind", [Noisy, Boxes])
-def test_what_does_not_repeat_is_left_out(kind: type[Net]) -> None:
+def boxes(least: float, factor: float = 1.0) -> Callable[[Tensor], Any]:
+    def made(y: Tensor) -> Any:
+        kept = [each[each > least].sort(descending=True).values for each in y]
+        return [{"scores": factor * e, "labels": torch.ones_like(e).long()} for e in kept]
+
+    return made
+
+
+MADE: dict[str, tuple[Callable[[Tensor], Any], Callable[[Tensor], Any]]] = {
+    "integers": (lambda y: y.argmax(1), lambda y: y.argmin(1)),
+    "maps of integers": (lambda y: (9 * y).round().long(), lambda y: (9 * y).floor().long()),
+    "truth values": (lambda y: y > 0, lambda y: y < 0),
+    "complex numbers": (lambda y: torch.fft.rfft(y), lambda y: torch.fft.rfft(y).conj()),
+    "infinities": (lambda y: y.relu().log(), lambda y: -y.relu().log()),
+    "beside infinities": (lambda y: y.relu().log(), lambda y: 1.001 * y.relu().log()),
+    "beyond float32": (lambda y: (1e4 * y).exp(), lambda y: (-1e4 * y).exp()),
+    "no batch": (lambda y: y[0], lambda y: -y[0]),
+    "one number": (lambda y: y.mean(), lambda y: -y.mean()),
+    "other boxes": (boxes(-1e9), boxes(0.0)),
+    "other scores": (boxes(-1e9), boxes(-1e9, 0.5)),
+    "no boxes": (boxes(1e9), boxes(-1e9)),
+}
+
+
+@pytest.mark.parametrize("one", MADE.values(), ids=MADE)
+def test_outputs_of_any_form_are_compared(one: tuple[Callable[..., Any], ...]) -> None:
     torch.manual_seed(1)
-    model = kind().eval()
+    model = Making(one[0]).eval()
+    witness = Witness.of(model, IMAGE)
+    assert witness.exact
+    assert witness.contradiction(copy.deepcopy(model), IMAGE) is None
+    wrong = other(lambda m: setattr(m, "make", one[1]), model)
+    assert witness.contradiction(wrong, IMAGE) is not None
+    assert Witness.of(wrong, IMAGE).contradiction(model, IMAGE) is not None
+
+
+def test_integers_are_not_compared_in_formats_that_round() -> None:
+    torch.manual_seed(1)
+    model = Making(lambda y: y.argmax(1)).eval()
+    model.register_forward_pre_hook(lambda m, x: x[0].float())
+    witness = Witness.of(model, IMAGE)
+    assert not witness.exact
+    wrong = other(lambda m: setattr(m, "make", lambda y: y.argmin(1)), model)
+    assert witness.contradiction(wrong, IMAGE) is None
+
+
+class Pooled(Net):
+    """The edge of its pooling shows where sides are odd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+        self.act = nn.Sequential(nn.ReLU6(), self.pool)
+
+
+@pytest.mark.filterwarnings("ignore:.*another machine")
+def test_what_only_sizes_of_views_bring_out_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = Pooled().eval()
+    wrong = other(lambda m: setattr(m.pool, "ceil_mode", True), model)
+    assert Witness.of(model, IMAGE).contradiction(wrong, IMAGE) is None
+    path = saved(model, tmp_path / "net.drowsy", View.of((24, 24), (18, 18)))
+    load(path, copy.deepcopy(model))
+    with pytest.raises(ValueError, match="at 18 x 18 differs by"):
+        load(path, wrong)
+
+
+def test_a_size_that_the_model_does_not_take_tells_nothing() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(968, 4)).eval()
+    witness = Witness.of(model, IMAGE, [(18, 18), (24, 24)])
+    assert set(witness.found) == {"the output of 0", "output 0"}
+    assert witness.contradiction(model, IMAGE, [(18, 18)]) is None
+
+
+def test_what_does_not_repeat_is_left_out() -> None:
+    torch.manual_seed(1)
+    model = Noisy().eval()
     witness = Witness.of(model, IMAGE)
     assert set(witness.found) == {"the output of one", "the output of two"}
     assert witness.contradiction(copy.deepcopy(model), IMAGE) is None

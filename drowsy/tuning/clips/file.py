@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -102,7 +102,8 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
         raise ValueError(f"{where}: points: got none awake, allowed: one of them awake")
     image = (image[0], image[1], image[2])
     witness = _witness(about["witness"], f"{where}: witness")
-    _check_model(model, about["weights"], witness, image, where)
+    sizes = [point.way.size for point in read if point.way.size is not None]
+    _check_model(model, about["weights"], witness, image, sizes, where)
     here = made.get("machine") == provenance()["machine"]
     if not here:
         warnings.warn(
@@ -136,7 +137,12 @@ def _witness(data: Any, where: str) -> Witness:
 
 
 def _check_model(
-    model: nn.Module, weights: Any, witness: Witness, image: tuple[int, int, int], where: str
+    model: nn.Module,
+    weights: Any,
+    witness: Witness,
+    image: tuple[int, int, int],
+    sizes: Sequence[tuple[int, int]],
+    where: str,
 ) -> None:
     """Raise ValueError unless a model has the weights and computes what the knob's did."""
     found = fingerprint_state(inside(model).state_dict())
@@ -146,7 +152,7 @@ def _check_model(
             f"wanted {quoted(weights)[1:13]}...), allowed: the model that it was tuned for"
         )
     try:
-        other = witness.contradiction(model, image)
+        other = witness.contradiction(model, image, sizes)
     except RuntimeError as error:
         raise ValueError(
             f"{where}: image: got {image}, allowed: a size that the model takes ({legible(error)})"

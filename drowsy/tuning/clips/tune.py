@@ -96,7 +96,7 @@ def tune_video(
     image = (first.frames.shape[1], first.frames.shape[2], first.frames.shape[3])
     contents = VideoContents(
         weights=fingerprint_state(inside(model).state_dict()),
-        witness=Witness.of(model, image),
+        witness=Witness.of(model, image, [p.way.size for p in points if p.way.size is not None]),
         image=image,
         points=tuple(points),
         objective=objective,
