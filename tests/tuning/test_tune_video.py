@@ -496,6 +496,22 @@ def test_files_that_are_refused(model: nn.Module, knob: drowsy.VideoKnob, tmp_pa
         drowsy.load(path, model)
 
 
+def test_what_is_no_path_is_not_opened(
+    model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    with path.open("rb") as file:
+        for given in (file.fileno(), True, file, bytes(path)):
+            with pytest.raises(TypeError, match=r"knob: got \w+, allowed: the path of a file"):
+                drowsy.load(given, model)  # type: ignore[arg-type]
+        assert file.read(1) == b"{"
+    with pytest.raises(TypeError, match="knob: got Net, allowed: the path of a file"):
+        drowsy.load(model, path)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model: got \w*Path, allowed: an nn\.Module"):
+        drowsy.load(path, path)  # type: ignore[arg-type]
+
+
 def test_of_another_machine_milliseconds_are_warned_of(
     model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path
 ) -> None:
