@@ -240,13 +240,13 @@ def test_maps_are_compared_with_awake_by_pixel(clips: list[Tensor], timed: list[
 def test_labels_are_what_counts_where_there_are_some(
     model: nn.Module, clips: list[Tensor], timed: list[Way]
 ) -> None:
-    with torch.inference_mode():
+    with torch.no_grad():
         labels = [model(clip).argmax(1) for clip in clips]
-    labels[1] = (labels[1] + 1) % 4
+    labels[1][7:] = (labels[1][7:] + 1) % 4
     knob = tune(model, clips, labels, levers="skip")
     assert knob.objective == "top1"
-    # Reported on the second clip, where every label is wrong.
-    assert knob.awake.figures["top1"] == 0
+    # Reported on the second clip, where the later labels are wrong, without its first frame.
+    assert knob.awake.figures["top1"] == pytest.approx(6 / 13)
     assert knob.awake.figures["agreement"] == 1
 
 
@@ -276,10 +276,25 @@ def test_losses_are_of_frames_and_their_intervals_of_blocks(model: nn.Module) ->
     assert awake.figures()["agreement"] == 1
     assert (awake.work, awake.peak) == (1, 1)
     seen = type(awake)({"agreement": [np.full(16, 0.5), np.ones(16)]}, 1.0, 1.0)
-    lost = footage.lost(awake, seen, "agreement")
-    assert lost.mean == 0.25
+    loss, interval = footage.lost(awake, seen, "agreement")
+    assert loss == 0.25
     # Four blocks, two of each: the mean of four draws is 0 or .5 once in 16 times.
-    assert (lost.low, lost.high) == (0, 0.5)
+    assert interval == (0, 0.5)
+
+
+def test_of_one_block_of_frames_there_is_no_interval(
+    model: nn.Module, clips: list[Tensor], timed: list[Way], tmp_path: Path
+) -> None:
+    knob = tune(model, clips[1], levers="skip", cost="macs")
+    assert [point.interval for point in knob.contents.points] == [None] * 3
+    assert "there are no intervals, as two blocks" in knob.contents.levers["frames"]
+    assert all(row["loss_low"] is None and row["loss_high"] is None for row in knob.rows())
+    assert " to " not in knob.table()
+    knob.save(tmp_path / "net.drowsy")
+    assert drowsy.load(tmp_path / "net.drowsy", model).table() == knob.table()
+    knob = tune(model, clips, levers="skip", cost="macs")
+    assert all(point.interval for point in knob.contents.points)
+    assert "intervals are of blocks" in knob.contents.levers["frames"]
 
 
 def test_frames_after_a_cut_count_and_are_no_peak(model: nn.Module, clips: list[Tensor]) -> None:
@@ -561,6 +576,42 @@ def test_clips_that_are_refused(model: nn.Module, clips: list[Tensor]) -> None:
             tune(model, given)
     with pytest.raises(ValueError, match="labels: got 2 for 3 clips, allowed: one of each"):
         tune(model, clips, [[0] * 14] * 2)
+
+
+def test_labels_that_are_refused_before_any_work(model: nn.Module, clips: list[Tensor]) -> None:
+    right = [0] * 14
+    for labels, error, told in (
+        (3, TypeError, "labels: got int, allowed: a tensor, an array or a list, with one of each"),
+        (torch.tensor(3), TypeError, "labels: got one number, allowed: a tensor"),
+        ([right, None, right], TypeError, "labels: clip 1: got NoneType, allowed: .* 14 frames"),
+        ([right, right, 5], TypeError, "labels: clip 2: got int, allowed: .* of 14 frames"),
+        ([right, right[1:], right], ValueError, "labels: clip 1: got 13 for 14 frames"),
+        ([[*right, 0], right, right], ValueError, "labels: clip 0: got 15 for 14 frames"),
+    ):
+        with pytest.raises(error, match=told):
+            gather(clips, labels, clips[0])
+    for labels, told in (([0] * 13, "got 13 for"), ([0] * 15, "got 15 for")):
+        with pytest.raises(ValueError, match=f"labels: {told} 14 frames, allowed: one of each"):
+            tune(model, clips[0], labels)
+    with pytest.raises(TypeError, match="labels: got object in a list"):
+        tune(model, clips[0], [None] * 14)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_labels_that_are_not_the_network_s_are_refused(
+    part: int, model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    with torch.inference_mode():
+        labels = [model(clip).argmax(1) for clip in clips]
+    # Of the clip that is chosen on, or the one that is reported on.
+    labels[part] = torch.full((14,), 9)
+    with pytest.raises(ValueError, match=r"labels: got \d to 9, allowed: 0 to 3"):
+        tune(model, clips[:2], labels[:2])
+    labels[part] = model(clips[part]).argmax(1) - 1
+    labels[part] %= 4
+    with pytest.raises(ValueError, match="labels: awake the network is right in 0 of 14 images"):
+        tune(model, clips[:2], labels[:2])
+    assert not {way for way in timed if not way.is_awake}
 
 
 def test_points_worth_having() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.evaluation.arguments import check_count
-from drowsy.files.messages import quoted
+from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align
 from drowsy.graph.convert import convert
@@ -260,7 +260,8 @@ class VideoKnob:
 
         Columns: ``setting``, ``saved`` (of the cost), ``latency_ms`` and ``slowest_ms`` of a frame,
         ``work`` and ``peak`` (mean and largest share of the multiplications), the objective,
-        ``loss`` and its 95% interval ``loss_low`` to ``loss_high``, ``in_force``.
+        ``loss`` and its 95% interval ``loss_low`` to ``loss_high`` (None of too few frames),
+        ``in_force``.
         """
         return [
             {
@@ -272,8 +273,8 @@ class VideoKnob:
                 "peak": point.peak,
                 self.objective: point.figures[self.objective],
                 "loss": point.loss,
-                "loss_low": point.interval[0],
-                "loss_high": point.interval[1],
+                "loss_low": point.interval and point.interval[0],
+                "loss_high": point.interval and point.interval[1],
                 "in_force": point is self.point,
             }
             for point in (self.awake, *(p for p in self.points if p is not self.awake))
@@ -296,13 +297,16 @@ class VideoKnob:
             measured = (row[name] for name in ("latency_ms", "slowest_ms", "work", "peak"))
             line += ["" if each is None else f"{each:.2f}" for each in measured]
             line += [number(row[self.objective]), number(row["loss"])]
-            line.append(" to ".join(number(row[each]) for each in ("loss_low", "loss_high")))
+            ends = [row[each] for each in ("loss_low", "loss_high")]
+            line.append("" if None in ends else " to ".join(map(number, ends)))
             lines.append(line)
         return align(lines)
 
     def __str__(self) -> str:
         told = [self.table()]
-        told += [f"{lever}: {reason}" for lever, reason in self.contents.levers.items()]
+        # A file's texts are a stranger's.
+        levers = self.contents.levers.items()
+        told += [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers]
         return "\n".join(told)
 
     def __repr__(self) -> str:
