@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from fractions import Fraction
@@ -423,6 +424,80 @@ def test_requests(knob: drowsy.VideoKnob) -> None:
             knob.set(**wish)
 
 
+def every_kind(model: nn.Module, knob: drowsy.VideoKnob) -> drowsy.VideoKnob:
+    """A knob with a point of each kind."""
+    ways = [Way(), Way(packed=True), Way(every=2), BANDS, Way(size=(28, 28), packed=True)]
+    points = tuple(
+        VideoPoint(way, 1 - n / 10, 1, {"agreement": 1 - n / 10}, n / 10, None, 9, 10.0 - n, 10.0)
+        for n, way in enumerate(ways)
+    )
+    return drowsy.VideoKnob(model, replace(knob.contents, points=points))
+
+
+def test_points_keep_their_dtype_under_autocast(
+    model: nn.Module, knob: drowsy.VideoKnob, clips: list[Tensor]
+) -> None:
+    knob = every_kind(model, knob)
+    for point in knob.contents.points:
+        knob.set(point)
+        own = [knob(frame) for frame in clips[0][:3].split(1)]
+        knob.reset()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = [knob(frame) for frame in clips[0][:3].split(1)]
+        for one, other in zip(own, cast, strict=True):
+            assert other.dtype == torch.float32
+            assert torch.equal(one, other)
+
+
+def test_figures_are_those_without_autocast(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    own = tune(model, clips, levers="remember", cost="macs")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = tune(model, clips, levers="remember", cost="macs")
+    assert own.contents.points == cast.contents.points
+
+
+def test_frames_that_are_refused(
+    model: nn.Module, knob: drowsy.VideoKnob, clips: list[Tensor]
+) -> None:
+    knob, frame = every_kind(model, knob), clips[0][:1]
+    for point in knob.contents.points:
+        knob.set(point)
+        for given, error, told in (
+            (frame.double(), TypeError, "frames: got torch.float64, allowed: torch.float32"),
+            (frame.byte(), TypeError, "frames: got torch.uint8, allowed: torch.float32"),
+            (frame.numpy(), TypeError, "frames: got ndarray, allowed: torch.float32"),
+            (frame[:, :1], ValueError, r"frames: got \(1, 1, 56, 56\), allowed: \[N, 3, 56, 56\]"),
+            (frame[0], ValueError, r"frames: got \(3, 56, 56\), allowed: \[N, 3, 56, 56\]"),
+            (frame.to("meta"), ValueError, "frames: lie on meta, the network on cpu"),
+        ):
+            with pytest.raises(error, match=told):
+                knob(given)
+        assert knob(frame).isfinite().all()
+
+
+def test_a_copy_has_its_own_network_and_has_seen_nothing(
+    model: nn.Module, knob: drowsy.VideoKnob, clips: list[Tensor]
+) -> None:
+    knob = every_kind(model, knob)
+    for point in knob.contents.points:
+        knob.set(point)
+        first = knob(clips[0][:1])
+        twin = copy.deepcopy(knob)
+        assert twin.point == point
+        assert twin.looks == (None,)
+        assert twin.point in twin.contents.points
+        torch.testing.assert_close(twin(clips[0][:1]), first)
+        before = knob.looks
+        twin.set(twin.awake)
+        for parameter in twin._net.parameters():
+            parameter.data.zero_()
+        assert (knob.point, knob.looks) == (point, before)
+        knob.reset()
+        torch.testing.assert_close(knob(clips[0][:1]), first)
+
+
 def test_several_cameras(model: nn.Module, knob: drowsy.VideoKnob, clips: list[Tensor]) -> None:
     both = drowsy.VideoKnob(model, knob.contents, streams=2)
     point = next(p for p in both.contents.points if p.way.refresh)
@@ -452,6 +527,14 @@ def test_measuring_here_changes_milliseconds_alone(
     knob.measure(seconds=0.01)
     with pytest.raises(ValueError, match=r"clip: got frames of \(3, 28, 28\)"):
         knob.measure(clips[0][:, :, ::2, ::2])
+    kept = knob.contents
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"seconds: got \S+, allowed: a finite number above 0"):
+            knob.measure(seconds=seconds)
+    for wrong in ("1", True, None):
+        with pytest.raises(TypeError, match=r"seconds: got \S+, allowed: a number above 0"):
+            knob.measure(seconds=wrong)  # type: ignore[arg-type]
+    assert knob.contents is kept
 
 
 def test_the_governor_turns_it(knob: drowsy.VideoKnob, clips: list[Tensor]) -> None:

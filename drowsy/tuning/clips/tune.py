@@ -69,7 +69,21 @@ def tune_video(
     ``tell`` is told what is being done.
     """
     check_model(inside(model))
-    chosen = _levers(levers)
+    # In the network's own dtype, as the knob answers.
+    with torch.autocast(next(model.parameters()).device.type, enabled=False):
+        return _tuned(model, clips, labels, metric, _levers(levers), cost, minutes, tell)
+
+
+def _tuned(
+    model: nn.Module,
+    clips: Any,
+    labels: Any,
+    metric: Any,
+    chosen: set[str],
+    cost: str,
+    minutes: float,
+    tell: Callable[[str], None],
+) -> VideoKnob:
     if cost not in tuple(COSTS):
         raise ValueError(f"cost: got {quoted(cost)}, allowed for video: {', '.join(COSTS)}")
     like = next(model.parameters())
