@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import replace
 from fractions import Fraction
@@ -557,6 +558,47 @@ def test_a_file_gives_the_knob_back(
     assert again.table() == knob.table()
 
 
+def write(path: Path, data: dict[str, Any]) -> None:
+    """A file as a stranger may write it, with the checksum that it must have."""
+    data = {name: value for name, value in data.items() if name != "checksum"}
+    text = json.dumps(data, sort_keys=True)
+    path.write_text(json.dumps(data | {"checksum": hashlib.sha256(text.encode()).hexdigest()}))
+
+
+def test_a_file_of_which_a_byte_has_changed_is_refused_or_read_as_it_was(
+    model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    told = path.read_bytes()
+    path.write_bytes(told.replace(b'"loss": 0.0', b'"loss": 0.9', 1))
+    with pytest.raises(ValueError, match="is not as it was written; its checksum differs"):
+        drowsy.load(path, model)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(len(told), size=40).tolist():
+        path.write_bytes(told[:place] + bytes([told[place] ^ 1]) + told[place + 1 :])
+        try:
+            again = drowsy.load(path, model)
+        except ValueError:
+            refused += 1
+        else:
+            assert again.contents.points == knob.contents.points
+    assert refused > 20
+
+
+def test_texts_of_a_file_reach_no_terminal_as_they_are(
+    model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    data = json.loads(path.read_text())
+    write(path, data | {"levers": {"a\x1b[31m": "\x1b[2Jx\ny"}})
+    told = str(drowsy.load(path, model))
+    assert "\x1b" not in told
+    assert told.splitlines()[-1] == r"'a\x1b[31m': '\x1b[2Jx\ny'"
+
+
 def test_files_that_are_refused(model: nn.Module, knob: drowsy.VideoKnob, tmp_path: Path) -> None:
     path = tmp_path / "net.drowsy"
     knob.save(path)
@@ -575,19 +617,47 @@ def test_files_that_are_refused(model: nn.Module, knob: drowsy.VideoKnob, tmp_pa
         drowsy.load(path, other)
 
     def refused(change: dict[str, Any], told: str) -> None:
-        path.write_text(json.dumps(data | change))
+        write(path, data | change)
         with pytest.raises(ValueError, match=told):
             drowsy.load(path, model)
 
     first, *rest = data["points"]
-    refused({"version": 2}, "version: got 2, allowed: 1")
+    at = next(n for n, each in enumerate(data["points"]) if each["way"]["size"])
+
+    def refused_point(change: dict[str, Any], told: str, n: int = 0) -> None:
+        points = list(data["points"])
+        points[n] = points[n] | change
+        refused({"points": points}, f"point {n}: {told}")
+
+    refused({"version": 1}, "version: got 1, allowed: 2")
     refused({"cost": "joules"}, "cost: got 'joules', allowed: latency, slowest, macs")
-    refused({"image": [3, 0, 1]}, "image: got")
+    refused({"objective": "divergence"}, "objective: got 'divergence', allowed: top1, top5, agree")
+    refused({"weights": 3}, "weights: got 3, allowed: a fingerprint")
+    refused({"made": {"minutes": 1e300}}, r"made: got 1e\+300, allowed: up to 2\*\*64")
+    for image in ([3, 0, 1], [3, 32, 10**7], [3, 1 << 15, 1 << 15], [3, 32]):
+        refused({"image": image}, "image: got")
     refused({"points": rest}, "points: got none awake")
-    refused({"points": [{**first, "work": "all"}, *rest]}, "point 0: work: got 'all'")
-    refused({"points": [{**first, "way": {}}, *rest]}, "point 0: way: missing")
-    refused({"points": [{**first, "figures": {}}, *rest]}, "point 0: has not agreement and work")
-    refused({"witness": {"exact": True, "found": {"one": ["x"]}}}, "witness: found: .*numbers")
+    refused({"points": []}, "points: got 0 of them, allowed: a list of 1 to 1024")
+    refused({"points": [first, *rest, rest[0]]}, "points: got one way twice")
+    refused({"points": [first, *rest, {**first, "loss": 0.5}]}, "points: got one way twice")
+    refused_point({"work": "all"}, "work: got 'all'")
+    refused_point({"work": 0}, "work: got 0 awake, allowed: above 0")
+    refused_point({"work": -1}, "work: got -1, allowed: 0 or more", 1)
+    refused_point({"latency_ms": 0}, "latency_ms: got 0, allowed: above 0")
+    refused_point({"way": {}}, "way: missing")
+    refused_point({"way": first["way"] | {"every": 10**9}}, "way: every: got 1000000000, allowed")
+    sized = data["points"][at]["way"]
+    refused_point(
+        {"way": sized | {"size": [57, 10]}}, r"way: size: got \(57, 10\), allowed: up", at
+    )
+    refused_point({"figures": {}}, "has not agreement and work")
+    refused_point({"figures": {"agreement": 1e9}}, "figures: agreement: got 1000000000.0, allowed")
+    refused_point(
+        {"interval": [1, -1]}, r"interval: got \[1, -1\], allowed: two numbers, ascending"
+    )
+    refused({"witness": {"exact": True, "found": {"one": ["x"]}}}, r"witness: found: .*numbers")
+    refused({"witness": {"exact": True, "found": {"one": [1, 2]}}}, r"witness: found: one: got sha")
+    refused({"witness": {"exact": True, "found": {}}}, "witness: got none, allowed: what the net")
     refused({"more": 1}, "unknown more")
     path.write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
@@ -617,7 +687,7 @@ def test_of_another_machine_milliseconds_are_warned_of(
     knob.save(path)
     data = json.loads(path.read_text())
     data["made"]["machine"] = {"processor": "another"}
-    path.write_text(json.dumps(data))
+    write(path, data)
     with pytest.warns(UserWarning, match="milliseconds are of another machine"):
         drowsy.load(path, model)
 

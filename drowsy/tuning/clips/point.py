@@ -75,6 +75,8 @@ class VideoPoint:
         for name in _NUMBERS:
             optional = name.endswith("_ms") and data[name] is None
             check(name, optional or is_number(data[name]), "a number")
+            if name.endswith("_ms"):
+                check(name, optional or data[name] > 0, "above 0, or null")
             check(name, optional or name == "loss" or data[name] >= 0, "0 or more")
         figures, interval = data["figures"], data["interval"]
         known = isinstance(figures, dict) and all(
