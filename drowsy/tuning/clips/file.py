@@ -1,11 +1,17 @@
-"""The file of a knob for video: versioned JSON, as it has points and no tensors."""
+"""The file of a knob for video: versioned JSON, as it has points and no tensors.
+
+As in a knob's file for images, a checksum over all of it makes a file of which a byte has changed
+be refused, or read as it was written. It is no seal: what a file tells is checked all the same.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,11 +24,13 @@ from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.versioned import check_header, check_keys, read_json
 from drowsy.graph.convert import inside
-from drowsy.knob.metrics import METRICS
+from drowsy.knob.metrics import objectives
 from drowsy.tuning.clips.point import COSTS, VideoPoint
 from drowsy.tuning.witness import Witness
 
-FORMAT, VERSION = "drowsy.video-knob", 1
+FORMAT, VERSION = "drowsy.video-knob", 2
+# Far above what any knob has; a file that asks for more would take memory or hours.
+_SIDE, _NUMBERS, _POINTS, _EVERY, _SIZE = 1 << 15, 1 << 28, 1 << 10, 1 << 10, 2.0**64
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,10 @@ def write_video_knob(path: str | os.PathLike[str], contents: VideoContents) -> N
         "levers": dict(contents.levers),
         "made": dict(contents.made),
     }
-    write_text(path, json.dumps(about, indent=1, allow_nan=False) + "\n")
+    # As it is read back, which the checksum is of.
+    about = json.loads(json.dumps(about, allow_nan=False))
+    about["checksum"] = _checksum(about)
+    write_text(path, json.dumps(about, indent=1) + "\n")
 
 
 def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoContents:
@@ -77,32 +88,37 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
     about, where = read_json(path), f"knob: {legible(path)}"
     check_header(about, FORMAT, VERSION, where)
     own = {each.name for each in fields(VideoContents)} - {"measured_here"}
-    check_keys(about, {"format", "version", *own}, where)
+    check_keys(about, {"format", "version", "checksum", *own}, where)
+    if about["checksum"] != _checksum(about):
+        raise ValueError(f"{where}: is not as it was written; its checksum differs")
 
     def check(name: str, good: bool, allowed: str) -> None:
         if not good:
             raise ValueError(f"{where}: {name}: got {quoted(about[name])}, allowed: {allowed}")
 
-    image, points, levers, made = (about[name] for name in ("image", "points", "levers", "made"))
-    sides = isinstance(image, list) and len(image) == 3
-    good = sides and all(type(side) is int and side >= 1 for side in image)
-    check("image", good, "three integers, 1 or more")
-    check("points", isinstance(points, list) and bool(points), "a list of points")
-    check("objective", about["objective"] in tuple(METRICS), ", ".join(METRICS))
+    for name in about.keys() - {"witness"}:
+        # Before anything computes with them.
+        if wide := [number for number in _numbers(about[name]) if not abs(number) <= _SIZE]:
+            raise ValueError(f"{where}: {name}: got {quoted(wide[0])}, allowed: up to 2**64")
+    image, levers, made = (about[name] for name in ("image", "levers", "made"))
+    check(
+        "image",
+        isinstance(image, list)
+        and len(image) == 3
+        and all(type(side) is int and 1 <= side <= _SIDE for side in image)
+        and math.prod(image) <= _NUMBERS,
+        f"three integers, 1 to {_SIDE}, that multiply to {_NUMBERS} at most",
+    )
+    image = (image[0], image[1], image[2])
+    check("weights", isinstance(about["weights"], str), "a fingerprint")
+    check("objective", about["objective"] in objectives(), ", ".join(objectives()))
     check("cost", about["cost"] in tuple(COSTS), ", ".join(COSTS))
     texts = isinstance(levers, dict) and all(isinstance(each, str) for each in levers.values())
     check("levers", texts, "texts by name")
     check("made", isinstance(made, dict), "an object")
-    read = [VideoPoint.from_dict(p, f"{where}: point {n}") for n, p in enumerate(points)]
-    needed = (about["objective"], COSTS[about["cost"]])
-    for n, point in enumerate(read):
-        if needed[0] not in point.figures or getattr(point, needed[1]) is None:
-            raise ValueError(f"{where}: point {n}: has not {' and '.join(needed)}, allowed: both")
-    if not any(point.is_awake for point in read):
-        raise ValueError(f"{where}: points: got none awake, allowed: one of them awake")
-    image = (image[0], image[1], image[2])
+    points = _points(about, image, where)
     witness = _witness(about["witness"], f"{where}: witness")
-    sizes = [point.way.size for point in read if point.way.size is not None]
+    sizes = [point.way.size for point in points if point.way.size is not None]
     _check_model(model, about["weights"], witness, image, sizes, where)
     here = made.get("machine") == provenance()["machine"]
     if not here:
@@ -114,13 +130,43 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
         weights=about["weights"],
         witness=witness,
         image=image,
-        points=tuple(read),
+        points=points,
         objective=about["objective"],
         cost=about["cost"],
         levers=levers,
         made=made,
         measured_here=here,
     )
+
+
+def _points(
+    about: Mapping[str, Any], image: tuple[int, int, int], where: str
+) -> tuple[VideoPoint, ...]:
+    """The points of a file, whose objective, cost and image are checked already."""
+    given = about["points"]
+    if not isinstance(given, list) or not 1 <= len(given) <= _POINTS:
+        got = f"{len(given)} of them" if isinstance(given, list) else quoted(given)
+        raise ValueError(f"{where}: points: got {got}, allowed: a list of 1 to {_POINTS} points")
+    points = []
+    for n, each in enumerate(given):
+        place = f"{where}: point {n}"
+        point = VideoPoint.from_dict(each, place)
+        needed = (about["objective"], COSTS[about["cost"]])
+        if needed[0] not in point.figures or getattr(point, needed[1]) is None:
+            raise ValueError(f"{place}: has not {' and '.join(needed)}, allowed: both")
+        if point.is_awake and not point.work > 0:
+            raise ValueError(f"{place}: work: got {point.work} awake, allowed: above 0")
+        size, full = point.way.size, image[1:]
+        if size is not None and not (size[0] <= full[0] and size[1] <= full[1]):
+            raise ValueError(f"{place}: way: size: got {size}, allowed: up to {full}, the frames'")
+        if point.way.every > _EVERY:
+            raise ValueError(f"{place}: way: every: got {point.way.every}, allowed: up to {_EVERY}")
+        points.append(point)
+    if len({point.way for point in points}) < len(points):
+        raise ValueError(f"{where}: points: got one way twice, allowed: once")
+    if not any(point.is_awake for point in points):
+        raise ValueError(f"{where}: points: got none awake, allowed: one of them awake")
+    return tuple(points)
 
 
 def _witness(data: Any, where: str) -> Witness:
@@ -133,6 +179,12 @@ def _witness(data: Any, where: str) -> Witness:
         found = {name: torch.tensor(each).float() for name, each in data["found"].items()}
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{where}: found: {legible(error)}, allowed: numbers") from error
+    for name, each in found.items():
+        if each.dim() < 2 or not each.isfinite().all():
+            raise ValueError(
+                f"{where}: found: {legible(name)}: got shape {tuple(each.shape)}, allowed: finite "
+                "numbers of each image"
+            )
     return Witness(data["exact"], found)
 
 
@@ -153,6 +205,9 @@ def _check_model(
         )
     try:
         other = witness.contradiction(model, image, sizes)
+        # Only where nothing that a network puts out repeats is there nothing to tell it by.
+        if not witness.found and Witness.of(model, image, sizes).found:
+            raise ValueError(f"{where}: witness: got none, allowed: what the network puts out")
     except RuntimeError as error:
         raise ValueError(
             f"{where}: image: got {image}, allowed: a size that the model takes ({legible(error)})"
@@ -162,3 +217,18 @@ def _check_model(
             f"{where}: was tuned for another network that has this model's weights: "
             f"{legible(other)}, allowed: the same activations, strides, padding, epsilons, forward"
         )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a value of JSON."""
+    if isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(each)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+def _checksum(about: Mapping[str, Any]) -> str:
+    """SHA-256 of all of a file but itself."""
+    told = {name: value for name, value in about.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from drowsy.evaluation.intervals import Interval, paired
+from drowsy.evaluation.guessing import check_targets
+from drowsy.evaluation.intervals import paired
 from drowsy.evaluation.metrics import Task
+from drowsy.evaluation.outputs import joined
 from drowsy.images.checks import as_tensor, check_clips
 from drowsy.network.net import DrowsyNet
 from drowsy.video.ways import Player, Way
@@ -54,13 +57,29 @@ def gather(clips: Any, labels: Any, like: Tensor) -> list[Stretch]:
         raise ValueError(
             f"clips: lie on {given[0].device}, the network on {like.device}, allowed: one device"
         )
-    told = [None] * len(given) if labels is None else [labels] if alone else list(labels)
-    if len(told) != len(given):
-        raise ValueError(f"labels: got {len(told)} for {len(given)} clips, allowed: one of each")
+    told = [None] * len(given)
+    if labels is not None:
+        told = [labels] if alone else _entries(labels, "labels", len(given), "clips")
+        for n, (own, clip) in enumerate(zip(told, given, strict=True)):
+            _entries(own, "labels" if alone else f"labels: clip {n}", len(clip), "frames")
     return [
         Stretch(clip.to(like.dtype), None if own is None else as_tensor(own))
         for clip, own in zip(given, told, strict=True)
     ]
+
+
+def _entries(labels: Any, where: str, count: int, what: str) -> list[Any]:
+    """Labels one by one; raises unless they are so many, in a form that has a length."""
+    many = isinstance(labels, (list, tuple, range, np.ndarray, Tensor))
+    if not many or getattr(labels, "ndim", 1) == 0:
+        kind = "one number" if many else type(labels).__name__
+        raise TypeError(
+            f"{where}: got {kind}, allowed: a tensor, an array or a list, with one of each of "
+            f"{count} {what}; or None for labels, without any"
+        )
+    if len(labels) != count:
+        raise ValueError(f"{where}: got {len(labels)} for {count} {what}, allowed: one of each")
+    return list(labels)
 
 
 def split(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch], str]:
@@ -151,11 +170,44 @@ class Footage:
                 values.setdefault(name, []).append(each)
         return Seen(values, float(np.mean(work)), max(steady or work))
 
-    def lost(self, awake: Seen, seen: Seen, metric: str) -> Interval:
-        """How much less of a metric than awake, with the interval of blocks of frames in a row."""
+    def check_targets(self) -> None:
+        """Raise ValueError or warn where the network awake does no better than who guesses.
+
+        Raises:
+            ValueError: labels that the network's outputs do not allow, too.
+        """
+        outputs = [output for awake in self._awake for output in awake]
+        targets = [
+            labels[time : time + 1]
+            for labels, awake in zip(self._labels, self._awake, strict=True)
+            for time in range(len(awake))
+            if labels is not None
+        ]
+        if not targets:
+            return
+        first, *others = (
+            self.task.count(output, output, each)
+            for output, each in zip(outputs, targets, strict=True)
+        )
+        counts = sum(others, first)
+        if self.task.name == "classification":
+            check_targets(self.task, counts, joined(outputs), torch.cat(targets))
+        else:
+            check_targets(self.task, counts, None, targets)
+
+    def lost(
+        self, awake: Seen, seen: Seen, metric: str
+    ) -> tuple[float, tuple[float, float] | None]:
+        """How much less of a metric than awake, and the interval of blocks of frames in a row.
+
+        None where these are one block, of which nothing can be drawn again.
+        """
         loss = float(awake.each(metric).mean() - seen.each(metric).mean())
-        of = (_blocks(each.values[metric]) for each in (awake, seen))
-        return paired(*of)._replace(mean=loss)
+        one, other = (_blocks(each.values[metric]) for each in (awake, seen))
+        if len(one) == 1:
+            return loss, None
+        found = paired(one, other)
+        return loss, (found.low, found.high)
 
 
 def _blocks(stretches: Sequence[np.ndarray]) -> np.ndarray:

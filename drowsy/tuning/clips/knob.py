@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.evaluation.arguments import check_count
-from drowsy.files.messages import quoted
+from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align
 from drowsy.graph.convert import convert
@@ -27,6 +27,7 @@ from drowsy.network.net import DrowsyNet
 from drowsy.tuning.clips.file import VideoContents, write_video_knob
 from drowsy.tuning.clips.pace import pace
 from drowsy.tuning.clips.point import VideoPoint, spent
+from drowsy.tuning.measuring import check_seconds
 from drowsy.tuning.resolution import fit_flatten
 from drowsy.video.cuts import DEFAULT_CUT
 from drowsy.video.motions import moved
@@ -92,6 +93,15 @@ class VideoKnob:
         self.awake = next(point for point in points if point.is_awake)
         self.points = worth_having(points, self.objective, self.cost)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> VideoKnob:
+        """A knob with a network of its own, at the same point, that has not seen a frame yet."""
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        twin._net = copy.deepcopy(self._net, memo)
+        # Anew: weights in the order that a device's library wants cannot be copied.
+        twin._player = twin._playing(twin.point)
+        return twin
+
     def _playing(self, point: VideoPoint) -> Player:
         return Player(self._net, point.way, self._streams, cut=self._cut)
 
@@ -100,19 +110,35 @@ class VideoKnob:
     def __call__(self, frames: Tensor, slots: Sequence[int] | None = None) -> Any:
         """What the network says of one frame of each camera, at the point in force.
 
+        In the network's own dtype, under ``torch.autocast`` too: that is what the points' figures
+        are of.
+
+        Frames are not looked through for NaN and infinity, which would wait for the device. At
+        packed points and those that remember, an activation may turn NaN into a number, so that
+        answers to such a frame are finite and mean nothing; what remembers, remembers them.
+
         Args:
             frames: ``[N, C, H, W]``, as the network takes them, one a slot; as large as the clips
-                that it was tuned on.
+                that it was tuned on, in the dtype and on the device of the network.
             slots: whose frames they are, by default of all slots in order.
 
         Raises:
-            ValueError: frames of another shape, or slots that do not fit.
+            TypeError: no tensor, or one of another dtype.
+            ValueError: frames of another shape or elsewhere, or slots that do not fit.
         """
-        if not isinstance(frames, Tensor) or frames.shape[1:] != self.contents.image:
-            shape = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+        like = next(self._net.parameters())
+        if not isinstance(frames, Tensor) or frames.dtype != like.dtype:
+            kind = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
+            raise TypeError(f"frames: got {kind}, allowed: {like.dtype}, as the network has")
+        if frames.dim() != 4 or frames.shape[1:] != self.contents.image:
             allowed = ", ".join(map(str, self.contents.image))
-            raise ValueError(f"frames: got {shape}, allowed: [N, {allowed}]")
-        return self._player(frames, slots)
+            raise ValueError(f"frames: got {tuple(frames.shape)}, allowed: [N, {allowed}]")
+        if frames.device != like.device:
+            raise ValueError(
+                f"frames: lie on {frames.device}, the network on {like.device}, allowed: one device"
+            )
+        with torch.autocast(like.device.type, enabled=False):
+            return self._player(frames, slots)
 
     def reset(self, slot: int | None = None) -> None:
         """Forget what a slot remembers, or all slots: its next frame is computed whole."""
@@ -224,7 +250,12 @@ class VideoKnob:
         Args:
             clip: frames ``[T, C, H, W]``, shown forth and back; None for noise that moves.
             seconds: for all points together.
+
+        Raises:
+            TypeError, ValueError: another clip than the network takes, one that is not finite, or
+                seconds that are no finite number above 0.
         """
+        check_seconds(seconds)
         like = next(self._net.parameters())
         if clip is None:
             noise = torch.rand(self.contents.image, generator=torch.Generator().manual_seed(0))
@@ -234,9 +265,14 @@ class VideoKnob:
             raise ValueError(
                 f"clip: got frames of {tuple(clip.shape[1:])}, allowed: {self.contents.image}"
             )
+        if clip.device != like.device:
+            raise ValueError(
+                f"clip: lies on {clip.device}, the network on {like.device}, allowed: one device"
+            )
         points = self.contents.points
         each = seconds / len(points)
-        found = [pace(self._net, point.way, clip.to(like.dtype), each) for point in points]
+        with torch.autocast(like.device.type, enabled=False):
+            found = [pace(self._net, point.way, clip.to(like.dtype), each) for point in points]
         awake_ms = float(np.median([one.awake_ms for one in found]))
         made = {**self.contents.made, "machine": provenance()["machine"]}
         self.contents = replace(self.contents, measured_here=True, made=made)
@@ -260,7 +296,8 @@ class VideoKnob:
 
         Columns: ``setting``, ``saved`` (of the cost), ``latency_ms`` and ``slowest_ms`` of a frame,
         ``work`` and ``peak`` (mean and largest share of the multiplications), the objective,
-        ``loss`` and its 95% interval ``loss_low`` to ``loss_high``, ``in_force``.
+        ``loss`` and its 95% interval ``loss_low`` to ``loss_high`` (None of too few frames),
+        ``in_force``.
         """
         return [
             {
@@ -272,8 +309,8 @@ class VideoKnob:
                 "peak": point.peak,
                 self.objective: point.figures[self.objective],
                 "loss": point.loss,
-                "loss_low": point.interval[0],
-                "loss_high": point.interval[1],
+                "loss_low": point.interval and point.interval[0],
+                "loss_high": point.interval and point.interval[1],
                 "in_force": point is self.point,
             }
             for point in (self.awake, *(p for p in self.points if p is not self.awake))
@@ -296,13 +333,16 @@ class VideoKnob:
             measured = (row[name] for name in ("latency_ms", "slowest_ms", "work", "peak"))
             line += ["" if each is None else f"{each:.2f}" for each in measured]
             line += [number(row[self.objective]), number(row["loss"])]
-            line.append(" to ".join(number(row[each]) for each in ("loss_low", "loss_high")))
+            ends = [row[each] for each in ("loss_low", "loss_high")]
+            line.append("" if None in ends else " to ".join(map(number, ends)))
             lines.append(line)
         return align(lines)
 
     def __str__(self) -> str:
         told = [self.table()]
-        told += [f"{lever}: {reason}" for lever, reason in self.contents.levers.items()]
+        # A file's texts are a stranger's.
+        levers = self.contents.levers.items()
+        told += [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers]
         return "\n".join(told)
 
     def __repr__(self) -> str:

@@ -26,7 +26,8 @@ class VideoPoint:
         peak: the largest share of any frame but the first and those after a cut, which are dense.
         figures: of every metric its mean over frames, by name.
         loss: how much less of the knob's objective than awake, in its unit, on the same frames.
-        interval: of that, from where to where 95% of such measurements would have it lie.
+        interval: of that, from where to where 95% of such measurements would have it lie;
+            None where the frames are too few to tell.
         frames: how many were measured.
         latency_ms, slowest_ms: milliseconds a frame: the mean, and of the frame that takes longest.
     """
@@ -36,7 +37,7 @@ class VideoPoint:
     peak: float
     figures: Mapping[str, float]
     loss: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     frames: int
     latency_ms: float | None = None
     slowest_ms: float | None = None
@@ -58,7 +59,8 @@ class VideoPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        plain = {**vars(self), "figures": dict(self.figures), "interval": list(self.interval)}
+        interval = None if self.interval is None else list(self.interval)
+        plain = {**vars(self), "figures": dict(self.figures), "interval": interval}
         return {**plain, "way": self.way.to_dict()}
 
     @classmethod
@@ -73,17 +75,25 @@ class VideoPoint:
         for name in _NUMBERS:
             optional = name.endswith("_ms") and data[name] is None
             check(name, optional or is_number(data[name]), "a number")
+            if name.endswith("_ms"):
+                check(name, optional or data[name] > 0, "above 0, or null")
             check(name, optional or name == "loss" or data[name] >= 0, "0 or more")
         figures, interval = data["figures"], data["interval"]
         known = isinstance(figures, dict) and all(
             name in METRICS and is_number(value) for name, value in figures.items()
         )
         check("figures", known, "numbers by metric")
+        for name, value in figures.items():
+            try:
+                METRICS[name].check(value)
+            except ValueError as error:
+                raise ValueError(f"{where}: figures: {error}") from error
         pair = isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval))
-        check("interval", pair, "two numbers")
+        ordered = interval is None or (pair and interval[0] <= interval[1])
+        check("interval", ordered, "two numbers, ascending, or null")
         check("frames", type(data["frames"]) is int and data["frames"] >= 1, "1 or more")
         way = Way.from_dict(data["way"], f"{where}: way")
-        return cls(**{**data, "way": way, "interval": (interval[0], interval[1])})
+        return cls(**{**data, "way": way, "interval": interval and (interval[0], interval[1])})
 
 
 def spent(point: VideoPoint, cost: str) -> float:

@@ -23,7 +23,7 @@ from drowsy.knob.costs import network_cost
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.clips.file import VideoContents
-from drowsy.tuning.clips.footage import Footage, Seen, Stretch, gather, shortened, split
+from drowsy.tuning.clips.footage import BLOCK, Footage, Seen, Stretch, gather, shortened, split
 from drowsy.tuning.clips.knob import VideoKnob, network_for
 from drowsy.tuning.clips.pace import Pace, pace
 from drowsy.tuning.clips.point import COSTS, VideoPoint
@@ -69,7 +69,21 @@ def tune_video(
     ``tell`` is told what is being done.
     """
     check_model(inside(model))
-    chosen = _levers(levers)
+    # In the network's own dtype, as the knob answers.
+    with torch.autocast(next(model.parameters()).device.type, enabled=False):
+        return _tuned(model, clips, labels, metric, _levers(levers), cost, minutes, tell)
+
+
+def _tuned(
+    model: nn.Module,
+    clips: Any,
+    labels: Any,
+    metric: Any,
+    chosen: set[str],
+    cost: str,
+    minutes: float,
+    tell: Callable[[str], None],
+) -> VideoKnob:
     if cost not in tuple(COSTS):
         raise ValueError(f"cost: got {quoted(cost)}, allowed for video: {', '.join(COSTS)}")
     like = next(model.parameters())
@@ -78,6 +92,9 @@ def tune_video(
     net = network_for(model, first.frames[:1])
     few = first.part(0, 4)
     task = task_of(net, few.frames, few.labels, metric)
+    if labels is not None:
+        for each in stretches:
+            task.check(each.labels, each.frames)
     bench = _Bench(net, first.frames[:32], cost, 60 * minutes)
     tell("preparing")
     seconds = 1e-3 * bench.pace(Way()).awake_ms
@@ -85,14 +102,19 @@ def tune_video(
     budget = 60 * minutes / seconds
     choosing = shortened(choosing, int(_CHOOSING * budget / _PASSES["choose"]))
     reporting = shortened(reporting, int(_REPORTING * budget / _PASSES["report"]))
+    if labels is not None:
+        for part in (choosing, reporting):
+            Footage(net, part, task).check_targets()
     offers = _offered(bench, chosen)
     ways = _chosen(bench, Footage(net, choosing, task), offers.ways, labels is not None, tell)
     report, objective = Footage(net, reporting, task), task.quality(labels is not None)
     points = list(_points(bench, report, ways, objective, tell))
-    offers.told["frames"] = (
-        f"{how}: {_count(choosing)} and {_count(reporting)} frames; intervals are of blocks of "
-        "frames in a row, and say nothing of other cameras"
+    of_blocks = (
+        "intervals are of blocks of frames in a row, and say nothing of other cameras"
+        if points[0].interval
+        else f"there are no intervals, as two blocks of about {BLOCK} frames in a row are the least"
     )
+    offers.told["frames"] = f"{how}: {_count(choosing)} and {_count(reporting)} frames; {of_blocks}"
     image = (first.frames.shape[1], first.frames.shape[2], first.frames.shape[3])
     contents = VideoContents(
         weights=fingerprint_state(inside(model).state_dict()),
@@ -296,14 +318,14 @@ def _points(
     for n, way in enumerate(ways):
         tell(f"reporting {n + 1} of {len(ways)}")
         seen, found = footage.seen(way), bench.pace(way)
-        lost = footage.lost(awake, seen, objective)
+        loss, interval = footage.lost(awake, seen, objective)
         yield VideoPoint(
             way,
             work=seen.work,
             peak=seen.peak,
             figures=seen.figures(),
-            loss=lost.mean,
-            interval=(lost.low, lost.high),
+            loss=loss,
+            interval=interval,
             frames=footage.frames,
             latency_ms=found.mean * awake_ms,
             slowest_ms=found.slowest * awake_ms,
