@@ -134,7 +134,7 @@ def offer_sleep(
         took = min(_pace(rig, recipe, number_format, rate) for recipe in recipes for rate in (4, 6))
         if took > WORTH:
             offers.told["sleep"] = (
-                f"left out: asleep at 1/2 and 3/4 it took {took:.2f} of the time awake when it was tuned"
+                f"left out: asleep at 1/2 and 3/4 it took {took:.2f} of the time awake, when tuned"
                 + (f", in {number_format}" if number_format else "")
             )
             return recipes[0]
