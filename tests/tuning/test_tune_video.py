@@ -751,7 +751,7 @@ def test_labels_that_are_refused_before_any_work(model: nn.Module, clips: list[T
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_labels_that_are_not_the_network_s_are_refused(
+def test_labels_that_are_not_the_network_s_are_told(
     part: int, model: nn.Module, clips: list[Tensor], timed: list[Way]
 ) -> None:
     with torch.inference_mode():
@@ -760,11 +760,16 @@ def test_labels_that_are_not_the_network_s_are_refused(
     labels[part] = torch.full((14,), 9)
     with pytest.raises(ValueError, match=r"labels: got \d to 9, allowed: 0 to 3"):
         tune(model, clips[:2], labels[:2])
-    labels[part] = model(clips[part]).argmax(1) - 1
-    labels[part] %= 4
-    with pytest.raises(ValueError, match="labels: awake the network is right in 0 of 14 images"):
-        tune(model, clips[:2], labels[:2])
+    with torch.inference_mode():
+        labels = [(model(clip).argmax(1) - 1) % 4 for clip in clips]
     assert not {way for way in timed if not way.is_awake}
+    # Two classes in two clips are too few to be sure.
+    with pytest.warns(UserWarning, match="labels: awake the network is right in 0 of 28 images"):
+        tune(model, clips[:2], labels[:2], cost="macs", levers=["skip"])
+    # One clip that it misreads throughout is none.
+    with torch.inference_mode():
+        labels[part] = model(clips[part]).argmax(1)
+    tune(model, clips[:2], labels[:2], cost="macs", levers=["skip"])
 
 
 def test_points_worth_having() -> None:

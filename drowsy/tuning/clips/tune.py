@@ -103,8 +103,8 @@ def _tuned(
     choosing = shortened(choosing, int(_CHOOSING * budget / _PASSES["choose"]))
     reporting = shortened(reporting, int(_REPORTING * budget / _PASSES["report"]))
     if labels is not None:
-        for part in (choosing, reporting):
-            Footage(net, part, task).check_targets()
+        # Together: one clip that the network misreads throughout is no reason to doubt its labels.
+        Footage(net, [*choosing, *reporting], task).check_targets()
     offers = _offered(bench, chosen)
     ways = _chosen(bench, Footage(net, choosing, task), offers.ways, labels is not None, tell)
     report, objective = Footage(net, reporting, task), task.quality(labels is not None)
