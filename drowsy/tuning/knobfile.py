@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -25,19 +24,24 @@ from drowsy.files.messages import legible, listed, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tensors import read_described, write_tensors
 from drowsy.files.versioned import check_header, check_keys, is_number
-from drowsy.graph.convert import inside
 from drowsy.knob.frontier import COSTS
-from drowsy.knob.metrics import objectives
 from drowsy.knob.point import NUMBER_FORMATS, OperatingPoint
 from drowsy.network.calibration import Calibration
 from drowsy.sleep import SleepSpec, check_fill
+from drowsy.tuning.header import (
+    check_common,
+    check_field,
+    check_model,
+    check_numbers,
+    points_in,
+)
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.witness import Witness, sizes_of
 
 FORMAT, VERSION = "drowsy.knob", 2
 _OWN = "own"
-# Far above what any knob has; a file that asks for more would take memory or hours.
-_SIDE, _NUMBERS, _POINTS, _BATCH, _SIZE = 1 << 15, 1 << 28, 1 << 10, 1 << 20, 2.0**64
+# Far above what any knob has.
+_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ def read_knob(path: str | os.PathLike[str], model: nn.Module) -> Contents:
     if about["checksum"] != _checksum(told, tensors):
         raise ValueError(f"{where}: is not as it was written; its checksum differs")
     contents = _contents(about, tensors, where)
-    _check_model(model, contents, where)
+    sizes = sizes_of(contents.points)
+    check_model(model, contents.weights, contents.witness, contents.image, sizes, where)
     if not contents.measured_here:
         warnings.warn(
             f"{where}: its milliseconds are of another machine "
@@ -133,61 +138,17 @@ def read_knob(path: str | os.PathLike[str], model: nn.Module) -> Contents:
     return contents
 
 
-def _check_model(model: nn.Module, contents: Contents, where: str) -> None:
-    """Raise ValueError unless a model has the weights and computes what the knob's did."""
-    found = fingerprint_state(inside(model).state_dict())
-    if found != contents.weights:
-        raise ValueError(
-            f"{where}: was tuned for other weights than this model's (SHA-256 {found[:12]}..., "
-            f"wanted {contents.weights[:12]}...), allowed: the model that it was tuned for"
-        )
-    try:
-        other = contents.witness.contradiction(model, contents.image, sizes_of(contents.points))
-    except RuntimeError as error:
-        raise ValueError(
-            f"{where}: image: got {contents.image}, allowed: a size that the model takes "
-            f"({legible(error)})"
-        ) from error
-    if other is not None:
-        raise ValueError(
-            f"{where}: was tuned for another network that has this model's weights: "
-            f"{legible(other)}, allowed: the same activations, strides, padding, epsilons, forward"
-        )
-
-
 def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents:
     """What a header and its tensors tell, checked."""
 
-    def check(name: str, good: bool, allowed: str) -> None:
-        if not good:
-            raise ValueError(f"{where}: {name}: got {quoted(about[name])}, allowed: {allowed}")
-
-    def one_of(name: str, allowed: Iterable[str]) -> None:
-        check(name, isinstance(about[name], str) and about[name] in allowed, ", ".join(allowed))
-
-    for name, value in about.items():
-        # Before anything computes with them; JSON knows no NaN.
-        if wide := [number for number in _numbers(value) if not abs(number) <= _SIZE]:
-            raise ValueError(f"{where}: {name}: got {quoted(wide[0])}, allowed: up to 2**64")
-    image = about["image"]
-    check(
-        "image",
-        isinstance(image, list)
-        and len(image) == 3
-        and all(type(side) is int and 1 <= side <= _SIDE for side in image)
-        and math.prod(image) <= _NUMBERS,
-        f"three integers, 1 to {_SIDE}, that multiply to {_NUMBERS} at most",
-    )
-    one_of("objective", objectives())
-    one_of("cost", COSTS)
-    batch = about["batch"]
-    check("batch", type(batch) is int and 1 <= batch <= _BATCH, f"an integer, 1 to {_BATCH}")
+    check_numbers(about, where)
+    image, batch = check_common(about, COSTS, where), about["batch"]
+    good = type(batch) is int and 1 <= batch <= _BATCH
+    check_field(about, "batch", good, f"an integer, 1 to {_BATCH}", where)
     for name in ("restores", "exact"):
-        check(name, type(about[name]) is bool, "true or false")
-    check("weights", isinstance(about["weights"], str), "a fingerprint")
-    check("levers", _are_texts(about["levers"]), "texts by name")
-    check("made", isinstance(about["made"], dict), "an object")
-    check("calibrations", isinstance(about["calibrations"], dict), "an object")
+        check_field(about, name, type(about[name]) is bool, "true or false", where)
+    good = isinstance(about["calibrations"], dict)
+    check_field(about, "calibrations", good, "an object", where)
     recipe = _recipe(about["recipe"], f"{where}: recipe")
     points = _points(about, where)
     calibrations = _calibrations(about["calibrations"], tensors, where)
@@ -212,7 +173,7 @@ def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents
     return Contents(
         weights=about["weights"],
         witness=Witness(about["exact"], parts["witness/"]),
-        image=(image[0], image[1], image[2]),
+        image=image,
         recipe=recipe,
         points=points,
         objective=about["objective"],
@@ -229,12 +190,8 @@ def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents
 
 def _points(about: Any, where: str) -> tuple[OperatingPoint, ...]:
     """The points of a header, whose objective, cost and image are checked already."""
-    given = about["points"]
-    if not isinstance(given, list) or not 1 <= len(given) <= _POINTS:
-        got = f"{len(given)} of them" if isinstance(given, list) else quoted(given)
-        raise ValueError(f"{where}: points: got {got}, allowed: a list of 1 to {_POINTS} points")
     points = []
-    for n, each in enumerate(given):
+    for n, each in enumerate(points_in(about, where)):
         place = f"{where}: point {n}"
         point = OperatingPoint.from_dict(each, place)
         for name, value in (
@@ -322,22 +279,9 @@ def _named(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
     return {n.removeprefix(start): each for n, each in tensors.items() if n.startswith(start)}
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    """All numbers in a value of JSON."""
-    if isinstance(value, (dict, list)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(each)
-    elif isinstance(value, (int, float)):
-        yield value
-
-
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256((text + fingerprint_state(tensors)).encode()).hexdigest()
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
 def _machine_told(made: Mapping[str, Any]) -> str:

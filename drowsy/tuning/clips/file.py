@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import nn
 
-from drowsy.evaluation.identity import fingerprint_state
 from drowsy.files.atomic import write_text
 from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.versioned import check_header, check_keys, read_json
-from drowsy.graph.convert import inside
-from drowsy.knob.metrics import objectives
 from drowsy.tuning.clips.point import COSTS, VideoPoint
+from drowsy.tuning.header import check_common, check_model, check_numbers, points_in
 from drowsy.tuning.witness import Witness
 
 FORMAT, VERSION = "drowsy.video-knob", 2
-# Far above what any knob has; a file that asks for more would take memory or hours.
-_SIDE, _NUMBERS, _POINTS, _EVERY, _SIZE = 1 << 15, 1 << 28, 1 << 10, 1 << 10, 2.0**64
+# Far above what any knob has.
+_EVERY = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -92,34 +89,15 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
     if about["checksum"] != _checksum(about):
         raise ValueError(f"{where}: is not as it was written; its checksum differs")
 
-    def check(name: str, good: bool, allowed: str) -> None:
-        if not good:
-            raise ValueError(f"{where}: {name}: got {quoted(about[name])}, allowed: {allowed}")
-
-    for name in about.keys() - {"witness"}:
-        # Before anything computes with them.
-        if wide := [number for number in _numbers(about[name]) if not abs(number) <= _SIZE]:
-            raise ValueError(f"{where}: {name}: got {quoted(wide[0])}, allowed: up to 2**64")
-    image, levers, made = (about[name] for name in ("image", "levers", "made"))
-    check(
-        "image",
-        isinstance(image, list)
-        and len(image) == 3
-        and all(type(side) is int and 1 <= side <= _SIDE for side in image)
-        and math.prod(image) <= _NUMBERS,
-        f"three integers, 1 to {_SIDE}, that multiply to {_NUMBERS} at most",
-    )
-    image = (image[0], image[1], image[2])
-    check("weights", isinstance(about["weights"], str), "a fingerprint")
-    check("objective", about["objective"] in objectives(), ", ".join(objectives()))
-    check("cost", about["cost"] in tuple(COSTS), ", ".join(COSTS))
-    texts = isinstance(levers, dict) and all(isinstance(each, str) for each in levers.values())
-    check("levers", texts, "texts by name")
-    check("made", isinstance(made, dict), "an object")
+    check_numbers({name: about[name] for name in about.keys() - {"witness"}}, where)
+    image, made = check_common(about, COSTS, where), about["made"]
     points = _points(about, image, where)
     witness = _witness(about["witness"], f"{where}: witness")
     sizes = [point.way.size for point in points if point.way.size is not None]
-    _check_model(model, about["weights"], witness, image, sizes, where)
+    check_model(model, about["weights"], witness, image, sizes, where)
+    # Only where nothing that a network puts out repeats is there nothing to tell it by.
+    if not witness.found and Witness.of(model, image, sizes).found:
+        raise ValueError(f"{where}: witness: got none, allowed: what the network puts out")
     here = made.get("machine") == provenance()["machine"]
     if not here:
         warnings.warn(
@@ -133,7 +111,7 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
         points=points,
         objective=about["objective"],
         cost=about["cost"],
-        levers=levers,
+        levers=about["levers"],
         made=made,
         measured_here=here,
     )
@@ -143,12 +121,8 @@ def _points(
     about: Mapping[str, Any], image: tuple[int, int, int], where: str
 ) -> tuple[VideoPoint, ...]:
     """The points of a file, whose objective, cost and image are checked already."""
-    given = about["points"]
-    if not isinstance(given, list) or not 1 <= len(given) <= _POINTS:
-        got = f"{len(given)} of them" if isinstance(given, list) else quoted(given)
-        raise ValueError(f"{where}: points: got {got}, allowed: a list of 1 to {_POINTS} points")
     points = []
-    for n, each in enumerate(given):
+    for n, each in enumerate(points_in(about, where)):
         place = f"{where}: point {n}"
         point = VideoPoint.from_dict(each, place)
         needed = (about["objective"], COSTS[about["cost"]])
@@ -186,46 +160,6 @@ def _witness(data: Any, where: str) -> Witness:
                 "numbers of each image"
             )
     return Witness(data["exact"], found)
-
-
-def _check_model(
-    model: nn.Module,
-    weights: Any,
-    witness: Witness,
-    image: tuple[int, int, int],
-    sizes: Sequence[tuple[int, int]],
-    where: str,
-) -> None:
-    """Raise ValueError unless a model has the weights and computes what the knob's did."""
-    found = fingerprint_state(inside(model).state_dict())
-    if found != weights:
-        raise ValueError(
-            f"{where}: was tuned for other weights than this model's (SHA-256 {found[:12]}..., "
-            f"wanted {quoted(weights)[1:13]}...), allowed: the model that it was tuned for"
-        )
-    try:
-        other = witness.contradiction(model, image, sizes)
-        # Only where nothing that a network puts out repeats is there nothing to tell it by.
-        if not witness.found and Witness.of(model, image, sizes).found:
-            raise ValueError(f"{where}: witness: got none, allowed: what the network puts out")
-    except RuntimeError as error:
-        raise ValueError(
-            f"{where}: image: got {image}, allowed: a size that the model takes ({legible(error)})"
-        ) from error
-    if other is not None:
-        raise ValueError(
-            f"{where}: was tuned for another network that has this model's weights: "
-            f"{legible(other)}, allowed: the same activations, strides, padding, epsilons, forward"
-        )
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    """All numbers in a value of JSON."""
-    if isinstance(value, (dict, list)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(each)
-    elif isinstance(value, (int, float)):
-        yield value
 
 
 def _checksum(about: Mapping[str, Any]) -> str:
