@@ -132,7 +132,7 @@ def not_said(knob: Knob) -> list[str]:
     told = []
     crops = any(point.view is not None and not point.view.covers for point in points)
     gazes = _bets_on_the_middle(contents.recipe.source) and any(
-        any(point.schedule.thresholds().values()) for point in points
+        not point.nobody_sleeps for point in points
     )
     if crops or gazes:
         doing = " and ".join(

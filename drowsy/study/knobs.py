@@ -132,7 +132,7 @@ def _levers(point: OperatingPoint) -> str:
     """Names of the levers that a point turns."""
     turned = {
         "view": point.view is not None and not point.view.is_whole,
-        "sleep": any(point.schedule.thresholds().values()),
+        "sleep": not point.nobody_sleeps,
         "format": point.number_format is not None,
     }
     return " + ".join(name for name, on in turned.items() if on) or "awake"

@@ -28,7 +28,8 @@ from drowsy.tuning.evaluate import losses
 from drowsy.tuning.knobfile import Contents, read_knob, write_knob
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.measuring import check_seconds, measured
-from drowsy.tuning.table import points_table
+from drowsy.tuning.requests import point_asked_for, the_request
+from drowsy.tuning.table import points_table, with_levers
 
 # Points held by ``at`` in this thread or task, by the knob's id.
 _HELD: contextvars.ContextVar[Mapping[int, OperatingPoint]] = contextvars.ContextVar(
@@ -198,33 +199,19 @@ class Knob:
             "latency_ms": latency_ms,
             "joules": joules,
         }
-        given = [name for name, value in wishes.items() if value is not None]
-        if (point is not None) + len(given) != 1:
-            told = ", ".join([*(["a point"] if point is not None else []), *given]) or "nothing"
-            raise ValueError(f"set: got {told}, allowed: a point, or one of {', '.join(wishes)}")
-        if point is not None:
-            return self._given(point)
-        (name,) = given
+        name, value = the_request(point, wishes)
+        if name == "point":
+            return self._given(value)
         if name != "saving":
-            return self._frontier.at(**{name: wishes[name]})
-        if isinstance(saving, bool) or not isinstance(saving, (int, float)) or not 0 <= saving < 1:
-            raise ValueError(f"saving: got {saving!r}, allowed: 0 or more and below 1")
-        if saving == 0:
+            return self._frontier.at(**{name: value})
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError(f"saving: got {value!r}, allowed: 0 or more and below 1")
+        if value == 0:
             return self.awake
-        return self._frontier.at_saved(saving)
+        return self._frontier.at_saved(value)
 
     def _given(self, point: OperatingPoint | int) -> OperatingPoint:
-        if isinstance(point, int) and not isinstance(point, bool):
-            if not -len(self.points) <= point < len(self.points):
-                raise ValueError(
-                    f"point: got {point}, allowed: 0 to {len(self.points) - 1}, or a point"
-                )
-            return self.points[point]
-        # Of equal points the knob's own, which the network knows.
-        for own in self.contents.points:
-            if own == point:
-                return own
-        raise ValueError("point: got one that this knob does not have, allowed: one of its points")
+        return point_asked_for(point, self.points, self.contents.points)
 
     def reseed(self, seed: int, image: int = 0) -> None:
         """Draw the next batch's sleep maps for images ``image, ...`` of this seed."""
@@ -316,7 +303,7 @@ class Knob:
 
     def share_asleep(self, point: OperatingPoint) -> float:
         """Fraction of the multiplications of what a point shows that sleeps."""
-        if not any(point.schedule.thresholds().values()):
+        if point.nobody_sleeps:
             return 0.0
         rates = {name: layer.rate for name, layer in point.schedule.layers.items()}
         return saving(rates, self._shares)
@@ -389,11 +376,7 @@ class Knob:
         return points_table(self.rows(), self.objective, self.batch)
 
     def __str__(self) -> str:
-        told = [self.table()]
-        # A file's texts are a stranger's.
-        levers = self.contents.levers.items()
-        told += [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers]
-        return "\n".join(told)
+        return with_levers(self.table(), self.contents.levers)
 
     def __repr__(self) -> str:
         return (

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from drowsy.files.messages import legible
 from drowsy.files.tables import Row, align
 from drowsy.knob.metrics import METRICS
 
 
 def points_table(rows: Sequence[Row], objective: str, batch: int) -> str:
     """Rows of ``Knob.rows`` as text, a star before the one in force."""
+    has_joules = any(row["joules"] is not None for row in rows)
+    head = [f"ms/{batch}", "images/s", *["J/image"] * has_joules]
+    lines = []
+    for row in rows:
+        line = [_cell(row["latency_ms"], ".2f"), _cell(row["images_per_s"], ".0f")]
+        line += [_cell(row["joules"], ".4g")] * has_joules
+        lines.append(line)
+    return _table(rows, objective, head, lines)
+
+
+def clips_table(rows: Sequence[Row], objective: str) -> str:
+    """Rows of ``VideoKnob.rows`` as text, a star before the one in force."""
+    names = ("latency_ms", "slowest_ms", "work", "peak")
+    lines = [[_cell(row[name], ".2f") for name in names] for row in rows]
+    return _table(rows, objective, ["ms/frame", "slowest", "work", "peak"], lines)
+
+
+def with_levers(table: str, levers: Mapping[str, str]) -> str:
+    """A table, and below it a line of what came of every lever."""
+    # A file's texts are a stranger's.
+    told = [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers.items()]
+    return "\n".join([table, *told])
+
+
+def _table(
+    rows: Sequence[Row], objective: str, head: Sequence[str], spent: Sequence[Sequence[str]]
+) -> str:
+    """What every point is, ``spent``, and what it loses."""
     metric = METRICS[objective]
     scale, digits = (100, 1) if metric.is_fraction else (1, 2)
     unit = "points" if metric.is_fraction else metric.unit
-    has_joules = any(row["joules"] is not None for row in rows)
-    head = ["", "setting", "saved", f"ms/{batch}", "images/s"]
-    head += ["J/image"] * has_joules
-    head += [metric.axis, f"lost ({unit})", "95% interval"]
-    lines = [head]
-    for row in rows:
-        line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}"]
-        line += [_cell(row["latency_ms"], ".2f"), _cell(row["images_per_s"], ".0f")]
-        line += [_cell(row["joules"], ".4g")] * has_joules
-        line.append(_cell(row[objective], f".{digits}f", scale))
-        line.append(_cell(row["loss"], f".{digits}f", scale))
-        ends = [_cell(row[each], f".{digits}f", scale) for each in ("loss_low", "loss_high")]
-        line.append(" to ".join(ends) if row["loss_low"] is not None else "")
-        lines.append(line)
+    lines = [["", "setting", "saved", *head, metric.axis, f"lost ({unit})", "95% interval"]]
+    for row, cells in zip(rows, spent, strict=True):
+        line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}", *cells]
+        names = (objective, "loss", "loss_low", "loss_high")
+        good, loss, low, high = (_cell(row[name], f".{digits}f", scale) for name in names)
+        lines.append([*line, good, loss, f"{low} to {high}" if low else ""])
     return align(lines)
 
 

@@ -14,21 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.evaluation.arguments import check_count
-from drowsy.files.messages import legible, quoted
+from drowsy.files.messages import quoted
 from drowsy.files.provenance import provenance
-from drowsy.files.tables import Row, align
+from drowsy.files.tables import Row
 from drowsy.graph.convert import convert
 from drowsy.images.checks import check_clips
 from drowsy.knob.costs import ROUNDING
 from drowsy.knob.frontier import NoSuchPoint
-from drowsy.knob.metrics import METRICS
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.clips.file import VideoContents, write_video_knob
 from drowsy.tuning.clips.pace import pace
 from drowsy.tuning.clips.point import VideoPoint, spent
 from drowsy.tuning.measuring import check_seconds
+from drowsy.tuning.requests import point_asked_for, the_request
 from drowsy.tuning.resolution import fit_flatten
+from drowsy.tuning.table import clips_table, with_levers
 from drowsy.video.cuts import DEFAULT_CUT
 from drowsy.video.motions import moved
 from drowsy.video.stream import Look
@@ -183,11 +184,11 @@ class VideoKnob:
             "latency_ms": latency_ms,
             "slowest_ms": slowest_ms,
         }
-        given = {name: value for name, value in wishes.items() if value is not None}
-        if (point is not None) + len(given) != 1:
-            told = ", ".join([*(["a point"] if point is not None else []), *given]) or "nothing"
-            raise ValueError(f"set: got {told}, allowed: a point, or one of {', '.join(wishes)}")
-        self._turn(self._given(point) if point is not None else self._wished(*given.popitem()))
+        name, value = the_request(point, wishes)
+        if name == "point":
+            self._turn(point_asked_for(value, self.points, self.contents.points))
+        else:
+            self._turn(self._wished(name, value))
         return self.point
 
     def _turn(self, point: VideoPoint) -> None:
@@ -197,19 +198,6 @@ class VideoKnob:
         elif one != other:
             self._player = self._playing(point)
         self.point = point
-
-    def _given(self, point: VideoPoint | int) -> VideoPoint:
-        if isinstance(point, int) and not isinstance(point, bool):
-            if not -len(self.points) <= point < len(self.points):
-                raise ValueError(
-                    f"point: got {point}, allowed: 0 to {len(self.points) - 1}, or a point"
-                )
-            return self.points[point]
-        if point not in self.contents.points:
-            raise ValueError(
-                "point: got one that this knob does not have, allowed: one of its points"
-            )
-        return point
 
     def _wished(self, name: str, value: float) -> VideoPoint:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -318,32 +306,10 @@ class VideoKnob:
 
     def table(self) -> str:
         """The rows as aligned text."""
-        metric = METRICS[self.objective]
-        scale, digits = (100, 1) if metric.is_fraction else (1, 2)
-        unit = "points" if metric.is_fraction else metric.unit
-
-        def number(value: float) -> str:
-            # Adding 0 turns -0.0 into 0.0.
-            return f"{round(scale * value, 6) + 0.0:.{digits}f}"
-
-        head = ["", "setting", "saved", "ms/frame", "slowest", "work", "peak"]
-        lines = [[*head, metric.axis, f"lost ({unit})", "95% interval"]]
-        for row in self.rows():
-            line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}"]
-            measured = (row[name] for name in ("latency_ms", "slowest_ms", "work", "peak"))
-            line += ["" if each is None else f"{each:.2f}" for each in measured]
-            line += [number(row[self.objective]), number(row["loss"])]
-            ends = [row[each] for each in ("loss_low", "loss_high")]
-            line.append("" if None in ends else " to ".join(map(number, ends)))
-            lines.append(line)
-        return align(lines)
+        return clips_table(self.rows(), self.objective)
 
     def __str__(self) -> str:
-        told = [self.table()]
-        # A file's texts are a stranger's.
-        levers = self.contents.levers.items()
-        told += [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers]
-        return "\n".join(told)
+        return with_levers(self.table(), self.contents.levers)
 
     def __repr__(self) -> str:
         return f"VideoKnob({len(self.points)} points, cost={self.cost!r}, at {self.point.way})"

@@ -1,0 +1,41 @@
+"""What knobs of both kinds are asked for: one wish, or one of their points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+Point = TypeVar("Point")
+
+
+def the_request(point: Any, wishes: Mapping[str, float | None]) -> tuple[str, Any]:
+    """The name and value of the only request: ``point``, or one of ``wishes``.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    given = {name: value for name, value in wishes.items() if value is not None}
+    if (point is not None) + len(given) != 1:
+        told = ", ".join([*(["a point"] if point is not None else []), *given]) or "nothing"
+        raise ValueError(f"set: got {told}, allowed: a point, or one of {', '.join(wishes)}")
+    return ("point", point) if point is not None else given.popitem()
+
+
+def point_asked_for(asked: Any, points: Sequence[Point], known: Sequence[Point]) -> Point:
+    """One of a knob's own points.
+
+    Args:
+        asked: its place among ``points``, or a point equal to one of ``known``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(asked, int) and not isinstance(asked, bool):
+        if not -len(points) <= asked < len(points):
+            raise ValueError(f"point: got {asked}, allowed: 0 to {len(points) - 1}, or a point")
+        return points[asked]
+    # Of equal points the knob's own, which the network knows.
+    for own in known:
+        if own == asked:
+            return own
+    raise ValueError("point: got one that this knob does not have, allowed: one of its points")
