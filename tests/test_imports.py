@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,10 @@ def test_lazy_and_type_checking_imports_count(tmp_path: Path) -> None:
     (folder / "low.py").write_text("def f():\n    from drowsy.room import high\n")
     (folder / "high.py").write_text("if TYPE_CHECKING:\n    from drowsy.room.low import f\n")
     assert circles(imports(tmp_path)) == [{"drowsy.room.low", "drowsy.room.high"}]
+
+
+def test_a_command_starts_without_what_only_compilers_and_plots_need() -> None:
+    heavy = ("torch._dynamo", "torch._inductor", "triton.compiler", "sympy", "matplotlib", "ray")
+    code = f"import sys, drowsy.cli.main; print([n for n in {heavy} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

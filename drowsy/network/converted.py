@@ -174,11 +174,15 @@ class Converted(Standin):
         self.control.advance(images.shape[0] if images.dim() == 4 else 1)
         return output
 
-    @torch.compiler.disable(
-        reason="a drowsy network is compared with its model at its first call: call it once before "
-        "it is compiled, or give drowsy.convert an example"
-    )
     def _settle(self, method: str, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            from drowsy.network import uncompiled
+
+            uncompiled.settle(self._compare, method, args, kwargs)
+        else:
+            self._compare(method, args, kwargs)
+
+    def _compare(self, method: str, args: Any, kwargs: Any) -> None:
         if _is_traced(args, kwargs) or is_recorded():
             raise RuntimeError(
                 "net: is traced or exported before it was compared with its model: call it once "

@@ -804,6 +804,21 @@ def test_compiled_network_follows_the_knob_without_recompiling(net: DrowsyNet) -
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+def test_a_network_is_compared_before_its_first_compiled_call() -> None:
+    torch._dynamo.reset()
+    network, x = randomise_norms(sequential()), torch.randn(X)
+    net = convert(network)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="call it once before it is compiled"):
+        run(torch.compile(net, fullgraph=True, backend="eager"), x)
+    compiled = torch.compile(net, backend="eager")
+    torch.testing.assert_close(run(compiled, x), run(network, x))
+    net.set(0.5)
+    net.reseed(1)
+    first = run(compiled, x)
+    net.reseed(1)
+    torch.testing.assert_close(run(net, x), first)
+
+
 def test_exported_network_sleeps_as_it_did(net: DrowsyNet) -> None:
     net.set(0.5)
     x = torch.randn(X)
