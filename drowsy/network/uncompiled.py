@@ -1,7 +1,7 @@
 """What no compiler may look into.
 
-``torch.compiler.disable`` loads all of Dynamo, which takes as long as the rest of torch: this module
-is imported where a compiler runs, and nowhere else.
+``torch.compiler.disable`` loads all of Dynamo, which takes as long as the rest of torch: this
+module is imported where a compiler runs, and nowhere else.
 """
 
 from __future__ import annotations
