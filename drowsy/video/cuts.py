@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,28 +18,37 @@ class Cuts:
 
     The difference of two frames is the mean absolute difference of their 16 x 16 pictures, in units
     of the later one's contrast (its mean absolute deviation from its own mean), so neither exposure
-    nor a network's preprocessing changes what it means: unrelated pictures differ by about 1.
+    nor a network's preprocessing changes what it means: unrelated pictures differ by about 1. One
+    street differs from another by less, and a car that passes close to the camera by more, but
+    that grows from frame to frame: so a smaller difference is a cut where it is a leap.
 
     Args:
-        least: the difference from which on a frame is a cut, above 0.
+        least: the difference from which on a frame is a cut, above 0; three eighths of it are
+            enough where the differences of the four frames before were at most a third of it.
         rest: frames after a cut in which no other is found, so that the mean work stays bounded
             whatever a camera shows.
     """
 
     SIDE = 16
+    LEAP, AT_LEAST, BEFORE = 3.0, 0.375, 4
 
     def __init__(self, least: float = DEFAULT_CUT, rest: int = 8) -> None:
         self.least, self.rest = check_cut(least), rest
         self._before: Tensor | None = None
         self._resting = 0
+        self._differences: deque[float] = deque(maxlen=self.BEFORE)
 
     def found(self, frame: Tensor) -> bool:
         """Whether this frame ``[C, H, W]`` is a cut; the first is none."""
+        first, usual = self._before is None, max(self._differences, default=math.inf)
         difference = self.difference(frame)
+        if not first:
+            self._differences.append(difference)
         if self._resting:
             self._resting -= 1
             return False
-        if difference < self.least:
+        leaps = difference >= max(self.AT_LEAST * self.least, self.LEAP * usual)
+        if difference < self.least and not leaps:
             return False
         self._resting = self.rest
         return True

@@ -20,6 +20,25 @@ def test_a_cut_is_found_and_the_frames_around_it_are_not() -> None:
     assert [cuts.found(frame) for frame in shown] == [False, False, True, False]
 
 
+def between(share: float) -> torch.Tensor:
+    """Picture 1, with so much of what makes picture 2 another."""
+    return (1 - share) * picture(1) + share * picture(2)
+
+
+def test_a_smaller_difference_is_a_cut_where_it_is_a_leap() -> None:
+    shown = [between(share) for share in (0, 0.02, 0.04, 0.3)]
+    cuts, differences = Cuts(), Cuts()
+    assert [cuts.found(frame) for frame in shown] == [False, False, False, True]
+    assert 0.3 < [differences.difference(frame) for frame in shown][-1] < 0.6
+
+
+def test_what_changes_more_and_more_is_no_cut() -> None:
+    shown = [between(share) for share in (0, 0.02, 0.06, 0.15, 0.3, 0.55)]
+    cuts, differences = Cuts(), Cuts()
+    assert not any(cuts.found(frame) for frame in shown)
+    assert [differences.difference(frame) for frame in shown][-1] > 0.6
+
+
 @pytest.mark.parametrize("change", [lambda x: 3 * x - 5, lambda x: x / 255])
 def test_preprocessing_does_not_change_what_a_difference_is(change) -> None:  # type: ignore[no-untyped-def]
     plain, changed = Cuts(), Cuts()
