@@ -3,9 +3,9 @@
     python -m bench.knob_times --out bench/results/cpu/knob.json [NETWORK ...]
 
 At 25, 50 and 75% of the multiplications a view, in float32 and in bfloat16: the model as it is, the
-model in that format on images scaled by hand, and the knob at that point. All take turns in one
-process; ratios are medians over the turns. Sleep is not among them: what it takes on a CPU is in
-``bench.test_cpu``.
+model in that format on images scaled by hand, and the knob at that point. The three of a point take
+turns in one process; ratios are medians over the turns. Sleep is not among them: what it takes on a
+CPU is in ``bench.test_cpu``.
 """
 
 from __future__ import annotations
@@ -58,25 +58,26 @@ def rows(name: str, batch: int, seconds: float) -> list[dict[str, Any]]:
     side = models.MODELS[name].preprocess.crop
     images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     knob = knob_of_views(model, images, SAVINGS, tuple(FORMATS))
-    runs: dict[str, Callable[[], object]] = {"model": partial(model, images)}
     last: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     own = {None: last, "bfloat16": copy.deepcopy(last).bfloat16()}
-    points = knob.contents.points
-    for n, point in enumerate(points):
+    points, found = knob.contents.points, []
+    for point in points:
         each = point.number_format
         size = (side, side) if point.view is None else point.view.size
-        runs[f"hand {n}"] = partial(by_hand, own[each], size, FORMATS[each], images)
-        runs[f"knob {n}"] = partial(_at, knob, point, images)
-    taken = in_turns(runs, seconds)
-    found = []
-    for n, point in enumerate(points):
+        runs: dict[str, Callable[[], object]] = {
+            "model": partial(model, images),
+            "hand": partial(by_hand, own[each], size, FORMATS[each], images),
+            "knob": partial(knob, images),
+        }
+        knob.set(point)
+        taken = in_turns(runs, seconds / len(points))
         found.append({
             "network": name, "batch": batch, "threads": torch.get_num_threads(),
             "point": knob.describe(point), "saving": point.saving,
             "model_ms": statistics.median(taken["model"]),
-            "knob_ms": statistics.median(taken[f"knob {n}"]),
-            "knob_over_model": _quartiles(taken[f"knob {n}"], taken["model"]),
-            "knob_over_hand": _quartiles(taken[f"knob {n}"], taken[f"hand {n}"]),
+            "knob_ms": statistics.median(taken["knob"]),
+            "knob_over_model": _quartiles(taken["knob"], taken["model"]),
+            "knob_over_hand": _quartiles(taken["knob"], taken["hand"]),
         })  # fmt: skip
     return found
 
@@ -112,11 +113,6 @@ def knob_of_views(
         fingerprint_state(model.state_dict()), Witness(), image, Sleep("none"),
         tuple(points), "agreement", "macs", len(images), False,
     ))  # fmt: skip
-
-
-def _at(knob: Knob, point: OperatingPoint, images: Tensor) -> object:
-    with knob.at(point):
-        return knob(images)
 
 
 def _quartiles(these: list[float], those: list[float]) -> list[float]:

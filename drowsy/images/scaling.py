@@ -19,6 +19,8 @@ def scale_images(images: Tensor, size: Size, interpolation: str = "bicubic") -> 
 
 
 def crop_images(images: Tensor, size: Size) -> Tensor:
-    """The middle ``size`` of images ``[N, C, H, W]``."""
+    """The middle ``size`` of images ``[N, C, H, W]``; as they are where that is all of them."""
+    if tuple(images.shape[-2:]) == size:
+        return images
     top, left = ((whole - part) // 2 for whole, part in zip(images.shape[-2:], size, strict=True))
     return images[..., top : top + size[0], left : left + size[1]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -144,10 +144,12 @@ class Machine:
         """
         view = point.view
         weight, shown = self._shown(point, images)
-        # A point has a format, which is none of those that torch would choose for its operations.
-        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
-            with self._sized(images):
+        with torch.inference_mode(), _without_autocast(images.device.type):
+            try:
                 outputs = self._computed(point, shown, *args, **kwargs)
+            except RuntimeError as error:
+                self._check_size(images, error)
+                raise
             if weight.dtype != images.dtype:
                 outputs = mapped(lambda y: _as(y, weight.dtype, images), outputs)
             if self.restores and view is not None:
@@ -187,17 +189,10 @@ class Machine:
         shown = images if point.view is None else point.view(images)
         return weight, shown.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
-    @contextmanager
-    def _sized(self, images: Tensor) -> Iterator[None]:
-        """Tell of the size where a network fails that takes the images it was tuned on."""
+    def _check_size(self, images: Tensor, error: RuntimeError) -> None:
+        """Tell of the size where a network failed that takes the images it was tuned on."""
         size = (images.shape[-2], images.shape[-1])
-        try:
-            yield
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            if size == self.full:
-                raise
+        if size != self.full and not isinstance(error, torch.OutOfMemoryError):
             raise ValueError(
                 f"images: got {size[0]} x {size[1]} pixels, which the model does not take "
                 f"({legible(error)}), allowed: {self.full[0]} x {self.full[1]}, which it was tuned "
@@ -243,6 +238,12 @@ def _weight(net: DrowsyNet) -> Tensor:
 def _gate(net: DrowsyNet) -> Gate[OperatingPoint]:
     device = next(net.parameters()).device
     return Gate(net.set, Streams(device) if device.type == "cuda" else None)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    """A point has a format, which is none of those that torch would choose for its operations."""
+    enabled = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def _as(y: Tensor, dtype: torch.dtype, images: Tensor) -> Tensor:
