@@ -89,11 +89,17 @@ def fingerprint_network(net: nn.Module) -> str:
     return hashlib.sha256(json.dumps(tell(net)).encode()).hexdigest()
 
 
-def fingerprint_state(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and values; device and memory format do not count."""
+def fingerprint_state(state: Mapping[str, Any]) -> str:
+    """SHA-256 over names, dtypes, shapes and values; device and memory format do not count.
+
+    Entries that are no tensors (``nn.Module.get_extra_state``) are told as attributes are.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
-        feed(digest, name, state[name])
+        if isinstance(state[name], Tensor):
+            feed(digest, name, state[name])
+        else:
+            digest.update(f"{name} {fingerprint_value(state[name])}\n".encode())
     return digest.hexdigest()
 
 

@@ -23,9 +23,10 @@ def read_text(path: str | os.PathLike[str], kind: str) -> str:
 
     Raises:
         FileNotFoundError, IsADirectoryError, other OSError: the file cannot be opened.
+        TypeError: no path, as a number, which would be an open file's.
         ValueError: it is larger than any text of the project, or not in UTF-8; names the file.
     """
-    where = legible(path)
+    where = legible(os.fspath(path))
     with open(path, "rb") as file:
         data = file.read(_BYTES + 1)
     if len(data) > _BYTES:

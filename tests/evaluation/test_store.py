@@ -446,8 +446,8 @@ def test_a_fingerprint_covers_names_shapes_dtypes_and_every_value(state: dict[st
     weight = state["conv.weight"]
     nudged = weight.clone()
     nudged[3, 2, 1, 1] = torch.nextafter(nudged[3, 2, 1, 1], torch.tensor(9.0))
-    variants: list[dict[str, torch.Tensor]] = [
-        state,
+    variants: list[dict[str, object]] = [
+        {**state},
         {},
         {"steps": state["steps"]},
         {**state, "conv.weight": nudged},
@@ -456,6 +456,9 @@ def test_a_fingerprint_covers_names_shapes_dtypes_and_every_value(state: dict[st
         {**state, "conv.weight": weight.bfloat16()},
         {**state, "steps": torch.tensor(7, dtype=torch.int32)},
         {"conv2.weight": weight, "steps": state["steps"]},
+        {**state, "_extra_state": {"version": 2, "scales": torch.ones(2)}},
+        {**state, "_extra_state": {"version": 3, "scales": torch.ones(2)}},
+        {**state, "_extra_state": {"version": 2, "scales": torch.zeros(2)}},
     ]
     assert len({fingerprint_state(variant) for variant in variants}) == len(variants)
 

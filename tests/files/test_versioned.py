@@ -69,3 +69,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"/a: not valid CSV \(.*byte 0xff"):
         read_text(tmp_path / "a", "CSV")
+
+
+def test_an_open_files_number_is_no_path(tmp_path: Path) -> None:
+    with open(tmp_path / "x.json", "w+") as file:
+        with pytest.raises(TypeError):
+            read_json(file.fileno())  # type: ignore[arg-type]
+        file.write("still open")
