@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drowsy._optional import require
-from drowsy.files.pictures import apart, new_figure, save_figure, square_roots
+from drowsy.files.pictures import new_figure, save_figure, square_roots
 from drowsy.files.tables import Row
 from drowsy.knob.metrics import METRICS
 
@@ -25,8 +26,10 @@ _COLOURS = {
 }
 _KNOB = "knob"
 _FONT = 7.5
-# Heights of a line of labels, and width of a letter, in parts of the panel.
-_LINE, _LETTER = 0.042, 0.0082
+# Height of a line of labels, width of a letter and room beside a dot, in parts of the panel.
+_LINE, _LETTER, _GAP = 0.042, 0.0082, 0.018
+# A label stands at most so many half lines above or below its point.
+_AWAY = 6
 
 
 def plot_losses(
@@ -110,23 +113,28 @@ def _scale_axes(axis: Any, rows: Sequence[Row], scale: float) -> None:
 
 
 def _label(axis: Any, rows: Sequence[Row], rivals: Sequence[str], scale: float) -> None:
-    """Say of every point what it is, beside it; below the knob's points there is nothing."""
+    """Say of every point what it is, beside it and over as little as can be."""
 
-    def place(row: Row) -> tuple[float, float]:
-        at = axis.transData.transform((row["latency_ms"], scale * row["loss"]))
+    def place(row: Row, of: str = "loss") -> tuple[float, float]:
+        at = axis.transData.transform((row["latency_ms"], scale * row[of]))
         x, y = axis.transAxes.inverted().transform(at)
         return float(x), float(y)
 
     knob = sorted((row for row in rows if row["series"] == _KNOB), key=lambda row: place(row)[1])
-    heights = apart([max(place(row)[1], _LINE) for row in knob], _LINE)
+    drawn = [(place(row, "loss_low"), place(row, "loss_high")) for row in knob]
+    for series in rivals:
+        drawn += pairwise([place(row) for row in rows if row["series"] == series])
+    taken: list[Box] = []
     stroke = require("matplotlib.patheffects", "plot").withStroke
-    for row, height in zip(knob, heights, strict=True):
+    for row in knob:
         (x, y), text = place(row), row["setting"]
-        left = x > _LETTER * len(text) + 0.02
+        box = _free(x, y, _LETTER * len(text), drawn, taken)
+        taken.append(box)
+        left, height = box.last < x, (box.low + box.high) / 2
         axis.annotate(
             text,
             (x, y),
-            (x - 0.018 if left else x + 0.018, height),
+            (box.last if left else box.first, height),
             xycoords="axes fraction",
             textcoords="axes fraction",
             ha="right" if left else "left",
@@ -158,6 +166,48 @@ def _label(axis: Any, rows: Sequence[Row], rivals: Sequence[str], scale: float) 
             color="0.25",
             zorder=5,
         )
+
+
+class Box(NamedTuple):
+    """Where a label is, in parts of the panel."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+
+    def meets(self, other: Box) -> bool:
+        apart = self.last < other.first or other.last < self.first
+        return not (apart or self.high <= other.low or other.high <= self.low)
+
+    def holds(self, x: float, y: float) -> bool:
+        return self.first < x < self.last and self.low < y < self.high
+
+
+def _free(
+    x: float,
+    y: float,
+    width: float,
+    drawn: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+    taken: Sequence[Box],
+) -> Box:
+    """The place of a label beside a point that is over least, and nearest of those."""
+    steps = sorted(range(-_AWAY, _AWAY + 1), key=abs)
+    boxes = [
+        Box(first, first + width, y + step * _LINE / 2 - _LINE / 2, y + (step + 1) * _LINE / 2)
+        for step in steps
+        for first in (x - _GAP - width, x + _GAP)
+    ]
+    inside = [b for b in boxes if b.first > 0 and b.last < 1 and b.low > 0 and b.high < 1] or boxes
+
+    def over(box: Box) -> tuple[int, int]:
+        points = ((a, b, n / 40) for a, b in drawn for n in range(41))
+        lines = sum(
+            box.holds(a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for a, b, t in points
+        )
+        return sum(map(box.meets, taken)), lines
+
+    return min(inside, key=over)
 
 
 def _name_colours(figure: Any, levers: Sequence[str]) -> None:

@@ -89,6 +89,19 @@ def test_every_point_is_named_and_names_do_not_overlap(tmp_path: Path, drawn: li
         assert 0 <= box.y0 < box.y1 <= figure.y1
 
 
+def test_a_name_is_not_printed_over_an_interval(tmp_path: Path, drawn: list[Figure]) -> None:
+    wide = row("knob", "128 px, bfloat16", "view + format", 31, 0.05)
+    wide |= {"loss_low": 0.022, "loss_high": 0.079}
+    other = row("knob", "152 px of 0.88, bfloat16", "view + format", 41, 0.027)
+    plot_losses([*ROWS, wide, other], "top1", 8, tmp_path / "l.png", "")
+    (axis,) = drawn[0].axes
+    drawn[0].draw_without_rendering()
+    (name,) = [text for text in axis.texts if text.get_text() == other["setting"]]
+    box = Text.get_window_extent(name)
+    ends = [axis.transData.transform((31, loss)) for loss in (2.2, 7.9)]
+    assert not (box.x0 < ends[0][0] < box.x1 and ends[0][1] < box.y1 and box.y0 < ends[1][1])
+
+
 def test_a_metric_without_a_unit_is_drawn_as_it_is(tmp_path: Path, drawn: list[Figure]) -> None:
     plot_losses(ROWS, "score", 1, tmp_path / "l.png", "")
     assert drawn[0].axes[0].get_ylabel() == "score lost"
