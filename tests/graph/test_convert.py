@@ -345,7 +345,7 @@ def test_slopes_are_followed_and_shared(graph: bool, monkeypatch: pytest.MonkeyP
     layers = (nn.Conv2d(3, 5, 3), shared, nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4), own)
     model = randomise_norms(nn.Sequential(*layers, nn.Conv2d(4, 6, 3), shared, nn.Conv2d(6, 2, 1)))
     nn.init.normal_(own.weight, std=2)
-    x = torch.randn(2, 3, 12, 11)
+    model, x = model.double(), torch.randn(2, 3, 12, 11).double()
     net = convert(model, x)
     assert {name: layer.activation for name, layer in net.layers.items()} == {
         "0": "prelu",
@@ -369,7 +369,7 @@ def test_slopes_are_followed_and_shared(graph: bool, monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         for prelu in (shared, own):
             assert prelu.weight.grad is not None
-            prelu.weight -= 10 * torch.sign(prelu.weight.grad)
+            prelu.weight -= torch.sign(prelu.weight.grad)
     torch.testing.assert_close(run(net, x), run(model, x))
     again = slept()
     assert not torch.allclose(again, before)
@@ -377,22 +377,22 @@ def test_slopes_are_followed_and_shared(graph: bool, monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="DrowsyConv2d is for inference"):
         net(x)
 
+    net.float()
+    x = x.float()
+    torch.testing.assert_close(slept(), by_hand(net, x), rtol=1e-4, atol=1e-4)
     loaded = {name: value * 0.5 for name, value in model.state_dict().items()}
     for assign in (False, True):
         net.load_state_dict(loaded, assign=assign)
-        torch.testing.assert_close(run(net, x), run(model, x))
-        torch.testing.assert_close(slept(), by_hand(net, x))
-    net.double()
-    x = x.double()
-    torch.testing.assert_close(slept(), by_hand(net, x))
+        torch.testing.assert_close(run(net, x), run(model, x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(slept(), by_hand(net, x), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def by_hand(net: DrowsyNet, x: Tensor) -> Tensor:
     """Half asleep by seed 7: the model's modules, and sleep where the report says neurons end."""
     ends = {"1": "0", "4": "2", "6": "5", "7": "7"}
-    for name, module in net.original.named_children():
-        x = module(x)
+    for name in net.original._modules:  # one of them twice
+        x = net.original.get_submodule(name)(x)
         if name in ends:
             layer = net.layers[ends[name]]
             drawn = levels(layer.sleep, tuple(x.shape), torch.tensor([7, 0]))  # type: ignore[arg-type]
