@@ -21,11 +21,12 @@ def conv2d(
     fill: str,
     table: Tensor | None = None,
     detail: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``.
 
     Args:
-        x, weight, bias, spec: as for ``neuron.awake_conv2d``.
+        x, weight, bias, spec, slopes: as for ``neuron.awake_conv2d``.
         threshold, scale: one element each: the layer's ``j`` and the factor on awake outputs.
         clock: int64 ``(seed, image)``.
         sleep: how the layer's map is drawn.
@@ -33,7 +34,7 @@ def conv2d(
         table: of ``stencil``, as for ``neuron.sleep``.
         detail: of the network's input, for sources that see it, as for ``sleep.levels``.
     """
-    y = neuron.awake_conv2d(x, weight, bias, spec)
+    y = neuron.awake_conv2d(x, weight, bias, spec, slopes)
     # On the CPU the threshold is at hand without a synchronisation: rate 0 costs nothing.
     if threshold.device.type == "cpu" and threshold.item() == 0:
         return y

@@ -6,9 +6,10 @@ run-time arguments (rates, seed) are tensors, so a captured or compiled network 
 input, computed once and given to its layers.
 
 Under ``torch.autocast`` it is a convolution like torch's own: input, weight and bias are rounded to
-autocast's dtype (float64 stays), and so is the output, at every rate. A folded batch norm is part
-of the weight and bias, which are folded in float32 at least and then rounded once; a batch norm of
-its own after the layer is torch's, and takes the layer's output as it takes a convolution's.
+autocast's dtype (float64 stays), and so are slopes and the output, at every rate. A folded batch
+norm is part of the weight and bias, which are folded in float32 at least and then rounded once; a
+batch norm of its own after the layer is torch's, and takes the layer's output as it takes a
+convolution's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _library = torch.library.Library("drowsy", "DEF")
 _library.define(
     "conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor thresholds, Tensor scales, Tensor clock,"
     f" Tensor? table, int index, {ConvSpec.SCHEMA}, str sleep, str fill, str backend,"
-    " Tensor? detail=None) -> Tensor"
+    " Tensor? detail=None, Tensor? slopes=None) -> Tensor"
 )
 _library.define("detail(Tensor pictures) -> Tensor")
 
@@ -63,6 +64,7 @@ class _Call(NamedTuple):
     fill: str
     backend: str
     detail: Tensor | None = None
+    slopes: Tensor | None = None
 
     @classmethod
     def of(cls, *arguments: Any) -> _Call:
@@ -78,6 +80,8 @@ class _Call(NamedTuple):
 # Where the arguments of the specification begin and end.
 _BEFORE = _Call._fields.index("spec")
 _END = _BEFORE + ConvSpec.SCHEMA.count(",") + 1
+# Where those are that autocast rounds: input, weight, bias and, the last of all, slopes.
+_ROUNDED = {0, 1, 2, _END + len(_Call._fields[_BEFORE + 1 :]) - 1}
 
 
 def _conv2d(*arguments: Any) -> Tensor:
@@ -87,7 +91,16 @@ def _conv2d(*arguments: Any) -> Tensor:
     if x.device.type == "cpu" and on_torch and not sleep.source.sees:
         knob = (call.thresholds, call.scales, call.clock)
         return on_cpu(
-            x, call.weight, call.bias, *knob, layer, call.spec, sleep, call.fill, call.table
+            x,
+            call.weight,
+            call.bias,
+            *knob,
+            layer,
+            call.spec,
+            sleep,
+            call.fill,
+            call.table,
+            call.slopes,
         )
     threshold, scale = call.thresholds[layer], call.scales[layer]
     if x.device.type == "cpu":
@@ -98,11 +111,11 @@ def _conv2d(*arguments: Any) -> Tensor:
     knob = (threshold, scale, call.clock)
     given = (x, call.weight, call.bias, *knob, call.spec, sleep, call.fill, call.table)
     if on_torch:
-        return eager.conv2d(*given, call.detail)
+        return eager.conv2d(*given, call.detail, call.slopes)
     # Imported here: ``import drowsy`` must work where Triton finds no driver.
     from drowsy.backends import triton
 
-    return triton.conv2d(*given, call.detail)
+    return triton.conv2d(*given, call.detail, call.slopes)
 
 
 def on_cpu(
@@ -117,6 +130,7 @@ def on_cpu(
     sleep: SleepSpec,
     fill: str,
     table: Tensor | None,
+    slopes: Tensor | None,
 ) -> Tensor:
     """What the operator does with tensors on the CPU; arguments as for it, but for the texts.
 
@@ -127,7 +141,7 @@ def on_cpu(
         j, factor = int(thresholds[layer].item()), scales[layer].item()
     if x.dtype == torch.float64:
         factor = float(_in_float64(torch.tensor(factor), torch.tensor(j), sleep.k))
-    return cpu.conv2d(x, weight, bias, j, factor, clock, spec, sleep, fill, table)
+    return cpu.conv2d(x, weight, bias, j, factor, clock, spec, sleep, fill, table, slopes)
 
 
 def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:
@@ -141,7 +155,7 @@ def _conv2d_shape(*arguments: Any) -> Tensor:
     if torch.onnx.is_in_onnx_export():
         raise RuntimeError(NO_ONNX)
     call = _Call.of(*arguments)
-    y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.spec)
+    y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.spec, call.slopes)
     if choose_backend(call.backend, call.x.device) == "triton":
         y = torch.empty_like(y, memory_format=torch.channels_last)
     return y
@@ -168,13 +182,13 @@ def _refuse_vmap(*_: Any) -> NoReturn:
     raise RuntimeError(NO_TRANSFORMS)
 
 
-def _autocast(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
-    operands = [
-        None if operand is None else operand.to(neuron.autocast_dtype(operand))
-        for operand in (x, weight, bias)
+def _autocast(*arguments: Any) -> Tensor:
+    rounded = [
+        each.to(neuron.autocast_dtype(each)) if place in _ROUNDED and each is not None else each
+        for place, each in enumerate(arguments)
     ]
-    with torch.autocast(x.device.type, enabled=False):
-        return torch.ops.drowsy.conv2d(*operands, *rest)
+    with torch.autocast(arguments[0].device.type, enabled=False):
+        return torch.ops.drowsy.conv2d(*rounded)
 
 
 for _key in ("CPU", "CUDA"):

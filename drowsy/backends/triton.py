@@ -32,6 +32,7 @@ def conv2d(
     fill: str,
     table: Tensor | None = None,
     detail: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments as for ``backends.eager.conv2d``, the result is channels_last."""
     x, spec = padded(x, spec)
@@ -44,7 +45,8 @@ def conv2d(
     bitmap = draw_bitmap(sleep, shape, cell, threshold, clock, detail)
     choice = choose(x.shape, weight.shape, x.dtype, x.device, spec, cell)
     awake = list_awake(choice.method, sleep, bitmap, shape, cell, threshold)
-    y = convolve(choice, x, packed, bias, spec, bitmap=bitmap, cell=cell, awake=awake, scale=scale)
+    sleepers: dict[str, Any] = {"bitmap": bitmap, "cell": cell, "awake": awake, "scale": scale}
+    y = convolve(choice, x, packed, bias, spec, slopes=slopes, **sleepers)
     if fill in NEIGHBOUR_FILLS or isinstance(awake, (kernels.AwakeCells, kernels.AwakeRows)):
         kernels.fill_sleepers(y, bitmap, cell, fill, table=table)
     return y

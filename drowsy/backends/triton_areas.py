@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drowsy.backends.triton import precision
-from drowsy.neuron import ConvSpec
+from drowsy.neuron import NO_ACTIVATION, Activation, ConvSpec
 
 Positions = kernels.AwakeRows
 """A list of awake positions of maps of one size, on the device."""
@@ -69,11 +69,15 @@ class Convolution:
         weight: ``[OC, C / groups, KH, KW]``; followed where it lies if ``packed_bytes`` is 0.
         bias: ``[OC]`` or None.
         spec: with padding of zeros.
+        slopes: ``[OC]`` of activation ``prelu``, None for all others.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, spec: ConvSpec, slopes: Tensor | None = None
+    ) -> None:
         self._weight = kernels.pack_weight(weight.detach(), spec.groups)
         self._bias, self._spec = None if bias is None else bias.detach(), spec
+        self._slopes = None if slopes is None else slopes.detach()
 
     def __call__(
         self,
@@ -81,7 +85,7 @@ class Convolution:
         awake: Positions,
         out: Tensor,
         other: Tensor | None = None,
-        then: str = "none",
+        then: Activation = NO_ACTIVATION,
     ) -> None:
         """``out = then(activation(conv(x) + bias) + other)``."""
         spec = self._spec
@@ -93,9 +97,11 @@ class Convolution:
             padding=spec.padding,
             dilation=spec.dilation,
             activation=spec.activation,
+            slopes=self._slopes,
             awake=awake,
             residual=other,
-            post_activation=then,
+            post_activation=then.name,
+            post_slopes=then.slopes,
             precision=precision(x.device),
             out=out,
         )
@@ -129,7 +135,9 @@ def place(
     *,
     first: int = 0,
     other: Tensor | None = None,
-    then: str = "none",
+    then: Activation = NO_ACTIVATION,
 ) -> None:
     """``out = then(x + other)``, in channels of ``out`` from ``first`` on."""
-    kernels.place_areas(x, awake, out, first=first, residual=other, activation=then)
+    kernels.place_areas(
+        x, awake, out, first=first, residual=other, activation=then.name, slopes=then.slopes
+    )

@@ -116,7 +116,8 @@ class Call:
 
     def output(self, chunk: int) -> Tensor:
         """What the layer puts out with nobody asleep; ``sums`` is overwritten."""
-        y = activate(self.sums[chunk], self.layer.activation).to(self.inputs[chunk].dtype)
+        layer, dtype = self.layer, self.inputs[chunk].dtype
+        y = activate(self.sums[chunk], layer.activation, layer.slopes).to(dtype)
         return y if self.batched else y[0]
 
     def asleep(self, chunk: int, y: Tensor) -> Tensor:

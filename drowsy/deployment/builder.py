@@ -20,12 +20,12 @@ from torch import Tensor, fx, nn
 from drowsy.backends.triton import choose, exact_run, kernel_options
 from drowsy.deployment.maps import Advance, Draw, Map, Prologue
 from drowsy.deployment.steps import Conv, Expand, FullConv, Join, RowsConv, Step, fill
-from drowsy.graph.nodes import activation_name, pointwise
+from drowsy.graph.nodes import applied, pointwise
 from drowsy.graph.overwriting import without_overwriting
 from drowsy.graph.running import shapes
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
-from drowsy.neuron import padded
+from drowsy.neuron import NO_ACTIVATION, Activation, padded
 from drowsy.sleep import Grain, SleepSpec
 
 
@@ -92,7 +92,7 @@ class _Sum:
     conv: fx.Node
     add: fx.Node
     other: fx.Node
-    activation: str
+    activation: Activation
     last: fx.Node
 
 
@@ -195,12 +195,12 @@ class Builder:
         self._values[s.last] = value
 
     def _emit_layer(
-        self, node: fx.Node, residual: fx.Node | None = None, post_activation: str = "none"
+        self, node: fx.Node, residual: fx.Node | None = None, post: Activation = NO_ACTIVATION
     ) -> _Value:
         """A drowsy layer, compact where its map is shared."""
         home = self._homes.get(node)
         if home is None:
-            return self._emit_full(node, residual, post_activation)
+            return self._emit_full(node, residual, post)
         layer = self._modules[str(node.target)]
         x = node.all_input_nodes[0]
         value = self._values[x]
@@ -221,12 +221,12 @@ class Builder:
         else:
             reads, data = "full", self._full(x)
             table = home.table(geometry, None)
-        module = RowsConv(layer, home.rows, table, self._prologue.mark(), post_activation)
+        module = RowsConv(layer, home.rows, table, self._prologue.mark(), post)
         rows = self._call(node.name, module, (data,) if residual is None else (data, residual))
-        self._note(node, "compact", reads, "awake rows", residual, post_activation)
+        self._note(node, "compact", reads, "awake rows", residual, post)
         return _Value(None, rows, home, fill(layer))
 
-    def _emit_full(self, node: fx.Node, residual: fx.Node | None, post_activation: str) -> _Value:
+    def _emit_full(self, node: fx.Node, residual: fx.Node | None, post: Activation) -> _Value:
         layer = self._modules[str(node.target)]
         n, channels, height, width = self._shapes[node]
         drawn = self._map(layer, layer.sleep, (n, channels, height, width))
@@ -245,10 +245,10 @@ class Builder:
         else:
             zeros = None
         ready = self._prologue.mark()
-        module = FullConv(layer, choice, drawn, awake, blocks, zeros, ready, post_activation)
+        module = FullConv(layer, choice, drawn, awake, blocks, zeros, ready, post)
         made = self._call(node.name, module, (data,) if residual is None else (data, residual))
         computes = f"awake {choice.method}" if awake is not None else "masked"
-        self._note(node, "full", reads, computes, residual, post_activation)
+        self._note(node, "full", reads, computes, residual, post)
         zero = residual is None and fill(layer) == "zero"
         return _Value(made, zeros=drawn if zero else None)
 
@@ -295,14 +295,14 @@ class Builder:
         node: fx.Node,
         value: _Value,
         residual: fx.Node | None = None,
-        post_activation: str = "none",
+        post: Activation = NO_ACTIVATION,
     ) -> fx.Node:
         """Fill in ``value``, which stands for ``node``."""
         assert value.rows is not None
         assert value.home is not None
         n, channels, height, width = self._shapes[node]
         index = value.home.index(value.fill)
-        module = Expand(index, (n, channels, height, width), self._prologue.mark(), post_activation)
+        module = Expand(index, (n, channels, height, width), self._prologue.mark(), post)
         args = (value.rows,) if residual is None else (value.rows, residual)
         return self._call(f"{node.name}_full", module, args)
 
@@ -375,11 +375,11 @@ class Builder:
         reads: str,
         computes: str,
         residual: fx.Node | None,
-        post_activation: str,
+        post: Activation,
     ) -> None:
         fused = [] if residual is None else ["sum"]
-        if post_activation != "none":
-            fused.append(post_activation)
+        if post.name != "none":
+            fused.append(post.name)
         self.steps.append(Step(str(node.target), output, reads, computes, " + ".join(fused)))
 
 
@@ -410,8 +410,8 @@ def _sums(graph: fx.Graph, modules: dict[str, Any], sizes: dict[fx.Node, torch.S
         conv = max(convs, key=place.__getitem__)
         other = next(node for node in add.all_input_nodes if node is not conv)
         after = next(iter(add.users)) if len(add.users) == 1 else None
-        name = None if after is None else activation_name(after, modules)
-        if after is None or name is None or after.all_input_nodes != [add]:
-            after, name = add, "none"
-        found.append(_Sum(conv, add, other, name, after))
+        post = None if after is None else applied(after, modules, sizes[add][1])
+        if after is None or post is None or after.all_input_nodes != [add]:
+            after, post = add, NO_ACTIVATION
+        found.append(_Sum(conv, add, other, post, after))
     return found

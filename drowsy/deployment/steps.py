@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from drowsy.backends.triton import convolve, precision
 from drowsy.deployment.maps import Map, channels_last, wait
 from drowsy.network.layer import DrowsyConv2d
-from drowsy.neuron import padded
+from drowsy.neuron import Activation, padded
 from drowsy.sleep import NEIGHBOUR_FILLS
 
 
@@ -43,20 +43,24 @@ def fill(layer: DrowsyConv2d) -> str:
     return layer.fill if layer.fill in NEIGHBOUR_FILLS else "zero"
 
 
+def _arguments(post: Activation) -> dict[str, Any]:
+    """An activation after a sum as the kernels take it."""
+    return {"post_activation": post.name, "post_slopes": post.slopes}
+
+
 class Conv(nn.Module):
     """What both forms of a layer hold."""
 
-    def __init__(self, layer: DrowsyConv2d, post_activation: str) -> None:
+    def __init__(self, layer: DrowsyConv2d, post: Activation) -> None:
         super().__init__()
         weight, bias = layer.parameters_in_effect()
         self._weight = kernels.pack_weight(weight.detach(), layer.groups)
         self.index, self.copied = layer.index, not self._weight.shares_memory(weight)
         self._bias = None if bias is None else bias.detach()
+        self._slopes = None if layer.slopes is None else layer.slopes.detach()
         self._spec = layer.spec
-        self._shared: dict[str, Any] = {
-            "post_activation": post_activation,
-            "scale": layer.control.scales[layer.index],
-        }
+        self._post = _arguments(post)
+        self._shared = self._post | {"scale": layer.control.scales[layer.index]}
 
 
 class FullConv(Conv):
@@ -71,9 +75,9 @@ class FullConv(Conv):
         blocks: lists.AwakeBlocks | None,
         zeros: Map | None,
         ready: torch.cuda.Event | None,
-        post_activation: str,
+        post: Activation,
     ) -> None:
-        super().__init__(layer, post_activation)
+        super().__init__(layer, post)
         self._choice, self._drawn, self._awake, self._ready = choice, drawn, awake, ready
         self._blocks, self._zeros = blocks, zeros
         self._fill, self._table = fill(layer), layer.table
@@ -89,6 +93,7 @@ class FullConv(Conv):
             self._weight,
             self._bias,
             spec,
+            slopes=self._slopes,
             bitmap=bitmap,
             cell=cell,
             awake=self._awake,
@@ -103,6 +108,7 @@ class FullConv(Conv):
                 self._zeros.bitmap,
                 self._bias,
                 activation=spec.activation,
+                slopes=self._slopes,
                 residual=residual,
                 **self._shared,
             )
@@ -114,8 +120,8 @@ class FullConv(Conv):
                 cell,
                 self._fill,
                 residual=residual,
-                post_activation=self._shared["post_activation"],
                 table=self._table,
+                **self._post,
             )
         return y
 
@@ -129,9 +135,9 @@ class RowsConv(Conv):
         rows: lists.AwakeRows,
         table: Tensor | None,
         ready: torch.cuda.Event | None,
-        post_activation: str,
+        post: Activation,
     ) -> None:
-        super().__init__(layer, post_activation)
+        super().__init__(layer, post)
         self._count, self._table, self._ready = rows.counts, table, ready
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -147,6 +153,7 @@ class RowsConv(Conv):
             count=self._count,
             residual=residual,
             activation=self._spec.activation,
+            slopes=self._slopes,
             precision=precision(x.device),
             **self._shared,
         )
@@ -160,21 +167,16 @@ class Expand(nn.Module):
         index: Tensor,
         shape: tuple[int, int, int, int],
         ready: torch.cuda.Event | None,
-        post_activation: str = "none",
+        post: Activation,
     ) -> None:
         super().__init__()
         self._index, self._shape, self._ready = index, shape, ready
-        self._post_activation = post_activation
+        self._post = _arguments(post)
 
     def forward(self, rows: Tensor, residual: Tensor | None = None) -> Tensor:
         wait(self._ready)
-        return tables.expand_rows(
-            rows,
-            self._index,
-            self._shape,
-            residual=channels_last(residual),
-            post_activation=self._post_activation,
-        )
+        residual = channels_last(residual)
+        return tables.expand_rows(rows, self._index, self._shape, residual=residual, **self._post)
 
 
 class Join(nn.Module):

@@ -150,6 +150,8 @@ class _Teller:
         settings |= {
             name: own for name in ("pads_same", "pads_first") if (own := getattr(layer, name))
         }
+        if layer.prelu is not None:
+            settings["prelu"] = layer.prelu
         parameters = dict(layer.named_parameters(recurse=False))
         return [
             self.value(each) for each in (settings, parameters, layer.norm, _left_behind(layer))

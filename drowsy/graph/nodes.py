@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from drowsy.graph.observing import Observed, Reading
 from drowsy.network.norms import activation_at_heart, leaky_relu, norm_at_heart
 from drowsy.network.tail import Awaiting
+from drowsy.neuron import Activation
 
 _CALL_ACTIVATIONS: dict[object, str] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
@@ -42,6 +43,11 @@ class Neuron:
     activation: str = "none"
     steps: tuple[nn.Module | str, ...] = ()
     absorbed: tuple[fx.Node, ...] = ()
+
+    @property
+    def applied(self) -> Any:
+        """The activation as layers take it: by its name, or the ``nn.PReLU`` that has slopes."""
+        return self.steps[-1] if self.activation == "prelu" else self.activation
 
     def same_kind(self, other: Neuron) -> bool:
         return (self.norm, self.activation, self.steps) == (
@@ -151,6 +157,15 @@ def activation_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | No
     if node.op not in ("call_function", "call_method"):
         return None
     return called_activation(node.target, node.args, node.kwargs)
+
+
+def applied(node: fx.Node, modules: Mapping[str, nn.Module], channels: int) -> Activation | None:
+    """The activation that a node applies to so many channels, None where it is something else."""
+    name = activation_name(node, modules)
+    if name != "prelu":
+        return None if name is None else Activation(name)
+    prelu: Any = modules[str(node.target)]
+    return Activation(name, prelu.weight.detach().expand(channels))
 
 
 def called_activation(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:

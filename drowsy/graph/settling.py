@@ -193,7 +193,7 @@ class Settling:
                 at = step if isinstance(step, str) else net.model.get_submodule(names[id(step)])
                 assert isinstance(at, str | Absorbed)
                 tail = (at, tail)
-            layer.absorb(neuron.norm, neuron.activation, tail)
+            layer.absorb(neuron.norm, neuron.applied, tail)
             report[name] = replace(
                 report[name], norm=neuron.norm_name, activation=neuron.activation
             )

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from drowsy.knob.control import untraced
 from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
-from drowsy.network.norms import NormAtHeart, norm_at_heart
+from drowsy.network.norms import NormAtHeart, activation_at_heart, norm_at_heart
 from drowsy.network.prepared import Source
-from drowsy.neuron import ConvSpec
+from drowsy.neuron import ConvSpec, check_activation
 
 # Where ``nn.Module`` keeps what is called by name.
 _PARTS = ("_parameters", "_buffers", "_modules")
@@ -67,6 +67,8 @@ class FoldedConv2d(nn.Conv2d):
 
     Attributes:
         activation: what follows the convolution inside the neuron.
+        prelu: the ``nn.PReLU`` that activation ``prelu`` stands for, which is no part of the layer:
+            its slopes are read at every call. None for all other activations.
         pads_same: whether it pads by TensorFlow's rule, whatever ``padding`` says.
         pads_first: zeros that it adds besides ``padding``, ``(left, right, top, bottom)``, whatever
             the size of its input; None for none.
@@ -75,6 +77,7 @@ class FoldedConv2d(nn.Conv2d):
     """
 
     activation: str
+    prelu: nn.PReLU | None = None
     pads_same = False
     pads_first: tuple[int, int, int, int] | None = None
     laid = written = 0
@@ -138,6 +141,27 @@ class FoldedConv2d(nn.Conv2d):
             self.folded_weight = self.folded_bias = None
             self._made_of = ()
 
+    def _activate_by(self, activation: str | nn.PReLU) -> None:
+        """Apply this activation from now on.
+
+        Raises:
+            TypeError: neither a name nor an ``nn.PReLU``.
+            ValueError: another name, or a PReLU of other channels.
+        """
+        prelu, name = None, "prelu"
+        if isinstance(activation, nn.PReLU) and activation_at_heart(activation) == name:
+            prelu = activation
+            if prelu.weight.numel() not in (1, self.out_channels):
+                raise ValueError(
+                    f"activation: got an nn.PReLU of {prelu.weight.numel()} slopes, allowed: 1, "
+                    f"or {self.out_channels} as there are channels"
+                )
+        elif (name := check_activation(activation)) == "prelu":  # type: ignore[arg-type]
+            raise ValueError("activation: got 'prelu', allowed: the nn.PReLU that has the slopes")
+        # Not assigned: the layer would become its owner.
+        vars(self)["prelu"] = prelu
+        self.activation = name
+
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in _GEOMETRY:
@@ -176,6 +200,16 @@ class FoldedConv2d(nn.Conv2d):
         kernel = tuple(self.weight.shape[2:])
         return (kernel, spec.stride) == ((1, 1), (1, 1)) and not any(spec.padding)
 
+    @property
+    def slopes(self) -> Tensor | None:
+        """``[OC]``, those of activation ``prelu`` as they are now; None for all others.
+
+        One slope for all channels is expanded to them.
+        """
+        if self.prelu is None or self.activation != "prelu":
+            return None
+        return self.prelu.weight.to(self.weight).expand(self.out_channels)
+
     # --- folding --------------------------------------------------------------------------------
 
     @property
@@ -191,7 +225,8 @@ class FoldedConv2d(nn.Conv2d):
     def _wants_gradient(self) -> bool:
         """Whether something that the weight in effect is made of requires a gradient."""
         made_of = (each.was for each in self._ingredients())
-        return any(tensor.requires_grad for tensor in (*self.parameters(), *made_of))
+        slopes = () if self.prelu is None else (self.prelu.weight,)
+        return any(tensor.requires_grad for tensor in (*self.parameters(), *slopes, *made_of))
 
     def refresh(self) -> None:
         """Fold again, after the parameters or the batch norm's statistics changed."""

@@ -17,8 +17,8 @@ from drowsy.network.folded import FoldedConv2d
 from drowsy.network.inference import Inference, in_graph, join, joined, running
 from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_kept, is_recorded, library_serves
 from drowsy.network.standin import plainly_called
-from drowsy.network.tail import Tail, mark
-from drowsy.neuron import RING, FixedSleep, awake_conv2d, check_activation
+from drowsy.network.tail import Tail, goes_other_way, mark
+from drowsy.neuron import RING, FixedSleep, awake_conv2d
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
     Grain,
@@ -43,7 +43,8 @@ class DrowsyConv2d(FoldedConv2d):
     Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
 
     Args:
-        activation: what follows the convolution inside the neuron (``drowsy.neuron.ACTIVATIONS``).
+        activation: what follows the convolution inside the neuron: one of
+            ``drowsy.neuron.ACTIVATIONS``, or an ``nn.PReLU``, which stays its owner's.
         sleep: source, grain, number of rate steps and stream of the sleep map.
         rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
         fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled neuron); ``rescale`` (0,
@@ -83,7 +84,7 @@ class DrowsyConv2d(FoldedConv2d):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        activation: str = "none",
+        activation: str | nn.PReLU = "none",
         sleep: SleepSpec | None = None,
         rate: float | Fraction = 0.0,
         fill: str = "zero",
@@ -106,13 +107,15 @@ class DrowsyConv2d(FoldedConv2d):
         # A rate of None is none, where ``set`` would leave what there is.
         self.set(rate=Fraction(threshold(rate, self.sleep.k), self.sleep.k))
 
-    def _become_drowsy(self, activation: str, sleep: SleepSpec, fill: str, backend: str) -> None:
+    def _become_drowsy(
+        self, activation: str | nn.PReLU, sleep: SleepSpec, fill: str, backend: str
+    ) -> None:
         if not isinstance(sleep, SleepSpec):
             raise TypeError(
                 f"sleep: got {sleep!r}, allowed: a drowsy.SleepSpec, such as "
                 'SleepSpec("stratified", "position")'
             )
-        self.activation = check_activation(activation)
+        self._activate_by(activation)
         self.register_buffer("stencil", None, persistent=False)
         self._set(sleep, self._check_fill(fill, sleep.grain))
         self.backend = backend
@@ -132,7 +135,7 @@ class DrowsyConv2d(FoldedConv2d):
         *,
         norm: nn.Module | None = None,
         cache_folded: bool = True,
-        activation: str = "none",
+        activation: str | nn.PReLU = "none",
         sleep: SleepSpec | None = None,
         fill: str = "zero",
         backend: str = "auto",
@@ -169,10 +172,11 @@ class DrowsyConv2d(FoldedConv2d):
         layer.refresh()
         return layer
 
-    def absorb(self, norm: nn.Module | None, activation: str, tail: Tail | None) -> None:
+    def absorb(self, norm: nn.Module | None, activation: str | nn.PReLU, tail: Tail | None) -> None:
         """Compute a norm and an activation in the neuron; the model's code passes over ``tail``."""
         self._fold_in(norm)
-        self.activation, self.tail = check_activation(activation), tail
+        self._activate_by(activation)
+        self.tail = tail
         self.refresh()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -302,6 +306,8 @@ class DrowsyConv2d(FoldedConv2d):
         if not isinstance(input, torch.fx.Proxy):
             self._check_call(input)
             if input.dim() == 3:
+                if self.prelu is not None and self.tail and self.prelu.weight.numel() > 1:
+                    raise goes_other_way("of an image alone nn.PReLU takes rows for channels")
                 return self.forward(input[None])[0]
         if self.owns_control:
             y = self.compute(input)
@@ -412,6 +418,7 @@ class DrowsyConv2d(FoldedConv2d):
             self.sleep,
             self._fill_text,
             self.table,
+            self.slopes,
         )
 
     def _drowse(self, input: Tensor) -> Tensor:
@@ -431,6 +438,7 @@ class DrowsyConv2d(FoldedConv2d):
             self._fill_text,
             self.backend,
             detail,
+            self.slopes,
         )
 
     def _seen(self, input: Tensor) -> tuple[str, Tensor | None]:
@@ -455,7 +463,7 @@ class DrowsyConv2d(FoldedConv2d):
             with untraced():
                 size = [int(n) for n in input.shape]
             input, spec = input.reshape(size), spec.at(size[2:])
-        y = awake_conv2d(input, *self.parameters_in_effect(), spec)
+        y = awake_conv2d(input, *self.parameters_in_effect(), spec, self.slopes)
         j, k = self.control.settings[self.index], self.sleep.k
         if j == 0:
             return y
@@ -477,7 +485,7 @@ class DrowsyConv2d(FoldedConv2d):
 
     def awake(self, input: Tensor) -> Tensor:
         """The layer's output with nobody asleep: ``[N, C, H, W]`` -> ``[N, OC, OH, OW]``."""
-        return awake_conv2d(input, *self.parameters_in_effect(), self.spec)
+        return awake_conv2d(input, *self.parameters_in_effect(), self.spec, self.slopes)
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise RuntimeError(

@@ -23,6 +23,8 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], str | None]] = {
     nn.Hardswish: lambda m: "hardswish",
     nn.Sigmoid: lambda m: "sigmoid",
     nn.Tanh: lambda m: "tanh",
+    # Slopes that are computed anew at every call are no slopes of a neuron.
+    nn.PReLU: lambda m: "prelu" if "weight" in m._parameters else None,
 }
 
 
@@ -111,7 +113,10 @@ def norm_at_heart(module: nn.Module) -> NormAtHeart | None:
         return NormAtHeart(module)
     act = getattr(module, "act", None)
     activation = activation_at_heart(act) if isinstance(act, nn.Module) else "none"
-    if activation is None or module.running_mean.is_meta:  # type: ignore[union-attr]
+    # Of a PReLU within a norm nobody would look for the slopes.
+    if activation is None or activation == "prelu":
+        return None
+    if module.running_mean.is_meta:  # type: ignore[union-attr]
         return None
     found = NormAtHeart(module, activation)
     return found if _computes(found) else None

@@ -71,7 +71,7 @@ def _passed(y: Awaiting, in_place: bool) -> Tensor:
     return y.plain if rest is None else mark(y.plain, rest, inference)
 
 
-def _goes_other_way(reason: str) -> OtherWay:
+def goes_other_way(reason: str) -> OtherWay:
     """To be raised; an inference remembers it, should the model's code catch it."""
     if (inference := running()) is None:
         return OtherWay(f"{reason}; outside of the network its layers' compute() gives it as it is")
@@ -87,7 +87,7 @@ class Absorbed(Standin):
         if type(y) is Awaiting and y.awaits is not None and y.awaits[0] is self:
             module = self._module
             if module._forward_hooks or module._forward_pre_hooks:
-                raise _goes_other_way("a norm or activation has hooks now, which are to be called")
+                raise goes_other_way("a norm or activation has hooks now, which are to be called")
             # Not asked of what has none: a module takes long to say so.
             asked = "inplace" in vars(module) or hasattr(type(module), "inplace")
             return _passed(y, asked and module.inplace)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ class Awaiting(Tensor):
             ):
                 return _passed(y, _overwrites(func, args, kwargs))
             name = getattr(func, "__name__", str(func))
-            raise _goes_other_way(
+            raise goes_other_way(
                 f"{name} reads a convolution's output, where a drowsy layer has computed the norm "
                 "or activation after it too"
             )

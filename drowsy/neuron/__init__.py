@@ -25,11 +25,14 @@ Positions outside of the map do not count. A sleeper's own value is never read.
 from drowsy.neuron.asleep import SAME_SIZE, clear_, sleep
 from drowsy.neuron.awake import (
     ACTIVATIONS,
+    NO_ACTIVATION,
+    Activation,
     ConvSpec,
     activate,
     autocast_dtype,
     awake_conv2d,
     check_activation,
+    check_slopes,
     padded,
     padded_input,
 )
@@ -39,8 +42,10 @@ from drowsy.neuron.stencil import RING
 
 __all__ = [
     "ACTIVATIONS",
+    "NO_ACTIVATION",
     "RING",
     "SAME_SIZE",
+    "Activation",
     "ConvSize",
     "ConvSpec",
     "FixedSleep",
@@ -48,6 +53,7 @@ __all__ = [
     "autocast_dtype",
     "awake_conv2d",
     "check_activation",
+    "check_slopes",
     "clear_",
     "padded",
     "padded_input",

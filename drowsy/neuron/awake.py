@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": Tensor.sigmoid_,
     "tanh": Tensor.tanh_,
 }
-ACTIVATIONS = (*_ACTIVATIONS, "leaky_relu:SLOPE")
+ACTIVATIONS = (*_ACTIVATIONS, "prelu", "leaky_relu:SLOPE")
+"""What a neuron may apply; ``SLOPE`` is a number, and ``prelu`` has a tensor of them."""
 
 
 def check_activation(name: str) -> str:
@@ -42,7 +43,9 @@ def check_activation(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
+def _activation(name: str) -> Callable[..., Tensor]:
+    if name == "prelu":
+        return _prelu_
     kind, _, slope = str(name).partition(":")
     number = re.fullmatch(r"-?[0-9]+(\.[0-9]*)?(e[-+]?[0-9]+)?", slope)
     if kind == "leaky_relu" and number and math.isfinite(float(slope)):
@@ -52,9 +55,52 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
     return _ACTIVATIONS[name]
 
 
-def activate(y: Tensor, name: str) -> Tensor:
-    """Apply one of ``ACTIVATIONS`` in place, so that the layout stays to the last stride."""
-    return _activation(name)(y)
+def _prelu_(y: Tensor, slopes: Tensor) -> Tensor:
+    # torch has none in place. Under autocast ``y`` is narrower than what it was made of.
+    return y.copy_(F.prelu(y, slopes.to(y.dtype)))
+
+
+def check_slopes(name: str, slopes: Tensor | None) -> None:
+    """Raise ValueError unless there are slopes with activation ``prelu``, and with no other."""
+    if (name == "prelu") != (slopes is not None):
+        raise ValueError(
+            f"slopes: got {'none' if slopes is None else 'some'} with activation {name!r}, "
+            "allowed: a tensor [OC] with prelu, None with all others"
+        )
+
+
+def activate(y: Tensor, name: str, slopes: Tensor | None = None) -> Tensor:
+    """Apply one of ``ACTIVATIONS`` in place, so that the layout stays to the last stride.
+
+    Args:
+        y: with the channels in dimension 1.
+        name: of the activation.
+        slopes: of ``prelu``, a tensor ``[C]``; None for all others.
+
+    Raises:
+        ValueError: another activation, or slopes that do not belong to it.
+    """
+    check_slopes(name, slopes)
+    return _activation(name)(y) if slopes is None else _activation(name)(y, slopes)
+
+
+class Activation(NamedTuple):
+    """An activation with what it needs.
+
+    Args:
+        name: one of ``ACTIVATIONS``.
+        slopes: ``[C]``, of ``prelu``; None for all others.
+    """
+
+    name: str = "none"
+    slopes: Tensor | None = None
+
+    def apply(self, y: Tensor) -> Tensor:
+        """Apply it in place."""
+        return activate(y, self.name, self.slopes)
+
+
+NO_ACTIVATION = Activation()
 
 
 @dataclass(frozen=True)
@@ -243,7 +289,13 @@ def _same(size: int, stride: int, reach: int) -> tuple[int, int]:
     return missing // 2, missing - missing // 2
 
 
-def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
+def awake_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    spec: ConvSpec,
+    slopes: Tensor | None = None,
+) -> Tensor:
     """What the neurons would output if none slept: ``act(conv2d(x) + bias)``.
 
     Args:
@@ -251,6 +303,7 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         weight: ``[OC, C / groups, KH, KW]`` of the same dtype.
         bias: ``[OC]`` or None.
         spec: geometry and activation.
+        slopes: ``[OC]`` of activation ``prelu``, None for all others.
     """
     x, spec = padded(x, spec)
     left, right, top, bottom = spec.padding
@@ -259,7 +312,7 @@ def awake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec)
         x = padded_input(x, spec)
         top = left = 0
     y = F.conv2d(x, weight, bias, spec.stride, (top, left), spec.dilation, spec.groups)
-    return activate(y, spec.activation)
+    return activate(y, spec.activation, slopes)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

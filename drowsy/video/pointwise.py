@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from drowsy.graph.nodes import activation_name, hooked, pointwise
+from drowsy.graph.nodes import applied, hooked, pointwise
+from drowsy.neuron import Activation
 
 # With a twin that writes its result into a given tensor.
 _ARITHMETIC: dict[Any, Any] = {
@@ -100,9 +101,11 @@ def works_pointwise(
         return False
 
 
-def activation(node: fx.Node, modules: Mapping[str, Any]) -> str | None:
-    """Which of ``drowsy.neuron.ACTIVATIONS`` a node applies, None where it is something else."""
-    return activation_name(node, modules) if _known(node, modules) else None
+def activation(
+    node: fx.Node, modules: Mapping[str, Any], shapes: Mapping[fx.Node, Sequence[int]]
+) -> Activation | None:
+    """The activation that a node applies to a map, None where it is something else."""
+    return applied(node, modules, shapes[node][1]) if _known(node, modules) else None
 
 
 def calculation(node: fx.Node, modules: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from drowsy.graph.running import Executor, settled_graph, shapes
 from drowsy.knob.costs import network_cost
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
+from drowsy.neuron import NO_ACTIVATION, Activation
 from drowsy.video import pointwise
 from drowsy.video.areas import Box, Cell
 from drowsy.video.listed import Listed
@@ -206,7 +207,7 @@ class Program:
             if node in self.operations:
                 return Windowed(node, size, self.operations[node])
             return Pointwise(
-                *(node, size, self.modules, pointwise.activation(node, self.modules)),
+                *(node, size, self.modules, pointwise.activation(node, self.modules, self.shapes)),
                 *(pointwise.is_concatenation(node, self.modules), maps),
                 {each for each in maps if self._is_spare(each, node)},
             )
@@ -250,14 +251,14 @@ class Program:
             return None
         return found if self.shapes[conv] == self.shapes[node] else None
 
-    def _activated(self, node: fx.Node) -> tuple[fx.Node, str]:
-        """The activation that alone reads a sum, and its name; the sum itself for none."""
+    def _activated(self, node: fx.Node) -> tuple[fx.Node, Activation]:
+        """The activation that alone reads a sum; the sum itself for none."""
         users = list(node.users)
         if len(users) == 1 and node not in self._kept and users[0] in self._pointwise:
-            name = pointwise.activation(users[0], self.modules)
-            if name is not None:
-                return users[0], name
-        return node, "none"
+            activation = pointwise.activation(users[0], self.modules, self.shapes)
+            if activation is not None:
+                return users[0], activation
+        return node, NO_ACTIVATION
 
     # --- what it costs --------------------------------------------------------------------------
 

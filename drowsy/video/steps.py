@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from drowsy.graph.running import Executor
-from drowsy.neuron import activate
+from drowsy.neuron import Activation
 from drowsy.video.areas import Box
 from drowsy.video.listed import Listed
 from drowsy.video.memory import FRAME, Blocks, Held, Memory, positions_of
@@ -228,7 +228,7 @@ class Summed(Windowed):
         operation: Convolution,
         convolution: fx.Node,
         other: fx.Node,
-        then: str,
+        then: Activation,
         within: set[fx.Node],
     ) -> None:
         Step.__init__(self, node, size)
@@ -250,7 +250,7 @@ class Summed(Windowed):
             x, added = read(), held[other]
             if dest is not None and operation.into_sum(dest, added, x, across, then):
                 return
-            y = activate(compute(x, across).add_(added), then)
+            y = then.apply(compute(x, across).add_(added))
             if dest is None:
                 held[node] = y
             else:
@@ -263,7 +263,7 @@ class Pointwise(Step):
     """An operation on every position alone.
 
     Args:
-        activation: which of ``drowsy.neuron.ACTIVATIONS`` it is, if one.
+        activation: which one it is, if one.
         concatenates: whether it concatenates channels.
         maps: the maps among what it reads.
         spare: what it reads that nobody reads after it, and that lives for a frame.
@@ -274,7 +274,7 @@ class Pointwise(Step):
         node: fx.Node,
         size: Size,
         modules: Mapping[str, Any],
-        activation: str | None,
+        activation: Activation | None,
         concatenates: bool,
         maps: set[fx.Node],
         spare: set[fx.Node],
@@ -288,7 +288,7 @@ class Pointwise(Step):
         if self._concatenates:
             return self._join(held, dest)
         if self._activation is not None:
-            return self._activate(held, dest)
+            return self._activate(self._activation, held, dest)
         return self._calculate(memory, held, dest)
 
     def bind_listed(self, listed: Listed) -> Run | None:
@@ -342,19 +342,19 @@ class Pointwise(Step):
 
         return run
 
-    def _activate(self, held: Held, dest: Tensor | None) -> Run:
-        node, name = self.node, str(self._activation)
+    def _activate(self, activation: Activation, held: Held, dest: Tensor | None) -> Run:
+        node = self.node
         (read,) = node.all_input_nodes
         spare = read in self._spare
 
         def run() -> None:
             x = held[read]
             if dest is None:
-                held[node] = activate(x if spare else x.clone(), name)
-            elif name == "relu":
+                held[node] = activation.apply(x if spare else x.clone())
+            elif activation.name == "relu":
                 torch.clamp_min(x, 0, out=dest)
             else:
-                activate(dest.copy_(x), name)
+                activation.apply(dest.copy_(x))
 
         return run
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from drowsy.graph.nodes import hooked
 from drowsy.network.layer import DrowsyConv2d
-from drowsy.neuron import ConvSpec, activate, awake_conv2d, padded_input
+from drowsy.neuron import NO_ACTIVATION, Activation, ConvSpec, awake_conv2d, padded_input
 
 if TYPE_CHECKING:
     from drowsy.backends.triton_areas import Positions
@@ -180,7 +180,7 @@ class Operation:
         awake: Positions,
         out: Tensor,
         other: Tensor | None = None,
-        then: str = "none",
+        then: Activation = NO_ACTIVATION,
     ) -> Callable[[], None]:
         """What computes the awake positions of a whole map ``out`` from a whole map ``x``.
 
@@ -204,7 +204,7 @@ class Pool(Operation):
         awake: Positions,
         out: Tensor,
         other: Tensor | None = None,
-        then: str = "none",
+        then: Activation = NO_ACTIVATION,
     ) -> Callable[[], None]:
         from drowsy.backends import triton_areas as areas
 
@@ -220,10 +220,10 @@ class Convolution(Operation):
     def __init__(self, conv: nn.Conv2d, input: Size, output: Size) -> None:
         if isinstance(conv, DrowsyConv2d):
             self.weight, self.bias = conv.parameters_in_effect()
-            spec = conv.spec.at(input)
+            spec, self._slopes = conv.spec.at(input), conv.slopes
         else:
             self.weight, self.bias = conv.weight, conv.bias
-            spec = ConvSpec.of_conv(conv)
+            spec, self._slopes = ConvSpec.of_conv(conv), None
         kernel = (self.weight.shape[2], self.weight.shape[3])
         # Of other than zeros: it reads what may lie far away.
         self._padding = spec if spec.padding_mode != "zeros" else None
@@ -244,7 +244,8 @@ class Convolution(Operation):
         packed = self._packed(x, 0, spec)
         if packed is not None:
             return packed.run(x, 0)
-        return awake_conv2d(x, self.weight, self.bias, replace(spec, padding=(0, 0, 0, 0)))
+        spec = replace(spec, padding=(0, 0, 0, 0))
+        return awake_conv2d(x, self.weight, self.bias, spec, self._slopes)
 
     def _packed(self, x: Tensor, across: int, spec: ConvSpec | None = None) -> _Packed | None:
         """For an input like this; made when it is first met: memory is told before it is taken."""
@@ -253,7 +254,8 @@ class Convolution(Operation):
         key = (x.shape[0], x.shape[2], x.shape[3], across)
         found = self._packs.get(key)
         if found is None:
-            found = _Packed(self.weight, self.bias, spec or self._spec, x.shape, across)
+            spec = spec or self._spec
+            found = _Packed(self.weight, self.bias, spec, self._slopes, x.shape, across)
             for other in self._packs.values():
                 if other.order == found.order:
                     found.weight = other.weight
@@ -277,7 +279,7 @@ class Convolution(Operation):
         if packed is not None:
             return packed.run(x, across)
         spec = replace(self._spec, padding=(across, across, 0, 0))
-        return awake_conv2d(x, self.weight, self.bias, spec)
+        return awake_conv2d(x, self.weight, self.bias, spec, self._slopes)
 
     def into(self, dest: Tensor, x: Tensor, across: int) -> None:
         packed = self._packed(x, across)
@@ -291,14 +293,16 @@ class Convolution(Operation):
         awake: Positions,
         out: Tensor,
         other: Tensor | None = None,
-        then: str = "none",
+        then: Activation = NO_ACTIVATION,
     ) -> Callable[[], None]:
         from drowsy.backends import triton_areas as areas
 
-        compute = areas.Convolution(self.weight, self.bias, self._spec)
+        compute = areas.Convolution(self.weight, self.bias, self._spec, self._slopes)
         return lambda: compute(self.padded(x), awake, out, other, then)
 
-    def into_sum(self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: str) -> bool:
+    def into_sum(
+        self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: Activation
+    ) -> bool:
         """``dest = then(conv(x) + other)``, in one pass where the library can; else False."""
         packed = self._packed(x, across)
         return packed is not None and packed.into_sum(dest, other, x, across, then)
@@ -320,6 +324,7 @@ class _Packed:
         weight: Tensor,
         bias: Tensor | None,
         spec: ConvSpec,
+        slopes: Tensor | None,
         shape: Sequence[int],
         across: int,
     ) -> None:
@@ -332,7 +337,8 @@ class _Packed:
         self._bias = None if bias is None else bias.detach()
         self._activation = spec.activation
         self._fused = _FUSED.get(spec.activation, "none")
-        self._rest = spec.activation if spec.activation not in _FUSED else "none"
+        rest = Activation(spec.activation, slopes)
+        self._rest = NO_ACTIVATION if spec.activation in _FUSED else rest
         self._geometry = (spec.stride, spec.dilation, spec.groups)
 
     def run(self, x: Tensor, across: int) -> Tensor:
@@ -340,22 +346,24 @@ class _Packed:
             *(x, self.weight, self._bias, (0, across), *self._geometry),
             *(self._fused, [], ""),
         )
-        return activate(y, self._rest)
+        return self._rest.apply(y)
 
     def into(self, dest: Tensor, x: Tensor, across: int) -> bool:
         if not dest.is_contiguous(memory_format=torch.channels_last):
             return False
         # Added to zeros: clearing memory takes less time than copying a result into it.
         self._add(dest.zero_(), x, across, self._fused)
-        activate(dest, self._rest)
+        self._rest.apply(dest)
         return True
 
-    def into_sum(self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: str) -> bool:
+    def into_sum(
+        self, dest: Tensor, other: Tensor, x: Tensor, across: int, then: Activation
+    ) -> bool:
         if self._activation != "none" or not dest.is_contiguous(memory_format=torch.channels_last):
             return False
-        self._add(dest.copy_(other), x, across, _FUSED.get(then, "none"))
-        if then not in _FUSED:
-            activate(dest, then)
+        self._add(dest.copy_(other), x, across, _FUSED.get(then.name, "none"))
+        if then.name not in _FUSED:
+            then.apply(dest)
         return True
 
     def _add(self, dest: Tensor, x: Tensor, across: int, then: str) -> None:

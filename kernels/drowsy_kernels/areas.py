@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import MAX_ROWS
-from drowsy_kernels.epilogue import activate, offsets, parse_activation
+from drowsy_kernels.epilogue import activate, activation_arguments, offsets
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
     VIEWS,
@@ -163,6 +163,7 @@ def pool_areas_kernel(
 def place_areas_kernel(
     x,
     residual,
+    slopes,
     y,
     listed,
     count,
@@ -189,7 +190,7 @@ def place_areas_kernel(
     v = tl.load(x + o_x, mask=m_tile, other=0).to(tl.float32)
     if residual is not None:
         v += tl.load(residual + o_x, mask=m_tile, other=0).to(tl.float32)
-    v = activate(v, ACTIVATION, SLOPE)
+    v = activate(v, ACTIVATION, SLOPE, slopes, c, c < C)
     o_y = offsets(m, OC, WIDE)[:, None] + c[None, :]
     tl.store(y + first + o_y, v.to(y.dtype.element_ty), mask=m_tile)
 
@@ -368,6 +369,7 @@ def place_areas(
     first: int = 0,
     residual: Tensor | None = None,
     activation: str = "none",
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """``out = activation(x + residual)`` at listed positions, in channels from ``first`` on.
 
@@ -377,6 +379,7 @@ def place_areas(
         out: channels_last ``[N, OC, H, W]`` of ``x``'s dtype, ``first + C`` channels or more.
         residual: like ``x``.
         activation: one of ``ACTIVATIONS``.
+        slopes: of activation ``prelu``, ``[C]``, as for ``conv2d``.
 
     Returns:
         ``out``.
@@ -385,7 +388,6 @@ def place_areas(
         ValueError, TypeError: an argument outside of what is listed here, or shapes that do not
             fit each other.
     """
-    kind, slope = parse_activation(activation)
     images, channels, height, width = x.shape
     if not 0 <= first <= out.shape[1] - channels:
         raise ValueError(
@@ -401,8 +403,7 @@ def place_areas(
         "residual": added[0] if added else None,
         "first": first,
         "OC": out.shape[1],
-        "ACTIVATION": kind,
-        "SLOPE": slope,
+        **activation_arguments(activation, slopes, channels, x.dtype, x.device),
     }
     launch = _tiles(place_areas_kernel, arguments, awake, y, channels, x.numel())
     return planned(out, launch, on=("x", x))

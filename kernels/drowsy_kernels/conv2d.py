@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 import triton
 from drowsy_kernels.depthwise import depthwise_kernel
-from drowsy_kernels.epilogue import map_mode, parse_activation, tile_words
+from drowsy_kernels.epilogue import activation_arguments, map_mode, tile_words
 from drowsy_kernels.heuristics import ConvConfig, choose_config, multiprocessors
 from drowsy_kernels.implicit_gemm import awake_conv2d_kernel, conv2d_kernel
 from drowsy_kernels.launch import (
@@ -64,6 +64,7 @@ def conv2d(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
     activation: str = "none",
+    slopes: Tensor | None = None,
     bitmap: Tensor | None = None,
     cell: tuple[int, int] | None = None,
     awake: Awake | None = None,
@@ -71,6 +72,7 @@ def conv2d(
     scale: Tensor | None = None,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    post_slopes: Tensor | None = None,
     precision: str = "ieee",
     out: Tensor | None = None,
     config: ConvConfig | None = None,
@@ -84,6 +86,8 @@ def conv2d(
         stride, dilation: ``(vertical, horizontal)``.
         padding: zeros around the input, ``(left, right, top, bottom)`` as in ``F.pad``.
         activation: one of ``ACTIVATIONS``.
+        slopes: of activation ``prelu``, ``[OC]`` of the same dtype or float32; one slope expanded
+            to all channels will do. None for all other activations.
         bitmap: int32 ``[N, PC, W]`` from ``sleep_map``; sleeping neurons come out as 0.
         cell: ``(cell_p, cell_c)`` of the bitmap.
         awake: a list of what is awake in ``bitmap``. Of ``AwakeCells`` or ``AwakeRows``, awake
@@ -100,6 +104,7 @@ def conv2d(
         residual: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype, added to every output; not the
             memory of ``out``.
         post_activation: one of ``ACTIVATIONS``, applied to the sum.
+        post_slopes: of post_activation ``prelu``, as ``slopes``.
         precision: of float32 products, ``ieee`` or ``tf32``; sums are float32 always.
         out: channels_last ``[N, OC, OH, OW]`` of ``x``'s dtype to write into.
         config: block shapes, in place of those that ``choose_config`` picks.
@@ -111,8 +116,6 @@ def conv2d(
         ValueError, TypeError: an argument outside of what is listed here, or shapes that do not
             fit each other.
     """
-    kind, slope = parse_activation(activation)
-    post_kind, post_slope = parse_activation(post_activation)
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, allowed: {', '.join(PRECISIONS)}")
     images, channels, height, width = _check_input(x, weight)
@@ -128,6 +131,9 @@ def conv2d(
             f"x: {images} images of {positions} output positions, allowed: up to {MAX_ROWS} in all"
         )
     check_epilogue(bias, scale, out_channels, x.dtype, x.device)
+    of_output = out_channels, x.dtype, x.device
+    activations = activation_arguments(activation, slopes, *of_output)
+    activations |= activation_arguments(post_activation, post_slopes, *of_output, post=True)
     listed = awake if bitmap is None and isinstance(awake, AwakeRows) else None
     cell_rows, words = _check_bitmap(bitmap, cell, images, positions, out_channels, x.device)
     cell_p, cell_c = cell or (1, 1)
@@ -203,10 +209,7 @@ def conv2d(
         "DILATION_H": dilation[0],
         "DILATION_W": dilation[1],
         "WIDE": max(view.x.numel(), out.numel()) > MAX_ELEMENTS,
-        "ACTIVATION": kind,
-        "SLOPE": slope,
-        "POST_ACTIVATION": post_kind,
-        "POST_SLOPE": post_slope,
+        **activations,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
     }

@@ -42,11 +42,11 @@ from drowsy_kernels.conv2d import (
 )
 from drowsy_kernels.epilogue import (
     activate,
+    activation_arguments,
     all_asleep,
     asleep,
     columns,
     dot,
-    parse_activation,
     tile_words,
 )
 from drowsy_kernels.heuristics import ConvConfig, multiprocessors
@@ -98,6 +98,8 @@ def _conv2d_box_kernel(
     y,
     residual,
     bias,
+    slopes,
+    post_slopes,
     scale,
     bitmap,
     images,
@@ -199,10 +201,10 @@ def _conv2d_box_kernel(
             at_y = first_y + part * PART_M // BOX_W % BOX_H
             at_x = first_x + part * PART_M % BOX_W
             v = columns(acc, part, PART_M).T
+            c = first_c + tl.arange(0, BLOCK_N)
             if bias is not None:
-                c = first_c + tl.arange(0, BLOCK_N)
                 v += tl.load(bias + c, mask=c < OC, other=0).to(tl.float32)[None, :]
-            v = activate(v, ACTIVATION, SLOPE)
+            v = activate(v, ACTIVATION, SLOPE, slopes, c, c < OC)
             if scale is not None:
                 v *= tl.load(scale)
             if bitmap is not None:
@@ -226,7 +228,7 @@ def _conv2d_box_kernel(
             if residual is not None:
                 b_residual = residual.load([at_n, at_y, at_x, first_c])
                 v += b_residual.reshape(PART_M, BLOCK_N).to(tl.float32)
-            v = activate(v, POST_ACTIVATION, POST_SLOPE)
+            v = activate(v, POST_ACTIVATION, POST_SLOPE, post_slopes, c, c < OC)
             b_y = v.to(y.dtype).reshape(PART_N, PART_H, PART_W, BLOCK_N)
             y.store([at_n, at_y, at_x, first_c], b_y)
 
@@ -449,11 +451,13 @@ def conv2d_box(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
     activation: str = "none",
+    slopes: Tensor | None = None,
     bitmap: Tensor | None = None,
     cell: tuple[int, int] | None = None,
     scale: Tensor | None = None,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    post_slopes: Tensor | None = None,
     precision: str = "ieee",
     out: Tensor | None = None,
     config: ConvConfig | None = None,
@@ -467,6 +471,7 @@ def conv2d_box(
         padding: zeros around the input, ``(left, right, top, bottom)`` as in ``F.pad``.
         dilation: ``(vertical, horizontal)``.
         activation: one of ``ACTIVATIONS``.
+        slopes, post_slopes: of ``prelu``, as for ``conv2d``.
         bitmap: int32 ``[N, PC, W]`` from ``sleep_map``; sleeping neurons come out as 0.
         cell: ``(cell_p, cell_c)`` of the bitmap.
         scale: float32 tensor of one element, read on the device: factor on awake outputs.
@@ -485,8 +490,6 @@ def conv2d_box(
         ValueError, TypeError: an argument outside of what is listed here, shapes that do not fit
             each other, or a convolution that ``box_supports`` refuses.
     """
-    kind, slope = parse_activation(activation)
-    post_kind, post_slope = parse_activation(post_activation)
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, allowed: {', '.join(PRECISIONS)}")
     images, channels, height, width = _check_input(x, weight)
@@ -496,6 +499,9 @@ def conv2d_box(
     oh, ow = output_size((height, width), weight.kernel_size, (1, 1), padding, dilation)
     positions, out_channels = oh * ow, weight.out_channels
     check_epilogue(bias, scale, out_channels, x.dtype, x.device)
+    of_output = out_channels, x.dtype, x.device
+    activations = activation_arguments(activation, slopes, *of_output)
+    activations |= activation_arguments(post_activation, post_slopes, *of_output, post=True)
     cell_rows, words = _check_bitmap(bitmap, cell, images, positions, out_channels, x.device)
     if out is None:
         out = torch.empty(
@@ -602,10 +608,7 @@ def conv2d_box(
         "GEMM": gemm,
         "MAP": _map_mode(bitmap, (cell_p, cell_c), positions, out_channels, box, gemm, config),
         "TILE_WORDS": tile_words(cell_c, out_channels, out_channels, config.block_n),
-        "ACTIVATION": kind,
-        "SLOPE": slope,
-        "POST_ACTIVATION": post_kind,
-        "POST_SLOPE": post_slope,
+        **activations,
         "PRECISION": precision,
         "WIDEN": interpreted() and x.dtype == torch.bfloat16,
         "BOX_H": box[1],

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import PRECISIONS, check_epilogue
-from drowsy_kernels.epilogue import dot, finish, offsets, parse_activation
+from drowsy_kernels.epilogue import activation_arguments, dot, finish, offsets
 from drowsy_kernels.heuristics import ConvConfig, choose_config, multiprocessors
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
@@ -41,6 +41,8 @@ def conv2d_rows_kernel(
     x,
     w,
     bias,
+    slopes,
+    post_slopes,
     scale,
     residual,
     y,
@@ -119,6 +121,8 @@ def conv2d_rows_kernel(
             y,
             residual,
             bias,
+            slopes,
+            post_slopes,
             scale,
             None,
             m,
@@ -149,9 +153,11 @@ def conv2d_rows(
     table: Tensor | None,
     count: Tensor,
     activation: str = "none",
+    slopes: Tensor | None = None,
     scale: Tensor | None = None,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    post_slopes: Tensor | None = None,
     precision: str = "ieee",
     out: Tensor | None = None,
     config: ConvConfig | None = None,
@@ -165,8 +171,8 @@ def conv2d_rows(
         table: int32 ``[KH * KW, L]``: the row of ``x`` that tap t of output row i reads, or -1 for
             zeros. None for a weight of one tap: row i reads row i, and ``L`` is ``R``.
         count: int32, one element, read on the device: rows to compute, up to ``L``.
-        activation, scale, residual, post_activation, precision, config: as for ``conv2d``;
-            ``residual`` is ``[L, OC]``.
+        activation, slopes, scale, residual, post_activation, post_slopes, precision, config: as
+            for ``conv2d``; ``residual`` is ``[L, OC]``.
         out: ``[L, OC]`` to write into; rows from ``count`` on are left as they are.
 
     Returns:
@@ -176,8 +182,6 @@ def conv2d_rows(
         ValueError, TypeError: an argument outside of what is listed here, or shapes that do not
             fit each other.
     """
-    kind, slope = parse_activation(activation)
-    post_kind, post_slope = parse_activation(post_activation)
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, allowed: {', '.join(PRECISIONS)}")
     if weight.groups != 1:
@@ -199,6 +203,9 @@ def conv2d_rows(
         raise ValueError(f"table: got None, allowed: int32 [{taps}, rows] for {taps} taps")
     check_operand("count", count, dtypes=(torch.int32,), shape=(1,), device=x.device)
     check_epilogue(bias, scale, out_channels, x.dtype, x.device)
+    of_output = out_channels, x.dtype, x.device
+    activations = activation_arguments(activation, slopes, *of_output)
+    activations |= activation_arguments(post_activation, post_slopes, *of_output, post=True)
     shape = (length, out_channels)
     if out is None:
         out = x.new_empty(shape)
@@ -241,10 +248,7 @@ def conv2d_rows(
         "W_STRIDE": weight.data.shape[1],
         "TAPS": taps,
         "WIDE": max(x.numel(), out.numel()) > MAX_ELEMENTS,
-        "ACTIVATION": kind,
-        "SLOPE": slope,
-        "POST_ACTIVATION": post_kind,
-        "POST_SLOPE": post_slope,
+        **activations,
         "PRECISION": precision,
         "WIDEN": interpreted() and x.dtype == torch.bfloat16,
         "BLOCK_M": config.block_m,

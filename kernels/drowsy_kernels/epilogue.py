@@ -13,9 +13,12 @@ from __future__ import annotations
 import functools
 import math
 import re
+from typing import Any
 
+import torch
 import triton
 import triton.language as tl
+from drowsy_kernels.launch import check_operand
 from torch import Tensor
 
 ACTIVATIONS = (
@@ -28,9 +31,13 @@ ACTIVATIONS = (
     "hardswish",
     "sigmoid",
     "tanh",
+    "prelu",
     "leaky_relu:SLOPE",
 )
-"""Activations that a convolution applies before it writes; ``SLOPE`` is a number."""
+"""Activations that a convolution applies before it writes; ``SLOPE`` is a number.
+
+``prelu`` is a leaky ReLU of a slope a channel, which come as a tensor.
+"""
 # What of a tile the epilogue takes at a time, so that addresses, bits and residuals find registers
 # beside the accumulators: bytes of the output, and those of a row at least.
 AT_ONCE, NARROWEST = tl.constexpr(64 * 128), tl.constexpr(64)
@@ -50,14 +57,20 @@ def _tanh(v):
 
 
 @triton.jit
-def activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
-    """Comparisons are written so that NaN stays NaN, as in torch."""
+def activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr, slopes, c, m_c):
+    """Comparisons are written so that NaN stays NaN, as in torch.
+
+    ``slopes``: those of ``prelu``, of which the columns of ``v`` read elements ``c * SLOPE``.
+    """
     if ACTIVATION == "relu":
         v = tl.where(v < 0, 0.0, v)
     elif ACTIVATION == "relu6":
         v = tl.where(v < 0, 0.0, tl.where(v > 6, 6.0, v))
     elif ACTIVATION == "leaky_relu":
         v = tl.where(v < 0, v * SLOPE, v)
+    elif ACTIVATION == "prelu":
+        b_slopes = tl.load(slopes + c * SLOPE, mask=m_c, other=0).to(tl.float32)
+        v = tl.where(v < 0, v * b_slopes[None, :], v)
     elif ACTIVATION == "silu":
         v = v * _sigmoid(v)
     elif ACTIVATION == "gelu":
@@ -155,6 +168,8 @@ def finish_at(
     y,
     residual,
     bias,
+    slopes,
+    post_slopes,
     scale,
     bitmap,
     row,
@@ -181,7 +196,7 @@ def finish_at(
     """
     if bias is not None:
         acc += tl.load(bias + c, mask=m_c, other=0).to(tl.float32)[None, :]
-    acc = activate(acc, ACTIVATION, SLOPE)
+    acc = activate(acc, ACTIVATION, SLOPE, slopes, c, m_c)
     if scale is not None:
         acc *= tl.load(scale)
     if bitmap is not None:
@@ -191,7 +206,7 @@ def finish_at(
     m_tile = m_m[:, None] & m_c[None, :]
     if residual is not None:
         acc += tl.load(residual + o_y, mask=m_tile, other=0).to(tl.float32)
-    acc = activate(acc, POST_ACTIVATION, POST_SLOPE)
+    acc = activate(acc, POST_ACTIVATION, POST_SLOPE, post_slopes, c, m_c)
     tl.store(y + o_y, acc.to(y.dtype.element_ty), mask=m_tile)
 
 
@@ -201,6 +216,8 @@ def finish(
     y,
     residual,
     bias,
+    slopes,
+    post_slopes,
     scale,
     bitmap,
     row,
@@ -246,6 +263,8 @@ def finish(
             y,
             residual,
             bias,
+            slopes,
+            post_slopes,
             scale,
             bitmap,
             row,
@@ -272,6 +291,7 @@ def finish(
 def store_rest(
     y,
     residual,
+    post_slopes,
     m,
     m_m,
     c,
@@ -289,7 +309,7 @@ def store_rest(
     rest = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     if residual is not None:
         rest = tl.load(residual + o_y, mask=m_tile, other=0).to(tl.float32)
-    rest = activate(rest, POST_ACTIVATION, POST_SLOPE)
+    rest = activate(rest, POST_ACTIVATION, POST_SLOPE, post_slopes, c, m_c)
     tl.store(y + o_y, rest.to(y.dtype.element_ty), mask=m_tile)
 
 
@@ -314,6 +334,46 @@ def parse_activation(name: str) -> tuple[str, float]:
     if name not in ACTIVATIONS[:-1]:
         raise ValueError(f"activation: got {name!r}, allowed: {', '.join(ACTIVATIONS)}")
     return name, 0.0
+
+
+def activation_arguments(
+    name: str,
+    slopes: Tensor | None,
+    channels: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    post: bool = False,
+) -> dict[str, Any]:
+    """What a kernel is told of an activation, checked.
+
+    Args:
+        name: one of ``ACTIVATIONS``.
+        slopes: of ``prelu``, ``[channels]`` of this dtype or float32, on this device; its elements
+            may be one in memory (``expand``). None for all others.
+        channels, dtype, device: of the output.
+        post: whether it is the activation after the residual.
+
+    Raises:
+        ValueError, TypeError: another activation, or slopes that do not belong to it.
+    """
+    kind, slope = parse_activation(name)
+    before = "post_" if post else ""
+    if (kind == "prelu") != (slopes is not None):
+        raise ValueError(
+            f"{before}slopes: got {'none' if slopes is None else 'some'} with {before}activation "
+            f"{name!r}, allowed: a tensor [{channels}] with prelu, None with all others"
+        )
+    if slopes is not None:
+        # One slope for all channels lies in memory once, and they read it with step 0.
+        one = tuple(slopes.shape) == (channels,) and slopes.stride() == (0,)
+        own, shape, slope = (slopes[:1], (1,), 0) if one else (slopes, (channels,), 1)
+        dtypes = (dtype, torch.float32)
+        check_operand(f"{before}slopes", own, dtypes=dtypes, shape=shape, device=device)
+    words = {"ACTIVATION": kind, "SLOPE": slope}
+    return {f"{before}{word}".upper(): value for word, value in words.items()} | {
+        f"{before}slopes": slopes
+    }
 
 
 def map_mode(

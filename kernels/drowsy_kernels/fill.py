@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from drowsy_kernels.epilogue import activate, asleep, map_mode, parse_activation
+from drowsy_kernels.epilogue import activate, activation_arguments, asleep, map_mode
 from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_operand, launched, plan_of, planned
 from torch import Tensor
 
@@ -64,6 +64,7 @@ def _fill_kernel(
     y,
     bitmap,
     residual,
+    slopes,
     table,
     height,
     width,
@@ -202,7 +203,7 @@ def _fill_kernel(
     if residual is not None:
         residual += n * positions * C
         value += tl.load(residual + o_y, mask=mine, other=0.0).to(tl.float32)
-    value = activate(value, ACTIVATION, SLOPE)
+    value = activate(value, ACTIVATION, SLOPE, slopes, c, c < C)
     tl.store(y + o_y, value.to(y.dtype.element_ty), mask=mine)
 
 
@@ -215,6 +216,7 @@ def fill_sleepers(
     *,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    post_slopes: Tensor | None = None,
     table: Tensor | None = None,
 ) -> Tensor:
     """Write every sleeper of ``y``, in place; awake neurons stay as they are.
@@ -230,6 +232,7 @@ def fill_sleepers(
             and ``rescale``.
         post_activation: one of ``ACTIVATIONS``, after the residual; likewise. Neighbours have been
             through it already.
+        post_slopes: of post_activation ``prelu``, as for ``conv2d``.
         table: ``[256, 9, C]``, float32, float16 or bfloat16, for ``stencil``: by set of awake
             neighbours (a bit each, row by row) the weights of the eight, and the constant.
 
@@ -240,12 +243,11 @@ def fill_sleepers(
         ValueError, TypeError: an argument outside of what is listed here, or shapes that do not
             fit each other.
     """
-    kind, slope = parse_activation(post_activation)
     if y.dim() != 4:
         raise ValueError(f"y: got shape {tuple(y.shape)}, allowed: [N, C, OH, OW]")
     if len(cell) != 2 or min(cell) < 1:
         raise ValueError(f"cell: got {cell}, allowed: (positions, channels), each 1 or more")
-    _check_fill(fill, cell, residual, kind)
+    _check_fill(fill, cell, residual, post_activation)
     n, channels, height, width = y.shape
     positions = height * width
     if positions * channels > MAX_ELEMENTS:
@@ -282,8 +284,7 @@ def fill_sleepers(
         "C": channels,
         "FILL": "zero" if fill in _ZERO_FILLS else fill,
         "MAP": map_mode(bitmap, cell[1], within, channels, channels, block_n),
-        "ACTIVATION": kind,
-        "SLOPE": slope,
+        **activation_arguments(post_activation, post_slopes, channels, y.dtype, y.device),
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
     }
@@ -307,14 +308,14 @@ def _block(fill: str, cell: tuple[int, int], channels: int) -> tuple[int, int]:
     return (_ZERO_BLOCK if fill in _ZERO_FILLS else _BLOCK) // block_n, block_n
 
 
-def _check_fill(fill: str, cell: tuple[int, int], residual: Tensor | None, kind: str) -> None:
+def _check_fill(fill: str, cell: tuple[int, int], residual: Tensor | None, post: str) -> None:
     if fill not in FILLS:
         raise ValueError(f"fill: got {fill!r}, allowed: {', '.join(FILLS)}")
     if fill in _ZERO_FILLS:
         return
     if cell[0] != 1:
         raise ValueError(f"cell: got {cell} with fill {fill!r}, allowed: one position")
-    if residual is not None or kind != "none":
+    if residual is not None or post != "none":
         raise ValueError(
             f"residual, post_activation: got one with fill {fill!r}, allowed: only with "
             f"{' and '.join(_ZERO_FILLS)}"

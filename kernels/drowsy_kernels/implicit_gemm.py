@@ -193,6 +193,8 @@ def conv2d_kernel(
     x,
     w,
     bias,
+    slopes,
+    post_slopes,
     scale,
     bitmap,
     residual,
@@ -301,6 +303,7 @@ def conv2d_kernel(
                     store_rest(
                         y,
                         residual,
+                        post_slopes,
                         m_all,
                         m_m,
                         c_all,
@@ -376,6 +379,8 @@ def conv2d_kernel(
             y,
             residual,
             bias,
+            slopes,
+            post_slopes,
             scale,
             bitmap,
             row,
@@ -401,6 +406,7 @@ def conv2d_kernel(
 def _store_sleepers(
     y,
     residual,
+    post_slopes,
     m,
     m_m,
     first_c,
@@ -423,13 +429,26 @@ def _store_sleepers(
         c = first_c // VECTOR * VECTOR + tl.arange(0, VECTOR)
         m_c = (c >= first_c) & (c < tl.minimum(first_whole, last_c))
         store_rest(
-            y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, VECTOR
+            y,
+            residual,
+            post_slopes,
+            m,
+            m_m,
+            c,
+            m_c,
+            OC,
+            POST_ACTIVATION,
+            POST_SLOPE,
+            WIDE,
+            BLOCK_M,
+            VECTOR,
         )
     for whole in range(first_whole, last_whole, BLOCK_N):
         c_whole = tl.multiple_of(whole, VECTOR) + tl.arange(0, BLOCK_N)
         store_rest(
             y,
             residual,
+            post_slopes,
             m,
             m_m,
             c_whole,
@@ -445,7 +464,19 @@ def _store_sleepers(
         c = last_whole + tl.arange(0, VECTOR)
         m_c = (c >= first_whole) & (c < last_c)
         store_rest(
-            y, residual, m, m_m, c, m_c, OC, POST_ACTIVATION, POST_SLOPE, WIDE, BLOCK_M, VECTOR
+            y,
+            residual,
+            post_slopes,
+            m,
+            m_m,
+            c,
+            m_c,
+            OC,
+            POST_ACTIVATION,
+            POST_SLOPE,
+            WIDE,
+            BLOCK_M,
+            VECTOR,
         )
 
 
@@ -454,6 +485,8 @@ def awake_conv2d_kernel(
     x,
     w,
     bias,
+    slopes,
+    post_slopes,
     scale,
     residual,
     y,
@@ -633,6 +666,7 @@ def awake_conv2d_kernel(
                 _store_sleepers(
                     y,
                     residual,
+                    post_slopes,
                     m,
                     m_m,
                     first_c,
@@ -652,6 +686,8 @@ def awake_conv2d_kernel(
                     y,
                     residual,
                     bias,
+                    slopes,
+                    post_slopes,
                     scale,
                     None,
                     m,
@@ -679,6 +715,8 @@ def awake_conv2d_kernel(
                     y,
                     residual,
                     bias,
+                    slopes,
+                    post_slopes,
                     scale,
                     None,
                     m,

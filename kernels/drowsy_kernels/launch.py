@@ -35,7 +35,10 @@ _Result = TypeVar("_Result")
 # Pointers that may lie inside a buffer which layers share: one layer's threshold among those of
 # all, a slice of a bias. How they are aligned differs from layer to layer, and a kernel made for it
 # would be compiled twice. Nothing is lost: words are read from them one at a time.
-VIEWS = ("threshold", "scale", "clock", "bias", "count", "counts", "block_counts")
+VIEWS = (
+    *("threshold", "scale", "clock", "bias", "slopes", "post_slopes"),
+    *("count", "counts", "block_counts"),
+)
 
 
 @triton.jit

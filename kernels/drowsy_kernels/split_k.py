@@ -20,6 +20,8 @@ from drowsy_kernels.launch import VIEWS
 def add_parts_kernel(
     partial,
     bias,
+    slopes,
+    post_slopes,
     scale,
     bitmap,
     residual,
@@ -77,6 +79,8 @@ def add_parts_kernel(
         y,
         residual,
         bias,
+        slopes,
+        post_slopes,
         scale,
         bitmap,
         row,

@@ -28,7 +28,7 @@ import torch
 import triton
 import triton.language as tl
 from drowsy_kernels.conv2d import check_epilogue, output_size
-from drowsy_kernels.epilogue import activate, parse_activation
+from drowsy_kernels.epilogue import activate, activation_arguments
 from drowsy_kernels.launch import (
     MAX_ELEMENTS,
     VIEWS,
@@ -151,6 +151,7 @@ def _expand_rows_kernel(
     rows,
     index,
     residual,
+    slopes,
     y,
     total,
     blocks,
@@ -171,7 +172,7 @@ def _expand_rows_kernel(
     o_tile = m.to(tl.int64)[:, None] * C + c[None, :]
     if residual is not None:
         value += tl.load(residual + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    value = activate(value, ACTIVATION, SLOPE)
+    value = activate(value, ACTIVATION, SLOPE, slopes, c, c < C)
     tl.store(y + o_tile, value.to(y.dtype.element_ty), mask=m_tile)
 
 
@@ -204,6 +205,8 @@ def _fill_unread_kernel(
     bitmap,
     zeros,
     bias,
+    slopes,
+    post_slopes,
     scale,
     residual,
     total,
@@ -225,7 +228,7 @@ def _fill_unread_kernel(
     value = tl.zeros([1, BLOCK_N], tl.float32)
     if bias is not None:
         value += tl.load(bias + c, mask=m_c, other=0).to(tl.float32)[None, :]
-    value = activate(value, ACTIVATION, SLOPE)
+    value = activate(value, ACTIVATION, SLOPE, slopes, c, m_c)
     if scale is not None:
         value *= tl.load(scale)
     value = tl.where(asleep[:, None], 0.0, value)
@@ -233,7 +236,7 @@ def _fill_unread_kernel(
     o_tile = m.to(tl.int64)[:, None] * C + c[None, :]
     if residual is not None:
         value += tl.load(residual + o_tile, mask=m_tile, other=0.0).to(tl.float32)
-    value = activate(value, POST_ACTIVATION, POST_SLOPE)
+    value = activate(value, POST_ACTIVATION, POST_SLOPE, post_slopes, c, m_c)
     tl.store(y + o_tile, value.to(y.dtype.element_ty), mask=m_tile)
 
 
@@ -384,6 +387,7 @@ def expand_rows(
     *,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    post_slopes: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Fill in the full map of a compact activation: ``post_activation(filled + residual)``.
@@ -394,6 +398,7 @@ def expand_rows(
         shape: ``(N, C, OH, OW)``.
         residual: channels_last ``[N, C, OH, OW]`` of the rows' dtype, added to every position.
         post_activation: one of ``ACTIVATIONS``, applied after the sum.
+        post_slopes: of post_activation ``prelu``, as for ``conv2d``.
         out: channels_last ``[N, C, OH, OW]`` to write into; every element is written.
 
     Returns:
@@ -402,7 +407,6 @@ def expand_rows(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    kind, slope = parse_activation(post_activation)
     device, (images, channels, oh, ow) = rows.device, shape
     total = images * oh * ow
     if rows.dim() != 2:
@@ -415,6 +419,7 @@ def expand_rows(
         raise ValueError(f"out: got shape {tuple(out.shape)}, allowed: {shape}")
     _check_maps((rows.dtype,), out=out, residual=residual)
     block_n, blocks = _channel_blocks(channels)
+    of_output = channels, rows.dtype, device
     arguments: dict[str, Any] = {
         "rows": rows,
         "index": index,
@@ -423,8 +428,7 @@ def expand_rows(
         "total": total,
         "blocks": blocks,
         "C": channels,
-        "ACTIVATION": kind,
-        "SLOPE": slope,
+        **activation_arguments(post_activation, post_slopes, *of_output),
         "BLOCK_M": _BLOCK_POSITIONS,
         "BLOCK_N": block_n,
     }
@@ -499,9 +503,11 @@ def fill_unread(
     bias: Tensor | None = None,
     *,
     activation: str = "none",
+    slopes: Tensor | None = None,
     scale: Tensor | None = None,
     residual: Tensor | None = None,
     post_activation: str = "none",
+    post_slopes: Tensor | None = None,
 ) -> Tensor:
     """Write what a 1x1 convolution need not compute, in place; the other positions stay.
 
@@ -512,7 +518,7 @@ def fill_unread(
         y: channels_last ``[N, C, OH, OW]``; float32, float16 or bfloat16.
         bitmap: int32 ``[N, P, 1]``, the layer's map, one channel cell.
         zeros: int32 ``[N, P, 1]``, the map of the layer before, whose sleepers are 0.
-        bias, activation, scale, residual, post_activation: as for ``conv2d``.
+        bias, activation, slopes, scale, residual, post_activation, post_slopes: as for ``conv2d``.
 
     Returns:
         ``y``.
@@ -520,12 +526,11 @@ def fill_unread(
     Raises:
         ValueError, TypeError: an argument outside of what is listed here.
     """
-    kind, slope = parse_activation(activation)
-    post_kind, post_slope = parse_activation(post_activation)
     if y.dim() != 4:
         raise ValueError(f"y: got shape {tuple(y.shape)}, allowed: [N, C, OH, OW]")
     images, channels, oh, ow = y.shape
     check_epilogue(bias, scale, channels, y.dtype, y.device)
+    of_output = channels, y.dtype, y.device
     for name, words in (("bitmap", bitmap), ("zeros", zeros)):
         shape = (images, oh * ow, 1)
         check_operand(name, words, dtypes=(torch.int32,), shape=shape, device=y.device)
@@ -541,10 +546,8 @@ def fill_unread(
         "total": images * oh * ow,
         "blocks": blocks,
         "C": channels,
-        "ACTIVATION": kind,
-        "SLOPE": slope,
-        "POST_ACTIVATION": post_kind,
-        "POST_SLOPE": post_slope,
+        **activation_arguments(activation, slopes, *of_output),
+        **activation_arguments(post_activation, post_slopes, *of_output, post=True),
         "BLOCK_M": _BLOCK_POSITIONS,
         "BLOCK_N": block_n,
     }

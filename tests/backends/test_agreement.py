@@ -16,7 +16,7 @@ import drowsy_kernels as kernels
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from drowsy import neuron
 from drowsy.backends import triton
@@ -125,6 +125,15 @@ def configuration(number: int) -> Configuration:
     )
 
 
+def _activation(c: Configuration, device: torch.device) -> str | nn.PReLU:
+    """A PReLU has a slope a channel, or one."""
+    if c.activation != "prelu":
+        return c.activation
+    prelu = nn.PReLU(c.channels[1] if c.seed % 2 else 1, device=device, dtype=c.dtype)
+    nn.init.normal_(prelu.weight, std=2)
+    return prelu
+
+
 def make_layer(c: Configuration, device: torch.device) -> tuple[DrowsyConv2d, Tensor]:
     layer = DrowsyConv2d(
         *c.channels,
@@ -136,7 +145,7 @@ def make_layer(c: Configuration, device: torch.device) -> tuple[DrowsyConv2d, Te
         c.bias,
         device=device,
         dtype=c.dtype,
-        activation=c.activation,
+        activation=_activation(c, device),
         sleep=SleepSpec(c.source, c.grain, c.k, c.stream, c.phase),
         rate=c.j / c.k,
     )
@@ -227,6 +236,7 @@ def _float64(
         weight.double(),
         None if bias is None else bias.double(),
         layer.spec,
+        None if layer.slopes is None else layer.slopes.detach().double(),
     )
     table = None if layer.table is None else layer.table.double()
     return neuron.sleep(awake, drawn, j, scale, layer.sleep.grain, layer.fill, table)

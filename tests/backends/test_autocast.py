@@ -53,6 +53,27 @@ def prefer(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu.ways, "fastest", chosen)
 
 
+@pytest.mark.parametrize("slopes", [1, 16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_slopes_are_rounded_as_torch_rounds_them(dtype: torch.dtype, slopes: int) -> None:
+    conv, prelu = nn.Conv2d(6, 16, 3, padding=1), nn.PReLU(slopes)
+    nn.init.normal_(prelu.weight, std=2)
+    layer = DrowsyConv2d.from_conv(
+        conv, sleep=SleepSpec("lattice", "position", K), activation=prelu
+    )
+    x = torch.randn(3, 6, 9, 10)
+    for j in (0, 4):
+        layer.set(rate=j / K)
+        layer.control.reseed(5)
+        with torch.inference_mode(), torch.autocast("cpu", dtype):
+            exact = prelu(conv(x))
+            drawn = levels(layer.sleep, tuple(exact.shape), layer.control.clock)  # type: ignore[arg-type]
+            wanted = neuron.sleep(exact, drawn, j, scale(j, K, "zero"), layer.sleep.grain, "zero")
+            y = layer(x)
+        assert y.dtype == dtype
+        torch.testing.assert_close(y, wanted)
+
+
 @pytest.mark.parametrize(("way", "grain", "fill"), LAYERS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_outputs_are_those_of_torchs_convolution(

@@ -71,6 +71,7 @@ def both(
     sleep: SleepSpec,
     scale: float = 1.0,
     image: int = CLOCK[1],
+    slopes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Output of a way, and of the oracle."""
     x, weight, bias = tensors
@@ -78,10 +79,9 @@ def both(
     layer, clock = Layer.of(inputs, weight, left), torch.tensor([CLOCK[0], image])
     assert way in candidates(layer, sleep)
     with torch.inference_mode():
-        y = cpu.run(cpu.Call(inputs, weight, bias, j, scale, clock, layer, sleep), way)
-        expected = eager.conv2d(
-            x, weight, bias, torch.tensor(j), torch.tensor(scale), clock, spec, sleep, "zero"
-        )
+        y = cpu.run(cpu.Call(inputs, weight, bias, j, scale, clock, layer, sleep, slopes), way)
+        knob = torch.tensor(j), torch.tensor(scale), clock
+        expected = eager.conv2d(x, weight, bias, *knob, spec, sleep, "zero", slopes=slopes)
     return y, expected
 
 
@@ -161,6 +161,25 @@ def test_activations_and_no_bias(way: str, activation: str, generator: torch.Gen
     x, weight, _ = draw(generator, 3)
     spec = ConvSpec(padding=(1, 1, 1, 1), activation=activation)
     check(*both(way, (x, weight, None), 4, spec, SleepSpec("lattice", "position")))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("way", "source", "grain"),
+    [
+        ("sublattices", "lattice", "position:3"),
+        ("rows", "stratified", "position:4"),
+        ("channels", "bernoulli", "channel:3"),
+        ("mask", "lattice", "neuron"),
+    ],
+)
+def test_slopes_are_a_channels(
+    way: str, source: str, grain: str, shared: bool, generator: torch.Generator
+) -> None:
+    slopes = torch.linspace(-2, 3, 8, dtype=torch.float64)
+    slopes = slopes[:1].expand(8) if shared else slopes
+    spec = ConvSpec(padding=(1, 1, 1, 1), activation="prelu")
+    check(*both(way, draw(generator, 3), 4, spec, SleepSpec(source, grain), slopes=slopes))
 
 
 @pytest.mark.parametrize(

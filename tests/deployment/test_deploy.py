@@ -39,15 +39,17 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequ
 
 
 class Block(nn.Module):
-    """A residual block, basic or bottleneck, as in ResNets."""
+    """A residual block, basic or bottleneck, as in ResNets; ``slopes``: with PReLUs."""
 
-    def __init__(self, inputs: int, width: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int, expansion: int, slopes: bool = False
+    ) -> None:
         super().__init__()
         outputs = width * expansion
+        self.act = nn.PReLU(outputs) if slopes else nn.ReLU(inplace=True)
         if expansion == 1:
-            self.body = nn.Sequential(
-                conv(inputs, width, 3, stride), nn.ReLU(inplace=True), conv(width, outputs)
-            )
+            between = nn.PReLU() if slopes else nn.ReLU(inplace=True)
+            self.body = nn.Sequential(conv(inputs, width, 3, stride), between, conv(width, outputs))
         else:
             self.body = nn.Sequential(
                 conv(inputs, width, 1),
@@ -63,7 +65,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
         y += self.shortcut(x)
-        return F.relu(y, inplace=True)
+        return self.act(y)
 
 
 class Fire(nn.Module):
@@ -77,16 +79,16 @@ class Fire(nn.Module):
         return torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1)
 
 
-def residual(expansion: int) -> nn.Module:
+def residual(expansion: int, slopes: bool = False) -> nn.Module:
     """Stem, pooling, two stages of two blocks, global pooling and a classifier."""
     wide = 4 * expansion
     return nn.Sequential(
         conv(3, 4, 3, 2),
         nn.ReLU(),
         nn.MaxPool2d(3, 2, 1),
-        Block(4, 4, 1, expansion),
-        Block(wide, 4, 1, expansion),
-        Block(wide, 6, 2, expansion),
+        Block(4, 4, 1, expansion, slopes),
+        Block(wide, 4, 1, expansion, slopes),
+        Block(wide, 6, 2, expansion, slopes),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(6 * expansion, 5),
@@ -130,12 +132,15 @@ def lively(model: nn.Module) -> nn.Module:
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 nn.init.uniform_(module.bias, 0, 0.5)
+        elif isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, -0.5, 1.5)
     return model.eval()
 
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "basic": (lambda: residual(1), (13, 19)),
     "bottleneck": (lambda: residual(4), (15, 19)),
+    "slopes": (lambda: residual(1, slopes=True), (13, 19)),
     "fire": (fire, (15, 13)),
     "sequential": (sequential, (11, 9)),
 }

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from drowsy import models
+from drowsy.graph import settling
 from drowsy.graph.convert import convert, revert
 from drowsy.knob.schedule import LayerSetting, Schedule
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
-from drowsy.sleep import FILLS
+from drowsy.neuron import sleep
+from drowsy.sleep import FILLS, levels, scale
 
 
 def run(module: Any, x: Tensor) -> Tensor:
@@ -254,6 +256,7 @@ MODULE_ACTIVATIONS = {
     "hardswish": nn.Hardswish(),
     "sigmoid": nn.Sigmoid(),
     "tanh": nn.Tanh(),
+    "prelu": nn.PReLU(4),
 }
 CALL_ACTIVATIONS: list[tuple[str, Callable[[Tensor], Tensor]]] = [
     ("relu", lambda y: F.relu(y)),
@@ -316,6 +319,114 @@ def test_called_activation_is_recognised(name: str, function: Callable[[Tensor],
     x = torch.randn(X)
     assert net.layers["conv"].activation == name
     torch.testing.assert_close(run(net, x), run(model, x), equal_nan=True)
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda module, args, y: y)
+    return module
+
+
+def scalar() -> nn.PReLU:
+    prelu = nn.PReLU()
+    prelu.weight = nn.Parameter(torch.tensor(-0.7))
+    return prelu
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_slopes_are_followed_and_shared(graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One PReLU after two convolutions, and one after a norm; what is trained is seen at once."""
+
+    def untraceable(model: nn.Module) -> None:
+        raise ValueError("torch.fx cannot trace it (as told)")
+
+    if not graph:
+        monkeypatch.setattr(settling, "trace", untraceable)
+    shared, own = nn.PReLU(), nn.PReLU(4)
+    layers = (nn.Conv2d(3, 5, 3), shared, nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4), own)
+    model = randomise_norms(nn.Sequential(*layers, nn.Conv2d(4, 6, 3), shared, nn.Conv2d(6, 2, 1)))
+    nn.init.normal_(own.weight, std=2)
+    model, x = model.double(), torch.randn(2, 3, 12, 11).double()
+    net = convert(model, x)
+    assert {name: layer.activation for name, layer in net.layers.items()} == {
+        "0": "prelu",
+        "2": "prelu",
+        "5": "prelu",
+        "7": "none",
+    }
+    assert net.state_dict().keys() == model.state_dict().keys()
+    torch.testing.assert_close(run(net, x), run(model, x))
+
+    def slept() -> Tensor:
+        net.set(0.5)
+        net.reseed(7)
+        y = run(net, x)
+        net.set(0)
+        return y
+
+    before = slept()
+    loss = model(x).square().sum()
+    loss.backward()
+    with torch.no_grad():
+        for prelu in (shared, own):
+            assert prelu.weight.grad is not None
+            prelu.weight -= torch.sign(prelu.weight.grad)
+    torch.testing.assert_close(run(net, x), run(model, x))
+    again = slept()
+    assert not torch.allclose(again, before)
+    torch.testing.assert_close(again, by_hand(net, x))
+    with pytest.raises(RuntimeError, match="DrowsyConv2d is for inference"):
+        net(x)
+
+    net.float()
+    x = x.float()
+    torch.testing.assert_close(slept(), by_hand(net, x), rtol=1e-4, atol=1e-4)
+    loaded = {name: value * 0.5 for name, value in model.state_dict().items()}
+    for assign in (False, True):
+        net.load_state_dict(loaded, assign=assign)
+        torch.testing.assert_close(run(net, x), run(model, x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(slept(), by_hand(net, x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def by_hand(net: DrowsyNet, x: Tensor) -> Tensor:
+    """Half asleep by seed 7: the model's modules, and sleep where the report says neurons end."""
+    ends = {"1": "0", "4": "2", "6": "5", "7": "7"}
+    for name in net.original._modules:  # one of them twice
+        x = net.original.get_submodule(name)(x)
+        if name in ends:
+            layer = net.layers[ends[name]]
+            drawn = levels(layer.sleep, tuple(x.shape), torch.tensor([7, 0]))  # type: ignore[arg-type]
+            x = sleep(x, drawn, 4, scale(4, 8, layer.fill), layer.sleep.grain, layer.fill)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "prelu"),
+    [
+        ("prelu", scalar()),
+        ("prelu", type("MyPReLU", (nn.PReLU,), {})(4)),
+        ("none", hooked(nn.PReLU(4))),
+        ("none", nn.utils.parametrize.register_parametrization(nn.PReLU(4), "weight", nn.Tanh())),
+        ("none", nn.utils.weight_norm(nn.PReLU(4), dim=None)),
+    ],
+    ids=["no dimension", "subclass", "hooked", "computed slopes", "weight_norm"],
+)
+def test_which_slopes_are_a_neurons(name: str, prelu: nn.Module) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), prelu).eval(), torch.randn(X)
+    net = convert(model, x)
+    assert net.layers["0"].activation == name
+    torch.testing.assert_close(run(net, x), run(model, x))
+    net.set(0.5)
+    assert run(net, x).isfinite().all()
+
+
+def test_slopes_of_rows_are_the_models() -> None:
+    """Of an image without a batch a PReLU takes rows for channels."""
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(4)).eval(), torch.randn(3, 6, 9)
+    nn.init.normal_(model[1].weight)
+    net = convert(model, x)
+    assert net.layers["0"].activation == "none"
+    torch.testing.assert_close(run(net, x), run(model, x))
 
 
 def test_norm_without_activation_sleeps_on_its_own_output() -> None:

@@ -50,6 +50,9 @@ HABITS: dict[str, Callable[[Any, Any, Tensor], Tensor]] = {
     "no batch": lambda n, b, x: x + b.act(b.conv(x[0])),
     "made in forward": lambda n, b, x: b.conv(x) * torch.ones(1, CHANNELS, 1, 1) + n.plain,
     "channels last": lambda n, b, x: b.act(b.conv(x.contiguous(memory_format=torch.channels_last))),
+    "slopes": lambda n, b, x: b.slopes(b.norm(b.conv(x))),
+    "one slope for all": lambda n, b, x: n.slope(b.conv(x)) + n.slope(x),
+    "slopes by function": lambda n, b, x: F.prelu(b.conv(x), b.slopes.weight),
     "keyword": lambda n, b, x: b.act(input=b.norm(input=b.conv(input=x))),
     "hooked": lambda n, b, x: b.hooked(b.norm(b.conv(x))),
 }
@@ -66,6 +69,8 @@ class Block(nn.Module):
         self.hooked.register_forward_pre_hook(
             lambda module, args, kwargs: ((args[0] - 1,), kwargs), with_kwargs=True
         )
+        self.slopes = nn.PReLU(CHANNELS)
+        nn.init.normal_(self.slopes.weight)
         self.bound = self.conv.forward
         self.closure = lambda x: self.act(self.norm(self.conv(x)))
 
@@ -80,6 +85,7 @@ class Habitual(nn.Module):
         self.blocks = nn.ModuleList(Block(place) for place in range(3))
         self.hidden = [(block.conv, block.norm) for block in self.blocks]
         self.relu, self.norm, self.plain = nn.ReLU(), norm(), torch.randn(CHANNELS, 1, 1)
+        self.slope = nn.PReLU(init=-0.5)
         self.by_name, self.called = nn.ModuleDict({"act": nn.SiLU()}), functools.partial(self.relu)
         self.habits = [rng.choice([*HABITS]) for _ in self.blocks]
 

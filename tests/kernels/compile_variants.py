@@ -52,7 +52,9 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
             yield f"conv2d {name}", launch
 
     for activation in (*kernels.ACTIVATIONS[:-1], "leaky_relu:0.1"):
-        yield from plan(activation, activation=activation)
+        slopes = {"slopes": meta(64)} if activation == "prelu" else {}
+        yield from plan(activation, activation=activation, **slopes)
+    yield from plan("prelu of one slope", activation="prelu", slopes=meta(1).expand(64))
     maps = {
         "rows": (1, 64),
         "columns": (100, 1),
@@ -82,6 +84,10 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
     residual = residual.contiguous(memory_format=torch.channels_last)
     post: dict[str, Any] = {"residual": residual, "post_activation": "relu"}
     yield from plan("residual", **post)
+    half = meta(64, dtype=torch.float16)
+    prelu: dict[str, Any] = {"post_activation": "prelu", "post_slopes": half, "residual": residual}
+    for groups in (1, 64):
+        yield from plan(f"residual, prelu, {groups}", channels=64, groups=groups, **prelu)
     yield from plan("residual, masked", cell=(100, 64), **post)
     yield from plan("residual, depthwise", channels=64, groups=64, cell=(100, 64), **post)
     split = kernels.ConvConfig(64, 32, 16, 4, 3, split_k=2)
@@ -189,6 +195,9 @@ def box_plans() -> Iterator[tuple[str, kernels.Launch]]:
     residual = residual.contiguous(memory_format=torch.channels_last)
     for config in (None, *kernels.BOX_CONFIGS["half"]):
         yield plan(f"residual, {config}", residual=residual, post_activation="relu", config=config)
+    slopes = meta(64, dtype=torch.float16)
+    both: dict[str, Any] = {"post_activation": "prelu", "post_slopes": slopes}
+    yield plan("prelu", activation="prelu", slopes=slopes, residual=residual, **both)
 
 
 def sleep_plans() -> Iterator[tuple[str, kernels.Launch]]:

@@ -18,11 +18,12 @@ import torch
 from drowsy_kernels.epilogue import parse_activation
 from torch import Tensor
 
-from drowsy.neuron import ConvSpec, awake_conv2d, check_activation
+from drowsy.neuron import ConvSpec, activate, awake_conv2d, check_activation
 from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
 from tests.kernels.moving import moved
+from tests.kernels.slopes import slopes_of
 
-POST = {"none": lambda y: y, "relu": torch.relu, "silu": torch.nn.functional.silu}
+POST = ("none", "relu", "silu", "prelu")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ACTIVATIONS = (*kernels.ACTIVATIONS[:-1], "leaky_relu:0.1")
 # Lists that the sweep makes of a map of each grain. Lists of narrow cells make many tiles, too
@@ -118,14 +119,16 @@ class Layer:
         y = (self.awake * scale).masked_fill(self.asleep, 0)
         if self.residual is not None:
             y = y + self.residual.double()
-        return POST[self.case.post](y)
+        return activate(y, self.case.post, slopes_of(self.case.post, y.shape[1], y))
 
     def eager(self, dtype: torch.dtype) -> Tensor:
+        slopes = slopes_of(self.case.activation, self.case.out_channels, self.x)
         return awake_conv2d(
             self.x.to(dtype),
             self.weight.to(dtype),
             None if self.bias is None else self.bias.to(dtype),
             ConvSpec(groups=self.case.groups, **self.case.geometry),
+            None if slopes is None else slopes.to(dtype),
         )
 
     def run(self, **changes: Any) -> Tensor:
@@ -140,6 +143,8 @@ class Layer:
             "x_blocks": self.x_blocks,
             "residual": self.residual,
             "post_activation": self.case.post,
+            "slopes": slopes_of(self.case.activation, self.case.out_channels, self.x),
+            "post_slopes": slopes_of(self.case.post, self.case.out_channels, self.x),
             **self.case.geometry,
         }
         weight = kernels.pack_weight(self.weight, self.case.groups)
@@ -262,7 +267,7 @@ def random_cases(count: int) -> list[Case]:
             lists=draw.choice(LISTS.get(grain, ("none",))),
             block=block,
             residual=draw.random() < 0.4,
-            post=draw.choice(tuple(POST)),
+            post=draw.choice(POST),
         )
         try:
             kernels.output_size(case.size, case.kernel, case.stride, case.padding, case.dilation)
@@ -735,6 +740,15 @@ def test_more_than_2_to_31_elements(cuda_device: torch.device) -> None:
         ({"residual": torch.zeros(1, 4, 9, 7)}, "residual"),
         ({"residual": torch.zeros(4, 9, 7)}, "residual"),
         ({"post_activation": "mish"}, "activation: got 'mish'"),
+        ({"activation": "prelu"}, "slopes: got none with activation 'prelu'"),
+        ({"slopes": torch.zeros(4)}, "slopes: got some with activation 'none'"),
+        ({"activation": "prelu", "slopes": torch.zeros(5)}, "slopes: got shape"),
+        ({"activation": "prelu", "slopes": torch.zeros(())}, "slopes: got shape"),
+        (
+            {"activation": "prelu", "slopes": torch.zeros(4, dtype=torch.float64)},
+            "slopes: got torch.float64",
+        ),
+        ({"post_activation": "prelu"}, "post_slopes: got none with post_activation 'prelu'"),
         ({"awake": kernels.AwakeCells(INTS, INTS)}, "awake: got a list without"),
         ({"awake": INTS, **MAP}, "awake: got Tensor"),
         ({"awake": kernels.AwakeCells(INTS, INTS), **MAP}, "awake.indices: got shape"),

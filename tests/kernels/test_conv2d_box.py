@@ -16,10 +16,10 @@ import drowsy_kernels as kernels
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from drowsy.neuron import ConvSpec, awake_conv2d
+from drowsy.neuron import ConvSpec, activate, awake_conv2d
 from drowsy.sleep import Grain, SleepSpec, expand_cells, levels, pack_bitmap
+from tests.kernels.slopes import slopes_of
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GRAINS = (
@@ -89,6 +89,8 @@ class Layer:
             "dilation": case.dilation,
             "activation": case.activation,
             "post_activation": case.post_activation,
+            "slopes": slopes_of(case.activation, case.out_channels, self.x),
+            "post_slopes": slopes_of(case.post_activation, case.out_channels, self.x),
             "bitmap": self.bitmap,
             "cell": self.cell,
             "residual": self.residual,
@@ -104,7 +106,8 @@ class Layer:
         y = (self.awake * scale).masked_fill(asleep, 0)
         if self.residual is not None:
             y = y + self.residual.double()
-        return ACTIVATE[self.case.post_activation](y)
+        slopes = slopes_of(self.case.post_activation, y.shape[1], y)
+        return activate(y, self.case.post_activation, slopes)
 
     def check(
         self, y: Tensor, expected: Tensor, scale: float = 1.0, precision: str = "ieee"
@@ -124,14 +127,16 @@ class Layer:
         assert error <= budget, f"error {error:.3e}, budget {budget:.3e}"
 
 
-ACTIVATE = {"none": lambda y: y, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS = ("none", "relu", "silu", "prelu")
 
 
 def eager_conv2d(layer: Layer, dtype: torch.dtype) -> Tensor:
     case = layer.case
     spec = ConvSpec(padding=case.padding, dilation=case.dilation, activation=case.activation)
     bias = None if layer.bias is None else layer.bias.to(dtype)
-    return awake_conv2d(layer.x.to(dtype), layer.weight.to(dtype), bias, spec)
+    slopes = slopes_of(case.activation, case.out_channels, layer.x)
+    slopes = None if slopes is None else slopes.to(dtype)
+    return awake_conv2d(layer.x.to(dtype), layer.weight.to(dtype), bias, spec, slopes)
 
 
 def make_layer(case: Case, device: torch.device, j: int = 4) -> Layer:
@@ -190,8 +195,8 @@ def random_cases(count: int) -> list[Case]:
             if draw.random() < 0.7
             else (0, 0, 0, 0),
             dilation=(draw.choice((1, 2)), draw.choice((1, 2))),
-            activation=draw.choice(("none", "relu", "silu")),
-            post_activation=draw.choice(tuple(ACTIVATE)),
+            activation=draw.choice(ACTIVATIONS),
+            post_activation=draw.choice(ACTIVATIONS),
             grain=draw.choice(GRAINS),
             bias=draw.random() < 0.8,
             residual=draw.random() < 0.5,

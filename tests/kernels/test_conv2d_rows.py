@@ -10,28 +10,42 @@ import pytest
 import torch
 from torch import Tensor
 
+from drowsy.neuron import activate
+from tests.kernels.slopes import slopes_of
+
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def reference(
-    x: Tensor, weight: Tensor, bias: Tensor, table: Tensor, residual: Tensor, dtype: torch.dtype
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    table: Tensor,
+    residual: Tensor,
+    activation: str,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """``relu(residual + 2 relu(conv + bias))``, all rows, in ``dtype``."""
+    """``act(residual + 2 act(conv + bias))``, all rows, in ``dtype``."""
     rows = torch.cat([x, x.new_zeros(1, x.shape[1])]).to(dtype)
     taps = weight.flatten(2).to(dtype)
     y = sum(rows[table[tap].long()] @ taps[:, :, tap].t() for tap in range(taps.shape[2]))
-    return torch.relu(residual.to(dtype) + 2 * torch.relu(y + bias.to(dtype)))
+    slopes = slopes_of(activation, len(weight), weight)
+    slopes = None if slopes is None else slopes.to(dtype)
+    y = activate(y + bias.to(dtype), activation, slopes)
+    return activate(residual.to(dtype) + 2 * y, activation, slopes)
 
 
 @pytest.mark.parametrize("count", [0, 1, 50, 70])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("channels", "out_channels", "kernel"), [(64, 20, 3), (3, 16, 3), (33, 70, 1)]
+    ("channels", "out_channels", "kernel", "activation"),
+    [(64, 20, 3, "relu"), (3, 16, 3, "prelu"), (33, 70, 1, "relu"), (16, 9, 1, "prelu")],
 )
 def test_rows(
     channels: int,
     out_channels: int,
     kernel: int,
+    activation: str,
     dtype: str,
     count: int,
     triton_device: torch.device,
@@ -55,16 +69,18 @@ def test_rows(
         bias,
         table=table,
         count=torch.tensor([count], dtype=torch.int32, device=triton_device),
-        activation="relu",
+        activation=activation,
+        slopes=slopes_of(activation, out_channels, x),
         scale=torch.tensor([2.0], device=triton_device),
         residual=residual,
-        post_activation="relu",
+        post_activation=activation,
+        post_slopes=slopes_of(activation, out_channels, x),
         out=torch.full((length, out_channels), math.nan, dtype=x.dtype, device=triton_device),
     )
     assert y[count:].isnan().all()
     if count == 0:
         return
-    operands = (x, weight, bias, table[:, :count], residual[:count])
+    operands = (x, weight, bias, table[:, :count], residual[:count], activation)
     expected = reference(*operands, torch.float64)
     eager = reference(*operands, x.dtype).double()
     largest = expected.abs().max().clamp(min=1)

@@ -12,10 +12,12 @@ from typing import Any
 import drowsy_kernels as kernels
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from drowsy.neuron import sleep
 from drowsy.sleep import FILLS, NEIGHBOUR_FILLS, Grain, expand_cells, pack_bitmap
+from tests.kernels.slopes import slopes_of
 
 Shape = tuple[int, int, int, int]
 
@@ -102,6 +104,16 @@ def test_sleepers_get_the_residual_and_its_activation(
         "rescale", triton_device, residual=on(triton_device, residual), post_activation="relu"
     )
     assert torch.equal(filled, torch.where(case.asleep, residual.relu(), case.awake))
+    slopes = slopes_of("prelu", SHAPES[0][1], residual)
+    assert slopes is not None
+    filled = case.run(
+        "zero",
+        triton_device,
+        residual=on(triton_device, residual),
+        post_activation="prelu",
+        post_slopes=slopes.to(triton_device),
+    )
+    assert torch.equal(filled, torch.where(case.asleep, F.prelu(residual, slopes), case.awake))
     alone = case.run("zero", triton_device, post_activation="sigmoid")
     half = torch.full((), 0.5, dtype=dtype)
     assert torch.equal(alone, torch.where(case.asleep, half, case.awake))

@@ -148,6 +148,40 @@ def test_convolutions(name: str, dtype: str, triton_device: torch.device) -> Non
     check(y, mask, by_torch(torch.float64), by_torch(kind), depth)
 
 
+@pytest.mark.parametrize("name", ["3x3", "depthwise", "split"])
+def test_slopes_of_a_channel(name: str, triton_device: torch.device) -> None:
+    channels, outputs, groups, kernel, _, _, config = LAYERS[name]
+    x = drawn(IMAGES, channels, 7, 9, dtype=torch.float32, device=triton_device)
+    weight = torch.randn(outputs, channels // groups, kernel, kernel).to(x) / 12
+    other = drawn(IMAGES, outputs, 7, 9, dtype=torch.float32, device=triton_device)
+    slopes, post = torch.randn(outputs).to(x), torch.randn(1).to(x).expand(outputs)
+    awake, mask = listed((7, 9), triton_device)
+    y = poisoned(outputs, (7, 9), x.dtype, triton_device)
+    kernels.conv2d(
+        x,
+        kernels.pack_weight(weight, groups),
+        padding=(kernel // 2,) * 4,
+        activation="prelu",
+        slopes=slopes,
+        awake=awake,
+        residual=other,
+        post_activation="prelu",
+        post_slopes=post,
+        out=y,
+        config=config,
+    )
+
+    def by_torch(to: torch.dtype) -> Tensor:
+        given, w, r, own, after = (each.to(to) for each in (x, weight, other, slopes, post))
+        z = F.prelu(F.conv2d(given, w, None, 1, kernel // 2, 1, groups), own)
+        return F.prelu(z + r, after)
+
+    depth = channels // groups * kernel**2
+    check(y, mask, by_torch(torch.float64), by_torch(x.dtype), depth)
+    kernels.place_areas(other, awake, y, activation="prelu", slopes=slopes)
+    assert torch.equal(torch.where(mask, y, 0), torch.where(mask, F.prelu(other, slopes), 0))
+
+
 def test_nobody_awake_and_everybody(triton_device: torch.device) -> None:
     x = drawn(IMAGES, 16, 7, 9, dtype=torch.float32, device=triton_device)
     weight = torch.randn(24, 16, 3, 3, device=triton_device)

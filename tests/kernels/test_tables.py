@@ -12,7 +12,9 @@ from drowsy_kernels import tables
 from drowsy_kernels.tables import Geometry
 from torch import Tensor
 
+from drowsy.neuron import activate
 from drowsy.sleep import pack_bitmap
+from tests.kernels.slopes import slopes_of
 
 SIZES = ((7, 5), (1, 9), (12, 12))
 GEOMETRIES = (
@@ -113,11 +115,11 @@ def test_tap_table(
     assert torch.equal(table[:, :count].cpu(), expected)
 
 
-@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("post", [None, "relu", "prelu"])
 @pytest.mark.parametrize("channels", [1, 70])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_expand_rows(
-    dtype: torch.dtype, channels: int, with_residual: bool, triton_device: torch.device
+    dtype: torch.dtype, channels: int, post: str | None, triton_device: torch.device
 ) -> None:
     _, bitmap, rows = make_map(2, 35, 0.7, triton_device)
     index = tables.row_index(bitmap, rows, (7, 5), "nearest")
@@ -128,11 +130,13 @@ def test_expand_rows(
     options: dict[str, Any] = {}
     taken = torch.where((index >= 0)[:, None], data[index.clamp(min=0).long()], 0)
     expected = taken.view(2, 7, 5, channels).permute(0, 3, 1, 2)
-    if with_residual:
+    if post is not None:
         residual = torch.randn(shape).to(triton_device, dtype)
         residual = residual.contiguous(memory_format=torch.channels_last)
-        options = {"residual": residual, "post_activation": "relu"}
-        expected = (expected.float() + residual.float()).relu().to(dtype)
+        slopes = slopes_of(post, channels, data)
+        options = {"residual": residual, "post_activation": post, "post_slopes": slopes}
+        wide = None if slopes is None else slopes.float()
+        expected = activate(expected.float() + residual.float(), post, wide).to(dtype)
     out = torch.full_like(expected, math.nan)
     y = tables.expand_rows(data, index, shape, out=out, **options)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -150,8 +154,13 @@ def test_join_rows(count: int, triton_device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("with_residual", [False, True])
-@pytest.mark.parametrize("channels", [3, 70])
-def test_fill_unread(channels: int, with_residual: bool, triton_device: torch.device) -> None:
+@pytest.mark.parametrize(
+    ("channels", "activation", "post"),
+    [(3, "relu", "tanh"), (70, "prelu", "tanh"), (5, "tanh", "prelu")],
+)
+def test_fill_unread(
+    channels: int, activation: str, post: str, with_residual: bool, triton_device: torch.device
+) -> None:
     asleep, bitmap, _ = make_map(2, 35, 0.3, triton_device)
     empty, zeros, _ = make_map(2, 35, 0.5, triton_device)
     shape = (2, channels, 7, 5)
@@ -160,17 +169,21 @@ def test_fill_unread(channels: int, with_residual: bool, triton_device: torch.de
     residual = torch.randn(shape).to(triton_device) if with_residual else torch.zeros_like(y)
     residual = residual.contiguous(memory_format=torch.channels_last)
     here, slept = (m.view(2, 1, 7, 5).to(triton_device) for m in (empty | asleep, asleep))
-    unread = torch.where(slept, 0, bias.relu().view(1, -1, 1, 1) * 1.5) + residual
-    expected = torch.where(here, unread.tanh(), y)
+    slopes, post_slopes = (slopes_of(name, channels, y) for name in (activation, post))
+    awake = activate(bias.view(1, -1, 1, 1).clone(), activation, slopes) * 1.5
+    unread = activate(torch.where(slept, 0, awake) + residual, post, post_slopes)
+    expected = torch.where(here, unread, y)
     tables.fill_unread(
         y,
         bitmap,
         zeros,
         bias,
-        activation="relu",
+        activation=activation,
+        slopes=slopes,
         scale=scale,
         residual=residual if with_residual else None,
-        post_activation="tanh",
+        post_activation=post,
+        post_slopes=post_slopes,
     )
     torch.testing.assert_close(y, expected)
     assert torch.equal(y[~here.expand(shape)], expected[~here.expand(shape)])

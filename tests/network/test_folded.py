@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_convolutions import COMPUTED, PLAIN, SAME, STATIC
 from test_norms import NORMS
 from torch import Tensor, nn
@@ -138,6 +139,26 @@ def test_two_activations_are_one_too_many() -> None:
         DrowsyConv2d.from_conv(nn.Conv2d(4, 5, 3), norm=norm, activation="silu")
 
 
+def test_a_layer_of_its_own_has_the_slopes_of_a_prelu() -> None:
+    prelu = nn.PReLU(5)
+    nn.init.normal_(prelu.weight, std=2)
+    layer = DrowsyConv2d(4, 5, 3, activation=prelu)
+    assert layer.state_dict().keys() == {"weight", "bias"}
+    assert layer.prelu is prelu
+    x = torch.randn(2, 4, 9, 8)
+    for module in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        expected = prelu(F.conv2d(x, layer.weight, layer.bias))
+        torch.testing.assert_close(run(module, x), expected)
+        torch.testing.assert_close(run(module, x[0]), expected[0])
+    prelu.requires_grad_(True)
+    layer.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="DrowsyConv2d is for inference"):
+        layer(x)
+    layer.activation = "relu"
+    expected = F.conv2d(x, layer.weight, layer.bias).relu()
+    torch.testing.assert_close(run(layer, x), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -149,6 +170,8 @@ def test_two_activations_are_one_too_many() -> None:
         ({"norm": nn.GroupNorm(1, 3)}, ValueError, "norm: got GroupNorm without running stat"),
         ({"sleep": "stratified"}, TypeError, "sleep: got 'stratified', allowed: a drowsy.Sleep"),
         ({"activation": nn.ReLU()}, TypeError, r"activation: got ReLU\(\), allowed: none, relu"),
+        ({"activation": "prelu"}, ValueError, "activation: got 'prelu', allowed: the nn.PReLU"),
+        ({"activation": nn.PReLU(2)}, ValueError, "activation: got an nn.PReLU of 2 slopes, allo"),
     ],
     ids=str,
 )

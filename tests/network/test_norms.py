@@ -60,6 +60,7 @@ NO_NORMS: dict[str, Callable[[], nn.Module]] = {
     "flipped": lambda: _Flipped(5),
     "of the batch": lambda: _OfTheBatch(5),
     "unknown activation": lambda: BatchNormAct(5, nn.Softplus()),
+    "activation with slopes": lambda: BatchNormAct(5, nn.PReLU(5)),
     "dropping": lambda: _Dropping(5),
 }
 

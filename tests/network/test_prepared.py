@@ -62,6 +62,7 @@ ACTIVATIONS: dict[str, Any] = {
     "function": F.silu,
     "method in place": Tensor.tanh_,
     "function in place": lambda y: F.leaky_relu(y, 0.3, True),
+    "slope": nn.PReLU(init=-0.3),
 }
 
 

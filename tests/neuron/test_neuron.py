@@ -16,6 +16,7 @@ from drowsy.neuron import (
     ACTIVATIONS,
     ConvSize,
     ConvSpec,
+    activate,
     awake_conv2d,
     check_activation,
     sleep,
@@ -95,7 +96,35 @@ def test_every_activation_is_tested() -> None:
     tested = {
         "leaky_relu:SLOPE" if name.startswith("leaky") else name for name in TORCH_ACTIVATIONS
     }
-    assert tested == set(ACTIVATIONS)
+    assert tested | {"prelu"} == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
+def test_slopes_are_torchs(dtype: torch.dtype, shared: bool, generator: torch.Generator) -> None:
+    x = torch.randn(2, 5, 7, 3, generator=generator).to(dtype)
+    x[0, 0, 0, 0] = math.nan
+    slopes = torch.tensor([-1.5, 0.0, 0.25, 1.0, 3.0], dtype=dtype)
+    if shared:
+        slopes = slopes[:1].expand(5)
+    expected = F.prelu(x, slopes)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        y = x.clone(memory_format=layout)
+        assert activate(y, "prelu", slopes) is y
+        assert y.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+    spec = ConvSpec(activation="prelu", groups=5)
+    y = awake_conv2d(x, torch.ones(5, 1, 1, 1, dtype=dtype), None, spec, slopes)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_slopes_belong_to_one_activation() -> None:
+    with pytest.raises(ValueError, match=r"slopes: got none with activation 'prelu', allowed: a"):
+        activate(torch.zeros(1, 2, 1, 1), "prelu")
+    with pytest.raises(ValueError, match=r"slopes: got some with activation 'relu'"):
+        activate(torch.zeros(1, 2, 1, 1), "relu", torch.zeros(2))
 
 
 LEAKY = ["leaky_relu", *(f"leaky_relu:{slope}" for slope in ("", "x", "inf", "nan", "1e999"))]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def _randomised(model: nn.Module) -> nn.Module:
-    """In eval mode, with norms that do something."""
+    """In eval mode, with norms and slopes that do something."""
     generator = torch.Generator().manual_seed(7)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -21,6 +21,9 @@ def _randomised(model: nn.Module) -> nn.Module:
                 assert tensor is not None
                 drawn = torch.rand(tensor.shape, generator=generator)
                 tensor.data.copy_(low + (high - low) * drawn)
+        elif isinstance(module, nn.PReLU):
+            drawn = torch.rand(module.weight.shape, generator=generator)
+            module.weight.data.copy_(2 * drawn - 0.5)
     return model.eval()
 
 
@@ -67,14 +70,16 @@ class Mobile(nn.Module):
         self.around = nn.Conv2d(8, 8, (1, 5), padding=(0, 2), padding_mode="circular")
         self.even = nn.Conv2d(8, 6, 4, padding="same")
         self.norm = nn.BatchNorm2d(8)
-        self.slope = nn.PReLU(8)
+        self.slopes, self.slope = nn.PReLU(8), nn.PReLU()
+        self.mix = nn.Conv2d(8, 8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.first(x))
         x = F.hardswish(self.depth(x))
         x = F.leaky_relu(self.grouped(x), 0.2)
         x = torch.sigmoid(self.dilated(x))
-        x = self.slope(self.norm(self.narrow(x)))
+        x = self.slopes(self.norm(self.narrow(x)))
+        x = self.slope(self.mix(x) + x)
         return self.even(self.around(self.reflect(x)))
 
 

@@ -34,17 +34,19 @@ def conv2d(
     sleep: SleepSpec,
     fill: str,
     table: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments and result as for ``backends.eager.conv2d``."""
     j = int(threshold)
     if j == 0:
-        return neuron.awake_conv2d(x, weight, bias, spec)
+        return neuron.awake_conv2d(x, weight, bias, spec, slopes)
+    neuron.check_slopes(spec.activation, slopes)
     x, spec = neuron.padded(x, spec)
     layer, sleep = Layer.of(x, weight, spec), simplest(sleep, j)
     from_neighbours = fill in NEIGHBOUR_FILLS
     factor = 1.0 if from_neighbours else float(scale)
     # Another thread may advance the clock meanwhile: map and fill are of the same images.
-    call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep)
+    call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep, slopes)
     way = fastest(layer, sleep, j, x.dtype)
     if not from_neighbours:
         return run(call, way)
@@ -66,10 +68,17 @@ class Call:
     clock: Tensor
     layer: Layer
     sleep: SleepSpec
+    slopes: Tensor | None = None
 
-    def parameters(self, kept: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of some output channels."""
-        return self.weight[kept], None if self.bias is None else self.bias[kept]
+    def parameters(self, kept: slice | Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight, bias and slopes of some output channels."""
+        bias, slopes = (None if each is None else each[kept] for each in (self.bias, self.slopes))
+        return self.weight[kept], bias, slopes
+
+    def awake(self, x: Tensor, kept: slice | Tensor, spec: ConvSpec) -> Tensor:
+        """Some output channels of what is awake of an input."""
+        weight, bias, slopes = self.parameters(kept)
+        return neuron.awake_conv2d(x, weight, bias, spec, slopes)
 
     def pixels(self, least: tuple[int, int] = (0, 0)) -> Tensor:
         """The padded input ``[N, H, W, IC]``, with zeros beyond up to at least this ``(H, W)``."""
@@ -148,7 +157,7 @@ def run(call: Call, way: str, clear: bool = True) -> Tensor:
 
 
 def _mask(call: Call, clear: bool) -> Tensor:
-    y = neuron.awake_conv2d(call.x, call.weight, call.bias, call.layer.spec)
+    y = call.awake(call.x, slice(None), call.layer.spec)
     if clear:
         _clear(y, call)
     return y if call.scale == 1 else y.mul_(call.scale)
@@ -170,12 +179,12 @@ def _rows(call: Call, out: Tensor) -> None:
     pixels = call.pixels()
     windows = tables.windows(layer, pixels.shape[1], pixels.shape[2])
     for part, awake in zip(columns(layer, call.sleep), call.awake_rows(), strict=True):
-        weight, bias = call.parameters(part)
+        weight, bias, slopes = call.parameters(part)
         # [OC, KH, KW, IC], as a window lies in the gathered matrix: a view where channels_last.
         matrix = weight.permute(0, 2, 3, 1).flatten(1)
         for rows in awake.split(layer.chunk) if len(awake) else ():
             y = linear(windows.gather(pixels, rows), matrix, bias)
-            y = neuron.activate(y, layer.spec.activation)
+            y = neuron.activate(y, layer.spec.activation, slopes)
             copy_rows(out[:, part], 0, rows, y, call.scale)
 
 
@@ -196,7 +205,7 @@ def _sublattices(call: Call, out: Tensor) -> None:
             # Channel cells are a phase apart.
             numbers = tables.grid_numbers(sleep.k, call.j, spacing)[(phases + cell) % sleep.k]
             crops = grid.gather(pixels, numbers)
-            y = neuron.awake_conv2d(crops, *call.parameters(part), spec)
+            y = call.awake(crops, part, spec)
             grid.scatter(y, out[:, part], numbers, call.scale)
 
 
@@ -214,7 +223,7 @@ def _channels(call: Call, out: Tensor) -> None:
     for images in alike.values():
         cells = awake[images[0]].nonzero().flatten()
         kept = (cells[:, None] * unit + torch.arange(unit)).flatten()
-        y = neuron.awake_conv2d(call.x[images], *call.parameters(kept), layer.spec)
+        y = call.awake(call.x[images], kept, layer.spec)
         y = y.permute(0, 2, 3, 1).reshape(len(images), layer.positions, len(cells), unit)
         for image, values in zip(images, y, strict=True):
             copy_rows(cells_of[image], 1, cells, values, call.scale)
