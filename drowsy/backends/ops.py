@@ -88,7 +88,7 @@ def _conv2d(*arguments: Any) -> Tensor:
     call = _Call.of(*arguments)
     x, layer, sleep = call.x, call.layer, SleepSpec.parse(call.sleep)
     on_torch = choose_backend(call.backend, x.device) == "torch"
-    if x.device.type == "cpu" and on_torch and not sleep.source.sees:
+    if x.device.type == "cpu" and on_torch:
         knob = (call.thresholds, call.scales, call.clock)
         return on_cpu(
             x,
@@ -101,6 +101,7 @@ def _conv2d(*arguments: Any) -> Tensor:
             call.fill,
             call.table,
             call.slopes,
+            call.detail,
         )
     threshold, scale = call.thresholds[layer], call.scales[layer]
     if x.device.type == "cpu":
@@ -131,6 +132,7 @@ def on_cpu(
     fill: str,
     table: Tensor | None,
     slopes: Tensor | None,
+    detail: Tensor | None = None,
 ) -> Tensor:
     """What the operator does with tensors on the CPU; arguments as for it, but for the texts.
 
@@ -141,7 +143,7 @@ def on_cpu(
         j, factor = int(thresholds[layer].item()), scales[layer].item()
     if x.dtype == torch.float64:
         factor = float(_in_float64(torch.tensor(factor), torch.tensor(j), sleep.k))
-    return cpu.conv2d(x, weight, bias, j, factor, clock, spec, sleep, fill, table, slopes)
+    return cpu.conv2d(x, weight, bias, j, factor, clock, spec, sleep, fill, table, slopes, detail)
 
 
 def _in_float64(scale: Tensor, threshold: Tensor, k: int) -> Tensor:

@@ -48,11 +48,16 @@ def levels(
     return out
 
 
-def asleep(spec: SleepSpec, shape: tuple[int, int, int, int], j: int, clock: Tensor) -> Tensor:
-    """Which cells sleep at rate ``j/k``: ``levels(spec, shape, clock) < j``, boolean.
-
-    Of sources that see nothing.
-    """
+def asleep(
+    spec: SleepSpec,
+    shape: tuple[int, int, int, int],
+    j: int,
+    clock: Tensor,
+    detail: Tensor | None = None,
+) -> Tensor:
+    """Which cells sleep at rate ``j/k``: ``levels(spec, shape, clock, detail) < j``, boolean."""
+    if spec.source.sees:
+        return levels(spec, shape, clock, detail) < j
     layer, images = spec.layer_map(shape), _images(shape[0], clock)
     if 0 < j < spec.k and shape[0] * layer.cells[0] * layer.cells[1] > 0:
         drawn = spec.source.sleepers(layer, images, clock[0], j)

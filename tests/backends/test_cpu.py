@@ -17,7 +17,14 @@ from drowsy.backends import cpu, eager
 from drowsy.backends.cpu import crossover
 from drowsy.backends.cpu.crossover import Layer, candidates, estimate, fastest, grids
 from drowsy.neuron import ConvSpec
-from drowsy.sleep import FILLS, NEIGHBOUR_FILLS, SleepSpec, lattice_tables, levels
+from drowsy.sleep import (
+    FILLS,
+    NEIGHBOUR_FILLS,
+    SleepSpec,
+    detail_map,
+    lattice_tables,
+    levels,
+)
 
 GEOMETRIES = {
     "3x3": (3, ConvSpec((1, 1), (1, 1, 1, 1))),
@@ -78,10 +85,12 @@ def both(
     inputs, _, left = written(x, weight, spec)
     layer, clock = Layer.of(inputs, weight, left), torch.tensor([CLOCK[0], image])
     assert way in candidates(layer, sleep)
+    seen = detail_map(x)
     with torch.inference_mode():
-        y = cpu.run(cpu.Call(inputs, weight, bias, j, scale, clock, layer, sleep, slopes), way)
+        call = cpu.Call(inputs, weight, bias, j, scale, clock, layer, sleep, slopes, seen)
+        y = cpu.run(call, way)
         knob = torch.tensor(j), torch.tensor(scale), clock
-        expected = eager.conv2d(x, weight, bias, *knob, spec, sleep, "zero", slopes=slopes)
+        expected = eager.conv2d(x, weight, bias, *knob, spec, sleep, "zero", None, seen, slopes)
     return y, expected
 
 
@@ -115,6 +124,8 @@ def check(y: Tensor, expected: Tensor) -> None:
         ("mask", "fovea", "neuron"),
         ("rows", "bluenoise", "position:4"),
         ("mask", "bluenoise", "neuron"),
+        ("rows", "detail", "position:4"),
+        ("mask", "detail", "neuron"),
     ],
 )
 def test_every_way_is_the_oracle(
@@ -233,6 +244,7 @@ def test_sleepers_of_a_poisoned_image_are_zero(way: str, generator: torch.Genera
         ("fovea", "position"),
         ("lattice", "position:3"),
         ("bernoulli", "position"),
+        ("detail", "position"),
     ],
 )
 @pytest.mark.parametrize("size", [(3, 5, 13, 10), (2, 5, 1, 6), (5, 5, 3, 3)])
@@ -245,16 +257,17 @@ def test_fills_from_awake_neighbours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     x, weight, bias = draw(generator, 3, size=size)
+    seen = detail_map(x)
     x[0, 0, 0, 0] = torch.inf
     spec, sleep = ConvSpec(padding=(1, 1, 1, 1)), SleepSpec(source, grain)
     table = torch.randn(256, 9, 8, dtype=torch.float64, generator=generator)
     for j in range(1, 8):
         knob = (torch.tensor(j), torch.tensor(1.0), torch.tensor(CLOCK))
         arguments = (*knob, spec, sleep, fill, table)
-        expected = eager.conv2d(x, weight, bias, *arguments)
+        expected = eager.conv2d(x, weight, bias, *arguments, detail=seen)
         for way in candidates(Layer.of(x, weight, spec), sleep):
             monkeypatch.setattr(cpu.ways, "fastest", lambda *_, way=way: way)
-            y = cpu.conv2d(x, weight, bias, *arguments)
+            y = cpu.conv2d(x, weight, bias, *arguments, detail=seen)
             torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
             assert y.stride() == expected.stride()
 

@@ -34,9 +34,11 @@ TABLE_K = 8
 _PRODUCT = 1.1  # a multiplication in a product of gathered rows
 _MOVE = 18.0  # to copy an element
 _CALL = 3.5e6  # to call a convolution or a product, with what Python does around it
-# To draw a cell of a map that is not known by its phase.
-_DRAW = {"bernoulli": 190.0, "stratified": 2800.0}
+# To draw a cell of a map that is not known by its phase, and what a map takes in calls.
+_DRAW = {"bernoulli": 190.0, "stratified": 2800.0, "detail": 100.0}
 _DRAW_OTHER = 700.0
+_DRAW_CALLS = {"detail": 9}
+_DRAW_CALLS_OTHER = 3
 # How often an element of a sleeper is moved by a fill.
 _FILL = {"zero": 0.0, "nearest": 1.5, "interpolate": 2.5, "stencil": 6.0}
 # How many multiplications a core does in bfloat16 while it does one in float32, by what it has.
@@ -280,7 +282,9 @@ def _drawing(layer: Layer, sleep: SleepSpec) -> float:
     n, channels, *_ = layer.output
     cell_p, cell_c = sleep.grain.cell(max(channels, 1), max(layer.positions, 1))
     cells = n * -(-layer.positions // cell_p) * -(-channels // cell_c)
-    return 3 * _CALL + _DRAW.get(sleep.source.name, _DRAW_OTHER) * cells
+    name = sleep.source.name
+    calls = _DRAW_CALLS.get(name, _DRAW_CALLS_OTHER)
+    return calls * _CALL + _DRAW.get(name, _DRAW_OTHER) * cells
 
 
 def _recorded(

@@ -35,6 +35,7 @@ def conv2d(
     fill: str,
     table: Tensor | None = None,
     slopes: Tensor | None = None,
+    detail: Tensor | None = None,
 ) -> Tensor:
     """A drowsy layer; arguments and result as for ``backends.eager.conv2d``."""
     j = int(threshold)
@@ -46,7 +47,7 @@ def conv2d(
     from_neighbours = fill in NEIGHBOUR_FILLS
     factor = 1.0 if from_neighbours else float(scale)
     # Another thread may advance the clock meanwhile: map and fill are of the same images.
-    call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep, slopes)
+    call = Call(x, weight, bias, j, factor, clock.clone(), layer, sleep, slopes, detail)
     way = fastest(layer, sleep, j, x.dtype)
     if not from_neighbours:
         return run(call, way)
@@ -69,6 +70,7 @@ class Call:
     layer: Layer
     sleep: SleepSpec
     slopes: Tensor | None = None
+    detail: Tensor | None = None
 
     def parameters(self, kept: slice | Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Weight, bias and slopes of some output channels."""
@@ -103,14 +105,14 @@ class Call:
     def levels(self) -> Tensor:
         """The level map ``[N, PC, CC]`` that ``sleep.levels`` draws."""
         if self.phased is None:
-            return levels(self.sleep, self.layer.output, self.clock)
+            return levels(self.sleep, self.layer.output, self.clock, self.detail)
         return tables.levels_by_phase(self.phased, self.map)[self.phases]
 
     @functools.cached_property
     def asleep(self) -> Tensor:
         """Which cells sleep: boolean ``[N, PC, CC]``."""
         if self.phased is None:
-            return asleep(self.sleep, self.layer.output, self.j, self.clock)
+            return asleep(self.sleep, self.layer.output, self.j, self.clock, self.detail)
         return self.levels() < self.j
 
     @functools.cached_property
