@@ -32,7 +32,6 @@ from drowsy.neuron.awake import (
     autocast_dtype,
     awake_conv2d,
     check_activation,
-    check_slopes,
     padded,
     padded_input,
 )
@@ -53,7 +52,6 @@ __all__ = [
     "autocast_dtype",
     "awake_conv2d",
     "check_activation",
-    "check_slopes",
     "clear_",
     "padded",
     "padded_input",
