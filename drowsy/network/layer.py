@@ -350,6 +350,8 @@ class DrowsyConv2d(FoldedConv2d):
             # Of what belongs to the neuron, what is part of the norm's own module.
             spec = replace(spec, activation="none" if norm is None else norm.activation)
             tail = None if norm is None else (tail[0], None)
+        if spec.activation == "prelu":
+            return None  # of a layer by itself, whose slopes are to be read at every call
         serves = partial(library_serves, self.backend, weight, spec) if on_cuda else None
         kernel = weight.shape if self._pads_by_kernel() else None
         return Prepared((weight, bias), spec, kernel, self._sources(weight, bias), tail, serves)

@@ -6,7 +6,7 @@ Source: DrowsyNet, section III-A. In a layer's output a neuron is
     scale * act(sum(x * w) + bias)      otherwise,
 
 with ``scale = 1 / (1 - r)`` for the *rescaled* neuron and 1 for the *non-rescaled* one. The paper
-writes the ReLU into the equation; here any activation stands in its place.
+writes the ReLU into the equation; here any activation stands in its place, a PReLU with its slopes.
 
 Beyond the paper, a sleeper may take its value from awake neurons of its own image and channel,
 which are then not scaled:
@@ -32,7 +32,6 @@ from drowsy.neuron.awake import (
     autocast_dtype,
     awake_conv2d,
     check_activation,
-    check_slopes,
     padded,
     padded_input,
 )
@@ -53,7 +52,6 @@ __all__ = [
     "autocast_dtype",
     "awake_conv2d",
     "check_activation",
-    "check_slopes",
     "clear_",
     "padded",
     "padded_input",

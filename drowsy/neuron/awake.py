@@ -60,15 +60,6 @@ def _prelu_(y: Tensor, slopes: Tensor) -> Tensor:
     return y.copy_(F.prelu(y, slopes.to(y.dtype)))
 
 
-def check_slopes(name: str, slopes: Tensor | None) -> None:
-    """Raise ValueError unless there are slopes with activation ``prelu``, and with no other."""
-    if (name == "prelu") != (slopes is not None):
-        raise ValueError(
-            f"slopes: got {'none' if slopes is None else 'some'} with activation {name!r}, "
-            "allowed: a tensor [OC] with prelu, None with all others"
-        )
-
-
 def activate(y: Tensor, name: str, slopes: Tensor | None = None) -> Tensor:
     """Apply one of ``ACTIVATIONS`` in place, so that the layout stays to the last stride.
 
@@ -80,7 +71,11 @@ def activate(y: Tensor, name: str, slopes: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: another activation, or slopes that do not belong to it.
     """
-    check_slopes(name, slopes)
+    if (name == "prelu") != (slopes is not None):
+        raise ValueError(
+            f"slopes: got {'none' if slopes is None else 'some'} with activation {name!r}, "
+            "allowed: a tensor [C] with prelu, None with all others"
+        )
     return _activation(name)(y) if slopes is None else _activation(name)(y, slopes)
 
 

@@ -32,19 +32,20 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.store import Store
 from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.net import DrowsyNet
-from drowsy.neuron import sleep
+from drowsy.neuron import activate, sleep
 from drowsy.sleep import expand_cells, levels, scale
 
 safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
 load_file, save_file = safetensors.load_file, safetensors.save_file
 
 
-def chain() -> nn.Module:
-    """Three convolutions with a batch norm, a bias and neither."""
+def chain(between: nn.Module | None = None) -> nn.Module:
+    """Three convolutions with a batch norm, a bias and neither; ``between`` the last two a ReLU."""
     torch.manual_seed(1)
+    between = between or nn.ReLU(inplace=True)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 10, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Conv2d(8, 10, 3, padding=1), between, nn.MaxPool2d(2),
         nn.Conv2d(10, 6, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(6, 5),
     )  # fmt: skip
@@ -97,9 +98,9 @@ def photos(count: int = 16, side: int = 12) -> Tensor:
     return F.interpolate(coarse, (side, side), mode="bicubic")
 
 
-def converted(model: nn.Module | None = None, **options: Any) -> DrowsyNet:
+def converted(model: nn.Module | None = None, slopes: bool = False, **options: Any) -> DrowsyNet:
     options = {"grain": "position", "source": "stratified", "fill": "nearest"} | options
-    model = model or chain()
+    model = model or chain(nn.PReLU(10, init=-0.4) if slopes else None)
     device = next(model.parameters()).device
     return drowsy.convert(model, photos(2).to(device), **options)
 
@@ -121,8 +122,8 @@ def preactivations(
         bias = None if bias is None else bias.double()
         z = F.conv2d(padded, weight.double(), bias, spec.stride, 0, spec.dilation, spec.groups)
         found[name] = z
-        y = F.relu(z) if layer.activation == "relu" else z
-        y = y.to(x.dtype)
+        slopes = None if layer.slopes is None else layer.slopes.double()
+        y = activate(z.clone(), layer.activation, slopes).to(x.dtype)
         j = setting[i]
         if j:
             drawn = levels(layer.sleep, tuple(y.shape), torch.tensor([seed, 0]))
@@ -174,6 +175,7 @@ def outputs(net: DrowsyNet, images: Tensor) -> Tensor:
         {"grain": "position", "source": "lfsr:width=8,taps=8.6.5.4", "fill": "zero"},
         {"source": "lattice", "fill": "stencil"},
         {"fold_bn": False},
+        {"slopes": True},
     ],
     ids=str,
 )

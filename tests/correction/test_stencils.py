@@ -177,7 +177,8 @@ def test_channels_that_never_move_are_predicted_as_they_are() -> None:
 def make(grain: str = "position", **options: Any) -> drowsy.DrowsyNet:
     model = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, stride=2),
-        nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4),
+        nn.BatchNorm2d(5), nn.PReLU(5, -0.3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(5, 4),
     )  # fmt: skip
     return drowsy.convert(model.eval(), grain=grain, source="lattice", **options)
 

@@ -96,6 +96,17 @@ def test_networks_of_equal_weights_that_compute_otherwise_differ(change: str) ->
     assert fingerprint_network(other) != fingerprint_network(plain)
 
 
+def test_slopes_are_part_of_what_is_computed() -> None:
+    made = model(replaced(4, nn.PReLU(4)))
+    net = drowsy.convert(made)
+    before = fingerprint_network(net)
+    assert fingerprint_network(drowsy.convert(made)) == before
+    assert fingerprint_network(drowsy.convert(made, skip=["3"])) != before
+    with torch.no_grad():
+        made[4].weight[2] += 0.5
+    assert fingerprint_network(net) != before
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_store_does_not_take_one_for_the_other(change: str) -> None:
     images, store = torch.randn(6, 3, 8, 8), drowsy.Store(":memory:")

@@ -42,6 +42,7 @@ def halves(x: Tensor) -> Tensor:
 STEPS: dict[str, Callable[[Any, nn.Module, Tensor, Tensor], Tensor]] = {
     "layer": lambda n, conv, x, y: conv(x),
     "layer and activation": lambda n, conv, x, y: F.relu(conv(x)),
+    "layer and slopes": lambda n, conv, x, y: n.slopes(conv(x)),
     "layer twice": lambda n, conv, x, y: conv(conv(x)),
     "layer at two sizes": lambda n, conv, x, y: (
         conv(x) + F.interpolate(conv(F.avg_pool2d(x, 2)), scale_factor=2)
@@ -82,6 +83,8 @@ class Habits(nn.Module):
             nn.Conv2d(CHANNELS, CHANNELS, kernel, padding=kernel // 2) for kernel in (3, 1, 3)
         )
         self.relu, self.same = nn.ReLU(inplace=True), nn.Dropout()
+        self.slopes = nn.PReLU(CHANNELS)
+        nn.init.normal_(self.slopes.weight)
         calling = [name for name in STEPS if name.startswith("layer")]
         first = [(rng.choice(calling), layer) for layer in range(len(self.convs))]
         others = [(rng.choice([*STEPS]), rng.randrange(len(self.convs))) for _ in range(steps)]

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import prune
 
 from drowsy import models
@@ -385,6 +386,29 @@ def test_slopes_are_followed_and_shared(graph: bool, monkeypatch: pytest.MonkeyP
         net.load_state_dict(loaded, assign=assign)
         torch.testing.assert_close(run(net, x), run(model, x), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(slept(), by_hand(net, x), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_slopes_are_followed_by_graphs_made_of_a_network() -> None:
+    prelu = nn.PReLU(5)
+    layers = (nn.Conv2d(3, 5, 3), prelu, nn.Conv2d(5, 4, 3), nn.PReLU(), nn.Conv2d(4, 2, 1))
+    x = torch.randn(2, 3, 9, 8)
+    net = convert(nn.Sequential(*layers).eval(), x)
+    net.set(0.5)
+    made = [
+        torch.export.export(net, (x,)).module(),
+        make_fx(lambda x: net(x))(x),
+        torch.compile(net, backend="aot_eager"),
+        torch.jit.trace(net, x, check_trace=False),
+    ]
+    for change in (0, 1):
+        prelu.weight += change
+        net.reseed(7)
+        expected = net(x)
+        # The first holds values of its own, which it was given when it was made.
+        for graph in made[change:]:
+            net.reseed(7)
+            torch.testing.assert_close(graph(x), expected)
 
 
 @torch.no_grad()

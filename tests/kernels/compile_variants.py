@@ -87,7 +87,7 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
     half = meta(64, dtype=torch.float16)
     prelu: dict[str, Any] = {"post_activation": "prelu", "post_slopes": half, "residual": residual}
     for groups in (1, 64):
-        yield from plan(f"residual, prelu, {groups}", channels=64, groups=groups, **prelu)
+        yield from plan(f"prelu, {groups}", channels=64, groups=groups, cell=(100, 64), **prelu)
     yield from plan("residual, masked", cell=(100, 64), **post)
     yield from plan("residual, depthwise", channels=64, groups=64, cell=(100, 64), **post)
     split = kernels.ConvConfig(64, 32, 16, 4, 3, split_k=2)
@@ -122,6 +122,7 @@ def conv_plans() -> Iterator[tuple[str, kernels.Launch]]:
             padding=(1, 1, 1, 1),
             **options,
         )
+    yield from plan("channels, prelu", cell=(100, 1), awake=channels, **prelu)
     areas: dict[str, Any] = {"awake": kernels.AwakeRows(ints(1, 300), ints(1))}
     for name, options in (("alone", {}), ("residual", post)):
         yield from plan(f"areas, {name}", **areas, **options)

@@ -41,7 +41,6 @@ def conv2d(
     j = int(threshold)
     if j == 0:
         return neuron.awake_conv2d(x, weight, bias, spec, slopes)
-    neuron.check_slopes(spec.activation, slopes)
     x, spec = neuron.padded(x, spec)
     layer, sleep = Layer.of(x, weight, spec), simplest(sleep, j)
     from_neighbours = fill in NEIGHBOUR_FILLS
