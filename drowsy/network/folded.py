@@ -146,16 +146,11 @@ class FoldedConv2d(nn.Conv2d):
 
         Raises:
             TypeError: neither a name nor an ``nn.PReLU``.
-            ValueError: another name, or a PReLU of other channels.
+            ValueError: another name.
         """
         prelu, name = None, "prelu"
         if isinstance(activation, nn.PReLU) and activation_at_heart(activation) == name:
             prelu = activation
-            if prelu.weight.numel() not in (1, self.out_channels):
-                raise ValueError(
-                    f"activation: got an nn.PReLU of {prelu.weight.numel()} slopes, allowed: 1, "
-                    f"or {self.out_channels} as there are channels"
-                )
         elif (name := check_activation(activation)) == "prelu":  # type: ignore[arg-type]
             raise ValueError("activation: got 'prelu', allowed: the nn.PReLU that has the slopes")
         # Not assigned: the layer would become its owner.

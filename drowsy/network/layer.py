@@ -116,6 +116,12 @@ class DrowsyConv2d(FoldedConv2d):
                 'SleepSpec("stratified", "position")'
             )
         self._activate_by(activation)
+        slopes = 1 if self.prelu is None else self.prelu.weight.numel()
+        if slopes not in (1, self.out_channels):
+            raise ValueError(
+                f"activation: got an nn.PReLU of {slopes} slopes, allowed: 1 or "
+                f"{self.out_channels}, as there are channels"
+            )
         self.register_buffer("stencil", None, persistent=False)
         self._set(sleep, self._check_fill(fill, sleep.grain))
         self.backend = backend
