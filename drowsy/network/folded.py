@@ -14,6 +14,7 @@ from drowsy.knob.control import untraced
 from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
 from drowsy.network.norms import NormAtHeart, activation_at_heart, norm_at_heart
 from drowsy.network.prepared import Source
+from drowsy.network.tail import Tail, goes_other_way
 from drowsy.neuron import ConvSpec, check_activation
 
 # Where ``nn.Module`` keeps what is called by name.
@@ -97,6 +98,12 @@ class FoldedConv2d(nn.Conv2d):
     def _become_folded(self) -> None:
         for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
             self.register_buffer(name, None, persistent=False)
+        slopes = 1 if self.prelu is None else self.prelu.weight.numel()
+        if slopes not in (1, self.out_channels):
+            raise ValueError(
+                f"activation: got an nn.PReLU of {slopes} slopes, allowed: 1 or "
+                f"{self.out_channels}, as there are channels"
+            )
 
     def _adopt(self, conv: nn.Conv2d, norm: nn.Module | None, cache_folded: bool) -> str:
         """Share a convolution's parameters; returns the norm's own activation.
@@ -146,21 +153,21 @@ class FoldedConv2d(nn.Conv2d):
 
         Raises:
             TypeError: neither a name nor an ``nn.PReLU``.
-            ValueError: another name, or a PReLU of other channels.
+            ValueError: another name.
         """
         prelu, name = None, "prelu"
         if isinstance(activation, nn.PReLU) and activation_at_heart(activation) == name:
             prelu = activation
-            if prelu.weight.numel() not in (1, self.out_channels):
-                raise ValueError(
-                    f"activation: got an nn.PReLU of {prelu.weight.numel()} slopes, allowed: 1, "
-                    f"or {self.out_channels} as there are channels"
-                )
         elif (name := check_activation(activation)) == "prelu":  # type: ignore[arg-type]
             raise ValueError("activation: got 'prelu', allowed: the nn.PReLU that has the slopes")
         # Not assigned: the layer would become its owner.
         vars(self)["prelu"] = prelu
         self.activation = name
+
+    def _check_alone(self, tail: Tail | None) -> None:
+        """Raise OtherWay where the model's code applies something else to images alone."""
+        if tail is not None and self.prelu is not None and self.prelu.weight.numel() > 1:
+            raise goes_other_way("of an image alone nn.PReLU takes rows for channels")
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

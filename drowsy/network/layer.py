@@ -17,7 +17,7 @@ from drowsy.network.folded import FoldedConv2d
 from drowsy.network.inference import Inference, in_graph, join, joined, running
 from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_kept, is_recorded, library_serves
 from drowsy.network.standin import plainly_called
-from drowsy.network.tail import Tail, goes_other_way, mark
+from drowsy.network.tail import Tail, mark
 from drowsy.neuron import RING, FixedSleep, awake_conv2d
 from drowsy.sleep import (
     NEIGHBOUR_FILLS,
@@ -43,8 +43,7 @@ class DrowsyConv2d(FoldedConv2d):
     Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
 
     Args:
-        activation: what follows the convolution inside the neuron: one of
-            ``drowsy.neuron.ACTIVATIONS``, or an ``nn.PReLU``, which stays its owner's.
+        activation: of the neuron: one of ``drowsy.neuron.ACTIVATIONS``, or somebody's ``nn.PReLU``.
         sleep: source, grain, number of rate steps and stream of the sleep map.
         rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
         fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled neuron); ``rescale`` (0,
@@ -107,9 +106,7 @@ class DrowsyConv2d(FoldedConv2d):
         # A rate of None is none, where ``set`` would leave what there is.
         self.set(rate=Fraction(threshold(rate, self.sleep.k), self.sleep.k))
 
-    def _become_drowsy(
-        self, activation: str | nn.PReLU, sleep: SleepSpec, fill: str, backend: str
-    ) -> None:
+    def _become_drowsy(self, activation: Any, sleep: SleepSpec, fill: str, backend: str) -> None:
         if not isinstance(sleep, SleepSpec):
             raise TypeError(
                 f"sleep: got {sleep!r}, allowed: a drowsy.SleepSpec, such as "
@@ -306,8 +303,7 @@ class DrowsyConv2d(FoldedConv2d):
         if not isinstance(input, torch.fx.Proxy):
             self._check_call(input)
             if input.dim() == 3:
-                if self.prelu is not None and self.tail and self.prelu.weight.numel() > 1:
-                    raise goes_other_way("of an image alone nn.PReLU takes rows for channels")
+                self._check_alone(self.tail)
                 return self.forward(input[None])[0]
         if self.owns_control:
             y = self.compute(input)
@@ -340,9 +336,10 @@ class DrowsyConv2d(FoldedConv2d):
         return y if prepared.tail is None else mark(y, prepared.tail, begun)
 
     def _prepare(self) -> Prepared | None:
-        replaced = _REPLACEABLE & vars(self).keys()
+        # A layer by itself reads its slopes at every call.
+        unusual = _REPLACEABLE & vars(self).keys() or (self.prelu and self.tail is None)
         on_cuda = self.weight.is_cuda
-        if replaced or not self._keeps_parameters() or not (on_cuda or self.backend != "triton"):
+        if unusual or not self._keeps_parameters() or not (on_cuda or self.backend != "triton"):
             return None
         weight, bias = self.parameters_in_effect()
         spec, norm, tail = self.spec, self._norm, self.tail
@@ -350,8 +347,6 @@ class DrowsyConv2d(FoldedConv2d):
             # Of what belongs to the neuron, what is part of the norm's own module.
             spec = replace(spec, activation="none" if norm is None else norm.activation)
             tail = None if norm is None else (tail[0], None)
-        if spec.activation == "prelu":
-            return None  # of a layer by itself, whose slopes are to be read at every call
         serves = partial(library_serves, self.backend, weight, spec) if on_cuda else None
         kernel = weight.shape if self._pads_by_kernel() else None
         return Prepared((weight, bias), spec, kernel, self._sources(weight, bias), tail, serves)

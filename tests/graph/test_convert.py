@@ -444,9 +444,10 @@ def test_which_slopes_are_a_neurons(name: str, prelu: nn.Module) -> None:
     assert run(net, x).isfinite().all()
 
 
-def test_slopes_of_rows_are_the_models() -> None:
+@pytest.mark.parametrize("rows", [4, 7])
+def test_slopes_of_rows_are_the_models(rows: int) -> None:
     """Of an image without a batch a PReLU takes rows for channels."""
-    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(4)).eval(), torch.randn(3, 6, 9)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(rows)).eval(), torch.randn(3, rows + 2, 9)
     nn.init.normal_(model[1].weight)
     net = convert(model, x)
     assert net.layers["0"].activation == "none"

@@ -171,7 +171,11 @@ def test_a_layer_of_its_own_has_the_slopes_of_a_prelu() -> None:
         ({"sleep": "stratified"}, TypeError, "sleep: got 'stratified', allowed: a drowsy.Sleep"),
         ({"activation": nn.ReLU()}, TypeError, r"activation: got ReLU\(\), allowed: none, relu"),
         ({"activation": "prelu"}, ValueError, "activation: got 'prelu', allowed: the nn.PReLU"),
-        ({"activation": nn.PReLU(2)}, ValueError, "activation: got an nn.PReLU of 2 slopes, allo"),
+        (
+            {"activation": nn.PReLU(2)},
+            ValueError,
+            "activation: got an nn.PReLU of 2 slopes, allowed: 1 or 3",
+        ),
     ],
     ids=str,
 )
