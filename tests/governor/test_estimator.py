@@ -65,7 +65,7 @@ def far(estimator: Estimator, times: int) -> Estimator:
 
 def test_where_far_ones_come_alone_it_takes_three() -> None:
     estimator = Estimator(3)
-    for seed in range(5):
+    for seed in range(10):
         learn(estimator, 0, 20.0, 20, noise=0.02, seed=seed)
         far(estimator, 1)
     learn(estimator, 0, 20.0, 20, noise=0.02)
