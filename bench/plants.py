@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -131,9 +132,15 @@ class World:
 
     def late(self, t: float) -> float:
         """The factor of the latency that one call in fifty exceeds."""
-        trace = self.trace(t)
-        if trace:
-            return sorted(trace)[-1 - len(trace) // 50]
+        return next((late for start, late in self._late if t >= start), self._late_noise)
+
+    @cached_property
+    def _late(self) -> list[tuple[float, float]]:
+        """The same of every trace, the last first."""
+        return [(start, sorted(f)[-1 - len(f) // 50]) for start, f in reversed(self.traces)]
+
+    @cached_property
+    def _late_noise(self) -> float:
         return math.exp(FIFTIETH * self.noise)
 
 
