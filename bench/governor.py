@@ -91,10 +91,10 @@ class Governed:
 
 
 class Foretold:
-    """The plant under the oracle."""
+    """The plant under the oracle, or under the causal one."""
 
-    def __init__(self, plant: Plant, budgets: Budgets) -> None:
-        self._plant, self._oracle = plant, Oracle(plant, budgets)
+    def __init__(self, plant: Plant, budgets: Budgets, foresees: bool = True) -> None:
+        self._plant, self._oracle = plant, Oracle(plant, budgets, foresees)
 
     def call(self) -> None:
         self._plant.start(self._oracle.decide())
@@ -332,6 +332,10 @@ def foretold(plant: Plant, scenario: Scenario) -> Foretold:
     return Foretold(plant, scenario.budgets)
 
 
+def causal(plant: Plant, scenario: Scenario) -> Foretold:
+    return Foretold(plant, scenario.budgets, foresees=False)
+
+
 def rival(kind: type[Rival], margin: float) -> Make:
     return lambda plant, scenario: kind(plant, scenario.budgets, margin, scenario.metered)
 
@@ -372,9 +376,9 @@ def _merit(tried: tuple[float, list[Outcome]]) -> tuple[bool, float]:
 
 def table(rows: Sequence[tuple[str, dict[str, Outcome]]]) -> str:
     """The scenarios' outcomes as Markdown."""
-    rivals = [name for name in rows[0][1] if name not in ("governor", "oracle")]
+    others = [name for name in rows[0][1] if name not in ("governor", "oracle")]
     head = ["scenario", "violated", "overshoot", "settles in", "changes/min", "loss", "oracle's"]
-    head += [f"{name}: violated, loss" for name in rivals]
+    head += [f"{name}: violated, loss" for name in others]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
     for name, found in rows:
         ours = found["governor"]
@@ -387,7 +391,7 @@ def table(rows: Sequence[tuple[str, dict[str, Outcome]]]) -> str:
             f"{ours.loss:.2f}",
             f"{found['oracle'].loss:.2f}",
         ]
-        cells += [f"{100 * found[n].violated:.1f}%, {found[n].loss:.2f}" for n in rivals]
+        cells += [f"{100 * found[n].violated:.1f}%, {found[n].loss:.2f}" for n in others]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -401,7 +405,8 @@ def main() -> None:
     chosen = [each for each in scenarios() if fnmatch.fnmatch(each.name, args.only)]
     rows: list[tuple[str, dict[str, Outcome]]] = []
     for each in chosen:
-        found = {"governor": outcome_of(each, governed), "oracle": outcome_of(each, foretold)}
+        makes: dict[str, Make] = {"governor": governed, "oracle": foretold, "causal oracle": causal}
+        found = {name: outcome_of(each, make) for name, make in makes.items()}
         rows.append((each.name, found))
         print(each.name, {name: asdict(one) for name, one in found.items()}, flush=True)
     margins = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from bench.plants import (
     ramp,
     steps,
 )
+
+# Latencies of a real CPU over the awake network's median, of calls without pauses.
+RECORDED = Path(__file__).parent / "results" / "governor" / "latencies.json"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,25 @@ def _of_latency() -> list[Scenario]:
             "images a second: step, without pauses",
             World(fps=constant(math.inf), stretch=steps((60, 1.4), (120, 1.0), start=1.0)),
             Budgets(images_per_s=470.0),
+            (60, 120),
+        ),
+        *_of_traces(),
+    ]
+
+
+def _of_traces() -> list[Scenario]:
+    recorded = json.loads(RECORDED.read_text())
+    alone, beside = recorded["alone"], recorded["beside another process"]
+    return [
+        Scenario(
+            "latency: as recorded on a CPU",
+            World(fps=constant(math.inf), traces=[(0, alone)]),
+            Budgets(latency_ms=26.0),
+        ),
+        Scenario(
+            "latency: as recorded, another process comes and goes",
+            World(fps=constant(math.inf), traces=[(0, alone), (60, beside), (120, alone)]),
+            Budgets(latency_ms=40.0),
             (60, 120),
         ),
     ]

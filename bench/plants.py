@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -95,6 +96,8 @@ class World:
         deviations: of each point's latency and work from the recording, as factors.
         noise: standard deviation of the latency's logarithm.
         hiccups: share of calls that take three times as long.
+        traces: from each of these seconds on, factors of the latency, a call each and in turn, in
+            place of noise.
         resistance, constant: degrees a watt, and seconds.
         watts_noise: of the reading over the watts.
         every: seconds between readings of the sensors.
@@ -112,6 +115,7 @@ class World:
     deviations: Sequence[float] = (1.0,) * 9
     noise: float = 0.03
     hiccups: float = 0.0
+    traces: Sequence[tuple[float, Sequence[float]]] = ()
     resistance: float = 0.6
     constant: float = 30.0
     watts_noise: float = 0.015
@@ -121,6 +125,23 @@ class World:
     celsius_fault: Faulty | None = None
     images: Sequence[int] = (IMAGES,)
     seed: int = 0
+
+    def trace(self, t: float) -> Sequence[float]:
+        """The factors that are in force; none where there is noise."""
+        return next((factors for start, factors in reversed(self.traces) if t >= start), ())
+
+    def late(self, t: float) -> float:
+        """The factor of the latency that one call in fifty exceeds."""
+        return next((late for start, late in self._late if t >= start), self._late_noise)
+
+    @cached_property
+    def _late(self) -> list[tuple[float, float]]:
+        """The same of every trace, the last first."""
+        return [(start, sorted(f)[-1 - len(f) // 50]) for start, f in reversed(self.traces)]
+
+    @cached_property
+    def _late_noise(self) -> float:
+        return math.exp(FIFTIETH * self.noise)
 
 
 @dataclass
@@ -196,7 +217,9 @@ class Plant:
         return IDLE + added + self.world.tenants(t)
 
     def next_noise(self) -> float:
-        world = self.world
+        world, trace = self.world, self.world.trace(self.t)
+        if trace:
+            return trace[self.calls % len(trace)]
         factor = math.exp(self._random.gauss(0, world.noise))
         return factor * (3.0 if self._random.random() < world.hiccups else 1.0)
 
@@ -311,12 +334,19 @@ class Oracle:
     A call's noise it does not know: latencies are such that one call in fifty is over budget. Watts
     and joules are as they will be. Of temperature: as hot as can be while the coolest points can
     still hold what is to come.
+
+    Args:
+        foresees: False: a causal one, which knows the plant and its laws of noise, but of the world
+            only how it was at the last call, and for watts at the last reading. What scatters in
+            those it takes for the device's own: in one second in fifty they are over budget.
     """
 
-    def __init__(self, plant: Plant, budgets: Budgets) -> None:
-        self._plant, self._budgets = plant, budgets
+    def __init__(self, plant: Plant, budgets: Budgets, foresees: bool = True) -> None:
+        self._plant, self._budgets, self._foresees = plant, budgets, foresees
         self._allowed = budgets.allowed(plant.points)
-        self._highest = self._backwards() if budgets.celsius else None
+        self._highest: np.ndarray | None = None
+        if budgets.celsius:
+            self._highest = self._backwards() if foresees else np.array([budgets.celsius])
 
     def _backwards(self, step: float = 0.1) -> np.ndarray:
         """The highest temperature from which the limit can be held, every 0.1 s."""
@@ -334,14 +364,19 @@ class Oracle:
 
     def loads(self, point: int) -> float:
         """The most that a point takes of any budget."""
-        plant, t, images = self._plant, self._plant.t, self._plant.images()
+        plant, world, images = self._plant, self._plant.world, self._plant.images()
+        t = read = plant.t
+        noise = 1.0
+        if not self._foresees:
+            t = plant.track.t[-1] if plant.track.t else 0.0
+            read = max(read - world.delay - world.every, 0.0)
+            noise += FIFTIETH * world.watts_noise * math.sqrt(world.every)
         latency = plant.expected_ms(point, t, images)
         period = plant.period(latency, t)
-        watts = plant.expected_watts(point, t, images)
-        late = latency * math.exp(FIFTIETH * plant.world.noise)
-        found = list(self._budgets.loads(late, watts, period, images).values())
+        watts = plant.expected_watts(point, read, images)
+        late = latency * world.late(t)
+        found = list(self._budgets.loads(late, noise * watts, period, images).values())
         if self._highest is not None:
-            world = plant.world
             settled = world.ambient(t) + world.resistance * watts
             after = settled + (plant.celsius - settled) * math.exp(-period / world.constant)
             top = self._highest[min(math.ceil((t + period) / 0.1), len(self._highest) - 1)]

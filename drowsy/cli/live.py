@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from drowsy.cli.knobs import load_knob
 from drowsy.cli.networks import note
 from drowsy.cli.options import find_device
+from drowsy.images.listing import class_names
 from drowsy.live.feed import Feed, of_camera, of_clip, of_folder
 from drowsy.live.network import Network, read_names
 from drowsy.live.sensing import Sensing
@@ -27,10 +29,20 @@ def run_live(args: argparse.Namespace) -> None:
     named, knob, model, info = load_knob(args, measured=True)
     feed = _feed(args, info)
     _measure(args, knob, model)
-    names = None if args.names is None else read_names(args.names, info.num_classes)
+    names = _names(args, info)
     network = Network(model, knob, info.preprocess, names)
+    if args.refresh is not None:
+        note(args, "measuring what a frame takes at every rate of the areas")
+        network.rates(args.refresh)
     show = Show(info.name, network, feed, Sensing(find_device(named)), args.refresh)
     serve(show, args.host, args.port, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _names(args: argparse.Namespace, info: ModelInfo) -> list[str] | None:
+    """Of the classes: from a file, else as the folders of the data are called."""
+    if args.names is not None:
+        return read_names(args.names, info.num_classes)
+    return None if args.data is None else class_names(Path(args.data), info.num_classes)
 
 
 def _measure(args: argparse.Namespace, knob: Knob, model: nn.Module) -> None:

@@ -11,7 +11,8 @@ and the doubt that is left grows with the distance from what was measured.
 It is not learned from at first. What is not expected adds up (a sum of standard deviations beyond
 the first, Page's test): two far ones on the dear side are believed, or some more that are nearer.
 On the cheap side it takes more of them: to be wrong about the first costs a little accuracy, to be
-wrong about the second breaks a budget.
+wrong about the second breaks a budget. How many it takes on the dear side is learned too: where far
+ones have mostly been followed by more the first is believed, where they have come alone the third.
 
 **Own** corrections fade, those of points that are not visited too: a point that was found dear
 while others were busy is tried again.
@@ -23,11 +24,14 @@ import numpy as np
 
 _GATE = 4.0  # standard deviations that a measurement may be off to be learned from at once
 _DRIFT = 1.0  # standard deviations a measurement that do not add up
-_DEAR = 4.0  # what adds up to a step
+# What adds up to a step, of which far ones each add 3: where none was followed by another, how much
+# less where all were, and at least: one far one.
+_DEAR = 8.0, 6.0, 2.9
+_FOLLOWED = 0.5, 0.1  # share of far ones that are followed by more: at first, and the gain of one
 _NOISE = 0.02, 0.003, 0.3  # standard deviation over the figure: at first, least, most
 _NOISE_GAIN = 0.02  # of one measurement on the noise
 _WANDER = 0.03  # variance a measurement over the noise's: the last six or so count
-_OWN = 0.02  # standard deviation of points' own corrections
+OWN = 0.02  # standard deviation of points' own corrections
 _FADE = 32 / 30_000  # of own corrections, every 32 measurements
 
 
@@ -54,10 +58,14 @@ class Estimator:
         self.offset, self.scale, self.own = 0.0, 1.0, np.zeros(points)
         # Covariance of offset and scale; own corrections are taken as independent.
         self._oo, self._os, self._ss = offset_doubt**2, 0.0, scale_doubt**2
-        self._own_variance = np.full(points, _OWN**2)
-        self._has_offset, self._scales, self._steps = offset_doubt > 0, scales, (_DEAR, cheap)
+        self._own_variance = np.full(points, OWN**2)
+        self._has_offset, self._scales, self._cheap = offset_doubt > 0, scales, cheap
         self._noise = _NOISE[0] ** 2
         self._sums = 0.0, 0.0  # of what was dearer than expected, and cheaper
+        self._followed = _FOLLOWED[0]
+        # After a far one: offset and scale before it, and the factor of these that the next exceeds
+        # if it follows.
+        self._before: tuple[float, float, float] | None = None
         self.seen = 0
         self.warm = False  # whether what is measured was measured before, the first time aside
 
@@ -95,8 +103,10 @@ class Estimator:
             self._ss += _WANDER * noise / recorded**2
         variance = self._variance(point, recorded) + noise
         surprise = measured - mean
-        far = surprise * surprise > _GATE**2 * variance
-        if self._stepped(surprise / variance**0.5) or not self.seen:
+        deviations = surprise / variance**0.5
+        far = abs(deviations) > _GATE
+        self._hear_what_follows(deviations, recorded, measured, mean)
+        if self._stepped(deviations) or not self.seen:
             # Of the others' load where there may be one, else of everything.
             if self._has_offset:
                 self._oo += surprise * surprise
@@ -115,12 +125,25 @@ class Estimator:
         own = float(self._own_variance[point])
         return self._oo + recorded * (2 * self._os + recorded * (self._ss + own))
 
+    def _hear_what_follows(
+        self, deviations: float, recorded: float, measured: float, mean: float
+    ) -> None:
+        """Whether the first of far dear measurements is followed by another."""
+        if self._before is not None:
+            offset, scale, factor = self._before
+            followed = measured > factor * (offset + scale * recorded)
+            self._followed += _FOLLOWED[1] * (followed - self._followed)
+            self._before = None
+        elif deviations > _GATE:
+            self._before = self.offset, self.scale, (1 + measured / mean) / 2
+
     def _stepped(self, deviations: float) -> bool:
         """Whether what was not expected has added up to a step."""
         deviations = min(max(deviations, -_GATE), _GATE)
         dear = max(self._sums[0] + deviations - _DRIFT, 0.0)
         cheap = max(self._sums[1] - deviations - _DRIFT, 0.0)
-        stepped = dear > self._steps[0] or cheap > self._steps[1]
+        enough = max(_DEAR[0] - _DEAR[1] * self._followed, _DEAR[2])
+        stepped = dear > enough or cheap > self._cheap
         self._sums = (0.0, 0.0) if stepped else (dear, cheap)
         return stepped
 
@@ -139,4 +162,4 @@ class Estimator:
         self.seen += 1
         if self.seen % 32 == 0:
             self.own *= 1 - _FADE
-            self._own_variance += _FADE * (_OWN**2 - self._own_variance)
+            self._own_variance += _FADE * (OWN**2 - self._own_variance)

@@ -139,7 +139,7 @@ class Governor:
         self._lock = threading.Lock()
         self._timer: HostTimer | CudaTimer | None = None
 
-        self._credits = {name: Credit() for name in self._budgets}
+        self._credits = {name: Credit(self._allowed) for name in self._budgets}
         self._latencies = Latencies(self._points, self._budgets, self._credits)
         of_power = {*BUDGETS} & self._budgets.keys()
         self.device = _board(device, of_power) if of_power else None
@@ -202,11 +202,11 @@ class Governor:
         if self._knob.point is not self._points[self._at]:
             self._at = self._find()
         done = self._timer.done() if self._timer is not None else []
-        self._latencies.hear(done, self._feasible)
+        self._latencies.hear(done)
         news, power = bool(done), self._power
         if power is not None and power.called(now):
             busy = self._latencies.seconds(shape)
-            power.follow(images_of(shape), busy, self._at, now, self._feasible)
+            power.follow(images_of(shape), busy, self._at, now)
             news = True
         if not news and self._limits:
             return
@@ -215,8 +215,9 @@ class Governor:
             self._limits += power.limits
         if not self._limits:
             return
-        rested = all(self._credits[limit.name].may_rise for limit in self._limits)
-        choice = choose(self._limits, self._at, self._allowed, rested)
+        credits = [self._credits[limit.name] for limit in self._limits]
+        highest = max(credit.highest(self._at) for credit in credits)
+        choice = choose(self._limits, self._at, self._allowed, highest)
         self._tell(choice)
         if choice.point != self._at:
             self._turn(choice, now)

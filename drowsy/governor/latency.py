@@ -46,7 +46,7 @@ class Latencies:
         estimator = self._of(shape)
         return 1e-3 * (estimator.scale + estimator.own) * self._recorded
 
-    def hear(self, done: Iterable[Timed], feasible: bool) -> None:
+    def hear(self, done: Iterable[Timed]) -> None:
         """Learn from calls that are over; each is told with its point and shape."""
         if self._recorded is None:
             return
@@ -56,8 +56,10 @@ class Latencies:
                 estimator.warm = True  # the first call of a shape compiles and allocates
             elif 0 < taken < inf:
                 estimator.observe(at, float(self._recorded[at]), taken)
+                factors = (estimator.scale + estimator.own) * self._recorded
+                would = factors * (taken / factors[at])
                 for name, most in self._milliseconds(shape):
-                    self._credits[name].measure(taken > most, feasible)
+                    self._credits[name].measure(would > most, at)
 
     def limits(self, shape: Shape) -> list[Limit]:
         """For batches of this shape and of the last ones: the knob is not turned for each."""

@@ -72,14 +72,14 @@ def rise_to(noise: float) -> float:
     return max(1 - _SLACK - _NOISE_SLACK * noise, 0.5)
 
 
-def choose(limits: Sequence[Limit], present: int, allowed: int, may_rise: bool) -> Choice:
+def choose(limits: Sequence[Limit], present: int, allowed: int, highest: int) -> Choice:
     """The point to be at.
 
     Args:
         limits: one or more.
         present: the point in force.
         allowed: how many points, from the most accurate on, the floor allows.
-        may_rise: whether it is time for a more accurate one.
+        highest: the most accurate point that may be tried now.
     """
     loads = [limit.upper[:allowed] / limit.budget for limit in limits]
     load = np.maximum.reduce(loads)
@@ -87,9 +87,9 @@ def choose(limits: Sequence[Limit], present: int, allowed: int, may_rise: bool) 
         return _fall(limits, loads, load, allowed - 1, "above the floor")
     if load[present] > 1:
         return _fall(limits, loads, load, present)
-    if not may_rise or present == 0:
+    if highest >= present:
         return Choice(present)
-    fits = np.ones(present, bool)
+    fits = np.arange(present) >= highest
     for limit in limits:
         fits &= limit.upper[:present] <= limit.rise
     goal = int(fits.argmax())

@@ -11,7 +11,7 @@ import numpy as np
 from drowsy.governor.board import INTERVAL, Board, Reading
 from drowsy.governor.channel import Channel
 from drowsy.governor.credit import Credit
-from drowsy.governor.estimator import Estimator
+from drowsy.governor.estimator import OWN, Estimator
 from drowsy.governor.pace import Pace
 from drowsy.governor.policy import Limit, rise_to
 from drowsy.governor.thermal import Thermal
@@ -105,24 +105,21 @@ class Power:
             or now - self._followed_at > INTERVAL
         )
 
-    def follow(
-        self, images: int, busy: np.ndarray | None, at: int, now: float, feasible: bool
-    ) -> None:
+    def follow(self, images: int, busy: np.ndarray | None, at: int, now: float) -> None:
         """Learn from new readings of the device, and set the limits.
 
         Args:
             images: in a batch.
             busy: seconds that a call takes, ``[points]``; None where it is not known.
             at: the present point.
-            feasible: whether any point holds the budgets.
         """
         self._followed_at, self._changed_at = now, self._board.changed_at
         self._draws = draws = self._expected_draws(images, busy, at, now)
         for number, reading in self._board.after(self._read):
             self._read = number
-            watts = self._hear_watts(reading, draws, at, feasible)
+            watts = self._hear_watts(reading, draws, at)
             if "celsius" in self._budgets:
-                self._hear_celsius(reading, watts, draws, at, feasible)
+                self._hear_celsius(reading, watts, draws, at)
         self.limits = self._limits(draws, now)
 
     def turned(self, at: int, now: float) -> None:
@@ -149,7 +146,7 @@ class Power:
 
     # --- what is read -----------------------------------------------------------------------------
 
-    def _hear_watts(self, reading: Reading, draws: Draws, at: int, feasible: bool) -> float | None:
+    def _hear_watts(self, reading: Reading, draws: Draws, at: int) -> float | None:
         """The device's power, where it is believed."""
         if "watts" not in self._board.tells:
             return None
@@ -163,17 +160,14 @@ class Power:
         if reading.since < self._board.changed_at + _LAG:
             return watts
         self._power.observe(at, float(draws.all[at]), watts)
-        spent = {"watts": self._power.mean(at, float(draws.all[at]))}
-        mine = float(draws.mine[at] / draws.all[at])
-        spent["joules_per_image"] = spent["watts"] * mine / float(draws.rate[at])
-        for name, value in spent.items():
+        spent = {"watts": self._power.expect(draws.all, 0.0)[0]}
+        spent["joules_per_image"] = spent["watts"] * draws.mine / (draws.all * draws.rate)
+        for name, values in spent.items():
             if name in self._budgets:
-                self._credits[name].measure(value > self._budgets[name], feasible)
+                self._credits[name].measure(values > self._budgets[name], at)
         return watts
 
-    def _hear_celsius(
-        self, reading: Reading, watts: float | None, draws: Draws, at: int, feasible: bool
-    ) -> None:
+    def _hear_celsius(self, reading: Reading, watts: float | None, draws: Draws, at: int) -> None:
         celsius = self._heat.take(reading.celsius, reading.why)
         if self._thermal is None:
             if celsius is None:
@@ -190,7 +184,9 @@ class Power:
             self._heat.believe(reading.at)
         else:
             self._heat.doubt(f"reads {celsius:.4g} where the model has {self._thermal.celsius:.4g}")
-        self._credits["celsius"].measure(celsius > self._budgets["celsius"], feasible)
+        # Of points that draw less nothing is known.
+        over = (celsius > self._budgets["celsius"]) & (draws.all >= draws.all[at])
+        self._credits["celsius"].measure(over, at)
 
     # --- what it allows ---------------------------------------------------------------------------
 
@@ -216,7 +212,12 @@ class Power:
                 for ahead in (_AHEAD, _RISE_AHEAD)
             )
             rise = min(more, most) * rise_to(_HEAT_NOISE)
-            expected, doubt = self._power.expect(draws.all, _HEAT_NOISE)
+            if "watts" in self._board.tells:
+                expected, doubt = self._power.expect(draws.all, _HEAT_NOISE)
+            else:
+                # The device's heat was learned over these very watts, however wrong they are: all
+                # that is in doubt is how points differ.
+                expected, doubt = draws.all, OWN * draws.all
             limits.append(self._shared("celsius", most, rise, expected, doubt, draws))
         return limits
 

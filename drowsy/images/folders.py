@@ -24,6 +24,14 @@ LAYOUTS = (
 )
 
 
+def check_folder(root: Path, allowed: str) -> None:
+    """Raise FileNotFoundError or NotADirectoryError where ``data`` names no folder."""
+    if root.is_file():
+        raise NotADirectoryError(f"data: {legible(root)} is a file, allowed: {allowed}")
+    if not root.is_dir():
+        raise FileNotFoundError(f"data: no folder {legible(root)}; allowed: {allowed}")
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images as a network takes them.
@@ -90,7 +98,8 @@ def load_images(
         progress: show a progress bar (needs tqdm).
 
     Raises:
-        FileNotFoundError: no such folder, or a file that the CSV names is missing.
+        FileNotFoundError, NotADirectoryError: no such folder, or a file that the CSV names is
+            missing.
         ValueError: no image, one that cannot be read or is too small, a bad label or table, an
             index that does not exist, or folders that leave it open which class is which. The
             message names the file.
@@ -102,8 +111,7 @@ def load_images(
     root = Path(folder)
     if classes is not None and (type(classes) is not int or classes < 1):
         raise ValueError(f"classes: got {classes!r}, allowed: an integer, 1 or more")
-    if not root.is_dir():
-        raise FileNotFoundError(f"data: no folder {legible(root)}; allowed: {LAYOUTS}")
+    check_folder(root, LAYOUTS)
     if labels is None and (root / _CIFAR_IMAGES).exists():
         return _load_cifar(root, preprocess, classes, indices)
     files = list_images(root, None if labels is None else Path(labels), classes)

@@ -41,6 +41,14 @@ def list_images(root: Path, labels: Path | None, classes: int | None) -> Listed:
     return _of_folders(root, classes)
 
 
+def class_names(root: Path, classes: int) -> list[str] | None:
+    """Names of the classes where a folder has a subfolder for each of them; None elsewhere."""
+    if any((folder / LABELS).exists() for folder in (root, root.parent)):
+        return None
+    _, folders = _inside(root)
+    return [folder.name for folder in folders] if len(folders) == classes else None
+
+
 def check_regular(path: Path, what: str) -> None:
     """Raise ValueError for what only looks like a file: a pipe would wait for a writer forever."""
     if not os.path.isfile(path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from drowsy.governor import Change, Governor
 from drowsy.governor.governed import BUDGETS
-from drowsy.live.hands import Hand, KnobHand
+from drowsy.live.hands import Hand, StreamHand
 from drowsy.live.sensing import Sensing
 from drowsy.reporting.words import number
 
@@ -38,12 +38,12 @@ _TITLES = {budget.name: budget.title for budget in OFFERED}
 
 def unholdable(budget: Budget, hand: Hand, sensing: Sensing) -> str:
     """Why a budget cannot be held here; empty where it can."""
-    if not isinstance(hand, KnobHand):
-        return "a stream's rates have no recorded costs that a governor could go by"
     if budget.name in sensing.why:
         return f"nothing measures it here: {sensing.why[budget.name]}"
     figure, unit = BUDGETS[budget.name]
     lacking = sum(not getattr(point, figure) for point in hand.points)
+    if lacking and isinstance(hand, StreamHand):
+        return f"of a stream's rates no {unit} are measured, which a governor would go by"
     if lacking:
         return (
             f"the knob's file tells no {unit} for {lacking} of {len(hand.points)} points: "

@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from drowsy.files.messages import legible
+from drowsy.images.folders import check_folder
 from drowsy.images.frames import frame_rate, read_frames
 from drowsy.images.listing import list_images
 from drowsy.images.preprocess import Preprocess
@@ -107,11 +108,11 @@ def of_folder(folder: str, preprocess: Preprocess, classes: int) -> Feed:
     """A folder of images in the order of their names, as ``drowsy.images.folders`` lists them.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, no image in it, or a bad table.
+        FileNotFoundError, NotADirectoryError: no such folder.
+        ValueError: no image in it, or a bad table.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data: no folder {legible(root)}")
+    check_folder(root, "a folder of images, or one with a subfolder per class")
     paths = [path for path, _ in list_images(root, None, classes)]
     if not paths:
         raise ValueError(f"data: no image in {legible(root)}")

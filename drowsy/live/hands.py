@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
 from drowsy.knob.point import OperatingPoint
 from drowsy.live.network import Network
+from drowsy.live.rates import Rate
 from drowsy.reporting.words import saves
-from drowsy.video.areas import REFRESH
 from drowsy.video.stream import Look, Stream
-
-# Rates of areas that a slider may stand at.
-_RATES = [Fraction(j, 8) for j in range(8)]
 
 
 class KnobHand:
@@ -70,26 +66,36 @@ class KnobHand:
 class StreamHand:
     """A stream of this viewer's own over the shared network: the slider is the rate of its areas.
 
+    Attributes:
+        points: the rates, with what a frame takes at each.
+        point: the rate in force.
+        saves, most: as for ``KnobHand``.
+
     Raises:
         ValueError: no such refresh.
     """
 
     saves = "multiplications"
-    point = None
 
     def __init__(self, network: Network, refresh: str) -> None:
         self._stream = Stream(network.converted, refresh=refresh, rate=0)
-        self._rates = [rate for rate in _RATES if _allowed(refresh, rate)]
-        self.most = float(self._rates[-1])
+        self.points = network.rates(refresh)
+        self.point = self.points[0]
+        self.most = self.points[-1].saving
+
+    def set(self, point: Rate) -> None:
+        """Let this share of the picture sleep, from the next frame on."""
+        self._stream.set(point.rate)
+        self.point = point
 
     def save(self, saving: float) -> None:
         """Let the least share of the picture sleep that is at least this."""
-        self._stream.set(next(rate for rate in self._rates if rate >= saving - 1e-9))
+        self.set(next(point for point in self.points if point.saving >= saving - 1e-9))
 
     @property
     def saved(self) -> float:
         """Share of the picture that sleeps."""
-        return float(self._stream.rate)
+        return self.point.saving
 
     @property
     def look(self) -> Look | None:
@@ -104,7 +110,7 @@ class StreamHand:
     @property
     def told(self) -> str:
         """What is set, in words."""
-        rate = self._stream.rate
+        rate = self.point.rate
         return f"{self._stream.refresh}, {rate} of the picture asleep" if rate else "awake"
 
     def __call__(self, frame: Tensor) -> Any:
@@ -112,11 +118,3 @@ class StreamHand:
 
 
 Hand = KnobHand | StreamHand
-
-
-def _allowed(refresh: str, rate: Fraction) -> bool:
-    try:
-        REFRESH[refresh].check(rate)
-    except ValueError:
-        return False
-    return True

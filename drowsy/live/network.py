@@ -21,12 +21,15 @@ from drowsy.images.folders import normalise
 from drowsy.images.preprocess import Preprocess
 from drowsy.knob.costs import network_cost
 from drowsy.knob.metrics import METRICS, Metric
+from drowsy.live.rates import Rate, measured
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.evaluate import task_named
 from drowsy.tuning.knob import Knob
 
 # Answers of a picture.
 _BEST = 3
+# In which what a frame takes at the rates of a stream is measured.
+_SECONDS = 4.0
 _SYNSET = re.compile(r"n\d{8} ")
 
 
@@ -56,6 +59,7 @@ class Network:
         self.lock = threading.Lock()
         self.multiplies = network_cost(model, knob.contents.image).multiplies
         self._model, self._preprocess = model, preprocess
+        self._rates: dict[str, list[Rate]] = {}
         self._like = next(model.parameters())
         frame = self.frame(torch.zeros(preprocess.crop, preprocess.crop, 3, dtype=torch.uint8))
         self._warm(frame)
@@ -75,6 +79,18 @@ class Network:
     def converted(self) -> DrowsyNet:
         """The network without its knob, as streams take it; its weights are the model's."""
         return convert(self._model)
+
+    def rates(self, refresh: str, seconds: float = _SECONDS) -> list[Rate]:
+        """Rates of a stream, with what a frame takes at each; measured where they were not yet.
+
+        Raises:
+            ValueError: a network that a stream cannot run.
+        """
+        if refresh not in self._rates:
+            with self.lock:
+                like = self.frame(torch.zeros(*[self._preprocess.crop] * 2, 3, dtype=torch.uint8))
+                self._rates[refresh] = measured(self.converted, like, refresh, seconds)
+        return self._rates[refresh]
 
     def likeness(self, output: Any, awake: Any, frame: Tensor) -> float:
         """How near an output is to the one awake, by ``metric``; 1 where that is a fraction."""

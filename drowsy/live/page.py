@@ -111,7 +111,7 @@ class _Desk:
                     self._controls(ui)
                 self._tiles = _html(ui, None).classes("tiles")
         self._frontier = _html(ui, None).classes("frontier")
-        self._show_frontier(viewer.hand.point)
+        self._show_frontier(viewer.point)
         self._say()
         ui.timer(_TICK, self._tick)
         ui.context.client.on_delete(viewer.close)

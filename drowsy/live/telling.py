@@ -24,7 +24,11 @@ def answers(shot: Shot, network: Network) -> list[Element]:
         rows.append(
             tag("div", tag("span", name), bar, tag("span", f"{share:.0%}"), class_="answer")
         )
-    return [told, tag("div", rows, class_="answers")]
+    found = [told, tag("div", rows, class_="answers")]
+    if network.names is None:
+        unnamed = "Classes have numbers here: drowsy live --names FILE gives them names."
+        found.append(tag("p", unnamed, class_="note unnamed"))
+    return found
 
 
 def tiles(shot: Shot, viewer: Viewer, network: Network) -> list[Element]:

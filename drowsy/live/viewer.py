@@ -94,6 +94,11 @@ class Viewer:
         """Why there are no watts or degrees, by figure."""
         return self._sensing.why
 
+    @property
+    def point(self) -> OperatingPoint | None:
+        """The knob's in force; None for a stream."""
+        return self.hand.point if isinstance(self.hand, KnobHand) else None
+
     def save(self, saving: float) -> None:
         """Turn the slider: save at least this fraction, from the next picture on.
 
@@ -129,7 +134,7 @@ class Viewer:
             output, took = _timed(self.governing, frame)
             self._check(output, frame)
             image, seen = self._drawn(picture, frame)
-        told = self.hand.told
+        told, point = self.hand.told, self.point
         figures: dict[str, float | None] = {
             "latency_ms": took,
             **self._sensing.now(),
@@ -146,7 +151,7 @@ class Viewer:
             self._network.answers(output, frame),
             told,
             self.hand.saved,
-            self.hand.point,
+            point,
             figures,
             len(self._checks),
         )

@@ -57,6 +57,31 @@ def test_one_far_measurement_is_no_step_and_two_dear_ones_are() -> None:
     assert estimator.mean(0, 20.0) == pytest.approx(60.0, rel=0.05)
 
 
+def far(estimator: Estimator, times: int) -> Estimator:
+    for _ in range(times):
+        estimator.observe(0, 20.0, 60.0)
+    return estimator
+
+
+def test_where_far_ones_come_alone_it_takes_three() -> None:
+    estimator = Estimator(3)
+    for seed in range(10):
+        learn(estimator, 0, 20.0, 20, noise=0.02, seed=seed)
+        far(estimator, 1)
+    learn(estimator, 0, 20.0, 20, noise=0.02)
+    assert far(estimator, 2).mean(0, 20.0) == pytest.approx(20.0, rel=0.02)
+    assert far(estimator, 1).mean(0, 20.0) == pytest.approx(60.0, rel=0.05)
+
+
+def test_where_far_ones_are_followed_by_more_the_first_is_believed() -> None:
+    estimator = Estimator(3)
+    for seed in range(15):
+        learn(estimator, 0, 20.0, 20, noise=0.02, seed=seed)
+        far(estimator, 6)
+    learn(estimator, 0, 20.0, 20, noise=0.02)
+    assert far(estimator, 1).mean(0, 20.0) == pytest.approx(60.0, rel=0.05)
+
+
 @pytest.mark.parametrize(("cheap", "needed"), [(10.0, 4), (22.0, 8)])
 def test_good_news_takes_longer(cheap: float, needed: int) -> None:
     estimator = Estimator(3, cheap=cheap)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.governor import Governed, Outcome, foretold, governed, outcome_of, run
+from bench.governor import Governed, Outcome, causal, foretold, governed, outcome_of, run
 from bench.governor_scenarios import Scenario, scenarios
 from bench.plants import Budgets, Plant, World, ramp, steps
 
@@ -32,6 +32,7 @@ TRIED = (
     "watts: sensor leaps, one reading in 20",
     "watts: sensor is reset, reads little",
     "celsius: a fast device",
+    "celsius: tenants, and nothing meters",
     "celsius: sensor sticks, calls come more often",
     "all at once",
     "floor: infeasible below it",
@@ -62,6 +63,38 @@ def test_a_budget_is_held_and_accuracy_is_near_the_oracles(name: str) -> None:
 def test_bursts_that_nobody_can_foresee_cost_accuracy_and_not_the_budget() -> None:
     ours = outcome_of(ALL["latency: bursts of 0.3 s every 2 s"], governed)
     assert ours.violated <= 0.02
+    assert ours.loss <= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("latency: as recorded on a CPU", 0.1),
+        ("latency: as recorded, another process comes and goes", 1.0),
+    ],
+)
+def test_what_a_real_cpu_does_is_no_reason_to_be_inaccurate(name: str, lost: float) -> None:
+    """Single calls exceed the budget by more than 5% there, whoever holds it."""
+    scenario = ALL[name]
+    shorter = replace(scenario, world=replace(scenario.world, seconds=90.0))
+    ours, best = outcome_of(shorter, governed), outcome_of(shorter, foretold)
+    assert ours.violated <= 0.02
+    assert ours.loss - best.loss <= lost
+
+
+def test_calls_that_no_point_could_hold_cost_nothing() -> None:
+    """Three in a hundred take thrice as long, alone: too long at the fastest point too."""
+    scenario = ALL["latency: one call in 200 takes thrice as long"]
+    often = replace(scenario, world=replace(scenario.world, hiccups=0.03, seconds=90.0))
+    ours, best = outcome_of(often, governed), outcome_of(often, foretold)
+    assert ours.loss - best.loss <= 0.2
+
+
+def test_the_causal_oracle_hears_of_a_step_when_it_is_there() -> None:
+    """A call too late: one of 40 ms in 180 s. The other has seen it coming."""
+    found = outcome_of(ALL["latency: step"], causal)
+    assert found.violated == pytest.approx(0.04 / 180, rel=0.2)
+    assert outcome_of(ALL["latency: step"], foretold).violated == 0
 
 
 def test_it_keeps_still_where_nothing_happens() -> None:

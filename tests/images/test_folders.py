@@ -16,6 +16,7 @@ import torch
 
 from drowsy.images.checks import check_images
 from drowsy.images.folders import ImageSet, load_images, normalise
+from drowsy.images.listing import class_names
 from drowsy.images.preprocess import Preprocess
 from drowsy.models import MODELS
 
@@ -436,3 +437,13 @@ def test_the_real_cifar_images_are_read(data_root: Path):
     # The test set has 1,000 images of each class; the means are the published ones.
     assert data.labels.bincount().tolist() == [1000] * 10
     assert data.images.mean((0, 2, 3)).tolist() == pytest.approx([0.4942, 0.4851, 0.4504], abs=2e-4)
+
+
+def test_folders_name_the_classes_where_there_are_as_many(tmp_path: Path) -> None:
+    for name in ("zebra", "cat", ".hidden"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    assert class_names(tmp_path / "set", 2) == ["cat", "zebra"]
+    assert class_names(tmp_path / "set", 3) is None
+    # A table says by itself which class is which.
+    (tmp_path / "set" / "labels.csv").write_text("file,label\n")
+    assert class_names(tmp_path / "set", 2) is None

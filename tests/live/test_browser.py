@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_knob import Tuned
+from tiny_knob import Tuned, write_clip
 
 pytest.importorskip("nicegui", reason='needs NiceGUI: pip install -e ".[live]"')
 
@@ -37,12 +37,14 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
 @contextmanager
-def served(tuned: Tuned, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(
+    tuned: Tuned, *arguments: str, shown: tuple[str, str] = ("--data", "photos")
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The command at work: the address that it tells, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "drowsy", "live", "tiny.drowsy", "--data", "photos"]
+    command = [sys.executable, "-m", "drowsy", "live", "tiny.drowsy", *shown]
     # NiceGUI serves tests of its own where it finds pytest's variables.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
@@ -178,6 +180,26 @@ def test_two_readers_turn_one_network(tuned: Tuned, browser: Any) -> None:
         # Where the tests were begun with Ctrl-C ignored, as a background job, Python hears of none.
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         assert process.wait(20) == (0 if ignored else 130)
+
+
+def test_a_budget_turns_the_rate_of_a_stream(tuned: Tuned, browser: Any) -> None:
+    clip = str(write_clip(tuned.folder / "clip.mkv", rate=10))
+    with served(tuned, "--refresh", "quads", shown=("--video", clip)) as (address, _):
+        reader = Reader(browser, address, DESK)
+        assert reader.text(".saved") == "Saves 0% of its multiplications"
+        assert reader.page.locator(".budget-watts input").is_disabled()
+        field = reader.page.locator(".budget-latency_ms input")
+        field.fill("100000")
+        reader.waits_for(".governor", "The governor holds 100,000 ms.")
+        assert reader.page.locator(".q-slider.disabled").count() == 1
+        field.fill("0.000001")
+        reader.waits_for(".governor", "No point holds")
+        field.fill("")
+        reader.page.locator(".q-slider:not(.disabled)").wait_for()
+        reader.slide("PageUp", 6)
+        reader.waits_for(".setting", "quads, 3/4 of the picture asleep (asked for at least 60%)")
+        assert "Classes have numbers here" in reader.text(".unnamed")
+        assert reader.wrong == []
 
 
 def test_another_address_takes_a_token(tuned: Tuned, browser: Any) -> None:

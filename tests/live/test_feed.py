@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from tiny_knob import PREPROCESS, SIDE, Tuned
+from tiny_knob import PREPROCESS, SIDE, Tuned, write_clip
 from torch import Tensor
 
 from drowsy.live.feed import Feed, of_camera, of_clip, of_folder
@@ -107,16 +106,7 @@ def test_a_folder_shows_its_pictures_by_name(tuned: Tuned, tmp_path: Path) -> No
 
 
 def test_a_clip_goes_on_from_its_start(tmp_path: Path) -> None:
-    av = pytest.importorskip("av", reason='needs PyAV: pip install -e ".[video]"')
-    path = tmp_path / "clip.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=50)
-        stream.width, stream.height, stream.pix_fmt = 48, 40, "yuv444p"
-        for shade in (20, 200):
-            pixels = np.full((40, 48, 3), shade, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    feed = of_clip(str(path), PREPROCESS)
+    feed = of_clip(str(write_clip(tmp_path / "clip.mkv", rate=50)), PREPROCESS)
     feed.join()
     until(lambda: feed.newest is not None and feed.newest.number >= 3)
     feed.leave()

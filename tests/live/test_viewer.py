@@ -53,6 +53,8 @@ class Room:
         self.sensing = Sensing("cpu", folder / "no-sys")
 
     def enter(self, refresh: str | None = None) -> Viewer:
+        if refresh is not None:
+            self.network.rates(refresh, seconds=0.1)
         return Viewer(self.network, self.feed, self.sensing, refresh)
 
     def look(self, viewer: Viewer, number: int) -> Shot:
@@ -196,7 +198,32 @@ def test_a_stream_lets_areas_sleep(room: Room) -> None:
     other.save(0.7)
     assert room.look(other, 3).saved == 0.75
     assert viewer.hand.saved == 0.5
-    assert viewer.unholdable.keys() == {"latency_ms", "watts", "celsius"}
+
+
+def test_a_governor_turns_the_rate_of_a_stream(room: Room) -> None:
+    """The least rate that holds the budget, by what a frame was measured to take at each."""
+    viewer = room.enter("quads")
+    rates = room.network.rates("quads")
+    assert [rate.saving for rate in rates] == [0, 0.25, 0.5, 0.75]
+    assert all(rate.latency_ms > 0 for rate in rates)
+    assert viewer.unholdable.keys() == {"watts", "celsius"}
+    viewer.hold({"latency_ms": 1e4})
+    assert room.look(viewer, 0).saved == 0
+    # Nothing holds this, and the nearest is the fastest.
+    viewer.hold({"latency_ms": 1e-6})
+    for number in range(1, 5):
+        shot = room.look(viewer, number)
+    fastest = min(rates, key=lambda rate: rate.latency_ms)
+    assert shot.saved == fastest.saving
+    assert viewer.governing.told.startswith("No point holds")
+    viewer.hold({})
+    viewer.save(0.3)
+    assert room.look(viewer, 5).saved == 0.5
+
+
+def test_of_a_stream_no_joules_are_measured(room: Room) -> None:
+    room.sensing.why.clear()
+    assert "no joules an image" in room.enter("quads").unholdable["watts"]
 
 
 def test_classes_are_named(tmp_path: Path, tuned: Tuned) -> None:

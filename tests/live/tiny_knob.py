@@ -86,6 +86,19 @@ def tune(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Tuned:
     return Tuned(folder, model, knob)
 
 
+def write_clip(path: Path, rate: int) -> Path:
+    """Two frames, a dark one and a bright one, so many a second."""
+    av = pytest.importorskip("av", reason='needs PyAV: pip install -e ".[video]"')
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 48, 40, "yuv444p"
+        for shade in (20, 200):
+            pixels = np.full((40, 48, 3), shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
 def contents_of(model: nn.Module, batch: int = 1) -> Contents:
     """Awake; half asleep; half asleep on a smaller view of the middle."""
     net, _ = made(model, torch.rand(1, 3, SIDE, SIDE), RECIPE)
