@@ -193,8 +193,9 @@ def test_it_shows_which_areas_are_awake_and_the_answers(
     assert nights[8:] == [whole] * 4
     told = page.text.split("What is computed, frame by frame")[1].split("How it was measured")[0]
     _, _, two, bands, four, small = told.split("Number ")
-    assert (two.count("none: repeated"), four.count("none: repeated")) == (3, 4)
-    assert (bands.count("50%"), small.count("all")) == (5, 6)
+    repeated, part, whole = (f"computed: {each}" for each in ("none: repeated", "50%", "all"))
+    assert (two.count(repeated), four.count(repeated)) == (3, 4)
+    assert (bands.count(part), small.count(whole)) == (5, 6)
     # Frame 3 repeats red where awake sees green; at frame 3 by bands half is still red, as much.
     share = float(torch.tensor([1.0, 0.0, 0.0]).softmax(0)[0])
     assert (two.count(f"red {share:.0%}"), two.count(f"green {share:.0%}")) == (4, 2)

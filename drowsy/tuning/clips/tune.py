@@ -143,9 +143,10 @@ def _tuned(
     objective = task.quality(labels is not None)
     points = list(_points(bench, report, ways, objective, tell))
     unlabelled = task.quality(False)
-    steady = journal.get("steady", lambda: report.steady(unlabelled))
+    steady = journal.get(f"steady: {task.name} {task.told}", lambda: report.steady(unlabelled))
     tell("measuring")
-    metered = journal.get("joules", lambda: joules_a_frame(net, ways, bench.clip))
+    all_of_them = "; ".join(map(str, ways))
+    metered = journal.get(f"joules: {all_of_them}", lambda: joules_a_frame(net, ways, bench.clip))
     points = [replace(p, joules=each) for p, each in zip(points, metered, strict=True)]
     intervals = _intervals_told(len(reporting), points[0].interval is not None)
     offers.told["frames"] = f"{how}: {_count(choosing)} and {_count(reporting)} frames; {intervals}"
