@@ -6,8 +6,8 @@
 on two clips, a fixed camera and a moving one, reported on two others, again one of each, and then
 evaluated on a fifth, which has cuts. Of each the middle frames are taken. Writes
 ``docs/study/video/knob.json`` and the knob's page, ``docs/live/resnet18_video.html``, and prints
-the table of ``docs/video.md``. Times want a machine that does nothing else; a run that is stopped
-goes on from its store in ``--work``.
+the table of ``docs/video.md``. Times want a machine that does nothing else, which what follows
+them does not: a run that is stopped goes on from its store in ``--work``, or from the knob there.
 """
 
 from __future__ import annotations
@@ -132,15 +132,18 @@ def main() -> None:
     found = clips(args.root)
     # Every second one is reported on.
     order = [name for pair in zip(CHOSEN_ON, REPORTED_ON, strict=True) for name in pair]
-    knob = drowsy.tune(
-        model,
-        [found[name] for name in order],
-        cost="slowest",
-        minutes=args.minutes,
-        store=args.work / f"{NETWORK}.sqlite",
-        video=True,
-    )
-    knob.save(args.work / f"{NETWORK}.drowsy")
+    path = args.work / f"{NETWORK}.drowsy"
+    if not path.exists():
+        drowsy.tune(
+            model,
+            [found[name] for name in order],
+            cost="slowest",
+            minutes=args.minutes,
+            store=args.work / f"{NETWORK}.sqlite",
+            video=True,
+        ).save(path)
+    knob = drowsy.load(path, model)
+    assert isinstance(knob, VideoKnob), "it is one for video"
     knobs = {
         cost: VideoKnob(model, replace(knob.contents, cost=cost)) for cost in ("latency", "slowest")
     }
