@@ -101,10 +101,19 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_tuning(sub)
     _add_details(sub.add_argument_group("network"))
-    sub = command("evaluate", run_evaluate, "whether a knob holds on other images")
+    sub = command("evaluate", run_evaluate, "whether a knob holds on other images, or clips")
     _add_knob(sub)
-    _add_images(sub)
-    sub.add_argument("--batch", type=int, default=50, help="images per forward pass (default: 50)")
+    group = sub.add_argument_group("images, or clips")
+    group.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        help="folder: class subfolders, or a labels CSV; of a knob for video clips",
+    )
+    group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
+    group.add_argument("--images", type=read_range, help="FIRST:LAST by sorted name (default: all)")
+    _add_frames(group, "of clips")
+    sub.add_argument("--batch", type=int, help="images per forward pass (default: 50)")
     sub = command("bench", run_bench, "milliseconds of every setting of a knob, here, in a minute")
     _add_knob(sub)
     sub.add_argument("--batch", type=int, help="images a batch (default: as it was tuned for)")
@@ -114,12 +123,20 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", help="write the knob with what was measured here")
     sub = command("report", run_report, "a knob as one page to send, which needs nothing else")
     _add_knob(sub)
-    group = sub.add_argument_group("images, to show views and sleep maps on")
-    group.add_argument("--data", help="folder: class subfolders, a labels CSV, or images alone")
+    group = sub.add_argument_group("images, to show views and sleep maps on, or a clip")
+    group.add_argument(
+        "--data",
+        help="folder: class subfolders, a labels CSV, or images alone; of a knob for video a clip",
+    )
     group.add_argument("--labels", help="a labels CSV (file,label) elsewhere")
     group.add_argument(
-        "--images", type=read_range, help="FIRST:LAST by sorted name, up to 8 (default: 0:3)"
+        "--images",
+        type=read_range,
+        help="FIRST:LAST by sorted name, up to 8 (default: 0:3); of a clip its frames (default: "
+        "0:8)",
     )
+    group.add_argument("--every", type=int, help="of a clip one frame of so many (default: 1)")
+    group.add_argument("--names", metavar="FILE", help="of a clip's classes, a line each")
     sub.add_argument("--out", required=True, help="HTML file")
     sub = command("live", run_live, "a page in the browser on which a knob is turned")
     _add_knob(sub)
@@ -283,12 +300,10 @@ def _add_tuning(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
-def _add_frames(group: Any) -> None:
-    """How much of the clips of ``--video`` is read."""
-    group.add_argument(
-        "--frames", type=int, help=f"with --video, of each clip at most (default: {FRAMES})"
-    )
-    group.add_argument("--every", type=int, help="with --video, one frame of so many (default: 1)")
+def _add_frames(group: Any, when: str = "with --video") -> None:
+    """How much of clips is read."""
+    group.add_argument("--frames", type=int, help=f"{when}, of each at most (default: {FRAMES})")
+    group.add_argument("--every", type=int, help=f"{when}, one frame of so many (default: 1)")
 
 
 def _add_knob(sub: argparse.ArgumentParser) -> None:

@@ -5,32 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drowsy.cli.inputs import load_data
 from drowsy.cli.networks import as_recorded, load_model, note, recorded
 from drowsy.cli.options import check_out_file, find_device
 from drowsy.cli.video import read_clips
-from drowsy.files.messages import legible
 from drowsy.files.tensors import read_described
+from drowsy.files.versioned import read_json
+from drowsy.live.network import read_names
 from drowsy.models import ModelInfo
 from drowsy.reporting import write_report
 from drowsy.study.knobs import knob_rows, record
+from drowsy.tuning.clips.knob import VideoKnob
 from drowsy.tuning.evaluate import table, verdict
-from drowsy.tuning.knob import Knob, load
-from drowsy.tuning.loading import is_video_knob
+from drowsy.tuning.knob import Knob
+from drowsy.tuning.loading import is_video_knob, load
 from drowsy.tuning.tune import tune
 
 # Of what is written beside a knob's file.
 _BESIDE = (".csv", ".json", ".png")
-# Images that a report shows where none are asked for by number.
-_SHOWN = range(3)
+# Images that a report shows where none are asked for by number, and frames.
+_SHOWN, _FRAMES = range(3), range(8)
+# Images per forward pass.
+_BATCH = 50
 
 
 def run_tune(args: argparse.Namespace) -> None:
@@ -44,7 +48,7 @@ def run_tune(args: argparse.Namespace) -> None:
         )
     model, info = load_model(args)
     device = find_device(args)
-    data = load_data(argparse.Namespace(**{**vars(args), "data": args.data[0]}), info)
+    data = load_data(_of_one(args), info)
     with _in_lines(args):
         knob = tune(
             model.to(device),
@@ -80,6 +84,7 @@ def _tune_video(args: argparse.Namespace, out: Path) -> None:
             levers=args.levers or "auto",
             cost=args.cost,
             minutes=args.minutes,
+            store=args.store,
             progress=sys.stderr.isatty(),
             video=True,
         )
@@ -93,10 +98,17 @@ def _tune_video(args: argparse.Namespace, out: Path) -> None:
 def run_evaluate(args: argparse.Namespace) -> None:
     args, knob, _, info = load_knob(args)
     device = find_device(args)
-    data = load_data(args, info)
-    labels = data.labels if data.labels is None else data.labels.to(device)
-    with _in_lines(args):
-        rows = knob.evaluate(data.images.to(device), labels, batch=args.batch)
+    if isinstance(knob, VideoKnob):
+        _refuse(args, ("labels", "images", "batch"))
+        clips = read_clips(args.data, info.preprocess, args)
+        with _in_lines(args):
+            rows = knob.evaluate([clip.to(device) for clip in clips.values()])
+    else:
+        _refuse_frames(args)
+        data = load_data(_of_one(args), info)
+        labels = data.labels if data.labels is None else data.labels.to(device)
+        with _in_lines(args):
+            rows = knob.evaluate(data.images.to(device), labels, batch=args.batch or _BATCH)
     objective = rows[0]["objective"]
     print(table(rows, objective))
     if rows[0]["holds"] is None:
@@ -104,11 +116,15 @@ def run_evaluate(args: argparse.Namespace) -> None:
         note(args, f"{told}, by {knob.objective}: what points were sold with says nothing of this")
     for row in rows:
         if row["holds"] is False:
+            between = (
+                "too few frames for an interval"
+                if row["loss_low"] is None
+                else f"{row['loss_low']:.4g} to {row['loss_high']:.4g}"
+            )
             note(
                 args,
-                f"{row['setting']}: loses {row['loss']:.4g} of {objective} here "
-                f"({row['loss_low']:.4g} to {row['loss_high']:.4g}), sold with "
-                f"{row['sold_low']:.4g} to {row['sold_high']:.4g}: {verdict(row)}",
+                f"{row['setting']}: loses {row['loss']:.4g} of {objective} here ({between}), sold "
+                f"with {row['sold_low']:.4g} to {row['sold_high']:.4g}: {verdict(row)}",
             )
 
 
@@ -116,11 +132,15 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_out_file(args)
     args, knob, model, _ = load_knob(args, measured=True)
-    images = None
-    if args.batch is not None:
-        like = next(model.parameters())
-        images = torch.randn(args.batch, *knob.contents.image).to(like.device, like.dtype)
-    knob.measure(images, seconds=args.seconds)
+    if isinstance(knob, VideoKnob):
+        _refuse(args, ("batch",))
+        knob.measure(seconds=args.seconds)
+    else:
+        images = None
+        if args.batch is not None:
+            like = next(model.parameters())
+            images = torch.randn(args.batch, *knob.contents.image).to(like.device, like.dtype)
+        knob.measure(images, seconds=args.seconds)
     print(knob)
     if args.out is not None:
         knob.save(args.out)
@@ -130,29 +150,71 @@ def run_bench(args: argparse.Namespace) -> None:
 def run_report(args: argparse.Namespace) -> None:
     out = check_out_file(args)
     args, knob, _, info = load_knob(args)
-    images = None
-    if args.data is not None:
-        images = load_data(args, info, args.images or _SHOWN, "images").images
+    images = classes = None
+    if isinstance(knob, VideoKnob):
+        _refuse(args, ("labels",))
+        if args.data is not None:
+            images = _some_frames(args, info)
+        if args.names is not None:
+            classes = read_names(args.names, info.num_classes)
+        what = "frames"
+    else:
+        _refuse_frames(args)
+        if args.names is not None:
+            raise ValueError("names: got a file, allowed: of a knob for video, which tells answers")
+        if args.data is not None:
+            images = load_data(args, info, args.images or _SHOWN, "images").images
+        what = "images"
+    if images is not None:
         images = images.to(find_device(args))
     mean, std = info.preprocess.mean, info.preprocess.std
-    write_report(knob, out, images, name=info.name, mean=mean, std=std)
-    held = "no images" if images is None else f"{len(images)} of the images"
+    write_report(knob, out, images, name=info.name, mean=mean, std=std, classes=classes)
+    held = f"no {what}" if images is None else f"{len(images)} of the {what}"
     print(f"wrote {out}: one page to send, which holds {held}")
+
+
+def _some_frames(args: argparse.Namespace, info: ModelInfo) -> Tensor:
+    """Frames in a row of the clip of ``--data``."""
+    span = args.images or _FRAMES
+    asked = argparse.Namespace(frames=span.stop, every=args.every)
+    (clip,) = read_clips([args.data], info.preprocess, asked).values()
+    if len(clip) < span.stop:
+        raise ValueError(f"images: got {span.start}:{span.stop}, allowed: within 0:{len(clip)}")
+    return clip[span.start :]
+
+
+def _of_one(args: argparse.Namespace) -> argparse.Namespace:
+    """Arguments of which ``data`` are some that should be one folder."""
+    if len(args.data) > 1:
+        raise ValueError(f"data: got {len(args.data)} folders, allowed: one")
+    return argparse.Namespace(**{**vars(args), "data": args.data[0]})
+
+
+def _refuse(args: argparse.Namespace, names: Iterable[str]) -> None:
+    """Raise for options of images where the knob is for video, since they would be ignored."""
+    for name in names:
+        if getattr(args, name) is not None:
+            raise ValueError(f"{name}: got {getattr(args, name)}, allowed: of a knob for images")
+
+
+def _refuse_frames(args: argparse.Namespace) -> None:
+    """The other way round."""
+    for name in ("frames", "every"):
+        if getattr(args, name, None) is not None:
+            raise ValueError(f"{name}: got {getattr(args, name)}, allowed: of a knob for video")
 
 
 def load_knob(
     args: argparse.Namespace, measured: bool = False
-) -> tuple[argparse.Namespace, Knob, nn.Module, ModelInfo]:
+) -> tuple[argparse.Namespace, Knob | VideoKnob, nn.Module, ModelInfo]:
     """The knob of a file on its model, which the file names where the arguments do not.
 
     ``measured``: whether its milliseconds will be, so that those of another machine do not matter.
     """
     if is_video_knob(args.knob):
-        raise ValueError(
-            f"knob: {legible(args.knob)} is for video, allowed: one for images; in a program "
-            "drowsy.load reads it, and VideoKnob.measure measures it"
-        )
-    _, about = read_described(args.knob, "knob")
+        about = read_json(args.knob)
+    else:
+        _, about = read_described(args.knob, "knob")
     made = about.get("made") if isinstance(about, dict) else None
     args = as_recorded(args, made if isinstance(made, dict) else {})
     model, info = load_model(args)

@@ -12,6 +12,7 @@ from torch import nn
 from drowsy.cli.knobs import load_knob
 from drowsy.cli.networks import note
 from drowsy.cli.options import find_device
+from drowsy.files.messages import legible
 from drowsy.images.listing import class_names
 from drowsy.live.feed import Feed, of_camera, of_clip, of_folder
 from drowsy.live.network import Network, read_names
@@ -27,6 +28,8 @@ _SECONDS = 4.0
 def run_live(args: argparse.Namespace) -> None:
     check_serving(args.host, args.port)
     named, knob, model, info = load_knob(args, measured=True)
+    if not isinstance(knob, Knob):
+        raise ValueError(f"knob: {legible(args.knob)} is for video, allowed: one for images")
     feed = _feed(args, info)
     _measure(args, knob, model)
     names = _names(args, info)

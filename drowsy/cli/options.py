@@ -60,12 +60,12 @@ def _check_company(args: argparse.Namespace) -> None:
         for name in ("frames", "every"):
             needs(name, bool(args.video), "with --video, of whose clips it is")
     if args.command == "tune":
-        for name in ("labels", "images", "batch", "store"):
+        for name in ("labels", "images", "batch"):
             needs(name, not args.video, "without --video, as it is of images")
         if not args.video and len(args.data) > 1:
             raise ValueError(f"data: got {len(args.data)} folders, allowed: one; clips: --video")
     if args.command == "report":
-        for name in ("images", "labels"):
+        for name in ("images", "labels", "every", "names"):
             needs(name, args.data is not None, "with --data, as nothing else is shown")
     if args.command == "live":
         needs("refresh", args.data is None, "with --video or --camera, whose pictures go on")

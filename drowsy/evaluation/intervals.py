@@ -11,11 +11,15 @@ Two points are compared image by image: the interval is that of the mean differe
 for both. Most of what makes images easy or hard falls out of it, so that it tells apart points
 whose own intervals overlap.
 
-Draws follow from the number of images alone: the same values give the same interval.
+Images that come in groups, as frames do in clips, are alike within one: ``grouped`` draws the
+groups again, and in each of them its entries. Of a few groups it knows not enough.
+
+Draws follow from the numbers of images and groups alone: the same values give the same interval.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,9 +52,7 @@ def interval(values: Any) -> Interval:
         ValueError: no images, other shapes, or NaN or infinity.
     """
     each = _of_images("values", values)
-    means = _resampled(each)
-    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return Interval(float(each.mean()), float(low), float(high))
+    return _middle(float(each.mean()), _resampled(each))
 
 
 def paired(values: Any, others: Any) -> Interval:
@@ -68,6 +70,43 @@ def paired(values: Any, others: Any) -> Interval:
     if mine.shape != theirs.shape:
         raise ValueError(f"others: got {len(theirs)} images, allowed: {len(mine)}, as of values")
     return interval(mine - theirs)
+
+
+def grouped(groups: Sequence[Any]) -> Interval:
+    """The mean of values that come in groups, and its 95% interval.
+
+    Args:
+        groups: of each its values ``[entries]``; every entry weighs the same. Of one group it is
+            ``interval``.
+
+    Raises:
+        ValueError: as for ``interval``, of a group; or no group.
+    """
+    if not groups:
+        raise ValueError("groups: got none, allowed: one or more")
+    each = [_of_images(f"group {n}", group) for n, group in enumerate(groups)]
+    if len(each) == 1:
+        return interval(each[0])
+    sizes = np.array(list(map(len, each)))
+    count, most = len(each), int(sizes.max())
+    table = np.stack([np.pad(group, (0, most - len(group))) for group in each])
+    rng = np.random.Generator(np.random.PCG64([count, int(sizes.sum())]))
+    means = []
+    rows = max(_PART // (count * most), 1)
+    for start in range(0, RESAMPLES, rows):
+        shape = (min(rows, RESAMPLES - start), count)
+        drawn = rng.integers(count, size=shape)
+        entries = rng.integers(sizes[drawn][..., None], size=(*shape, most))
+        counts = np.arange(most) < sizes[drawn][..., None]
+        total = (table[drawn[..., None], entries] * counts).sum(axis=(1, 2))
+        means.append(total / sizes[drawn].sum(axis=1))
+    return _middle(float(np.concatenate(each).mean()), np.concatenate(means))
+
+
+def _middle(mean: float, means: np.ndarray) -> Interval:
+    """A mean, and between what the middle of others lies."""
+    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return Interval(mean, float(low), float(high))
 
 
 def _of_images(name: str, values: Any) -> np.ndarray:

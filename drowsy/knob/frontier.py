@@ -24,6 +24,11 @@ class NoSuchPoint(LookupError):
     """No measured point satisfies a request; the message names the nearest ones."""
 
 
+def unmeasured(name: str) -> NoSuchPoint:
+    """What is said to a request for what no point has."""
+    return NoSuchPoint(f"{name}: was not measured at any point of this frontier")
+
+
 def check_cost(cost: str) -> None:
     """Raise unless accuracy can be traded for this."""
     if cost not in tuple(COSTS):
@@ -203,7 +208,7 @@ class Frontier:
             return [(point, best - self.value(point)) for point in self.points]
         known = [(p, getattr(p, name)) for p in self.points if getattr(p, name) is not None]
         if not known:
-            raise NoSuchPoint(f"{name}: was not measured at any point of this frontier")
+            raise unmeasured(name)
         return known
 
     def hypervolume(self, ref: tuple[float, float] = (0.0, 0.0)) -> float:

@@ -16,6 +16,7 @@ from drowsy.images.view import View
 from drowsy.knob.point import OperatingPoint
 from drowsy.reporting.markup import tag
 from drowsy.tuning.knob import Knob
+from drowsy.video.areas import WHOLE, Box
 
 # Pixels of a side that a picture is sent with, at most; smaller ones are shown square by square.
 _LARGEST, _SMALL = 256, 64
@@ -71,6 +72,13 @@ class Album:
             inside = [*self._outside(view), night]
             drawn.append(self._frame(n, inside, f"{float(share.mean()):.0%} asleep"))
         return drawn
+
+    def partly(self, n: int, boxes: Sequence[Box], title: str) -> Element:
+        """A picture in which all sleeps but these boxes."""
+        width, height = self._size
+        whole = f"M0 0h{width}v{height}h{-width}Z"
+        night = tag("path", d=whole + _outlines(boxes, self._size), class_="night")
+        return self._frame(n, [] if boxes == (WHOLE,) else [night], title)
 
     def _frame(self, n: int, over: Sequence[Element], title: str) -> Element:
         return _svg(self._size, [tag("use", href=f"#picture{n}"), *over], title)
@@ -134,6 +142,39 @@ def schema(view: View) -> Element:
         height=down,
         class_="middle",
     )
+    return _svg((width, height), [inner, outer], str(view), "schema")
+
+
+def moments(frames: Sequence[Sequence[Box]], lever: str) -> Element:
+    """Frames in a row without pictures: small squares, coloured where they are computed."""
+    side, apart = 24, 4
+    inside = []
+    for n, boxes in enumerate(frames):
+        across = n * (side + apart)
+        inside.append(tag("rect", x=across, y=0, width=side, height=side, class_="base"))
+        path = tag("path", d=_outlines(boxes, (side, side)), class_=f"on {lever}")
+        path.set("transform", f"translate({across} 0)")
+        inside.append(path)
+    size = (len(frames) * (side + apart) - apart, side)
+    return _svg(size, inside, f"{len(frames)} frames in a row", "moments")
+
+
+def _outlines(boxes: Sequence[Box], size: tuple[int, int]) -> str:
+    """A path around boxes in a picture of ``(W, H)``."""
+    drawn = []
+    for box in boxes:
+        top, bottom, left, right = box.at((size[1], size[0]))
+        across = right - left
+        drawn.append(f"M{left} {top}h{across}v{bottom - top}h{-across}Z")
+    return "".join(drawn)
+
+
+def shrunk(view: View) -> Element:
+    """A size without a picture: its pixels beside those of the whole, in proportion."""
+    (height, width), (down, across) = view.full, view.size
+    line = max(view.full) / 24
+    outer = tag("rect", x=0, y=0, width=width, height=height, class_="whole", stroke_width=line)
+    inner = tag("rect", x=0, y=height - down, width=across, height=down, class_="middle of-size")
     return _svg((width, height), [inner, outer], str(view), "schema")
 
 

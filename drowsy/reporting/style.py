@@ -4,12 +4,14 @@ COLOURS = """
 :root {
   --page: #fbfbfa; --card: #ffffff; --ink: #1b1d22; --soft: #5b616e; --line: #dfe1e6;
   --grid: #eceef1; --view: #0067a5; --sleep: #7a35d0; --format: #a35200; --slow: #b3261e;
+  --packed: #00695c; --night: rgba(30, 22, 52, .82);
     --veil: #fbfbfacc;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14161a; --card: #1b1e24; --ink: #e8eaee; --soft: #a2a9b6; --line: #343943;
     --grid: #272b33; --view: #5cb8f2; --sleep: #bf96ff; --format: #f2a65a; --slow: #ff8a80;
+    --packed: #5ec8b6;
     --veil: #14161acc;
   }
 }
@@ -49,14 +51,20 @@ CHART = """
 .key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 0 0 8px; padding: 0;
   list-style: none; font-size: .9rem; max-width: none; }
 .key li { display: flex; align-items: center; gap: 6px; margin: 0; }
-.key svg { width: 14px; height: 14px; }
+.key svg { width: 14px; height: 14px; flex: none; }
 svg .dot { stroke: var(--page); stroke-width: 1.5; }
-svg .dot.view { fill: var(--view); } svg .dot.sleep { fill: var(--sleep); }
-svg .dot.format { fill: var(--format); }
+svg .dot.view, svg .dot.size { fill: var(--view); }
+svg .dot.sleep, svg .dot.remember { fill: var(--sleep); }
+svg .dot.format, svg .dot.skip { fill: var(--format); }
+svg .dot.packed { fill: var(--packed); }
 svg .dot.awake { fill: var(--page); stroke: var(--ink); stroke-width: 2; }
-b.view, tspan.view { color: var(--view); fill: var(--view); font-weight: 600; }
-b.sleep, tspan.sleep { color: var(--sleep); fill: var(--sleep); font-weight: 600; }
-b.format, tspan.format { color: var(--format); fill: var(--format); font-weight: 600; }
+b.view, tspan.view, b.size, tspan.size {
+  color: var(--view); fill: var(--view); font-weight: 600; }
+b.sleep, tspan.sleep, b.remember, tspan.remember {
+  color: var(--sleep); fill: var(--sleep); font-weight: 600; }
+b.format, tspan.format, b.skip, tspan.skip {
+  color: var(--format); fill: var(--format); font-weight: 600; }
+b.packed, tspan.packed { color: var(--packed); fill: var(--packed); font-weight: 600; }
 .chart { display: block; width: 100%; height: auto; overflow: visible; font-size: 13px;
   margin-bottom: 14px; }
 .chart.narrow { display: none; max-width: 480px; }
@@ -90,6 +98,7 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); }
 .levers { display: grid; gap: 0; }
 .turn { display: grid; grid-template-columns: 2.2em 1fr 1fr 1.4fr; gap: 4px 14px;
   align-items: center; padding: 9px 0; border-bottom: 1px solid var(--line); font-size: .9375rem; }
+.of4 .turn { grid-template-columns: 2.2em 1fr 1.3fr 1.5fr .8fr; }
 .turn.head { color: var(--soft); font-size: .8125rem; padding: 0 0 4px; }
 .turn .n { color: var(--soft); }
 .turn .all { grid-column: 2 / -1; color: var(--soft); }
@@ -101,11 +110,19 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--soft); }
 .rates { width: 100%; max-width: 230px; height: 30px; flex: 1 1 60px; min-width: 40px; }
 .rates .base { fill: var(--grid); } .rates .bar { fill: var(--sleep); }
 
+.moments { width: 108px; height: 24px; flex: none; }
+.moments .base { fill: var(--grid); }
+.moments .on.skip { fill: var(--format); } .moments .on.remember { fill: var(--sleep); }
+
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr));
   gap: 20px 18px; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
 .nights { display: grid; gap: 8px;
   grid-template-columns: repeat(var(--columns), minmax(0, 190px)); }
+.film { display: grid; gap: 8px; grid-template-columns: repeat(8, minmax(0, 1fr)); }
+.film span { display: block; font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
+.film .night { fill: var(--night); fill-rule: evenodd; }
+.strays { color: var(--slow); font-weight: 600; }
 .picture { display: block; width: 100%; height: auto; border-radius: 4px; background: var(--grid); }
 .picture .veil { fill: var(--veil); fill-rule: evenodd; }
 .picture .frame { fill: none; stroke: var(--view); }
@@ -134,8 +151,9 @@ footer { margin-top: 44px; color: var(--soft); font-size: .8125rem; }
   td:empty { display: none; }
   td.what { grid-column: 1 / -1; display: block; padding: 0 0 4px 1.8em; }
   td.what::before { content: none; }
-  .turn { grid-template-columns: 1.6em minmax(0, 1fr); }
-  .turn .n { grid-row: span 3; align-self: start; } .turn .cell { grid-column: 2; }
+  .film { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+  .turn, .of4 .turn { grid-template-columns: 1.6em minmax(0, 1fr); }
+  .turn .n { grid-row: span 4; align-self: start; } .turn .cell { grid-column: 2; }
   .turn.head, .turn .off { display: none; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 10px; }
 }

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from drowsy.files.messages import quoted
 from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
 from drowsy.sleep import parse_source
+from drowsy.tuning.clips.knob import VideoKnob
+from drowsy.tuning.clips.point import VideoPoint
 from drowsy.tuning.knob import Knob
+
+AnyKnob: TypeAlias = Knob | VideoKnob
+AnyPoint: TypeAlias = OperatingPoint | VideoPoint
 
 # Fewer report images than this are few, and the page says so.
 _FEW = 500
-_COSTS = {"latency": "time", "joules": "energy", "macs": "multiplications"}
+_COSTS = {
+    "latency": "time",
+    "slowest": "slowest frame's time",
+    "joules": "energy",
+    "macs": "multiplications",
+}
 
 
 def number(value: float) -> str:
@@ -70,19 +80,13 @@ def machine_told(made: Mapping[str, Any]) -> str:
         for name in ("cores", "threads")
         if machine.get(name) is not None
     ]
-    return ", ".join(_plain(each) for each in told if each) or "a machine without a name"
+    return ", ".join(plain(each) for each in told if each) or "a machine without a name"
 
 
 def how_measured(knob: Knob) -> list[tuple[str, str]]:
     """What was done to get the figures, a line each: what it is about, and how it is."""
     contents, made = knob.contents, knob.contents.made
-    metric = METRICS[knob.objective]
-    told = [("Task", _plain(made.get("task", "not told")))]
-    against = "the network awake, image by image on the same images"
-    judged = f"{metric.title}, against {against}"
-    if made.get("labelled") is False or (knob.objective == "agreement"):
-        judged += "; there were no labels, so the awake network's own answers count as right"
-    told.append(("Loss", judged))
+    told = judged(knob, "image by image on the same images")
     images = made.get("images")
     if isinstance(images, dict):
         purposes = {
@@ -91,7 +95,7 @@ def how_measured(knob: Knob) -> list[tuple[str, str]]:
             "report": "to report on",
         }
         parts = [
-            f"{_plain(images[name])} {purpose}"
+            f"{plain(images[name])} {purpose}"
             for name, purpose in purposes.items()
             if name in images
         ]
@@ -110,18 +114,35 @@ def how_measured(knob: Knob) -> list[tuple[str, str]]:
             "each is the median of its ratio to the network awake",
         )
     )
-    metered = any(point.joules is not None for point in contents.points)
-    told.append(
-        ("Joules", "an image, metered while it ran" if metered else "not metered: no meter there")
-    )
-    names = (("minutes", "Minutes allowed"), ("data", "Images and labels (SHA-256)"))
-    told += [(title, _plain(made[name])) for name, title in names if made.get(name) is not None]
+    return [*told, metered(knob, "an image"), *made_by(made)]
+
+
+def judged(knob: AnyKnob, how: str) -> list[tuple[str, str]]:
+    """The task, and what losses are, ``how`` they are compared."""
+    made = knob.contents.made
+    told = f"{METRICS[knob.objective].title}, against the network awake, {how}"
+    if made.get("labelled") is False or (knob.objective == "agreement"):
+        told += "; there were no labels, so the awake network's own answers count as right"
+    return [("Task", plain(made.get("task", "not told"))), ("Loss", told)]
+
+
+def metered(knob: AnyKnob, each: str) -> tuple[str, str]:
+    """Whether joules were."""
+    known = any(point.joules is not None for point in knob.contents.points)
+    return "Joules", f"{each}, metered while it ran" if known else "not metered: no meter there"
+
+
+def made_by(made: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What else is told of how a knob was made."""
+    told = []
+    names = (("minutes", "Minutes allowed"), ("data", "Tuned on (SHA-256)"))
+    told += [(title, plain(made[name])) for name, title in names if made.get(name) is not None]
     versions = made.get("versions")
     if isinstance(versions, dict):
-        line = ", ".join(f"{n} {_plain(v)}" for n, v in versions.items() if v is not None)
+        line = ", ".join(f"{n} {plain(v)}" for n, v in versions.items() if v is not None)
         told.append(("Versions", line))
     names = (("commit", "Commit"), ("command", "Command"))
-    told += [(title, _plain(made[name])) for name, title in names if made.get(name) is not None]
+    told += [(title, plain(made[name])) for name, title in names if made.get(name) is not None]
     return told
 
 
@@ -157,20 +178,31 @@ def not_said(knob: Knob) -> list[str]:
         "Other images can lose more or less than these; an interval tells of pictures of the same "
         "kind, and of each point alone, not of all points at once."
     )
+    return told + not_said_of_any(knob, f"a batch of {knob.batch}", "batches")
+
+
+def not_said_of_any(knob: AnyKnob, timed: str, others: str) -> list[str]:
+    """What figures of either kind of knob do not say: of gains, other machines, time and energy.
+
+    Args:
+        timed: what milliseconds are for.
+        others: in what other uses differ from that.
+    """
+    contents, told = knob.contents, []
     here = "" if contents.measured_here else ", which is not the one that this page was written on"
-    if any(point.loss is not None and point.loss < 0 for point in points):
+    if any(point.loss is not None and point.loss < 0 for point in knob.points):
         told.append(
             "A loss below 0 is a gain on these images. Where its interval holds 0, take it as none."
         )
     told.append(
-        f"Milliseconds are of {machine_told(contents.made)}{here}, for a batch of {knob.batch}. "
-        "Other machines, batches, versions and loads order points otherwise: knob.measure() "
-        "measures them there."
+        f"Milliseconds are of {machine_told(contents.made)}{here}, for {timed}. Other machines, "
+        f"{others}, versions and loads order points otherwise: knob.measure() measures them there."
     )
-    slow = [str(n) for n, point in enumerate(knob.points) if slower(knob, point)]
+    points: Sequence[AnyPoint] = knob.points
+    slow = [str(n) for n, point in enumerate(points) if slower(knob, point)]
     if slow:
         told.append(
-            f"Multiplications saved are no time saved. {_listed(slow)} took longer than the "
+            f"Multiplications saved are no time saved. {listed(slow)} took longer than the "
             "network awake on this machine."
         )
     if all(point.joules is None for point in contents.points):
@@ -178,7 +210,7 @@ def not_said(knob: Knob) -> list[str]:
     return told
 
 
-def slower(knob: Knob, point: OperatingPoint) -> bool:
+def slower(knob: AnyKnob, point: AnyPoint) -> bool:
     """Whether a point took longer than the network awake."""
     took, awake = point.latency_ms, knob.awake.latency_ms
     return took is not None and awake is not None and took > awake
@@ -200,12 +232,13 @@ def _seeds(points: Sequence[OperatingPoint]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Points by their names."""
     if len(names) == 1:
         return f"Point {names[0]}"
     return f"Points {', '.join(names[:-1])} and {names[-1]}"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A value of a file as text."""
     return value if isinstance(value, str) else quoted(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,7 @@ def losses(
     """Rows of ``Knob.evaluate``, but for ``setting``, of these points; the first is awake."""
     images, labels = gather(machine.nets[None], images, labels)
     made, own = contents.made, contents.objective
-    # Agreement is with the network awake, whether there are labels or not.
-    same = own == "agreement" or made.get("labelled") == (labels is not None)
+    same = is_alike(own, made, labels is not None)
     objective, found = evaluate(
         machine,
         points,
@@ -69,7 +68,11 @@ def losses(
             "loss": each.loss.mean,
             "loss_low": each.loss.low,
             "loss_high": each.loss.high,
-            **sold(point if alike else replace(point, loss=None, interval=None), each),
+            **sold(
+                (point.loss, point.interval) if alike else (None, None),
+                each.loss.mean,
+                (each.loss.low, each.loss.high),
+            ),
             "objective": objective,
         }
         for point, each in zip(points, found, strict=True)
@@ -154,22 +157,38 @@ def task_named(made: Mapping[str, Any]) -> str:
     return told
 
 
-def sold(point: OperatingPoint, found: Evaluated) -> Row:
-    """What a point was sold with, and whether its loss on other images lies within.
+def is_alike(objective: str, made: Mapping[str, Any], labelled: bool) -> bool:
+    """Whether a knob's objective is the same thing here, with labels or without."""
+    # Agreement is with the network awake, whether there are labels or not.
+    return objective == "agreement" or made.get("labelled") == labelled
 
-    Columns: ``sold_loss``, ``sold_low``, ``sold_high``; ``holds``, whether the loss here is at most
-    ``sold_high``; ``surely``, whether its whole interval lies on one side of that.
+
+def sold(
+    known: tuple[float | None, tuple[float, float] | None],
+    here: float,
+    spread: tuple[float, float] | None,
+) -> Row:
+    """What a point was sold with, and whether its loss elsewhere lies within.
+
+    Args:
+        known: the loss that it was sold with and its interval, as far as they say anything here.
+        here, spread: its loss elsewhere, and the interval of that; None of too few images.
+
+    Returns:
+        ``sold_loss``, ``sold_low``, ``sold_high``; ``holds``, whether the loss here is at most
+        ``sold_high``; ``surely``, whether its whole interval lies on one side of that.
     """
-    row: Row = {"sold_loss": point.loss, "sold_low": None, "sold_high": None}
-    if point.loss is None or point.interval is None:
+    loss, interval = known
+    row: Row = {"sold_loss": loss, "sold_low": None, "sold_high": None}
+    if loss is None or interval is None:
         return {**row, "holds": None, "surely": None}
-    low, high = point.interval
+    low, high = interval
     return {
         **row,
         "sold_low": low,
         "sold_high": high,
-        "holds": found.loss.mean <= high,
-        "surely": found.loss.low > high or found.loss.high <= high,
+        "holds": here <= high,
+        "surely": spread is not None and (spread[0] > high or spread[1] <= high),
     }
 
 

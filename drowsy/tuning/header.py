@@ -6,6 +6,7 @@ Every file is data from a stranger.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from drowsy.evaluation.identity import fingerprint_state
 from drowsy.files.messages import legible, quoted
+from drowsy.files.provenance import provenance
 from drowsy.graph.convert import inside
 from drowsy.knob.metrics import objectives
 from drowsy.tuning.witness import Size, Witness
@@ -96,6 +98,27 @@ def check_model(
             f"{where}: was tuned for another network that has this model's weights: "
             f"{legible(other)}, allowed: the same activations, strides, padding, epsilons, forward"
         )
+
+
+def made_here(made: Mapping[str, Any]) -> bool:
+    """Whether what a file tells was measured on this machine."""
+    return bool(made.get("machine") == provenance()["machine"])
+
+
+def warn_of_another_machine(made: Mapping[str, Any], where: str) -> None:
+    """Warn whoever called ``drowsy.load`` where milliseconds are of another machine."""
+    if made_here(made):
+        return
+    told = made.get("machine")
+    name = "not known"
+    if isinstance(told, dict):
+        facts = (f"{name} {value}" for name, value in told.items() if value is not None)
+        name = ", ".join(map(legible, facts))
+    warnings.warn(
+        f"{where}: its milliseconds are of another machine ({name}); knob.measure() measures here",
+        # This, the reader of the file, each kind's load, drowsy.load.
+        stacklevel=5,
+    )
 
 
 def _numbers(value: Any) -> Iterator[float]:

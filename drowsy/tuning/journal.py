@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from drowsy.evaluation.store import MEMORY
 from drowsy.files.atomic import write_json
 from drowsy.files.messages import legible
 from drowsy.files.versioned import check_header, check_keys, read_json
@@ -46,3 +47,8 @@ class Journal:
                 whole = {"format": FORMAT, "version": VERSION, "about": self._about}
                 write_json(self._path, {**whole, "values": self._values})
         return self._values[key]
+
+
+def beside(store: str | os.PathLike[str] | None) -> str | None:
+    """The path of the journal of a run with such a store; None: in memory, as its results are."""
+    return None if store is None or store == MEMORY else f"{os.fsdecode(store)}.journal"

@@ -28,7 +28,7 @@ from drowsy.tuning.evaluate import losses
 from drowsy.tuning.knobfile import Contents, read_knob, write_knob
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.measuring import check_seconds, measured
-from drowsy.tuning.requests import point_asked_for, the_request
+from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.table import points_table, with_levers
 
 # Points held by ``at`` in this thread or task, by the knob's id.
@@ -110,10 +110,7 @@ class Knob:
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(
-            "Knob: got pickled (pickle, torch.save or another process), allowed: knob.save(path), "
-            "and drowsy.load(path, model) there"
-        )
+        refuse_pickling(self)
 
     # --- running --------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 
 from drowsy.evaluation.identity import fingerprint_state
 from drowsy.files.messages import legible, listed, quoted
-from drowsy.files.provenance import provenance
 from drowsy.files.tensors import read_described, write_tensors
 from drowsy.files.versioned import check_header, check_keys, is_number
 from drowsy.knob.frontier import COSTS
@@ -33,7 +31,9 @@ from drowsy.tuning.header import (
     check_field,
     check_model,
     check_numbers,
+    made_here,
     points_in,
+    warn_of_another_machine,
 )
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.witness import Witness, sizes_of
@@ -129,12 +129,7 @@ def read_knob(path: str | os.PathLike[str], model: nn.Module) -> Contents:
     contents = _contents(about, tensors, where)
     sizes = sizes_of(contents.points)
     check_model(model, contents.weights, contents.witness, contents.image, sizes, where)
-    if not contents.measured_here:
-        warnings.warn(
-            f"{where}: its milliseconds are of another machine "
-            f"({_machine_told(contents.made)}); knob.measure() measures here",
-            stacklevel=3,
-        )
+    warn_of_another_machine(contents.made, where)
     return contents
 
 
@@ -184,7 +179,7 @@ def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents
         calibrations=calibrations,
         levers=about["levers"],
         made=about["made"],
-        measured_here=about["made"].get("machine") == provenance()["machine"],
+        measured_here=made_here(about["made"]),
     )
 
 
@@ -282,11 +277,3 @@ def _named(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     text = json.dumps(about, sort_keys=True)
     return hashlib.sha256((text + fingerprint_state(tensors)).encode()).hexdigest()
-
-
-def _machine_told(made: Mapping[str, Any]) -> str:
-    machine = made.get("machine")
-    if not isinstance(machine, dict):
-        return "not known"
-    told = (f"{name} {value}" for name, value in machine.items() if value is not None)
-    return ", ".join(map(legible, told))

@@ -34,10 +34,9 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> knob.Knob | VideoKno
     check_model(inside(model))
     if video:
         # Imported here: what streams are made of must not slow down programs without video.
-        from drowsy.tuning.clips.file import read_video_knob
-        from drowsy.tuning.clips.knob import VideoKnob
+        from drowsy.tuning.clips import knob as clips
 
-        return VideoKnob(model, read_video_knob(path, model))
+        return clips.load(path, model)
     return knob.load(path, model)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from drowsy.energy import Meter, NoMeter
@@ -33,16 +34,25 @@ def measured(
     }
     place = next(n for n, point in enumerate(points) if point.is_awake)
     found = typical(in_turns(runs, seconds, cuda=images.is_cuda), str(place))
-    meter = _meter(images)
-    joules: dict[str, float | None] = dict.fromkeys(runs)
-    if meter is not None:
-        meter.measure_idle()
-        for name, run in runs.items():
-            joules[name] = ratio(meter.measure(run).joules_per_call, len(images))
+    joules = joules_of(runs, dict.fromkeys(runs, len(images)), images.device)
     return [
         replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
         for n, point in enumerate(points)
     ]
+
+
+def joules_of(
+    runs: Mapping[str, Callable[[], object]], images: Mapping[str, int], device: torch.device
+) -> dict[str, float | None]:
+    """Joules an image of each run, whose calls are for so many; None where nothing meters."""
+    try:
+        meter = Meter(str(device))
+    except NoMeter:
+        return dict.fromkeys(runs)
+    meter.measure_idle()
+    return {
+        name: ratio(meter.measure(run).joules_per_call, images[name]) for name, run in runs.items()
+    }
 
 
 def check_seconds(seconds: Any) -> None:
@@ -51,10 +61,3 @@ def check_seconds(seconds: Any) -> None:
         raise TypeError(f"seconds: got {seconds!r}, allowed: a number above 0")
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds: got {seconds}, allowed: a finite number above 0")
-
-
-def _meter(images: Tensor) -> Meter | None:
-    try:
-        return Meter(str(images.device))
-    except NoMeter:
-        return None

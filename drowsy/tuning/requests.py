@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 Point = TypeVar("Point")
 
@@ -39,3 +39,11 @@ def point_asked_for(asked: Any, points: Sequence[Point], known: Sequence[Point])
         if own == asked:
             return own
     raise ValueError("point: got one that this knob does not have, allowed: one of its points")
+
+
+def refuse_pickling(knob: object) -> NoReturn:
+    """Raise TypeError, which tells how a knob goes elsewhere."""
+    raise TypeError(
+        f"{type(knob).__name__}: got pickled (pickle, torch.save or another process), allowed: "
+        "knob.save(path), and drowsy.load(path, model) there"
+    )

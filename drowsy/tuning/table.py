@@ -23,9 +23,15 @@ def points_table(rows: Sequence[Row], objective: str, batch: int) -> str:
 
 def clips_table(rows: Sequence[Row], objective: str) -> str:
     """Rows of ``VideoKnob.rows`` as text, a star before the one in force."""
-    names = ("latency_ms", "slowest_ms", "work", "peak")
-    lines = [[_cell(row[name], ".2f") for name in names] for row in rows]
-    return _table(rows, objective, ["ms/frame", "slowest", "work", "peak"], lines)
+    columns = {"latency_ms": "ms/frame", "slowest_ms": "slowest", "work": "work", "peak": "peak"}
+    lines = [[_cell(row[name], ".2f") for name in columns] for row in rows]
+    head = list(columns.values())
+    if any(row["joules"] is not None for row in rows):
+        head.append("J/frame")
+        lines = [
+            [*line, _cell(row["joules"], ".4g")] for line, row in zip(lines, rows, strict=True)
+        ]
+    return _table(rows, objective, head, lines)
 
 
 def with_levers(table: str, levers: Mapping[str, str]) -> str:

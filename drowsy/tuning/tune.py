@@ -7,8 +7,6 @@ import itertools
 import math
 import os
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drowsy._optional import require
 from drowsy.energy import Meter
 from drowsy.evaluation.arguments import check_count, check_seeds, gather
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
 from drowsy.evaluation.intervals import paired
-from drowsy.evaluation.store import MEMORY, Store
+from drowsy.evaluation.store import Store
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, convert, inside
 from drowsy.images.checks import check_splits
@@ -35,7 +32,7 @@ from drowsy.knob.point import OperatingPoint
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.calibration import Calibration
 from drowsy.tuning.conditions import Conditions
-from drowsy.tuning.journal import Journal
+from drowsy.tuning.journal import Journal, beside
 from drowsy.tuning.knob import Knob
 from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.levers import (
@@ -46,6 +43,7 @@ from drowsy.tuning.levers import (
     offer_sleep,
     offer_views,
 )
+from drowsy.tuning.progress import shown
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
@@ -143,6 +141,7 @@ def tune(
     levers: str | Sequence[str] = "auto",
     cost: str = "latency",
     minutes: float = MINUTES,
+    store: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     video: Literal[True],
 ) -> VideoKnob: ...
@@ -212,8 +211,8 @@ def tune(
             those of its frames or a list of such. Of several clips every second is chosen on and
             the others are reported on; a single one is cut in its middle. ``levers`` are
             ``packed``, ``size``, ``skip`` and ``remember``; ``cost`` is ``latency``, the mean of a
-            frame, ``slowest``, of the frame that takes longest, or ``macs``. ``batch``, ``splits``,
-            ``seeds`` and ``store`` are of images alone.
+            frame, ``slowest``, of the frame that takes longest, or ``macs``. ``batch``, ``splits``
+            and ``seeds`` are of images alone.
 
     Returns:
         the knob; with ``video`` a ``VideoKnob``, which is called with frames.
@@ -227,15 +226,17 @@ def tune(
     if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < 1e6:
         raise ValueError(f"minutes: got {minutes!r}, allowed: a number above 0")
     if video:
-        others = {"batch": batch, "splits": splits, "seeds": seeds, "store": store}
+        others = {"batch": batch, "splits": splits, "seeds": seeds}
         for name, value in others.items():
             if value is not None:
                 raise ValueError(f"{name}: got {value!r}, allowed: none with video")
         # Imported here: what streams are made of must not slow down programs without video.
         from drowsy.tuning.clips.tune import tune_video
 
-        with _bar(minutes, progress) as tell:
-            return tune_video(model, images, labels, metric, levers, cost, minutes, tell)
+        with _opened(store) as opened, shown(minutes, progress) as tell:
+            return tune_video(
+                model, images, labels, metric, levers, cost, minutes, tell, opened, beside(store)
+            )
     check_model(inside(model))
     chosen = _levers(levers)
     batch = BATCH if batch is None else batch
@@ -268,14 +269,13 @@ def tune(
         "minutes": minutes,
         "machine": provenance()["machine"],
     }
-    beside = None if store in (None, MEMORY) else f"{os.fsdecode(store)}.journal"
-    journal = Journal(beside, about)
+    journal = Journal(beside(store), about)
     seconds = journal.get("seconds an image", lambda: _seconds(copied, images[:batch].to(dtype)))
     plan = Plan.of(len(images), seconds, minutes)
     if splits is not None:
         plan = plan.on({name: len(span) for name, span in splits.items()})
     parts = plan.splits if splits is None else dict(splits)
-    with _opened(store) as opened, _bar(minutes, progress) as tell:
+    with _opened(store) as opened, shown(minutes, progress) as tell:
         tell("preparing")
         conditions = Conditions(
             savings=SLEEP_SAVINGS,
@@ -363,24 +363,6 @@ def _opened(store: str | os.PathLike[str] | None) -> Iterator[Store | None]:
     else:
         with Store(store) as opened:
             yield opened
-
-
-@contextmanager
-def _bar(minutes: float, progress: bool | None) -> Iterator[Callable[[str], None]]:
-    """A function to tell what is being done, which shows how much of the time is over."""
-    shown = sys.stderr.isatty() if progress is None else progress
-    if not shown:
-        yield lambda doing: None
-        return
-    start = time.monotonic()
-    form = "{desc}: {percentage:.0f}% of " + f"{minutes:g} min" + " |{bar}|"
-    with require("tqdm", "search").tqdm(total=60 * minutes, bar_format=form) as bar:
-
-        def tell(doing: str) -> None:
-            bar.n = min(time.monotonic() - start, bar.total)
-            bar.set_description_str(doing)
-
-        yield tell
 
 
 def _offers(

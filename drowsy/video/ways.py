@@ -77,17 +77,22 @@ class Way:
             )
 
     def __str__(self) -> str:
-        told = []
+        return ", ".join(self.turned.values()) or "awake"
+
+    @property
+    def turned(self) -> dict[str, str]:
+        """What each lever does, in words: ``size``, ``skip``, ``remember``, ``packed``, if any."""
+        told = {}
         if self.size is not None:
             height, width = self.size
-            told.append(f"{height} px" if height == width else f"{height} x {width} px")
+            told["size"] = f"{height} px" if height == width else f"{height} x {width} px"
         if self.every > 1:
-            told.append(f"one frame of {self.every}")
+            told["skip"] = f"one frame of {self.every}"
         if self.refresh is not None:
-            told.append(f"{self.refresh}, {self.rate} asleep")
+            told["remember"] = f"{self.refresh}, {self.rate} asleep"
         if self.packed:
-            told.append("packed")
-        return ", ".join(told) or "awake"
+            told["packed"] = "packed"
+        return told
 
     @property
     def is_awake(self) -> bool:

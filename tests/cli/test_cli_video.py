@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,67 @@ def test_a_knob_for_video_is_tuned(
     assert isinstance(knob, drowsy.VideoKnob)
     assert knob.contents.image == (3, 56, 56)
     assert knob.contents.made["network"]["model"] == "squeezenet1_1"
-    for name in ("evaluate", "bench", "report"):
-        rest = {"evaluate": ["--data", "x"], "bench": [], "report": ["--out", str(tmp_path / "r")]}
-        assert main([name, str(out), *rest[name]]) == 2
-        assert "is for video, allowed: one for images" in capsys.readouterr().err
+    assert main(["bench", str(out), "--seconds", "0.01"]) == 0
+    assert "slowest" in capsys.readouterr().out
+    assert main(["live", str(out), "--data", str(tmp_path)]) == 2
+    assert "is for video, allowed: one for images" in capsys.readouterr().err
+
+
+@pytest.fixture
+def knob(clips: list[str], weights: str, tmp_path: Path) -> str:
+    """The file of a knob that was sold without any loss."""
+    out = tmp_path / "net.drowsy"
+    model = models.load("squeezenet1_1", weights)
+    frames = torch.rand(12, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+    tuned = drowsy.tune(
+        model, frames, levers="skip", cost="macs", minutes=0.02, video=True, progress=False
+    )
+    network = {"model": "squeezenet1_1", "weights": weights, "crop": 56}
+    points = tuple(replace(p, loss=-1.0, interval=(-2.0, -1.0)) for p in tuned.contents.points)
+    made = {**tuned.contents.made, "network": network}
+    drowsy.VideoKnob(model, replace(tuned.contents, points=points, made=made)).save(out)
+    return str(out)
+
+
+def test_a_knob_is_evaluated_on_clips(
+    knob: str, clips: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", knob, "--data", *clips, "--frames", "10"]) == 0
+    told = capsys.readouterr()
+    lines = told.out.splitlines()
+    assert "sold with" in lines[0]
+    assert len(lines) == 2 + len([line for line in told.err.splitlines() if "loses" in line])
+    assert "awake: loses 0 of agreement here (0 to 0), sold with -2 to -1: no" in told.err
+    for more, told_of in (
+        (["--batch", "3"], "batch: got 3, allowed: of a knob for images"),
+        (["--labels", "x"], "labels: got x, allowed: of a knob for images"),
+    ):
+        assert main(["evaluate", knob, "--data", *clips, *more]) == 2
+        assert told_of in capsys.readouterr().err
+
+
+def test_a_knob_has_a_page(
+    knob: str, clips: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("PIL", reason="needs Pillow")
+    names, page = tmp_path / "names", tmp_path / "page.html"
+    names.write_text("\n".join(f"thing {n}" for n in range(1000)))
+    line = ["report", knob, "--out", str(page)]
+    shown = ["--data", clips[0], "--images", "2:6", "--names", str(names)]
+    assert main([*line, *shown]) == 0
+    assert "holds 4 of the frames" in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    assert text.count('id="picture') == 4
+    assert "thing " in text
+    assert main(line) == 0
+    assert "No example pictures were given" in page.read_text(encoding="utf-8")
+    for more, told in (
+        (["--data", clips[0], "--images", "10:20"], "images: got 10:20, allowed: within 0:14"),
+        (["--data", clips[0], "--labels", "x"], "labels: got x, allowed: of a knob for images"),
+        (["--names", str(names)], "names: got"),
+    ):
+        assert main([*line, *more]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_clips_are_compared(

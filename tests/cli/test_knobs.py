@@ -138,6 +138,13 @@ def test_evaluate_says_nothing_of_points_that_hold(
     told = capsys.readouterr()
     assert all(line.endswith("yes") for line in told.out.splitlines()[2:])
     assert "loses" not in told.err
+    line = ["evaluate", "tiny.drowsy", "--data", "data"]
+    for more, refused in (
+        (["--frames", "3"], "frames: got 3, allowed: of a knob for video"),
+        (["--data", "data", "data"], "data: got 2 folders, allowed: one"),
+    ):
+        assert main([*line, *more]) == 2
+        assert refused in capsys.readouterr().err
 
 
 def test_bench_measures_every_setting_here_and_writes_where_it_is_asked_to(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from drowsy.evaluation.intervals import Interval, interval, paired
+from drowsy.evaluation.intervals import Interval, grouped, interval, paired
 
 DRAWN: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
     "normal": (lambda rng, n: rng.normal(3, 2, n), 3.0),
@@ -79,3 +79,31 @@ def test_any_number_of_images(count: int) -> None:
     mean, low, high = interval(np.arange(count))
     assert low <= mean <= high
     assert mean == (count - 1) / 2
+
+
+def test_values_that_come_in_groups_are_drawn_group_by_group() -> None:
+    # Two groups that are alike within: both of one kind half of the time.
+    assert grouped([np.zeros(50), np.ones(50)]) == Interval(0.5, 0.0, 1.0)
+    # Every entry weighs the same.
+    found = grouped([np.zeros(9), np.ones(3)])
+    assert found.mean == 0.25
+    assert (found.low, found.high) == (0, 1)
+    values = np.random.default_rng(1).normal(size=40)
+    assert grouped([values]) == interval(values)
+    with pytest.raises(ValueError, match="groups: got none, allowed: one or more"):
+        grouped([])
+    with pytest.raises(ValueError, match=r"group 1: got shape \(0,\)"):
+        grouped([np.ones(3), np.ones(0)])
+
+
+def test_95_of_100_intervals_of_groups_hold_the_true_mean() -> None:
+    rng = np.random.default_rng(3)
+    held, alone = 0, 0
+    for _ in range(200):
+        groups = [rng.normal(5 + rng.normal(0, 2), 1, size) for size in rng.integers(4, 12, 30)]
+        found, plain = grouped(groups), interval(np.concatenate(groups))
+        held += found.low <= 5 <= found.high
+        alone += plain.low <= 5 <= plain.high
+    assert held >= 180
+    # Taken for unrelated, they seem far surer than they are.
+    assert alone < 150

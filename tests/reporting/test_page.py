@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pages import Page, references
 from torch import Tensor, nn
 
 from drowsy.evaluation.identity import fingerprint_state
@@ -33,7 +32,6 @@ from drowsy.tuning.witness import Witness
 
 RECIPE = Sleep("ours", source="fovea", grain="position", aligned=True)
 FULL = (24, 32)
-VOID = {"meta", "img", "br", "hr", "input", "link"}
 MADE = {
     "task": "classification",
     "labelled": True,
@@ -53,38 +51,6 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.two(self.one(x).relu()).relu().mean((2, 3)))
-
-
-class Page(HTMLParser):
-    """A page's elements and texts; fails where a tag is not closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.texts).split())
-
-    def of_class(self, name: str) -> list[dict[str, str | None]]:
-        return [each for _, each in self.tags if name in (each.get("class") or "").split()]
 
 
 @pytest.fixture
@@ -244,13 +210,6 @@ def test_without_a_normalisation_images_show_all_their_range(knob: Knob, tmp_pat
     assert (min(values), max(values)) == (0, 255)
 
 
-def references(page: Page) -> Iterator[str]:
-    for _, attributes in page.tags:
-        for name in ("href", "src", "xlink:href", "action", "data", "poster", "srcset"):
-            if attributes.get(name) is not None:
-                yield str(attributes[name])
-
-
 def test_nothing_is_fetched_from_elsewhere(knob: Knob, tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="needs Pillow")
     page, text = page_of(knob, tmp_path, torch.rand(1, 3, *FULL))
@@ -334,6 +293,7 @@ def test_a_knob_without_milliseconds_or_anything_told_has_a_page(
         ((torch.rand(9, 3, *FULL),), {}, "images: got 9, allowed: 1 to 8"),
         ((torch.rand(1, 4, *FULL),), {}, r"allowed: \[N, 3, H, W\]"),
         ((torch.full((1, 3, *FULL), torch.nan),), {}, "images: number 0 holds NaN"),
+        ((), {"classes": ["cat"]}, "classes: got some, allowed: None of a Knob"),
         ((), {"name": " "}, "name: got ' ', allowed: a text"),
         ((), {"mean": (0, 0, 0)}, "mean, std: got .*, allowed: both, or none"),
         ((), {"mean": (0, 0), "std": (1, 1, 1)}, r"mean: got \(0, 0\), allowed: 3 numbers"),
@@ -348,7 +308,7 @@ def test_bad_arguments_are_refused_and_nothing_is_written(
 
 
 def test_only_a_knob_has_a_report(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="knob: got str, allowed: a Knob"):
+    with pytest.raises(TypeError, match="knob: got str, allowed: a Knob or a VideoKnob"):
         write_report("net.drowsy", tmp_path / "page.html")  # type: ignore[arg-type]
 
 

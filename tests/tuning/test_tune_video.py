@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import json
+import pickle
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy.evaluation.classification import CLASSIFICATION
+from drowsy.tuning import evaluate, measuring
 from drowsy.tuning.clips import tune as tuning
 from drowsy.tuning.clips.footage import Footage, Stretch, gather, split
 from drowsy.tuning.clips.knob import worth_having
@@ -544,7 +549,194 @@ def test_the_governor_turns_it(knob: drowsy.VideoKnob, clips: list[Tensor]) -> N
         assert governor(frame).shape == (1, 4)
 
 
-# --- its file -----------------------------------------------------------------------------------
+def test_a_knob_is_saved_and_not_pickled(knob: drowsy.VideoKnob, clips: list[Tensor]) -> None:
+    told = r"VideoKnob: got pickled .* allowed: knob.save\(path\)"
+    with pytest.raises(TypeError, match=told):
+        pickle.dumps(knob)
+    with pytest.raises(TypeError, match=told):
+        torch.save(knob, io.BytesIO())
+    # A copy shares the network, and remembers for itself.
+    knob.set(1)
+    answer = knob(clips[0][:1])
+    twin = copy.copy(knob)
+    assert (twin._net, twin.point) == (knob._net, knob.point)
+    assert (twin.looks, knob.looks[0] is None) == ((None,), False)
+    assert torch.equal(twin(clips[0][:1]), answer)
+
+
+class FakeMeter:
+    """Every frame takes a joule, of ways that call the network less, less."""
+
+    def __init__(self, device: str) -> None:
+        assert device == "cpu"
+        self.idle = False
+
+    def measure_idle(self) -> None:
+        self.idle = True
+
+    def measure(self, run: Any) -> Any:
+        assert self.idle
+        run()
+        return SimpleNamespace(joules_per_call=4 * next(JOULES))
+
+
+JOULES: Any = None
+
+
+def test_joules_are_of_a_frame_and_asked_for_as_of_images(
+    model: nn.Module, clips: list[Tensor], timed: list[Way], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(device: str) -> None:
+        raise drowsy.energy.NoMeter("nothing here")
+
+    monkeypatch.setattr(measuring, "Meter", none)
+    knob = tune(model, clips, levers="skip", cost="macs")
+    assert [point.joules for point in knob.contents.points] == [None] * 3
+    assert "J/frame" not in knob.table()
+    told = "joules: was not measured at any point of this frontier"
+    with pytest.raises(drowsy.NoSuchPoint, match=told):
+        knob.set(joules=1.0)
+    monkeypatch.setattr(measuring, "Meter", FakeMeter)
+    monkeypatch.setattr(sys.modules[__name__], "JOULES", iter((3.0, 2.0, 1.0, 6.0, 5.0, 4.0)))
+    knob = tune(model, clips, levers="skip", cost="macs")
+    # Of four frames each.
+    assert [point.joules for point in knob.contents.points] == [3, 2, 1]
+    assert knob.table().splitlines()[0].split()[6] == "J/frame"
+    assert [row["joules"] for row in knob.rows()] == [3, 2, 1]
+    assert knob.set(joules=2.5).way.every == 2
+    with pytest.raises(drowsy.NoSuchPoint, match=r"no point with joules 0\.5; the nearest has 1"):
+        knob.set(joules=0.5)
+    knob.measure(clips[0], seconds=0.01)
+    assert [point.joules for point in knob.contents.points] == [6, 5, 4]
+
+
+# --- other clips --------------------------------------------------------------------------------
+
+
+def test_losses_on_other_clips_are_counted_frame_by_frame(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    knob = tune(model, clips, levers="skip", cost="macs")
+    others = [clips[0].flip(3), clips[2].flip(3)]
+    rows = knob.evaluate(others)
+    assert [row["setting"] for row in rows] == [row["setting"] for row in knob.rows()]
+    with torch.inference_mode():
+        answers = [model(clip).argmax(1) for clip in others]
+    for row, every in zip(rows, (1, 2, 4), strict=True):
+        shown = torch.arange(14) // every * every
+        wrong = torch.cat([(own != own[shown])[1:] for own in answers]).double().mean()
+        assert row["loss"] == pytest.approx(float(wrong), abs=1e-6)
+        assert row["agreement"] == pytest.approx(1 - row["loss"])
+        assert row["work"] == pytest.approx(sum(n % every == 0 for n in range(1, 14)) / 13)
+        assert row["loss_low"] <= row["loss"] <= row["loss_high"]
+    assert rows[2]["loss"] > 0
+    assert "lost (points) here" in evaluate.table(rows, "agreement")
+
+
+def test_what_a_point_was_sold_with_is_compared(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    knob = tune(model, clips, levers="skip", cost="macs")
+    points = tuple(
+        replace(point, loss=loss, interval=interval)
+        for point, (loss, interval) in zip(
+            knob.contents.points, ((0.0, (0.0, 0.0)), (0.1, (0.0, 0.9)), (0.0, (0.0, 0.0))),
+            strict=True,
+        )
+    )  # fmt: skip
+    # Frames of which the second half is of another class than the first, and again.
+    jumping = clips[1][torch.tensor([0, 7] * 7)]
+    knob = drowsy.VideoKnob(model, replace(knob.contents, points=points), cut=None)
+    rows = {row["setting"]: row for row in knob.evaluate([jumping] * 2)}
+    assert (rows["awake"]["loss"], rows["awake"]["holds"]) == (0, True)
+    assert rows["one frame of 2"]["sold_high"] == 0.9
+    assert rows["one frame of 2"]["holds"]
+    assert rows["one frame of 4"]["loss"] > 0.3
+    assert not rows["one frame of 4"]["holds"]
+    assert evaluate.verdict(rows["one frame of 4"]) == "no"
+    # Of one block there is no interval, and nothing is sure.
+    rows = {row["setting"]: row for row in knob.evaluate(jumping[:6])}
+    assert rows["one frame of 4"]["loss_low"] is None
+    assert evaluate.verdict(rows["one frame of 4"]) == "no, or by chance"
+    # With labels it is another objective, of which nothing was sold.
+    with torch.inference_mode():
+        labels = model(jumping).argmax(1)
+    rows = knob.evaluate(jumping, labels)
+    assert {row["objective"] for row in rows} == {"agreement"}
+    labelled = replace(knob.contents, objective="agreement", made={"task": "classification"})
+    with pytest.raises(ValueError, match=r"clips: got frames of \(3, 28, 28\), allowed: \(3, 56"):
+        knob.evaluate(jumping[:, :, ::2, ::2])
+    with pytest.raises(ValueError, match="metric: got none, and the knob was tuned by one"):
+        drowsy.VideoKnob(model, replace(labelled, made={})).evaluate(jumping)
+
+
+def test_with_labels_a_knob_of_labels_is_compared(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    with torch.no_grad():
+        labels = [model(clip).argmax(1) for clip in clips]
+    knob = tune(model, clips, labels, levers="skip", cost="macs")
+    rows = knob.evaluate(clips[1:2], labels[1:2])
+    assert {row["objective"] for row in rows} == {"top1"}
+    # The very frames that were reported on.
+    assert [row["loss"] for row in rows] == [row["sold_loss"] for row in rows]
+    assert all(row["holds"] for row in rows)
+    rows = knob.evaluate(clips[1:2])
+    assert {row["objective"] for row in rows} == {"agreement"}
+    assert {row["holds"] for row in rows} == {None}
+    with pytest.raises(ValueError, match="labels: awake the network is right in 0 of"):
+        knob.evaluate(clips, [(own + 1) % 4 for own in labels])
+
+
+# --- a run that is stopped ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"), [("looks", 0), ("looks", 7), ("paces", 1), ("paces", 6)]
+)
+def test_stopped_anywhere_it_ends_with_the_same_file(
+    kind: str,
+    after: int,
+    model: nn.Module,
+    clips: list[Tensor],
+    timed: list[Way],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+    stopped = False
+
+    def counted(kind_: str, run: Any) -> Any:
+        def call(*args: Any) -> Any:
+            if stopped and kind_ == kind and done.count(kind) == after:
+                raise KeyboardInterrupt
+            done.append(kind_)
+            return run(*args)
+
+        return call
+
+    monkeypatch.setattr(Footage, "_looked_at", counted("looks", Footage._looked_at))
+    monkeypatch.setattr(tuning, "pace", counted("paces", tuning.pace))
+
+    def run(store: str) -> bytes:
+        knob = tune(model, clips, levers=["size", "remember", "skip"], store=tmp_path / store)
+        knob.save(tmp_path / "net.drowsy")
+        return (tmp_path / "net.drowsy").read_bytes()
+
+    whole, all_of_it = run("whole.sqlite"), sorted(done)
+    done.clear()
+    # All is known: nothing is looked at or timed again.
+    assert (run("whole.sqlite"), done) == (whole, [])
+    stopped = True
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped.sqlite")
+    stopped = False
+    assert run("stopped.sqlite") == whole
+    assert sorted(done) == all_of_it
+    # What other clips or another time did is not taken for this.
+    done.clear()
+    tune(model, clips[::-1], levers="skip", store=tmp_path / "stopped.sqlite")
+    assert done.count("looks") == 6
 
 
 def test_a_file_gives_the_knob_back(
@@ -629,7 +821,7 @@ def test_files_that_are_refused(model: nn.Module, knob: drowsy.VideoKnob, tmp_pa
         points[n] = points[n] | change
         refused({"points": points}, f"point {n}: {told}")
 
-    refused({"version": 1}, "version: got 1, allowed: 2")
+    refused({"version": 2}, "version: got 2, allowed: 3")
     refused({"cost": "joules"}, "cost: got 'joules', allowed: latency, slowest, macs")
     refused({"objective": "divergence"}, "objective: got 'divergence', allowed: top1, top5, agree")
     refused({"weights": 3}, "weights: got 3, allowed: a fingerprint")
@@ -644,6 +836,7 @@ def test_files_that_are_refused(model: nn.Module, knob: drowsy.VideoKnob, tmp_pa
     refused_point({"work": 0}, "work: got 0 awake, allowed: above 0")
     refused_point({"work": -1}, "work: got -1, allowed: 0 or more", 1)
     refused_point({"latency_ms": 0}, "latency_ms: got 0, allowed: above 0")
+    refused_point({"joules": -1}, "joules: got -1, allowed: 0 or more")
     refused_point({"way": {}}, "way: missing")
     refused_point({"way": first["way"] | {"every": 10**9}}, "way: every: got 1000000000, allowed")
     sized = data["points"][at]["way"]
@@ -688,8 +881,35 @@ def test_of_another_machine_milliseconds_are_warned_of(
     data = json.loads(path.read_text())
     data["made"]["machine"] = {"processor": "another"}
     write(path, data)
-    with pytest.warns(UserWarning, match="milliseconds are of another machine"):
+    told = r"milliseconds are of another machine \(processor another\); knob.measure\(\) measures"
+    with pytest.warns(UserWarning, match=told) as caught:
         drowsy.load(path, model)
+    # Where the user called.
+    assert [each.filename for each in caught] == [__file__]
+
+
+def test_sizes_of_a_file_that_the_network_does_not_take_are_refused_at_once(
+    clips: list[Tensor], timed: list[Way], tmp_path: Path
+) -> None:
+    fixed = varied(Fixed, clips)
+    knob = tune(fixed, clips, levers="skip", cost="macs")
+    path = tmp_path / "net.drowsy"
+    knob.save(path)
+    assert drowsy.load(path, fixed).table() == knob.table()
+    data = json.loads(path.read_text())
+    data["points"][1]["way"] |= {"size": [28, 28]}
+    write(path, data)
+    told = r"net.drowsy: point 1: way: got 28 px, one frame of \d, allowed: what the network takes"
+    with pytest.raises(ValueError, match=told):
+        drowsy.load(path, fixed)
+    branching = varied(Branching, clips)
+    knob = tune(branching, clips, levers="skip", cost="macs")
+    knob.save(path)
+    data = json.loads(path.read_text())
+    data["points"][1]["way"] |= {"refresh": "bands", "rate": "1/2", "every": 1, "packed": False}
+    write(path, data)
+    with pytest.raises(ValueError, match="point 1: way: got bands, 1/2 asleep, allowed: what the"):
+        drowsy.load(path, branching)
 
 
 # --- bad input ----------------------------------------------------------------------------------
@@ -700,7 +920,7 @@ def test_of_another_machine_milliseconds_are_warned_of(
     [
         ({"batch": 4}, "batch: got 4, allowed: none with video"),
         ({"seeds": (1,)}, r"seeds: got \(1,\), allowed: none with video"),
-        ({"store": "x.sqlite"}, "store: got 'x.sqlite', allowed: none with video"),
+        ({"store": "/proc/knob"}, "store /proc/knob: cannot be opened"),
         ({"cost": "joules"}, "cost: got 'joules', allowed for video: latency, slowest, macs"),
         ({"levers": "view"}, "levers: got 'view', allowed for video: auto, or some of packed"),
         ({"levers": []}, r"levers: got \[\], allowed for video"),
@@ -729,6 +949,9 @@ def test_clips_that_are_refused(model: nn.Module, clips: list[Tensor]) -> None:
             tune(model, given)
     with pytest.raises(ValueError, match="labels: got 2 for 3 clips, allowed: one of each"):
         tune(model, clips, [[0] * 14] * 2)
+    told = r"clips: got frames of \(4, 56, 56\), allowed: what the network takes \(.*4 channels"
+    with pytest.raises(ValueError, match=told):
+        tune(model, torch.cat([one, one[:, :1]], 1))
 
 
 def test_labels_that_are_refused_before_any_work(model: nn.Module, clips: list[Tensor]) -> None:

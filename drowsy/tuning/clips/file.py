@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -19,13 +18,19 @@ from torch import nn
 
 from drowsy.files.atomic import write_text
 from drowsy.files.messages import legible, quoted
-from drowsy.files.provenance import provenance
 from drowsy.files.versioned import check_header, check_keys, read_json
 from drowsy.tuning.clips.point import COSTS, VideoPoint
-from drowsy.tuning.header import check_common, check_model, check_numbers, points_in
+from drowsy.tuning.header import (
+    check_common,
+    check_model,
+    check_numbers,
+    made_here,
+    points_in,
+    warn_of_another_machine,
+)
 from drowsy.tuning.witness import Witness
 
-FORMAT, VERSION = "drowsy.video-knob", 2
+FORMAT, VERSION = "drowsy.video-knob", 3
 # Far above what any knob has.
 _EVERY = 1 << 10
 
@@ -98,12 +103,7 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
     # Only where nothing that a network puts out repeats is there nothing to tell it by.
     if not witness.found and Witness.of(model, image, sizes).found:
         raise ValueError(f"{where}: witness: got none, allowed: what the network puts out")
-    here = made.get("machine") == provenance()["machine"]
-    if not here:
-        warnings.warn(
-            f"{where}: its milliseconds are of another machine; knob.measure() measures here",
-            stacklevel=3,
-        )
+    warn_of_another_machine(made, where)
     return VideoContents(
         weights=about["weights"],
         witness=witness,
@@ -113,7 +113,7 @@ def read_video_knob(path: str | os.PathLike[str], model: nn.Module) -> VideoCont
         cost=about["cost"],
         levers=about["levers"],
         made=made,
-        measured_here=here,
+        measured_here=made_here(made),
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,17 +14,22 @@ import torch
 from torch import Tensor
 
 from drowsy.evaluation.guessing import check_targets
-from drowsy.evaluation.intervals import paired
-from drowsy.evaluation.metrics import Task
+from drowsy.evaluation.identity import Context, fingerprint_data, fingerprint_network
+from drowsy.evaluation.intervals import grouped
+from drowsy.evaluation.metrics import Counts, Task
 from drowsy.evaluation.outputs import joined
+from drowsy.evaluation.store import Store
 from drowsy.images.checks import as_tensor, check_clips
 from drowsy.network.net import DrowsyNet
+from drowsy.tuning.journal import Journal
 from drowsy.video.ways import Player, Way
 
 # Frames in a row whose losses are one draw: neighbours err alike.
 BLOCK = 8
 # Frames of a part, at least.
 _FEWEST = 6
+# The one setting in the store of a way, which is its context's.
+_ONLY = (0,)
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,13 @@ class Stretch:
         return Stretch(self.frames[first:last], labels)
 
 
-def gather(clips: Any, labels: Any, like: Tensor) -> list[Stretch]:
+def gather(clips: Any, labels: Any, like: Tensor, *, cut: bool = True) -> list[Stretch]:
     """Clips with their labels, where the network is and in its dtype.
+
+    Args:
+        clips, labels: as for ``drowsy.tune``.
+        like: any of the network's parameters.
+        cut: whether a single clip will be cut into two parts.
 
     Raises:
         TypeError, ValueError: other clips than tensors ``[T, C, H, W]``, one or in a list, of one
@@ -50,8 +63,7 @@ def gather(clips: Any, labels: Any, like: Tensor) -> list[Stretch]:
             f"clips: got {type(clips).__name__}, allowed: a tensor [T, C, H, W], or a list of them"
         )
     given = [clips] if alone else list(clips)
-    # A single clip is cut into two parts.
-    fewest = 2 * _FEWEST if len(given) == 1 else _FEWEST
+    fewest = 2 * _FEWEST if cut and len(given) == 1 else _FEWEST
     check_clips({str(n): clip for n, clip in enumerate(given)}, fewest)
     if given[0].device != like.device:
         raise ValueError(
@@ -93,6 +105,14 @@ def split(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch], s
     return [only.part(0, half)], [only.part(half, len(only.frames))], told
 
 
+def fingerprint_clips(stretches: Sequence[Stretch]) -> str:
+    """SHA-256 over the frames as the network sees them, and their labels, clip by clip."""
+    digest = hashlib.sha256()
+    for each in stretches:
+        digest.update(fingerprint_data(each.frames, each.labels).encode())
+    return digest.hexdigest()
+
+
 def shortened(stretches: Sequence[Stretch], frames: int) -> list[Stretch]:
     """The beginnings of these, so many frames of all together, or a few of each."""
     each = max(frames // len(stretches), _FEWEST)
@@ -129,32 +149,86 @@ class Footage:
         net: a converted network.
         stretches: one or more.
         task: what outputs are, and how they are judged.
+        store, journal: where what ways do is kept, by which a run resumes; None keeps nothing.
     """
 
-    def __init__(self, net: DrowsyNet, stretches: Sequence[Stretch], task: Task) -> None:
+    def __init__(
+        self,
+        net: DrowsyNet,
+        stretches: Sequence[Stretch],
+        task: Task,
+        store: Store | None = None,
+        journal: Journal | None = None,
+    ) -> None:
         self.task, self._net, self._stretches = task, net, stretches
+        self._store, self._journal = store, Journal(None, {}) if journal is None else journal
         self._labels = [
             None if each.labels is None else task.check(each.labels, each.frames)
             for each in stretches
         ]
-        awake = Player(net, Way())
-        self._awake = [
-            [task.take(awake(frame), frame) for frame in each.frames.split(1)] for each in stretches
+
+    @cached_property
+    def _awake(self) -> list[list[Any]]:
+        """What the network as it is says of every frame, by stretch."""
+        awake = Player(self._net, Way())
+        return [
+            [self.task.take(awake(frame), frame) for frame in each.frames.split(1)]
+            for each in self._stretches
         ]
+
+    @cached_property
+    def _known_by(self) -> tuple[str, str]:
+        """Fingerprints of the network and of what it is shown."""
+        return fingerprint_network(self._net), fingerprint_clips(self._stretches)
 
     @property
     def frames(self) -> int:
         """How many count."""
         return sum(len(each.frames) - 1 for each in self._stretches)
 
+    def steady(self, metric: str) -> float:
+        """How good by a metric the awake network's answer to the frame before is for a frame."""
+        return float(
+            np.mean(
+                [
+                    self.task.count(before, now, None).values[metric][0]
+                    for awake in self._awake
+                    for before, now in itertools.pairwise(awake)
+                ]
+            )
+        )
+
     def seen(self, way: Way) -> Seen:
-        """What a way does."""
-        values: dict[str, list[np.ndarray]] = {}
+        """What a way does, as it is known, or found now and kept."""
+        if self._store is None:
+            return self._seen(*self._looked_at(way))
+        network, data = self._known_by
+        told: dict[str, Any] = {"way": way.to_dict()}
+        if self.task.told is not None:
+            told["task"] = self.task.told
+        context = Context(network, data, told, 0)
+        counts, work = self._store.results(context).get(_ONLY), None
+        if counts is None:
+            counts, work = self._looked_at(way)
+            self._store.put(context, _ONLY, counts)
+        key = f"work on {data[:16]}: {way}"
+        return self._seen(counts, self._journal.get(key, lambda: work or self._looked_at(way)[1]))
+
+    def _seen(self, counts: Counts, work: Sequence[float]) -> Seen:
+        ends = np.cumsum([len(each.frames) - 1 for each in self._stretches])[:-1]
+        values = {
+            name: np.split(each.astype(np.float64), ends) for name, each in counts.values.items()
+        }
+        mean, peak = work
+        return Seen(values, mean, peak)
+
+    def _looked_at(self, way: Way) -> tuple[Counts, tuple[float, float]]:
+        """Of frames that count: every metric, and the mean and largest share of the work."""
+        counted: list[Counts] = []
         work: list[float] = []
         steady: list[float] = []
         for stretch, labels, awake in zip(self._stretches, self._labels, self._awake, strict=True):
             player = Player(self._net, way)
-            counted = []
             for time, frame in enumerate(stretch.frames.split(1)):
                 output = self.task.take(player(frame), frame)
                 (look,) = player.looks
@@ -162,13 +236,11 @@ class Footage:
                 if time == 0:
                     continue
                 targets = None if labels is None else labels[time : time + 1]
-                counted.append(self.task.count(output, awake[time], targets).values)
+                counted.append(self.task.count(output, awake[time], targets))
                 work.append(look.work)
                 steady += [look.work] if look.why != "cut" else []
-            for name in counted[0]:
-                each = np.array([float(one[name][0]) for one in counted])
-                values.setdefault(name, []).append(each)
-        return Seen(values, float(np.mean(work)), max(steady or work))
+        first, *others = counted
+        return sum(others, first), (float(np.mean(work)), max(steady or work))
 
     def check_targets(self) -> None:
         """Raise ValueError or warn where the network awake does no better than who guesses.
@@ -198,24 +270,21 @@ class Footage:
     def lost(
         self, awake: Seen, seen: Seen, metric: str
     ) -> tuple[float, tuple[float, float] | None]:
-        """How much less of a metric than awake, and the interval of blocks of frames in a row.
+        """How much less of a metric than awake, and the interval of clips and blocks of frames.
 
-        None where these are one block, of which nothing can be drawn again.
+        Clips are drawn again, and in each of them blocks of frames in a row; None where all are one
+        block, of which nothing can be drawn again.
         """
         loss = float(awake.each(metric).mean() - seen.each(metric).mean())
-        one, other = (_blocks(each.values[metric]) for each in (awake, seen))
-        if len(one) == 1:
+        pairs = zip(awake.values[metric], seen.values[metric], strict=True)
+        clips = [_blocks(one - other) for one, other in pairs]
+        if sum(map(len, clips)) == 1:
             return loss, None
-        found = paired(one, other)
+        found = grouped(clips)
         return loss, (found.low, found.high)
 
 
-def _blocks(stretches: Sequence[np.ndarray]) -> np.ndarray:
+def _blocks(values: np.ndarray) -> np.ndarray:
     """Means of about ``BLOCK`` frames in a row."""
-    return np.array(
-        [
-            part.mean()
-            for values in stretches
-            for part in np.array_split(values, max(round(len(values) / BLOCK), 1))
-        ]
-    )
+    parts = np.array_split(values, max(round(len(values) / BLOCK), 1))
+    return np.array([part.mean() for part in parts])

@@ -14,20 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.evaluation.arguments import check_count
-from drowsy.files.messages import quoted
+from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row
 from drowsy.graph.convert import convert
 from drowsy.images.checks import check_clips
 from drowsy.knob.costs import ROUNDING
-from drowsy.knob.frontier import NoSuchPoint
+from drowsy.knob.frontier import NoSuchPoint, unmeasured
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet
-from drowsy.tuning.clips.file import VideoContents, write_video_knob
-from drowsy.tuning.clips.pace import pace
+from drowsy.tuning.clips.evaluate import losses
+from drowsy.tuning.clips.file import VideoContents, read_video_knob, write_video_knob
+from drowsy.tuning.clips.pace import joules_a_frame, pace
 from drowsy.tuning.clips.point import VideoPoint, spent
 from drowsy.tuning.measuring import check_seconds
-from drowsy.tuning.requests import point_asked_for, the_request
+from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.resolution import fit_flatten
 from drowsy.tuning.table import clips_table, with_levers
 from drowsy.video.cuts import DEFAULT_CUT
@@ -45,7 +46,7 @@ class VideoKnob:
 
         knob = drowsy.tune(model, clips, video=True)
         print(knob)                          # every way: ms, work and loss of a frame
-        knob.set(max_loss=0.01)              # or saving=0.5, latency_ms=8, slowest_ms=12
+        knob.set(max_loss=0.01)              # or saving=, latency_ms=, slowest_ms=, joules=
         for frame in frames:                 # [1, C, H, W]
             answer = knob(frame)
         knob.save("resnet18.drowsy")         # drowsy.load("resnet18.drowsy", model)
@@ -94,14 +95,23 @@ class VideoKnob:
         self.awake = next(point for point in points if point.is_awake)
         self.points = worth_having(points, self.objective, self.cost)
 
+    def __copy__(self) -> VideoKnob:
+        """Another knob over the same network, at the same point, that has not seen a frame yet."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        twin._player = twin._playing(twin.point)
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> VideoKnob:
         """A knob with a network of its own, at the same point, that has not seen a frame yet."""
-        twin = memo[id(self)] = object.__new__(type(self))
-        vars(twin).update(vars(self))
+        twin = memo[id(self)] = self.__copy__()
         twin._net = copy.deepcopy(self._net, memo)
         # Anew: weights in the order that a device's library wants cannot be copied.
         twin._player = twin._playing(twin.point)
         return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        refuse_pickling(self)
 
     def _playing(self, point: VideoPoint) -> Player:
         return Player(self._net, point.way, self._streams, cut=self._cut)
@@ -158,6 +168,7 @@ class VideoKnob:
         max_loss: float | None = None,
         latency_ms: float | None = None,
         slowest_ms: float | None = None,
+        joules: float | None = None,
     ) -> VideoPoint:
         """Turn the knob; takes effect at the next frame. Returns the point.
 
@@ -172,6 +183,7 @@ class VideoKnob:
             latency_ms: the best point that takes no longer for a frame, in the mean.
             slowest_ms: the best point of which no frame takes longer, but the first and those after
                 a cut.
+            joules: the best point that takes no more for a frame, in the mean.
 
         Raises:
             NoSuchPoint: no point satisfies the request.
@@ -183,6 +195,7 @@ class VideoKnob:
             "max_loss": max_loss,
             "latency_ms": latency_ms,
             "slowest_ms": slowest_ms,
+            "joules": joules,
         }
         name, value = the_request(point, wishes)
         if name == "point":
@@ -213,16 +226,16 @@ class VideoKnob:
             "max_loss": lambda p: p.loss,
             "latency_ms": lambda p: p.latency_ms,
             "slowest_ms": lambda p: p.slowest_ms,
+            "joules": lambda p: p.joules,
         }[name]
         most = (-value if name == "saving" else value) + ROUNDING
         known = [p for p in pool if measured(p) is not None]
+        if not known:
+            raise unmeasured(name)
         fitting = [p for p in known if measured(p) <= most]
         if not fitting:
-            near = [abs(measured(p)) for p in known]
-            told = (
-                f"; the nearest has {min(near, key=lambda x: abs(x - value)):.4g}" if near else ""
-            )
-            raise NoSuchPoint(f"no point with {name} {value}{told}")
+            near = min((abs(measured(p)) for p in known), key=lambda x: abs(x - value))
+            raise NoSuchPoint(f"no point with {name} {value}; the nearest has {near:.4g}")
         if name == "max_loss":
             return max(fitting, key=self.saved)
         return max(fitting, key=lambda p: (p.figures[self.objective], self.saved(p)))
@@ -230,14 +243,14 @@ class VideoKnob:
     # --- measuring ------------------------------------------------------------------------------
 
     def measure(self, clip: Tensor | None = None, *, seconds: float = _SECONDS) -> None:
-        """Measure milliseconds of every point here and now; the knob stays where it is.
+        """Measure milliseconds, and joules where a meter is, of every point here and now.
 
-        Points that cost more here than a better one leave ``points``; they are kept in the file,
-        for other machines.
+        The knob stays where it is. Points that cost more here than a better one leave ``points``;
+        they are kept in the file, for other machines.
 
         Args:
             clip: frames ``[T, C, H, W]``, shown forth and back; None for noise that moves.
-            seconds: for all points together.
+            seconds: for the milliseconds of all points together; joules take five more each.
 
         Raises:
             TypeError, ValueError: another clip than the network takes, one that is not finite, or
@@ -261,17 +274,50 @@ class VideoKnob:
         each = seconds / len(points)
         with torch.autocast(like.device.type, enabled=False):
             found = [pace(self._net, point.way, clip.to(like.dtype), each) for point in points]
+            metered = joules_a_frame(self._net, [p.way for p in points], clip.to(like.dtype))
         awake_ms = float(np.median([one.awake_ms for one in found]))
         made = {**self.contents.made, "machine": provenance()["machine"]}
         self.contents = replace(self.contents, measured_here=True, made=made)
         before = points.index(self.point)
         self._take(
             [
-                replace(p, latency_ms=one.mean * awake_ms, slowest_ms=one.slowest * awake_ms)
-                for p, one in zip(points, found, strict=True)
+                replace(
+                    p,
+                    latency_ms=one.mean * awake_ms,
+                    slowest_ms=one.slowest * awake_ms,
+                    joules=spent_joules,
+                )
+                for p, one, spent_joules in zip(points, found, metered, strict=True)
             ]
         )
         self.point = self.contents.points[before]
+
+    def evaluate(self, clips: Any, labels: Any = None, *, metric: Any = None) -> list[Row]:
+        """What every point loses on other clips: whether the knob holds there.
+
+        Losses are against the network awake, frame by frame, in the objective that the knob was
+        tuned for. Where that is another thing here, since there are labels and were none or the
+        other way round, they are in the task's own, and nothing is said of whether points hold.
+
+        Args:
+            clips: as for ``drowsy.tune``, with ``video=True``, that points were not chosen on. All
+                frames count but the first of each clip.
+            labels: as for ``drowsy.tune``; None compares with the network awake.
+            metric: as for ``drowsy.tune``; None for the task that the knob was tuned for.
+
+        Returns:
+            rows as of ``Knob.evaluate``, with ``work`` and ``peak`` too: a row a point, awake
+            first. Intervals are of clips drawn again, and of blocks of frames in a row in each;
+            None of too few frames, of which nothing is said for sure (``surely`` is False).
+
+        Raises:
+            TypeError, ValueError: clips or labels that the network or the task does not take, or
+                no metric where the knob was tuned by a function.
+        """
+        like = next(self._net.parameters())
+        points = [self.awake, *(p for p in self.points if p is not self.awake)]
+        with torch.autocast(like.device.type, enabled=False):
+            return losses(self._net, self.contents, points, clips, labels, metric)
 
     def saved(self, point: VideoPoint) -> float:
         """Fraction of the awake network's cost that a point saves."""
@@ -279,13 +325,20 @@ class VideoKnob:
 
     # --- what it says ---------------------------------------------------------------------------
 
+    def turned(self, point: VideoPoint) -> dict[str, str]:
+        """What each lever does at a point, in words: ``size``, ``skip``, ``remember``, ``packed``.
+
+        Only those that do something.
+        """
+        return point.way.turned
+
     def rows(self) -> list[Row]:
         """A row a point, awake first: what it does and what was measured.
 
         Columns: ``setting``, ``saved`` (of the cost), ``latency_ms`` and ``slowest_ms`` of a frame,
-        ``work`` and ``peak`` (mean and largest share of the multiplications), the objective,
-        ``loss`` and its 95% interval ``loss_low`` to ``loss_high`` (None of too few frames),
-        ``in_force``.
+        ``joules`` a frame, ``work`` and ``peak`` (mean and largest share of the multiplications),
+        the objective, ``loss`` and its 95% interval ``loss_low`` to ``loss_high`` (None of too few
+        frames), ``in_force``. None: not measured.
         """
         return [
             {
@@ -293,6 +346,7 @@ class VideoKnob:
                 "saved": self.saved(point),
                 "latency_ms": point.latency_ms,
                 "slowest_ms": point.slowest_ms,
+                "joules": point.joules,
                 "work": point.work,
                 "peak": point.peak,
                 self.objective: point.figures[self.objective],
@@ -317,6 +371,36 @@ class VideoKnob:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON file with all but the model's weights, whole or not at all."""
         write_video_knob(path, self.contents)
+
+
+def load(path: str | os.PathLike[str], model: nn.Module) -> VideoKnob:
+    """The knob in a file, for the model that it was tuned for, which is known as by ``Knob``s.
+
+    Each way of the file has answered a frame when this returns.
+
+    Raises:
+        ValueError: as ``drowsy.load``; also a way that the network cannot go.
+    """
+    knob = VideoKnob(model, read_video_knob(path, model))
+    like = next(model.parameters())
+    frame = torch.zeros(1, *knob.contents.image, dtype=like.dtype, device=like.device)
+    tried = set()
+    for n, point in enumerate(knob.contents.points):
+        # What a frame is computed by; how often, and how much of it later, refuses nothing.
+        one = replace(point.way, every=1)
+        kind = (one.size, one.refresh, one.packed)
+        if kind in tried:
+            continue
+        tried.add(kind)
+        try:
+            with torch.autocast(like.device.type, enabled=False):
+                Player(knob._net, one)(frame)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"knob: {legible(path)}: point {n}: way: got {point.way}, allowed: what the "
+                f"network takes ({legible(error)})"
+            ) from error
+    return knob
 
 
 def network_for(model: nn.Module, example: Tensor) -> DrowsyNet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drowsy.network.net import DrowsyNet
+from drowsy.tuning.measuring import joules_of
 from drowsy.tuning.timing import in_turns
 from drowsy.video.ways import Player, Way
 
@@ -42,7 +44,7 @@ def pace(net: DrowsyNet, way: Way, clip: Tensor, seconds: float) -> Pace:
         clip: frames ``[T, C, H, W]``, shown forth and back.
         seconds: for both together.
     """
-    turns = math.lcm(_ROUND, way.every)
+    turns = _round(way)
     runs = {name: _Show(net, each, clip) for name, each in (("awake", Way()), ("way", way))}
     with torch.inference_mode():
         for _ in range(_WARM * turns):
@@ -54,6 +56,37 @@ def pace(net: DrowsyNet, way: Way, clip: Tensor, seconds: float) -> Pace:
     # What slows the machine down for a while slows neighbours down alike, which ratios do not see.
     of_a_round = np.median((own / awake)[:whole].reshape(-1, turns), axis=0)
     return Pace(float(of_a_round.mean()), float(of_a_round.max()), float(np.median(awake)))
+
+
+def joules_a_frame(net: DrowsyNet, ways: Sequence[Way], clip: Tensor) -> list[float | None]:
+    """Joules a frame of each way, some five seconds each; None where nothing meters the device.
+
+    Args:
+        net, clip: as for ``pace``.
+        ways: what is metered.
+    """
+
+    def a_round(way: Way) -> Callable[[], None]:
+        show = _Show(net, way, clip)
+
+        def run() -> None:
+            for _ in range(_round(way)):
+                show()
+
+        return run
+
+    with torch.inference_mode():
+        found = joules_of(
+            {str(n): a_round(way) for n, way in enumerate(ways)},
+            {str(n): _round(way) for n, way in enumerate(ways)},
+            clip.device,
+        )
+    return list(found.values())
+
+
+def _round(way: Way) -> int:
+    """Frames after which a way begins anew, as every other one does."""
+    return math.lcm(_ROUND, way.every)
 
 
 class _Show:

@@ -13,7 +13,8 @@ from drowsy.video.ways import Way
 
 # What is saved, and where a point has it.
 COSTS = {"latency": "latency_ms", "slowest": "slowest_ms", "macs": "work"}
-_NUMBERS = ("work", "peak", "loss", "latency_ms", "slowest_ms")
+_NUMBERS = ("work", "peak", "loss", "latency_ms", "slowest_ms", "joules")
+_OPTIONAL = ("latency_ms", "slowest_ms", "joules")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class VideoPoint:
             None where the frames are too few to tell.
         frames: how many were measured.
         latency_ms, slowest_ms: milliseconds a frame: the mean, and of the frame that takes longest.
+        joules: a frame, the mean.
     """
 
     way: Way
@@ -41,16 +43,16 @@ class VideoPoint:
     frames: int
     latency_ms: float | None = None
     slowest_ms: float | None = None
+    joules: float | None = None
 
     @property
     def saving(self) -> float:
         """Fraction of the network's multiplications saved, the mean over frames."""
         return max(1 - self.work, 0.0)
 
-    @property
-    def joules(self) -> float | None:
-        """Not measured."""
-        return None
+    def figure(self, metric: str) -> Any:
+        """What was measured by one metric, a number; None if it was not."""
+        return self.figures.get(metric)
 
     @property
     def is_awake(self) -> bool:
@@ -73,7 +75,7 @@ class VideoPoint:
                 raise ValueError(f"{where}: {name}: got {quoted(data[name])}, allowed: {allowed}")
 
         for name in _NUMBERS:
-            optional = name.endswith("_ms") and data[name] is None
+            optional = name in _OPTIONAL and data[name] is None
             check(name, optional or is_number(data[name]), "a number")
             if name.endswith("_ms"):
                 check(name, optional or data[name] > 0, "above 0, or null")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_state
 from drowsy.evaluation.metrics import Task
-from drowsy.files.messages import quoted
+from drowsy.evaluation.store import Store
+from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, inside
 from drowsy.images.scaling import Size
@@ -23,10 +24,20 @@ from drowsy.knob.costs import network_cost
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.clips.file import VideoContents
-from drowsy.tuning.clips.footage import BLOCK, Footage, Seen, Stretch, gather, shortened, split
+from drowsy.tuning.clips.footage import (
+    BLOCK,
+    Footage,
+    Seen,
+    Stretch,
+    fingerprint_clips,
+    gather,
+    shortened,
+    split,
+)
 from drowsy.tuning.clips.knob import VideoKnob, network_for
-from drowsy.tuning.clips.pace import Pace, pace
+from drowsy.tuning.clips.pace import Pace, joules_a_frame, pace
 from drowsy.tuning.clips.point import COSTS, VideoPoint
+from drowsy.tuning.journal import Journal
 from drowsy.tuning.levers import WORTH
 from drowsy.tuning.resolution import resolution_for, shadow
 from drowsy.tuning.witness import Witness
@@ -44,6 +55,8 @@ _RATES = (Fraction(1, 2), Fraction(3, 4))
 _CHOOSING, _REPORTING, _TIMING = 0.4, 0.3, 0.3
 _PASSES = {"choose": 12, "report": 6}
 _TIMED = 2.0
+# Fewer clips than this are few to draw again.
+_FEW = 10
 
 
 @dataclass
@@ -63,15 +76,18 @@ def tune_video(
     cost: str,
     minutes: float,
     tell: Callable[[str], None],
+    store: Store | None,
+    beside: str | None,
 ) -> VideoKnob:
     """What ``drowsy.tune`` does with ``video=True``; arguments as told there.
 
-    ``tell`` is told what is being done.
+    ``tell`` is told what is being done; ``beside`` the store is the path of the journal.
     """
     check_model(inside(model))
+    chosen = _levers(levers)
     # In the network's own dtype, as the knob answers.
     with torch.autocast(next(model.parameters()).device.type, enabled=False):
-        return _tuned(model, clips, labels, metric, _levers(levers), cost, minutes, tell)
+        return _tuned(model, clips, labels, metric, chosen, cost, minutes, tell, store, beside)
 
 
 def _tuned(
@@ -83,19 +99,34 @@ def _tuned(
     cost: str,
     minutes: float,
     tell: Callable[[str], None],
+    store: Store | None,
+    beside: str | None,
 ) -> VideoKnob:
     if cost not in tuple(COSTS):
         raise ValueError(f"cost: got {quoted(cost)}, allowed for video: {', '.join(COSTS)}")
     like = next(model.parameters())
     stretches = gather(clips, labels, like)
     first = stretches[0]
-    net = network_for(model, first.frames[:1])
+    try:
+        net = network_for(model, first.frames[:1])
+    except RuntimeError as error:
+        raise ValueError(
+            f"clips: got frames of {tuple(first.frames.shape[1:])}, allowed: what the network "
+            f"takes ({legible(error)})"
+        ) from error
     few = first.part(0, 4)
     task = task_of(net, few.frames, few.labels, metric)
     if labels is not None:
         for each in stretches:
             task.check(each.labels, each.frames)
-    bench = _Bench(net, first.frames[:32], cost, 60 * minutes)
+    about = {
+        "weights": fingerprint_state(inside(model).state_dict()),
+        "data": fingerprint_clips(stretches),
+        "minutes": minutes,
+        "machine": provenance()["machine"],
+    }
+    journal = Journal(beside, about)
+    bench = _Bench(net, first.frames[:32], cost, 60 * minutes, journal)
     tell("preparing")
     seconds = 1e-3 * bench.pace(Way()).awake_ms
     choosing, reporting, how = split(stretches)
@@ -106,18 +137,22 @@ def _tuned(
         # Together: one clip that the network misreads throughout is no reason to doubt its labels.
         Footage(net, [*choosing, *reporting], task).check_targets()
     offers = _offered(bench, chosen)
-    ways = _chosen(bench, Footage(net, choosing, task), offers.ways, labels is not None, tell)
-    report, objective = Footage(net, reporting, task), task.quality(labels is not None)
+    chosen_on = Footage(net, choosing, task, store, journal)
+    ways = _chosen(bench, chosen_on, offers.ways, labels is not None, tell)
+    report = Footage(net, reporting, task, store, journal)
+    objective = task.quality(labels is not None)
     points = list(_points(bench, report, ways, objective, tell))
-    of_blocks = (
-        "intervals are of blocks of frames in a row, and say nothing of other cameras"
-        if points[0].interval
-        else f"there are no intervals, as two blocks of about {BLOCK} frames in a row are the least"
-    )
-    offers.told["frames"] = f"{how}: {_count(choosing)} and {_count(reporting)} frames; {of_blocks}"
+    unlabelled = task.quality(False)
+    steady = journal.get(f"steady: {task.name} {task.told}", lambda: report.steady(unlabelled))
+    tell("measuring")
+    all_of_them = "; ".join(map(str, ways))
+    metered = journal.get(f"joules: {all_of_them}", lambda: joules_a_frame(net, ways, bench.clip))
+    points = [replace(p, joules=each) for p, each in zip(points, metered, strict=True)]
+    intervals = _intervals_told(len(reporting), points[0].interval is not None)
+    offers.told["frames"] = f"{how}: {_count(choosing)} and {_count(reporting)} frames; {intervals}"
     image = (first.frames.shape[1], first.frames.shape[2], first.frames.shape[3])
     contents = VideoContents(
-        weights=fingerprint_state(inside(model).state_dict()),
+        weights=about["weights"],
         witness=Witness.of(model, image, [p.way.size for p in points if p.way.size is not None]),
         image=image,
         points=tuple(points),
@@ -127,8 +162,10 @@ def _tuned(
         made={
             "task": str(task),
             "labelled": labels is not None,
-            "clips": len(stretches),
+            "clips": {"choose": len(choosing), "report": len(reporting)},
             "frames": {"choose": _count(choosing), "report": _count(reporting)},
+            "steady": {"metric": unlabelled, "value": steady},
+            "data": about["data"],
             "minutes": minutes,
             **provenance(),
         },
@@ -148,24 +185,40 @@ def _levers(levers: str | Sequence[str]) -> set[str]:
     return set(names)
 
 
+def _intervals_told(clips: int, there: bool) -> str:
+    """What intervals are of, in words."""
+    if not there:
+        return (
+            f"there are no intervals, as two blocks of about {BLOCK} frames in a row are the least"
+        )
+    blocks = "blocks of frames in a row"
+    if clips == 1:
+        return f"intervals are of {blocks} of one clip, and say nothing of other cameras"
+    few = f"; {clips} clips are few, and intervals rough" if clips < _FEW else ""
+    return f"intervals are of {clips} clips drawn again, and {blocks} in each{few}"
+
+
 def _count(stretches: Sequence[Stretch]) -> int:
     return sum(len(each.frames) for each in stretches)
 
 
 class _Bench:
-    """A network with a clock, each way timed once."""
+    """A network with a clock, each way timed once, in a run that resumes too."""
 
-    def __init__(self, net: DrowsyNet, clip: Tensor, cost: str, seconds: float) -> None:
-        self.net, self.clip, self.cost = net, clip, cost
+    def __init__(
+        self, net: DrowsyNet, clip: Tensor, cost: str, seconds: float, journal: Journal
+    ) -> None:
+        self.net, self.clip, self.cost, self._journal = net, clip, cost, journal
         # About as many ways as there are.
         self._seconds = min(_TIMED, _TIMING * seconds / 30)
-        self._known: dict[Way, Pace] = {}
 
     def pace(self, way: Way) -> Pace:
         """How long a way takes here."""
-        if way not in self._known:
-            self._known[way] = pace(self.net, way, self.clip, self._seconds)
-        return self._known[way]
+
+        def taken() -> list[float]:
+            return list(astuple(pace(self.net, way, self.clip, self._seconds)))
+
+        return Pace(*self._journal.get(f"pace: {way}", taken))
 
     def spent(self, way: Way, seen: Seen, cost: str) -> float:
         """What a way costs, as a fraction of awake."""
