@@ -348,12 +348,12 @@ def dense_table() -> str:
             for method in ("tune", "resolution"):
                 row = of.get(method)
                 cells.append(row["setting"] if row else "-")
-                cells.append(_lost(row, times))
-            lines.append([*cells, _lost(of.get("bicubic"), times)])
+                cells.append(_dense_lost(row, times))
+            lines.append([*cells, _dense_lost(of.get("bicubic"), times)])
     return markdown(lines)
 
 
-def _lost(row: Recorded | None, times: float) -> str:
+def _dense_lost(row: Recorded | None, times: float) -> str:
     """A loss with its interval, in hundredths of decibels, which are few."""
     return _between(row, ("lost", "low", "high"), times, 2 if times == 1 else 1)
 
