@@ -41,7 +41,6 @@ from drowsy.tuning.resolution import resolution_for
 from drowsy.tuning.workbench import Workbench
 
 SAVINGS = (0.25, 0.5)
-SEEDS = (0,)
 # Images to calibrate on and to search on, at most, and of those with targets half at most.
 MOST = 10
 
@@ -70,7 +69,7 @@ class Part(NamedTuple):
         return None if self.labels is None else self.labels[span.start : span.stop]
 
 
-def study(name: str, root: Path, minutes: float, folder: Path) -> list[Row]:
+def study(name: str, root: Path, minutes: float, folder: Path, seeds: tuple[int, ...]) -> list[Row]:
     """Rows of one network; results go to ``folder``, where a run resumes."""
     network = load(name, root)
     awake: list[Values] = []
@@ -79,12 +78,12 @@ def study(name: str, root: Path, minutes: float, folder: Path) -> list[Row]:
         store = folder / f"{name}-{turn}.sqlite"
         knob = drowsy.tune(
             network.model, part.images, part.labels, metric=network.metric, cost="macs",
-            minutes=minutes, splits=part.splits, seeds=SEEDS, store=store,
+            minutes=minutes, splits=part.splits, seeds=seeds, store=store,
         )  # fmt: skip
         knob.save(folder / f"{name}-{turn}.drowsy")
         print(knob)
         with Store(store) as opened:
-            conditions = Conditions(seeds=SEEDS, store=opened)
+            conditions = Conditions(seeds=seeds, store=opened)
             bench = Workbench(
                 network.model, part.images, part.labels, part.splits, conditions,
                 task=network.metric,
@@ -211,13 +210,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("tune_study"))
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seeds", type=int, default=3, help="how many, of sleep maps reported on")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
     for name in args.networks:
-        rows = study(name, args.root, args.minutes, args.work)
+        seeds = tuple(range(args.seeds))
+        rows = study(name, args.root, args.minutes, args.work, seeds)
         write_text(args.out / f"{name}.csv", csv_text(rows))
-        about = {"network": name, "minutes": args.minutes, "seeds": SEEDS, **provenance()}
+        about = {"network": name, "minutes": args.minutes, "seeds": seeds, **provenance()}
         write_json(args.out / f"{name}.json", about)
         print(csv_text(rows))
 
