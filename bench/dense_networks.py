@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from drowsy.evaluation.detection import detection
 from drowsy.evaluation.metrics import Task
 from drowsy.evaluation.restoration import restoration
 from drowsy.evaluation.segmentation import segmentation
+from drowsy.images.scaling import Size
 from drowsy.models.checkpoint import load_weights
 
 # --- super-resolution ----------------------------------------------------------------------------
@@ -117,6 +119,29 @@ class CarnM(nn.Module):
         x = self.entry(self.sub_mean(x))
         x = _cascade(x, [(self.b1, self.c1), (self.b2, self.c2), (self.b3, self.c3)])
         return self.add_mean(self.exit(self.upsample["up2"](x)))
+
+
+# Pixels of a side of what is enlarged without a network.
+FLAT = 8
+
+
+def enlarged_where_flat(images: Tensor, outputs: Tensor, share: float) -> Tensor:
+    """Outputs of a network that restores, but the bicubically enlarged image in its flattest tiles.
+
+    Args:
+        images: ``[N, C, H, W]``, sides multiples of ``FLAT``.
+        outputs: ``[N, C, t H, t W]``, of all of them.
+        share: of the tiles at least, by which the image differs least from pixel to pixel.
+    """
+    changes = F.pad(images.diff(dim=3).abs().sum(1), (1, 0))
+    changes[:, 1:] += images.diff(dim=2).abs().sum(1)
+    seen = F.avg_pool2d(changes[:, None], FLAT)
+    count = math.ceil(share * seen[0].numel() - 1e-9)
+    order = seen.flatten(1).argsort(dim=1)
+    flat = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :count], True)
+    mask = F.interpolate(flat.view(seen.shape).float(), outputs.shape[2:]) > 0
+    large = F.interpolate(images, outputs.shape[2:], mode="bicubic", antialias=True)
+    return torch.where(mask, large, outputs)
 
 
 # --- segmentation --------------------------------------------------------------------------------
@@ -282,7 +307,7 @@ class UltraFace(nn.Module):
 
     anchors: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, height: int = HEIGHT, width: int = WIDTH) -> None:
         super().__init__()
         first = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         channels = (16, *(outputs for outputs, _ in self.STEPS))
@@ -301,16 +326,16 @@ class UltraFace(nn.Module):
             )
             for each in (2, 4)
         )
-        self.register_buffer("anchors", self._anchors(), persistent=False)
+        self.register_buffer("anchors", self._anchors(height, width), persistent=False)
 
-    def _anchors(self) -> Tensor:
+    def _anchors(self, height: int, width: int) -> Tensor:
         """``[A, 4]``: centres, widths and heights, as fractions of the image."""
         found = []
         for stride, sizes in (*self.HEADS.values(), self.LAST):
-            rows, columns = -(-self.HEIGHT // stride), -(-self.WIDTH // stride)
+            rows, columns = -(-height // stride), -(-width // stride)
             for i, j, size in product(range(rows), range(columns), sizes):
                 middle = ((j + 0.5) / columns, (i + 0.5) / rows)
-                found.append((*middle, size / self.WIDTH, size / self.HEIGHT))
+                found.append((*middle, size / width, size / height))
         return torch.tensor(found).clamp_(0, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -346,6 +371,7 @@ class Dense:
         targets: what it should put out; None: what it puts out awake.
         metric: the task.
         calibration: other images, without targets.
+        at: of a network that takes images of one size, the same for another ``(H, W)``.
     """
 
     model: nn.Module
@@ -353,6 +379,7 @@ class Dense:
     targets: Tensor | None
     metric: Task
     calibration: Tensor
+    at: Callable[[Size], nn.Module] | None = None
 
 
 # Pixels of the square tiles of photographs that are restored, which have several sizes.
@@ -383,7 +410,7 @@ def carn_m(root: Path) -> Dense:
 
 
 def espnet(root: Path) -> Dense:
-    """ESPNet on CamVid; void does not count."""
+    """ESPNet on CamVid, by the share of pixels that keep their class; overlaps leave out void."""
     folder = root / "data" / "camvid"
     names = sorted((folder / "test" / "images").glob("*.png"))
     others = sorted((folder / "calibration" / "images").glob("*.png"))
@@ -393,7 +420,8 @@ def espnet(root: Path) -> Dense:
         torch.stack([street(_pixels(_opened(path).convert("RGB"))) for path in each])
         for each in (names, others)
     )
-    return Dense(model, images, torch.cat(labels), segmentation(VOID), calibration)
+    task = replace(segmentation(VOID), principal=("agreement", "agreement"))
+    return Dense(model, images, torch.cat(labels), task, calibration)
 
 
 def ultraface(root: Path) -> Dense:
@@ -405,8 +433,14 @@ def ultraface(root: Path) -> Dense:
     size = (UltraFace.WIDTH, UltraFace.HEIGHT)
     pictures = (_opened(path).convert("RGB") for path in photographs)
     faces = torch.stack([(_pixels(picture.resize(size)) - 127) / 128 for picture in pictures])
-    model = _loaded(UltraFace(), root / "weights" / "ultraface_slim320.safetensors")
-    return Dense(model, faces[4:], None, detection(0.6), faces[:4])
+    path = root / "weights" / "ultraface_slim320.safetensors"
+
+    def at(size: Size) -> nn.Module:
+        return _loaded(UltraFace(*size), path)
+
+    return Dense(
+        at((UltraFace.HEIGHT, UltraFace.WIDTH)), faces[4:], None, detection(0.6), faces[:4], at
+    )
 
 
 NETWORKS: dict[str, Callable[[Path], Dense]] = {

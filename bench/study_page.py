@@ -297,9 +297,10 @@ def _named(loss: dict[str, float], layers: Iterable[str]) -> str:
 
 TUNED = ("tune", "view", "sleep", "resolution", "crop")
 DENSE = {
-    "carn_m": "CARN-M, Set14, PSNR (dB)",
-    "espnet": "ESPNet, CamVid, mean overlap (%)",
-    "ultraface": "UltraFace, F1 of boxes (%)",
+    ("carn_m", "psnr"): "CARN-M, Set14, PSNR (dB)",
+    ("espnet", "agreement"): "ESPNet, CamVid, pixels of the class awake (%)",
+    ("espnet", "miou"): "ESPNet, CamVid, mean overlap with the labels (%)",
+    ("ultraface", "f1"): "UltraFace, F1 of boxes (%)",
 }
 
 
@@ -334,30 +335,39 @@ def framed_table() -> str:
 
 
 def dense_table() -> str:
-    """What ``tune`` and a smaller picture lose where outputs cover the picture."""
-    lines = ["| network | awake | saved | `tune` | lost | `resolution` | lost |"]
-    lines.append("| --- " * 7 + "|")
-    for network, title in DENSE.items():
-        rows = read("tune", network)
+    """What ``tune`` and what is simple lose where outputs cover the picture."""
+    head = ["network", "images", "awake", "saved", "`tune`", "lost", "`resolution`", "lost"]
+    lines = [[*head, "`bicubic`, lost"]]
+    for (network, metric), title in DENSE.items():
+        rows = [row for row in read("tune", network) if row["metric"] == metric]
         for saving in dict.fromkeys(row["saving"] for row in rows):
             of = {row["method"]: row for row in rows if row["saving"] == saving}
-            times = 1 if network == "carn_m" else 100
-            cells = [title, f"{times * float(rows[0]['awake']):.1f}", f"{float(saving):.0%}"]
+            times = 1 if metric == "psnr" else 100
+            cells = [title, rows[0]["images"], f"{times * float(rows[0]['awake']):.1f}"]
+            cells.append(f"{float(saving):.0%}")
             for method in ("tune", "resolution"):
                 row = of.get(method)
-                cells.append(row["setting"] if row else "takes none")
-                cells.append(_between(row, ("lost", "low", "high"), times))
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+                cells.append(row["setting"] if row else "-")
+                cells.append(_dense_lost(row, times))
+            lines.append([*cells, _dense_lost(of.get("bicubic"), times)])
+    return markdown(lines)
 
 
-def _between(row: Recorded | None, names: tuple[str, str, str], times: float = 1) -> str:
+def _dense_lost(row: Recorded | None, times: float) -> str:
+    """A loss with its interval, in hundredths of decibels, which are few."""
+    return _between(row, ("lost", "low", "high"), times, 2 if times == 1 else 1)
+
+
+def _between(
+    row: Recorded | None, names: tuple[str, str, str], times: float = 1, digits: int = 1
+) -> str:
     """A loss with its interval; a dash where it was not measured."""
     if row is None or not row[names[0]]:
         return "-"
     # Adding 0 turns -0.0 into 0.0.
-    lost, low, high = (round(times * float(row[name]), 1) + 0.0 for name in names)
-    return f"{lost:.1f} ({low:.1f} to {high:.1f})"
+    each = (round(times * float(row[name]), digits) + 0.0 for name in names)
+    lost, low, high = (f"{number:.{digits}f}" for number in each)
+    return f"{lost} ({low} to {high})"
 
 
 def main() -> None:

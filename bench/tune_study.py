@@ -90,7 +90,7 @@ def _rows(bench: Workbench, knobs: dict[str, Knob]) -> Iterator[Row]:
     awake = bench.awake_at(View.whole(bench.full))
     reference = bench.values(awake)
     for saving in SAVINGS:
-        operations = {kind: _operation(bench, knob, saving) for kind, knob in knobs.items()}
+        operations = {kind: operation_at(bench, knob, saving) for kind, knob in knobs.items()}
         size = bench.resolution_for(saving)
         if size is not None:
             operations["resolution"] = bench.awake_at(bench.scaled(size))
@@ -124,15 +124,15 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _chosen(knob: Knob, saving: float) -> OperatingPoint | None:
+def chosen_at(knob: Knob, saving: float) -> OperatingPoint | None:
     """The point that the search found best at a saving: the first one that saves as much."""
     reach = [p for p in knob.contents.points if p.saving >= saving - 1e-9]
     return min(reach, key=lambda point: point.saving, default=None)
 
 
-def _operation(bench: Workbench, knob: Knob, saving: float) -> Operation | None:
+def operation_at(bench: Workbench, knob: Knob, saving: float) -> Operation | None:
     """What a knob's point is on a workbench that knows its results."""
-    point = _chosen(knob, saving)
+    point = chosen_at(knob, saving)
     if point is None:
         return None
     view = point.view or View.whole(bench.full)
@@ -171,7 +171,7 @@ def _add_framed(
     for row in rows:
         if row["method"] in knobs:
             knob = knobs[row["method"]]
-            point = _chosen(knob, row["saving"])
+            point = chosen_at(knob, row["saving"])
             if point is None:
                 continue
             with knob.at(point):

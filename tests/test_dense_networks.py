@@ -8,7 +8,15 @@ import pytest
 import torch
 
 import drowsy
-from bench.dense_networks import NETWORKS, VOID, CarnM, halved, load
+from bench.dense_networks import (
+    NETWORKS,
+    VOID,
+    CarnM,
+    UltraFace,
+    enlarged_where_flat,
+    halved,
+    load,
+)
 from drowsy.evaluation.detection import Detections
 from drowsy.evaluation.restoration import restoration
 from drowsy.evaluation.tasks import find_task
@@ -63,12 +71,30 @@ def test_overlap_on_streets(data_root: Path) -> None:
     assert float(overlap.mean()) == pytest.approx(0.587, abs=0.01)
 
 
+def test_flat_tiles_are_enlarged_without_the_network() -> None:
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    # Another tile of each picture is flat.
+    images[0, :, :8, 8:16] = 0.25
+    images[1, :, 8:, 16:] = 0.75
+    found = enlarged_where_flat(images, torch.zeros(2, 3, 32, 48), 1 / 6)
+    right = torch.zeros(2, 32, 48, dtype=torch.bool)
+    right[0, :16, 16:32] = right[1, 16:, 32:] = True
+    assert torch.equal(found.abs().amax(1) > 0, right)
+    # Away from its edges what is flat stays as it is.
+    assert found[0, :, 4:12, 20:28] == pytest.approx(0.25, abs=1e-5)
+    # Of six tiles at least this many.
+    assert (enlarged_where_flat(images, torch.zeros(2, 3, 32, 48), 0.2) != 0).float().mean() > 0.3
+
+
 @torch.inference_mode()
 def test_faces(data_root: Path) -> None:
     network = load("ultraface", data_root)
     images = torch.cat([network.calibration, network.images])
     outputs = network.metric.take(network.model(images), images)
     found = [len(boxes) for boxes in Detections(outputs, outputs, None, 0.6).found]
+    made = UltraFace(120, 160).eval()
+    # For another size anchors lie as densely by its pixels.
+    assert made(images[:1, :, ::2, ::2])[0].shape == (1, 3 * 300 + 2 * 80 + 2 * 20 + 3 * 6, 2)
     # As counted by eye on the photographs with few, where none is missed and none is made up.
     assert [found[i] for i in (0, 1, 2, 3, 4, 7, 8, 9)] == [5, 14, 8, 19, 5, 5, 10, 2]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from drowsy.correction.calibrate import FEWEST
 from drowsy.images.view import View
@@ -22,6 +25,8 @@ SLEEP_SAVINGS = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 WORTH = 0.95
 # Savings that recipes are chosen at.
 _TRIED = (0.22, 0.45)
+# Images that a search of rates measures on, at least, where their outputs cover the picture.
+_FEW = 4
 
 
 @dataclass
@@ -116,7 +121,7 @@ def offer_sleep(
     recipes: Sequence[Sleep],
     number_format: str | None,
     views: Sequence[View],
-    afforded: Callable[[str], int],
+    afforded: Callable[[str, int], int],
     offers: Offers,
 ) -> Sleep:
     """Offer sleep on these views, by the recipe and the correction that do best; returns these.
@@ -126,7 +131,8 @@ def offer_sleep(
         recipes: that differ in how they sleep.
         number_format: that they run in.
         views: the whole picture first.
-        afforded: by correction, how many settings a search of rates may measure.
+        afforded: by correction and images that it measures on, how many settings a search of rates
+            may measure.
         offers: they go there.
     """
     workbench = rig.workbench
@@ -142,18 +148,23 @@ def offer_sleep(
     if found is None:
         offers.told["sleep"] = "left out: no setting saves enough"
         return recipes[0]
-    few = len(workbench.images("calibration")) < FEWEST
-    corrections = [each for each in CORRECTIONS if not (few and each == "reconstruct")]
+    fitted = len(workbench.images("calibration")) >= FEWEST
+    corrections = [each for each in CORRECTIONS if fitted or each != "reconstruct"]
     ways = [replace(found, correction=each) for each in corrections]
     ways.append(replace(found, fill="interpolate"))
     recipe = _best(workbench, ways, views[0], number_format) or found
-    recipe, budget = replace(recipe, rates="uniform"), afforded(recipe.correction)
+    recipe = replace(recipe, rates="uniform")
     net = workbench.net(recipe, number_format)
+    fewest, few = len(net.layers) - len(net.resting) + net.k, workbench.quick
+    # A picture that is answered everywhere tells much: sooner fewer of them than fewer settings.
+    while workbench.covers and few > _FEW and afforded(recipe.correction, few) < 2 * fewest:
+        few = max(few // 2, _FEW)
+    budget = afforded(recipe.correction, few)
     # Fewer than it takes to try every layer are no search of rates.
-    if budget >= len(net.layers) - len(net.resting) + net.k:
+    if budget >= fewest:
         offers.tell("sleep, layer by layer")
         recipe = replace(recipe, rates="search")
-        workbench.search(recipe, budget)
+        workbench.search(recipe, budget, few)
     count = len(offers.operations)
     used: dict[tuple[int, ...], View] = {}
     for view in views:
@@ -176,14 +187,29 @@ def offer_sleep(
 def _best(
     workbench: Workbench, recipes: Sequence[Sleep], view: View, number_format: str | None
 ) -> Sleep | None:
-    """The recipe that does best at one rate for all layers; None where none saves enough."""
-    fitness: dict[Sleep, float] = {}
+    """The recipe that does best at one rate for all layers; None where none saves enough.
+
+    Whether an answer is right is told by few images; how far it moved by each. Where quality is a
+    matter of degree, of those that are about as good the one that moved answers least.
+    """
+    found: dict[Sleep, list[Operation]] = {}
     for recipe in recipes:
         plain = replace(recipe, rates="uniform")
         operations = [asleep(plain, workbench, view, each, number_format) for each in _TRIED]
         if all(operations):
-            fitness[recipe] = sum(workbench.fitness(each) for each in operations if each)
-    return max(fitness, key=fitness.__getitem__, default=None)
+            found[recipe] = [each for each in operations if each]
+    near = found
+    if workbench.graded and found:
+        values = {r: np.sum([workbench.qualities(o) for o in each], 0) for r, each in found.items()}
+        best = max(values.values(), key=np.mean)
+        near = {r: each for r, each in found.items() if as_good(values[r], best)}
+    return min(near, key=lambda r: sum(map(workbench.damage, near[r])), default=None)
+
+
+def as_good(values: np.ndarray, best: np.ndarray) -> bool:
+    """Whether images' qualities are below others by no more than the standard error of that."""
+    lost = best - values
+    return float(lost.mean()) <= float(lost.std()) / math.sqrt(len(lost))
 
 
 def _pace(rig: Rig, recipe: Sleep, number_format: str | None, rate: int) -> float:

@@ -33,7 +33,9 @@ class Sleep(Recipe):
             ``affine`` or ``reconstruct``. Searches then go by the affine one, on fewer images, and
             what they find best is held against one rate for all layers, both really corrected, on
             all search images: the one of least divergence is taken, or if both are about as good in
-            that, the more accurate one.
+            that, the more accurate one. Where quality is a matter of degree for a single image, one
+            rate for all layers is held against every search, on images that it did not go by, and
+            gives way only to what is better there by more than the choice of images explains.
     """
 
     name: str

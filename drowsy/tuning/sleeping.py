@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from drowsy.evaluation.intervals import paired
 from drowsy.images.view import View
 from drowsy.knob.costs import ROUNDING
 from drowsy.knob.schedule import Setting
@@ -13,6 +15,8 @@ from drowsy.tuning.workbench import Operation, Workbench
 
 # Up to this ratio divergences do not tell which of two settings is the better one.
 TIED = 1.1
+# Images that tell whether one operation is better than another, at least.
+_TELLING = 2
 
 
 def asleep(
@@ -24,9 +28,7 @@ def asleep(
     if spared >= saving - ROUNDING:
         return workbench.awake_at(view, number_format)
     wanted = workbench.left_to_sleep(view.size, saving) - ROUNDING
-    settings = _settings(
-        recipe, workbench, net, lambda s: workbench.asleep(net, view.size, s) >= wanted
-    )
+    settings = _settings(recipe, workbench, net, partial(workbench.asleep, net, view.size), wanted)
     operations = [
         Operation(
             net,
@@ -41,7 +43,11 @@ def asleep(
     if len(operations) < 2:
         return next(iter(operations), None)
     if workbench.graded:
-        return max(operations, key=workbench.quality)
+        # A search flatters what it found on the images that it went by; the others tell.
+        searched, uniform = operations
+        one, other = (workbench.qualities(each)[workbench.quick :] for each in operations)
+        sure = len(one) >= _TELLING and paired(one, other).low > 0
+        return searched if sure else uniform
     # Of those that are about as close to the network awake, the most accurate one.
     damage = {operation: workbench.damage(operation) for operation in operations}
     near = TIED * min(damage.values())
@@ -49,15 +55,40 @@ def asleep(
 
 
 def _settings(
-    recipe: Sleep, workbench: Workbench, net: DrowsyNet, enough: Callable[[Setting], bool]
+    recipe: Sleep,
+    workbench: Workbench,
+    net: DrowsyNet,
+    saved: Callable[[Setting], float],
+    wanted: float,
 ) -> list[Setting]:
-    """What may be best of the settings that save enough."""
-    free = [name not in net.resting for name in net.layers]
-    rates = (tuple(j * each for each in free) for j in range(recipe.k))
-    uniform = list(filter(enough, rates))[:1]
+    """What may be best of the settings that save so much of the multiplications."""
+    uniform = _uniform(net, saved, wanted)
     if recipe.rates == "uniform":
         return uniform
     damage = workbench.search(recipe)
-    searched = sorted(filter(enough, damage), key=damage.__getitem__)[:1]
-    # A search without corrections has measured just what counts, of uniform rates too.
-    return searched if recipe.correction == "none" else list(dict.fromkeys(searched + uniform))
+    enough = (setting for setting in damage if saved(setting) >= wanted)
+    searched = sorted(enough, key=damage.__getitem__)[:1]
+    if recipe.correction == "none" and not workbench.graded:
+        # A search without corrections has measured just what counts, of uniform rates too.
+        return searched
+    return list(dict.fromkeys(searched + uniform))
+
+
+def _uniform(net: DrowsyNet, saved: Callable[[Setting], float], wanted: float) -> list[Setting]:
+    """One rate for all layers that saves enough, as one setting; none where none does.
+
+    Layers that rest make a rate fall short of its own figure. Where one step in one other layer
+    makes up for that, only that layer sleeps a step more, and of such layers the one that saves
+    least by it.
+    """
+    free = [int(name not in net.resting) for name in net.layers]
+    for j in range(net.k):
+        rate = tuple(j * each for each in free)
+        if saved(rate) >= wanted:
+            return [rate]
+        if 0 < j < net.k - 1:
+            steps = ((*rate[:n], j + 1, *rate[n + 1 :]) for n, each in enumerate(free) if each)
+            enough = [setting for setting in steps if saved(setting) >= wanted]
+            if enough:
+                return [min(enough, key=saved)]
+    return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from drowsy.tuning.levers import (
     LEVERS,
     SLEEP_SAVINGS,
     Offers,
+    as_good,
     offer_formats,
     offer_sleep,
     offer_views,
@@ -48,7 +48,7 @@ from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
 from drowsy.tuning.witness import Witness, sizes_of
-from drowsy.tuning.workbench import SEARCH_CALIBRATION, SEARCH_IMAGES, Operation, Workbench
+from drowsy.tuning.workbench import SEARCH_CALIBRATION, Operation, Workbench
 
 if TYPE_CHECKING:
     from drowsy.tuning.clips.knob import VideoKnob
@@ -92,14 +92,17 @@ class Plan:
         each = min(half, max(afforded, min(half, 50)))
         return cls(calibration, each, each, 0.4 * 60 * minutes, seconds)
 
-    def settings(self, correction: str, spent: float = 0.0) -> int:
+    def settings(self, correction: str, few: int, spent: float = 0.0) -> int:
         """Settings that a search measures; a corrected one costs its calibration too.
 
-        ``spent``: seconds that are not left for it.
+        Args:
+            correction: as in ``Sleep``.
+            few: images that it measures on.
+            spent: seconds that are not left for it.
         """
-        few = min(SEARCH_IMAGES, self.search)
+        calibrating = min(SEARCH_CALIBRATION, 2 * few, self.calibration)
         # Settings share work, but for what corrections change.
-        passes = 0.6 * few if correction == "none" else 2 * SEARCH_CALIBRATION + few
+        passes = 0.6 * few if correction == "none" else 2 * calibrating + few
         return int(max(self.seconds - spent, 0.0) / (self.an_image * passes))
 
     def on(self, images: Mapping[str, int]) -> Plan:
@@ -384,8 +387,8 @@ def _offers(
     if "sleep" in levers:
         views = [whole, *_bases(rig, offers.operations)]
 
-        def afforded(correction: str) -> int:
-            return plan.settings(correction, rig.compiling)
+        def afforded(correction: str, few: int) -> int:
+            return plan.settings(correction, few, rig.compiling)
 
         recipe = offer_sleep(rig, recipes, number_format, views, afforded, offers)
     offers.told |= {name: "not asked for" for name in LEVERS if name not in levers}
@@ -427,18 +430,12 @@ def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
         if not enough:
             break
         best = workbench.qualities(max(enough, key=workbench.quality))
-        near = [each for each in enough if _as_good(workbench.qualities(each), best)]
+        near = [each for each in enough if as_good(workbench.qualities(each), best)]
         least = min(map(workbench.damage, near))
         # Of equals the one that saves most.
         close = [each for each in near if workbench.damage(each) <= least]
         chosen.append(max(close, key=offered.__getitem__))
     return [awake, *dict.fromkeys(chosen)]
-
-
-def _as_good(values: np.ndarray, best: np.ndarray) -> bool:
-    """Whether images' qualities are below others by no more than the standard error of that."""
-    lost = best - values
-    return float(lost.mean()) <= float(lost.std()) / math.sqrt(len(lost))
 
 
 def _point(workbench: Workbench, operation: Operation) -> OperatingPoint:

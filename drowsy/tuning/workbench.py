@@ -62,7 +62,8 @@ class Operation:
 
 _AWAKE = Sleep("dense")
 _Measured = tuple[OperatingPoint, dict[str, np.ndarray]]
-# Searches that correct the network at every setting: images for that, and images they measure on.
+# Searches that correct the network at every setting: images for that at most (twice those that they
+# measure on), and images that they measure on.
 SEARCH_CALIBRATION, SEARCH_IMAGES = 24, 64
 
 
@@ -111,9 +112,6 @@ class Workbench:
         }
         self.labelled = labels is not None
         self._task, self.objective = task, task.quality(self.labelled)
-        self._images["quick"] = self._images["search"][:SEARCH_IMAGES]
-        found = self._labels["search"]
-        self._labels["quick"] = None if found is None else found[:SEARCH_IMAGES]
         self._sleepers = [recipe for recipe in recipes if isinstance(recipe, Sleep)]
         self._searched: dict[Sleep, dict[Setting, float]] = {}
         self._engines: dict[tuple[str, View, str | None], Corrected] = {}
@@ -242,9 +240,11 @@ class Workbench:
         """What an operation does on the images of a split; every seed counts on ``report``."""
         return self._measured(operation, split)[0]
 
-    def values(self, operation: Operation, split: str = "report") -> np.ndarray:
-        """The objective of every image of a split, ``[images]``, the mean over the seeds."""
-        return self._measured(operation, split)[1][self.objective]
+    def values(
+        self, operation: Operation, split: str = "report", metric: str | None = None
+    ) -> np.ndarray:
+        """A metric, or the objective, of every image of a split: ``[images]``, means over seeds."""
+        return self._measured(operation, split)[1][metric or self.objective]
 
     def calibration(self, operation: Operation) -> Calibration | None:
         """The corrections that an operation is measured with; None for none."""
@@ -290,18 +290,22 @@ class Workbench:
         """Whether quality is a matter of degree for a single image, and not of right or wrong."""
         return self._task is not CLASSIFICATION
 
-    def fitness(self, operation: Operation) -> float:
-        """How good an operation is beside others on one view.
+    @property
+    def quick(self) -> int:
+        """How many of the search images, the first ones, a search measures on at most.
 
-        Whether an answer is right is told by few images; how far it moved by each.
+        Half of them, where they are few and quality is told by the image: the others judge it.
         """
-        return self.quality(operation) if self.graded else -self.damage(operation)
+        count = len(self._images["search"])
+        return min(SEARCH_IMAGES, max(count // 2, 1) if self.graded else count)
 
     def damage(self, operation: Operation) -> float:
         """Mean damage on the search images, to choose among settings on one view."""
         return float(self._measured(operation, "search")[1][self._task.damage].mean())
 
-    def search(self, recipe: Sleep, budget: int | None = None) -> dict[Setting, float]:
+    def search(
+        self, recipe: Sleep, budget: int | None = None, few: int | None = None
+    ) -> dict[Setting, float]:
         """Settings measured on the search images at full resolution, and their divergence.
 
         Layers rank alike at every resolution, so that one search serves them all, and all recipes
@@ -309,14 +313,18 @@ class Workbench:
 
         Args:
             budget: settings that the first search for it measures; None for what conditions say.
+            few: images that it measures on, ``quick`` of them at most; None for so many.
         """
         key = _search_key(recipe)
         if key not in self._searched:
             engine, split = None, "search"
+            few = few or self.quick
             if recipe.correction != "none":
                 # What a correction costs at every setting, few images make up for.
-                images = self.images("calibration")[:SEARCH_CALIBRATION]
-                engine, split = Corrected(images), "quick"
+                images = self.images("calibration")[: min(SEARCH_CALIBRATION, 2 * few)]
+                engine = Corrected(images)
+            if recipe.correction != "none" or self.graded:
+                split = self._first(few)
             images = self.images(split)
             measurer = self._measurer(
                 self.net(recipe), images, split, self.conditions.seeds[:1], engine
@@ -329,6 +337,13 @@ class Workbench:
             damage = self._task.damage
             self._searched[key] = {s: p.figure(damage) or 0.0 for s, p in points.items()}
         return self._searched[key]
+
+    def _first(self, count: int) -> str:
+        """The first of the search images, as a split."""
+        split, labels = f"first {count}", self._labels["search"]
+        self._images[split] = self._images["search"][:count]
+        self._labels[split] = None if labels is None else labels[:count]
+        return split
 
     def _goals(self, recipe: Sleep) -> list[float]:
         """Savings at full resolution that a recipe and those of the same search may ask for."""

@@ -26,6 +26,10 @@ from drowsy.searches.methods import EXHAUSTIVE_LIMIT, search_at, search_points
 from drowsy.searches.settings import all_settings, single_settings
 from drowsy.searches.tradeoff import additive_settings
 from drowsy.searches.tradeoff import gain as _gain
+from drowsy.searches.trials import Trials, sensitivity
+from drowsy.sleep.detail import Detail
+from drowsy.sleep.independent import Bernoulli
+from drowsy.sleep.source import Source
 
 SEARCHES = ("additive", "greedy", "nsga2", "tpe")
 
@@ -40,11 +44,15 @@ class Model:
         mixed: float = 0.0,
         seed: int = 0,
         ties: Sequence[Sequence[int]] = (),
+        source: Source | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
         self.names = [f"conv{i}" for i in range(layers)]
         self.damage = "divergence"
-        self.net = SimpleNamespace(k=k)
+        sleep = SimpleNamespace(source=source or Bernoulli())
+        self.net = SimpleNamespace(
+            k=k, layers={n: SimpleNamespace(sleep=sleep) for n in self.names}
+        )
         self.shares = dict(zip(self.names, rng.dirichlet(np.ones(layers) * 2), strict=True))
         self.gains = multiplication_gains(self.shares, k)
         self.ties = ties or [[i] for i in range(layers)]
@@ -242,6 +250,18 @@ def test_too_small_a_budget_is_told_and_spent_on_uniform_rates_first(
         assert max(point.saving for point in points.values()) > 0.8
     with pytest.warns(UserWarning, match="budget: got"):
         assert set(first) <= set(search_at(Model(20, 8), (0.5,), budget))
+
+
+@pytest.mark.parametrize(("source", "power"), [(Bernoulli(), 1), (Detail(), 3)])
+def test_where_the_flattest_sleep_first_low_rates_harm_little(source: Source, power: int) -> None:
+    # 9 settings: every layer alone at 1/2, of which the other rates are told.
+    trials = Trials(Model(4, 8, source=source), 9)
+    damage = sensitivity(trials)
+    assert len(trials.points) == 5
+    alone = [trials.damage(tuple(4 * (i == layer) for i in range(4))) for layer in range(4)]
+    assert damage[:, 4] == pytest.approx(alone)
+    assert damage[:, 2] == pytest.approx(np.array(alone) / 2**power)
+    assert damage[:, 6] == pytest.approx(np.array(alone) * 1.5**4)
 
 
 @pytest.mark.parametrize("method", SEARCHES)

@@ -312,12 +312,13 @@ def test_a_plan_fits_what_there_is() -> None:
         "calibration": range(1), "search": range(1, 3), "report": range(3, 5)
     }  # fmt: skip
     # 240 s: of 64 images each, which share work where nothing is corrected; else of a calibration
-    # on 24 too, asleep and awake.
-    assert plan.settings("none") == int(240 / (0.04 * 0.6 * 64))
-    assert plan.settings("affine") == int(240 / (0.04 * (64 + 2 * 24)))
+    # on 24 too, asleep and awake, or on twice as many as are measured on.
+    assert plan.settings("none", 64) == int(240 / (0.04 * 0.6 * 64))
+    assert plan.settings("affine", 64) == int(240 / (0.04 * (64 + 2 * 24)))
+    assert plan.settings("affine", 5) == int(240 / (0.04 * (5 + 2 * 10)))
     # What was spent on compiling is not left.
-    assert plan.settings("none", 60.0) == int(180 / (0.04 * 0.6 * 64))
-    assert plan.settings("none", 300.0) == 0
+    assert plan.settings("none", 64, 60.0) == int(180 / (0.04 * 0.6 * 64))
+    assert plan.settings("none", 64, 300.0) == 0
 
 
 def test_what_first_calls_take_longer_is_counted_once(

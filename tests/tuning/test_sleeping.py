@@ -1,0 +1,173 @@
+"""What sleeps to reach a saving: rates that reach it, and searches that few images judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drowsy.evaluation.restoration import restoration
+from drowsy.images.view import View
+from drowsy.tuning import levers
+from drowsy.tuning.conditions import Conditions
+from drowsy.tuning.levers import Offers, as_good, offer_sleep
+from drowsy.tuning.recipe import Sleep
+from drowsy.tuning.sleeping import asleep
+from drowsy.tuning.workbench import Operation, Workbench
+
+SEARCHED = Sleep("searched", source="lattice", grain="position")
+UNIFORM = replace(SEARCHED, rates="uniform")
+
+
+class Restores(nn.Module):
+    """Puts out a picture; its first convolution has too few multiplications to sleep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Conv2d(3, 3, 1, groups=3)
+        self.one = nn.Conv2d(3, 16, 3, padding=1)
+        self.two = nn.Conv2d(16, 32, 3, padding=1)
+        self.three = nn.Conv2d(32, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(self.shift(x)).relu()
+        return self.three(self.two(y).relu())
+
+
+@pytest.fixture
+def workbench() -> Workbench:
+    torch.manual_seed(0)
+    images = torch.rand(14, 3, 16, 16)
+    model = Restores().eval()
+    splits = {"calibration": range(2), "search": range(2, 12), "report": range(12, 14)}
+    with torch.inference_mode():
+        targets = model(images) + 0.01
+    return Workbench(model, images, targets, splits, Conditions(seeds=(0,)), task=restoration(1))
+
+
+def whole(workbench: Workbench) -> View:
+    return View.whole(workbench.full)
+
+
+def test_one_layer_makes_up_for_those_that_rest(workbench: Workbench) -> None:
+    operation = asleep(UNIFORM, workbench, whole(workbench), 0.25)
+    assert operation is not None
+    net = operation.net
+    rates = dict(zip(net.layers, operation.setting, strict=True))
+    assert set(net.resting) == {"shift"}
+    # 9 x 3 x 16, 9 x 16 x 32 and 9 x 32 x 3 multiplications a position, and 3 that do not sleep:
+    # the first is the smallest that saves those by one step.
+    assert rates == {"shift": 0, "one": 3, "two": 2, "three": 2}
+    work = {"one": 432, "two": 4608, "three": 864}
+    saved = sum(rates[name] * each for name, each in work.items()) / 8 / (3 + sum(work.values()))
+    assert operation.saving == pytest.approx(saved)
+    assert 0.25 <= operation.saving < 0.26
+
+
+def test_a_rate_that_one_layer_cannot_reach_is_the_next_one(workbench: Workbench) -> None:
+    operation = asleep(UNIFORM, workbench, whole(workbench), 0.37)
+    assert operation is not None
+    assert operation.setting == (0, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("gains", "best"),
+    [
+        # Better on each of the five images that the search did not go by.
+        ([-9.0] * 5 + [0.2, 0.3, 0.2, 0.3, 0.2], "searched"),
+        # Better on average, but not beyond what so few images tell.
+        ([9.0] * 5 + [1.0, -0.4, 0.9, -0.5, 0.1], "uniform"),
+        # Much better on the images that the search went by alone.
+        ([9.0] * 5 + [0.0] * 5, "uniform"),
+    ],
+)
+def test_a_search_is_judged_by_images_that_it_did_not_go_by(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch, gains: list[float], best: str
+) -> None:
+    uniform = asleep(UNIFORM, workbench, whole(workbench), 0.5)
+    assert uniform is not None
+    setting = (0, 0, 5, 5)
+    workbench._searched[replace(SEARCHED, name="")] = {setting: 0.1, (0, 7, 7, 7): 0.2}
+
+    def qualities(operation: Operation) -> np.ndarray:
+        return np.array(gains) if operation.setting == setting else np.zeros(10)
+
+    monkeypatch.setattr(workbench, "qualities", qualities)
+    assert workbench.quick == 5
+    chosen = asleep(SEARCHED, workbench, whole(workbench), 0.5)
+    assert chosen is not None
+    assert chosen.setting == {"searched": setting, "uniform": uniform.setting}[best]
+
+
+def test_one_image_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    splits = {"calibration": range(1), "search": range(1, 3), "report": range(3, 4)}
+    few = Workbench(Restores().eval(), images, None, splits, Conditions(), task=restoration(1))
+    few._searched[replace(SEARCHED, name="")] = {(0, 0, 5, 5): 0.1}
+    monkeypatch.setattr(few, "qualities", lambda o: np.full(2, float(o.setting == (0, 0, 5, 5))))
+    chosen = asleep(SEARCHED, few, whole(few), 0.5)
+    uniform = asleep(UNIFORM, few, whole(few), 0.5)
+    assert chosen is not None
+    assert uniform is not None
+    assert chosen.setting == uniform.setting
+
+
+def test_searches_take_fewer_pictures_before_fewer_settings(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[tuple[int | None, int | None]] = []
+
+    def search(
+        recipe: Sleep, budget: int | None = None, few: int | None = None
+    ) -> dict[Any, float]:
+        searched.append((budget, few))
+        return {(0, 4, 4, 4): 0.1}
+
+    monkeypatch.setattr(workbench, "search", search)
+
+    class Rig:
+        cost = "macs"
+
+    rig: Any = Rig()
+    rig.workbench = workbench
+    # Twice what it takes to try 3 layers and 8 rates is 22.
+    offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 80 // few, Offers())
+    assert searched[0] == (20, 4)
+    searched.clear()
+    offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 200 // few, Offers())
+    assert searched[0] == (40, 5)
+    searched.clear()
+    told = Offers()
+    offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 40 // few, told)
+    assert not searched
+    assert "rates: uniform" in told.told["sleep"]
+
+
+def test_of_recipes_about_as_good_the_one_of_least_damage(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = np.array([1.0, -1.0] * 5)
+    quality = {"lattice": np.zeros(10), "fovea": far - 0.1, "bernoulli": np.full(10, -0.5)}
+    damage = {"lattice": 0.2, "fovea": 0.1, "bernoulli": 0.0}
+
+    def source(operation: Operation) -> str:
+        return operation.net.layers["two"].sleep.source.name
+
+    monkeypatch.setattr(workbench, "qualities", lambda o: quality[source(o)])
+    monkeypatch.setattr(workbench, "damage", lambda o: damage[source(o)])
+    recipes = [replace(UNIFORM, source=name) for name in ("lattice", "fovea", "bernoulli")]
+    found = levers._best(workbench, recipes, whole(workbench), None)
+    assert found is not None
+    assert found.source == "fovea"
+
+
+def test_as_good_is_within_a_standard_error() -> None:
+    best = np.array([1.0, 3.0, 1.0, 3.0])
+    # Losses of 0 and 1 by turns: their mean is 0.5, its standard error 0.25.
+    assert not as_good(best - np.array([0.0, 1.0, 0.0, 1.0]), best)
+    # Of -1 and 1.8: 0.4 and 0.7.
+    assert as_good(best - np.array([-1.0, 1.8, -1.0, 1.8]), best)
