@@ -13,18 +13,13 @@ from drowsy.sleep import parse_source
 from drowsy.tuning.clips.knob import VideoKnob
 from drowsy.tuning.clips.point import VideoPoint
 from drowsy.tuning.knob import Knob
+from drowsy.tuning.table import SAVES
 
 AnyKnob: TypeAlias = Knob | VideoKnob
 AnyPoint: TypeAlias = OperatingPoint | VideoPoint
 
 # Fewer report images than this are few, and the page says so.
 _FEW = 500
-_COSTS = {
-    "latency": "time",
-    "slowest": "slowest frame's time",
-    "joules": "energy",
-    "macs": "multiplications",
-}
 
 
 def number(value: float) -> str:
@@ -218,7 +213,7 @@ def slower(knob: AnyKnob, point: AnyPoint) -> bool:
 
 def saves(cost: str) -> str:
     """What a cost is of, in a word."""
-    return _COSTS[cost]
+    return SAVES[cost]
 
 
 def _bets_on_the_middle(source: str) -> bool:

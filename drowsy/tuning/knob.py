@@ -29,7 +29,7 @@ from drowsy.tuning.knobfile import Contents, read_knob, write_knob
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.measuring import check_seconds, measured
 from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
-from drowsy.tuning.table import points_table, with_levers
+from drowsy.tuning.table import described, points_table
 
 # Points held by ``at`` in this thread or task, by the knob's id.
 _HELD: contextvars.ContextVar[Mapping[int, OperatingPoint]] = contextvars.ContextVar(
@@ -373,7 +373,8 @@ class Knob:
         return points_table(self.rows(), self.objective, self.batch)
 
     def __str__(self) -> str:
-        return with_levers(self.table(), self.contents.levers)
+        made, levers = self.contents.made, self.contents.levers
+        return described(self.table(), self.cost, made, levers)
 
     def __repr__(self) -> str:
         return (

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from drowsy.files.messages import legible
 from drowsy.files.tables import Row, align
 from drowsy.knob.metrics import METRICS
+
+# What is saved where a cost is.
+SAVES = {
+    "latency": "time",
+    "slowest": "slowest frame's time",
+    "joules": "energy",
+    "macs": "multiplications",
+}
 
 
 def points_table(rows: Sequence[Row], objective: str, batch: int) -> str:
@@ -34,11 +43,24 @@ def clips_table(rows: Sequence[Row], objective: str) -> str:
     return _table(rows, objective, head, lines)
 
 
-def with_levers(table: str, levers: Mapping[str, str]) -> str:
-    """A table, and below it a line of what came of every lever."""
-    # A file's texts are a stranger's.
+def described(table: str, cost: str, made: Mapping[str, Any], levers: Mapping[str, str]) -> str:
+    """A table, below it what its columns mean, and a line of what came of every lever.
+
+    Args:
+        table: as the functions above make it.
+        cost: what is saved.
+        made: where the figures come from, of a file that may be a stranger's.
+        levers: by name, in words.
+    """
+    seen = [
+        f"{made[kind]['report']} {kind}"
+        for kind in ("images", "clips", "frames")
+        if isinstance(made.get(kind), Mapping) and type(made[kind].get("report")) is int
+    ]
+    on = f", on {' and '.join(seen)} that nothing was chosen on" if seen else ""
+    marks = f"* in force; saved: of the {SAVES[cost]}; lost: against the network awake{on}"
     told = [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers.items()]
-    return "\n".join([table, *told])
+    return "\n".join([table, marks, *told])
 
 
 def _table(

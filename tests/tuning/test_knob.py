@@ -274,9 +274,14 @@ def test_any_byte_changed_is_refused_or_read_right(model: nn.Module, tmp_path: P
 
 
 def test_the_table_tells_what_every_point_does(model: nn.Module) -> None:
-    knob = Knob(model, contents_of(model))
+    about = {"images": {"search": 9, "report": 300}}
+    knob = Knob(model, replace(contents_of(model), made=about))
     knob.set(saving=0.4)
     lines = str(knob).splitlines()
+    assert lines[-2] == (
+        "* in force; saved: of the time; lost: against the network awake, on 300 images that "
+        "nothing was chosen on"
+    )
     assert lines[2].split()[:2] == ["awake", "0%"]
     assert lines[3].startswith("*  bfloat16")
     assert "16 px of the middle 0.79, bfloat16" in lines[5]

@@ -30,7 +30,7 @@ from drowsy.tuning.clips.point import VideoPoint, spent
 from drowsy.tuning.measuring import check_seconds
 from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.resolution import fit_flatten
-from drowsy.tuning.table import clips_table, with_levers
+from drowsy.tuning.table import clips_table, described
 from drowsy.video.cuts import DEFAULT_CUT
 from drowsy.video.motions import moved
 from drowsy.video.stream import Look
@@ -363,7 +363,8 @@ class VideoKnob:
         return clips_table(self.rows(), self.objective)
 
     def __str__(self) -> str:
-        return with_levers(self.table(), self.contents.levers)
+        made, levers = self.contents.made, self.contents.levers
+        return described(self.table(), self.cost, made, levers)
 
     def __repr__(self) -> str:
         return f"VideoKnob({len(self.points)} points, cost={self.cost!r}, at {self.point.way})"
