@@ -17,6 +17,7 @@ from drowsy.cli.inputs import load_data
 from drowsy.cli.networks import as_recorded, load_model, note, recorded
 from drowsy.cli.options import check_out_file, find_device
 from drowsy.cli.video import read_clips
+from drowsy.files.messages import legible
 from drowsy.files.tensors import read_described
 from drowsy.files.versioned import read_json
 from drowsy.live.network import read_names
@@ -145,6 +146,8 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.out is not None:
         knob.save(args.out)
         print(f"\nwrote {args.out}")
+    else:
+        print(f"\n{legible(args.knob)} is as it was: --out F keeps these figures")
 
 
 def run_report(args: argparse.Namespace) -> None:

@@ -160,6 +160,7 @@ def test_bench_measures_every_setting_here_and_writes_where_it_is_asked_to(
     assert main(["bench", "tiny.drowsy", "--seconds", "0.1", "--batch", "3"]) == 0
     told = capsys.readouterr()
     assert "ms/3" in told.out
+    assert "tiny.drowsy is as it was: --out F keeps these figures" in told.out
     # Nobody is warned of milliseconds that are measured anew.
     assert "another machine" not in told.err
     assert tuned.read_bytes() == before
