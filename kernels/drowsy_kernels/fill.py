@@ -22,7 +22,15 @@ import torch
 import triton
 import triton.language as tl
 from drowsy_kernels.epilogue import activate, activation_arguments, asleep, map_mode
-from drowsy_kernels.launch import MAX_ELEMENTS, Launch, check_operand, launched, plan_of, planned
+from drowsy_kernels.launch import (
+    MAX_ELEMENTS,
+    VIEWS,
+    Launch,
+    check_operand,
+    launched,
+    plan_of,
+    planned,
+)
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -59,7 +67,7 @@ def _neighbour(
     return position[:, None], inside[:, None] & (slept == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _fill_kernel(
     y,
     bitmap,

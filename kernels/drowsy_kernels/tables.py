@@ -146,7 +146,7 @@ def _tap_table_kernel(
             tl.store(table + tap * capacity + i, tl.where(inside, source, -1), mask=m_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=VIEWS)
 def _expand_rows_kernel(
     rows,
     index,
