@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_knob import Tuned, write_clip
 
 pytest.importorskip("nicegui", reason='needs NiceGUI: pip install -e ".[live]"')
@@ -51,7 +52,8 @@ def served(
     with subprocess.Popen(
         [*command, "--port", str(port), *arguments],
         cwd=tuned.folder,
-        env={**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        # As many threads as made the knob's file, or its points are measured anew.
+        env={**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
