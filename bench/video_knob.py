@@ -38,8 +38,8 @@ CHOSEN_ON, REPORTED_ON, OTHERS = (
 )
 FRAMES = 100
 PAGE = FOLDER.parents[1] / "live" / f"{NETWORK}_video.html"
-# Frames of the page: of the clip and its frames that are reported on.
-SHOWN = ("car", range(40, 48))
+# On the page: a clip that is reported on, and some of its frames.
+SHOWN = ("road", range(40, 48))
 
 
 def clips(root: Path) -> dict[str, Tensor]:
@@ -115,6 +115,24 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def page(knob: VideoKnob, found: dict[str, Tensor], root: Path) -> None:
+    """Write the knob's page."""
+    name, frames = SHOWN
+    shown = found[name][frames.start : frames.stop]
+    words = root / "data" / "imagenet_val_1300" / "synset_words.txt"
+    classes = [line.split(" ", 1)[1].split(",")[0] for line in words.read_text().splitlines()]
+    prepared = models.MODELS[NETWORK].preprocess
+    drowsy.write_report(
+        knob,
+        PAGE,
+        shown,
+        name="ResNet-18 on video",
+        mean=prepared.mean,
+        std=prepared.std,
+        classes=classes,
+    )
+
+
 def main() -> None:
     """Tune, evaluate, record."""
     parser = argparse.ArgumentParser(
@@ -127,7 +145,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
-    info = models.MODELS[NETWORK]
     model = models.load(NETWORK, args.root / "weights" / f"{NETWORK}.safetensors")
     found = clips(args.root)
     # Every second one is reported on.
@@ -157,14 +174,7 @@ def main() -> None:
         "levers": dict(knob.contents.levers),
     }
     write_json(FOLDER / "knob.json", {**about, **provenance(), "rows": rows})
-    name, frames = SHOWN
-    shown = found[name][frames.start : frames.stop]
-    words = args.root / "data" / "imagenet_val_1300" / "synset_words.txt"
-    classes = [line.split(" ", 1)[1].split(",")[0] for line in words.read_text().splitlines()]
-    mean, std = info.preprocess.mean, info.preprocess.std
-    drowsy.write_report(
-        knob, PAGE, shown, name=f"{info.name} on video", mean=mean, std=std, classes=classes
-    )
+    page(knob, found, args.root)
     print(knob, markdown(rows), sep="\n\n")
 
 

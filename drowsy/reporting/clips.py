@@ -48,10 +48,11 @@ from drowsy.video.areas import REFRESH, WHOLE, Box
 from drowsy.video.ways import Way
 
 _LEVERS = ("size", "skip", "remember", "packed")
-_LEGEND = (
+_ROWS = (
     "Small squares are four frames in a row, coloured where something is computed (of change an "
-    "example: it goes by what moves). Boxes show the pixels of a frame beside those of the whole."
+    "example: it goes by what moves)."
 )
+_BOXES = "Boxes show the pixels of a frame beside those of the whole."
 # Frames in a row that small squares stand for, and pixels that areas by change look at there.
 _SHOWN, _LOOKED_AT = 4, 56
 # Fewer report frames or clips than these are few, and the page says so.
@@ -63,12 +64,15 @@ def parts(
 ) -> list[Element | None]:
     """The sections of the page, in the order in which they are read."""
     settings = settings_of(knob)
+    turned = {lever for each in settings if each.name for lever in each.turned}
+    levers = [lever for lever in _LEVERS if lever in turned]
+    legend = [_ROWS] * bool(turned & {"skip", "remember"}) + [_BOXES] * ("size" in turned)
     return [
         heading(knob, name, settings),
         deals(knob, settings),
         frontier(knob, settings),
         table(knob, settings, columns(knob)),
-        lever_by_lever(knob, settings, _LEVERS, _drawn, _LEGEND),
+        lever_by_lever(knob, settings, levers, _drawn, " ".join(legend)),
         views(settings, album, "size"),
         film(knob, settings, album, classes),
         section("How it was measured", pairs(how_measured(knob))),
@@ -236,7 +240,7 @@ def _how_steady(made: Mapping[str, Any]) -> str:
     if known is not None and isinstance(value, float) and is_number(value):
         same = known.told(value).removeprefix(known.name).strip()
         told += (
-            f": of the network awake, {known.title} with its own answer to the frame before is "
+            f". Of the network awake, {known.title} with its own answer to the frame before is "
             f"{same} on the clips reported on"
         )
     return (

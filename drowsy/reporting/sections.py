@@ -105,8 +105,8 @@ def frontier(knob: AnyKnob, settings: Sequence[Setting]) -> Element:
     )
     if any(not each.name for each in settings):
         told += (
-            f" Grey: measured too, but another point takes no more {saves(knob.cost)} and loses no "
-            "more."
+            f" Grey: measured too, but by {saves(knob.cost)} another point costs no more and loses "
+            "no more."
         )
     return section(
         "What it costs, what it loses",

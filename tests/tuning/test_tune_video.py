@@ -691,9 +691,7 @@ def test_with_labels_a_knob_of_labels_is_compared(
 # --- a run that is stopped ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "after"), [("looks", 0), ("looks", 7), ("paces", 1), ("paces", 6)]
-)
+@pytest.mark.parametrize(("kind", "after"), [("looks", 7), ("paces", 6)])
 def test_stopped_anywhere_it_ends_with_the_same_file(
     kind: str,
     after: int,
@@ -719,7 +717,7 @@ def test_stopped_anywhere_it_ends_with_the_same_file(
     monkeypatch.setattr(tuning, "pace", counted("paces", tuning.pace))
 
     def run(store: str) -> bytes:
-        knob = tune(model, clips, levers=["size", "remember", "skip"], store=tmp_path / store)
+        knob = tune(model, clips, levers=["remember", "skip"], store=tmp_path / store)
         knob.save(tmp_path / "net.drowsy")
         return (tmp_path / "net.drowsy").read_bytes()
 
