@@ -343,7 +343,7 @@ def dense_table() -> str:
         for saving in dict.fromkeys(row["saving"] for row in rows):
             of = {row["method"]: row for row in rows if row["saving"] == saving}
             times = 1 if metric == "psnr" else 100
-            cells = [title, rows[0]["images"], f"{times * float(rows[0]['awake']):.1f}"]
+            cells = [title, rows[0].get("images") or "-", f"{times * float(rows[0]['awake']):.1f}"]
             cells.append(f"{float(saving):.0%}")
             for method in ("tune", "resolution"):
                 row = of.get(method)

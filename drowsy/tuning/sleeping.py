@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from drowsy.evaluation.intervals import paired
@@ -62,10 +62,10 @@ def _settings(
     wanted: float,
 ) -> list[Setting]:
     """What may be best of the settings that save so much of the multiplications."""
-    uniform = _uniform(net, saved, wanted)
     if recipe.rates == "uniform":
-        return uniform
+        return _uniform(net, saved, wanted, {})
     damage = workbench.search(recipe)
+    uniform = _uniform(net, saved, wanted, damage)
     enough = (setting for setting in damage if saved(setting) >= wanted)
     searched = sorted(enough, key=damage.__getitem__)[:1]
     if recipe.correction == "none" and not workbench.graded:
@@ -74,21 +74,31 @@ def _settings(
     return list(dict.fromkeys(searched + uniform))
 
 
-def _uniform(net: DrowsyNet, saved: Callable[[Setting], float], wanted: float) -> list[Setting]:
+def _uniform(
+    net: DrowsyNet,
+    saved: Callable[[Setting], float],
+    wanted: float,
+    damage: Mapping[Setting, float],
+) -> list[Setting]:
     """One rate for all layers that saves enough, as one setting; none where none does.
 
     Layers that rest make a rate fall short of its own figure. Where one step in one other layer
-    makes up for that, only that layer sleeps a step more, and of such layers the one that saves
-    least by it.
+    makes up for that, only that layer sleeps a step more: of such layers the one that does least
+    damage when it sleeps alone, as far as that was measured, or that saves least by the step.
     """
     free = [int(name not in net.resting) for name in net.layers]
+    alone: dict[int, float] = {}
+    for setting in damage:
+        if sum(map(bool, setting)) == 1:
+            layer = setting.index(max(setting))
+            alone[layer] = max(alone.get(layer, 0.0), damage[setting])
     for j in range(net.k):
         rate = tuple(j * each for each in free)
         if saved(rate) >= wanted:
             return [rate]
         if 0 < j < net.k - 1:
-            steps = ((*rate[:n], j + 1, *rate[n + 1 :]) for n, each in enumerate(free) if each)
-            enough = [setting for setting in steps if saved(setting) >= wanted]
+            steps = {n: (*rate[:n], j + 1, *rate[n + 1 :]) for n, each in enumerate(free) if each}
+            enough = [n for n, setting in steps.items() if saved(setting) >= wanted]
             if enough:
-                return [min(enough, key=saved)]
+                return [steps[min(enough, key=lambda n: (alone.get(n, 0.0), saved(steps[n])))]]
     return []

@@ -68,6 +68,21 @@ def test_one_layer_makes_up_for_those_that_rest(workbench: Workbench) -> None:
     assert 0.25 <= operation.saving < 0.26
 
 
+def test_it_is_the_layer_that_harms_least_alone_where_that_is_known(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No gain, so that it is one rate for all layers.
+    monkeypatch.setattr(workbench, "qualities", lambda operation: np.zeros(10))
+    # At their highest rates the second layer does least; the last setting is of no layer alone.
+    workbench._searched[replace(SEARCHED, name="")] = {
+        (0, 4, 0, 0): 0.3, (0, 0, 4, 0): 0.1, (0, 0, 7, 0): 0.2, (0, 0, 0, 4): 0.4,
+        (0, 1, 1, 1): 0.0,
+    }  # fmt: skip
+    operation = asleep(SEARCHED, workbench, whole(workbench), 0.25)
+    assert operation is not None
+    assert operation.setting == (0, 2, 3, 2)
+
+
 def test_a_rate_that_one_layer_cannot_reach_is_the_next_one(workbench: Workbench) -> None:
     operation = asleep(UNIFORM, workbench, whole(workbench), 0.37)
     assert operation is not None
