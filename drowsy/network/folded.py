@@ -246,7 +246,7 @@ class FoldedConv2d(nn.Conv2d):
     def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
         """``(weight, bias)`` that the convolution uses: batch norm and correction included."""
         if self.corrected_weight is None:
-            return self._uncorrected()
+            return self.uncorrected_parameters()
         if self._replaced():
             raise RuntimeError(
                 "a correction is in force over other weights than those that the layer is called "
@@ -254,7 +254,8 @@ class FoldedConv2d(nn.Conv2d):
             )
         return self.corrected_weight, self.corrected_bias
 
-    def _uncorrected(self) -> tuple[Tensor, Tensor | None]:
+    def uncorrected_parameters(self) -> tuple[Tensor, Tensor | None]:
+        """``(weight, bias)`` with the batch norm, and without any correction, now or later."""
         if not self.folds:
             return self.weight, self.bias
         if self._is_folded():
@@ -348,7 +349,7 @@ class FoldedConv2d(nn.Conv2d):
         if scale is None and self.corrected_weight is None:
             return
         with torch.no_grad():
-            weight, own = self._uncorrected()
+            weight, own = self.uncorrected_parameters()
             if self.corrected_weight is None or self.corrected_bias is None:
                 # Tensors made in inference mode could not be written to outside of it.
                 with torch.inference_mode(False):

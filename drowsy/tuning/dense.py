@@ -86,7 +86,7 @@ def _folded(net: DrowsyNet) -> dict[int, nn.Module]:
 
 def _convolution(conv: nn.Conv2d, layer: DrowsyConv2d) -> nn.Conv2d:
     """A convolution with the weights that a layer has folded."""
-    weight, bias = layer.parameters_in_effect()
+    weight, bias = layer.uncorrected_parameters()
     made = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,

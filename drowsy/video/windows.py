@@ -215,11 +215,11 @@ class Pool(Operation):
 
 
 class Convolution(Operation):
-    """A convolution with its bias and activation, of the weights that are in effect now."""
+    """A convolution with its bias and activation, of weights that nothing corrects."""
 
     def __init__(self, conv: nn.Conv2d, input: Size, output: Size) -> None:
         if isinstance(conv, DrowsyConv2d):
-            self.weight, self.bias = conv.parameters_in_effect()
+            self.weight, self.bias = conv.uncorrected_parameters()
             spec, self._slopes = conv.spec.at(input), conv.slopes
         else:
             self.weight, self.bias = conv.weight, conv.bias

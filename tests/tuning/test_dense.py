@@ -159,3 +159,21 @@ def test_none_where_the_code_looks_at_a_norm() -> None:
     net = drowsy.convert(seeded(ReadingItsNorm), EXAMPLE)
     assert net.graph is not None
     assert dense(net, EXAMPLE) is None
+
+
+@pytest.mark.parametrize("reconstruct", [False, True])
+def test_corrections_of_points_where_some_sleep_stay_with_these(reconstruct: bool) -> None:
+    torch.manual_seed(0)
+    model, images = Net().eval(), torch.rand(64, 3, 12, 12)
+    net = drowsy.convert(model, EXAMPLE)
+    net.set(0.5)
+    drowsy.calibrate(net, images, reconstruct=reconstruct)
+    for when in (0, 0.5):
+        net.set(when)
+        plain = dense(net, EXAMPLE)
+        assert plain is not None
+        with torch.inference_mode():
+            for rate in (0.5, 0, 0.5):
+                net.set(rate)
+                assert bool(net.corrected) == (rate > 0)
+                torch.testing.assert_close(plain(images), model(images))
