@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -233,12 +233,12 @@ class Stream:
 
     def _plan(self, frames: Tensor) -> Program:
         """The program, made anew where the network computes with other weights."""
-        if self._program is None or self._weights != self._weights_now():
+        if self._program is None or self._weights != self._weights_now(self._program):
             for slot in self._slots:
                 slot.leave_memory()
             self._program = Program(self.net, frames, by_cells=self.refresh == "change")
             self._captured = self._serve(self._program)
-            self._weights = self._weights_now()
+            self._weights = self._weights_now(self._program)
             if self._program.grid is not None:
                 for slot in self._slots:
                     slot.areas.fit(self._program.grid)
@@ -254,13 +254,17 @@ class Stream:
             raise ValueError(f"backend: got 'triton' for {self._unserved}; 'auto' would take torch")
         return None if self._unserved else Captured(program, len(self._slots))
 
-    def _weights_now(self) -> list[Any]:
-        """What tells whether layers compute with the weights that they computed with before."""
-        layers = self.net.layers.values()
-        return [self.net.known] + [
-            (layer.laid, layer.written, layer.weight.data_ptr(), _version(layer.weight))
-            for layer in layers
+    def _weights_now(self, program: Program) -> list[Any]:
+        """What tells whether a program computes with the weights that it computed with before."""
+        return [
+            self.net.known,
+            *((layer.laid, layer.written) for layer in self.net.layers.values()),
+            *((each.data_ptr(), _version(each)) for each in self._tensors(program)),
         ]
+
+    def _tensors(self, program: Program) -> Iterator[Tensor]:
+        yield from (layer.weight for layer in self.net.layers.values())
+        yield from program.slopes
 
     def _indices(self, slots: Sequence[int] | None) -> Sequence[int]:
         return check_slots(slots, len(self._slots))

@@ -278,6 +278,27 @@ def test_new_weights_are_followed() -> None:
     assert_close(stream(clip[:1]), net(clip[:1]), 1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("name", ["slopes", "slope"])
+def test_new_slopes_are_followed(name: str, replaced: bool) -> None:
+    """Of a neuron, and of a PReLU after a sum."""
+    model, size = networks.make("mobile", torch.float32)
+    net = drowsy.convert(model)
+    stream = Stream(net, cut=None)
+    clip = frames(3, size, torch.float32)
+    stream(clip[:1])
+    stream(clip[1:2])
+    prelu, before = net.model.get_submodule(name), net(clip[2:])
+    if replaced:
+        prelu.weight = nn.Parameter(-2 * prelu.weight)
+    else:
+        prelu.weight.mul_(-2)
+    expected = net(clip[2:])
+    assert not torch.allclose(expected, before)
+    assert_close(stream(clip[2:]), expected, 1e-5)
+
+
 @torch.inference_mode()
 def test_bfloat16() -> None:
     model, size = networks.make("residual", torch.float32)
