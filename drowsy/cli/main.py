@@ -10,6 +10,7 @@ import torch
 
 from drowsy.cli.arguments import parse
 from drowsy.cli.options import check_options
+from drowsy.files.messages import legible
 
 # As shells call a process that SIGINT or SIGPIPE ended.
 INTERRUPTED, PIPE_BROKE = 130, 141
@@ -53,9 +54,16 @@ def _run(argv: list[str] | None) -> int:
     except Exception as error:
         if not isinstance(error, (OSError, ImportError)) and not _is_refusal(error):
             raise
-        print(f"drowsy {args.command}: {error}", file=sys.stderr)
+        print(f"drowsy {args.command}: {_told(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _told(error: Exception) -> str:
+    """An error in words: of the operating system's, which file, before what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{legible(str(error.filename))}: {error.strerror}"
+    return str(error)
 
 
 def _is_refusal(error: Exception) -> bool:

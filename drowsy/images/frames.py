@@ -65,6 +65,8 @@ def frame_rate(path: str | os.PathLike[str]) -> float:
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     av = require("av", "video")
+    if os.path.isdir(path):
+        raise ValueError(f"clip: {legible(path)} is a folder, allowed: a clip, such as one in it")
     kind = "v4l2" if str(path).startswith(_CAMERA) else None
     try:
         container = av.open(str(path), format=kind)

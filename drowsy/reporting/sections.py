@@ -204,7 +204,7 @@ class Column:
 
 def shortly(title: str) -> str:
     """A title for phones."""
-    return title.replace(saves("macs"), "MACs")
+    return title.replace(saves("macs"), "MACs").replace(saves("slowest"), "slowest")
 
 
 def written(value: float | None) -> str:

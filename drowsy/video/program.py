@@ -89,7 +89,7 @@ class Program:
             if value is not None
         }
         called = (node.target for node in self._graph.nodes if node.op == "call_module")
-        applied = [self.modules[str(target)] for target in called]
+        applied: list[Any] = [self.modules[str(target)] for target in called]
         applied += [layer.prelu for layer in net.layers.values()]
         self._prelus = [module for module in applied if isinstance(module, nn.PReLU)]
         self._drop_identities()
