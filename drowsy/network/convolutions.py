@@ -67,6 +67,7 @@ TAKEN = frozenset(
         "table",
         "tail",
         "uncorrect",
+        "uncorrected_parameters",
         "written",
     }
 )

@@ -88,6 +88,8 @@ class Absorbed(Standin):
             module = self._module
             if module._forward_hooks or module._forward_pre_hooks:
                 raise goes_other_way("a norm or activation has hooks now, which are to be called")
+            if "forward" in vars(module):
+                raise goes_other_way("a norm or activation has another forward now")
             # Not asked of what has none: a module takes long to say so.
             asked = "inplace" in vars(module) or hasattr(type(module), "inplace")
             return _passed(y, asked and module.inplace)  # type: ignore[arg-type]

@@ -552,9 +552,10 @@ def test_a_fault_of_drowsys_keeps_its_traceback(
             2,
             "drowsy cost: CUDA out of memory. (--batch takes a smaller number)",
         ),
+        (OSError(2, "No such file", "x.drowsy"), 2, "drowsy cost: x.drowsy: No such file"),
         (OSError(28, "No space left on device"), 2, "drowsy cost: [Errno 28] No space left on dev"),
     ],
-    ids=["interrupted", "memory", "disk"],
+    ids=["interrupted", "memory", "missing", "disk"],
 )
 def test_what_can_happen_to_anybody_is_told_in_a_line(
     error: BaseException, code: int, told: str,

@@ -223,6 +223,18 @@ def test_hooks_that_come_later_to_an_absorbed_norm_are_called() -> None:
     torch.testing.assert_close(run(net, x), run(model, x))
 
 
+def test_another_forward_of_an_absorbed_activation_is_called() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(), nn.Conv2d(4, 4, 3)).eval()
+    net, x = convert(model, torch.randn(X)), torch.randn(X)
+    net.set(0.5)
+    model[1].forward = lambda y: 2 * y  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match="another forward now"):
+        asleep = run(net, x)
+    net.set(0)
+    torch.testing.assert_close(run(net, x), run(model, x))
+    assert not torch.allclose(asleep, run(model, x))
+
+
 class Turning(nn.Module):
     """Goes another way at another call: the batch norm is left out."""
 

@@ -290,6 +290,25 @@ def test_the_table_tells_what_every_point_does(model: nn.Module) -> None:
     assert repr(knob) == "Knob(4 points, cost='latency', at bfloat16)"
 
 
+def test_a_point_computes_the_same_whichever_was_in_force_before(model: nn.Module) -> None:
+    knob, images = Knob(model, contents_of(model)), torch.rand(4, 3, *FULL)
+
+    def run(point: OperatingPoint) -> torch.Tensor:
+        knob._machine.reseed(0)
+        with knob.at(point):
+            return knob(images)
+
+    points = knob.contents.points
+    alone = [run(point) for point in points]
+    assert any(knob._machine.nets[None].calibration.points.values())
+    for before in points:
+        for point, wanted in zip(points, alone, strict=True):
+            run(before)
+            torch.testing.assert_close(run(point), wanted)
+    with torch.inference_mode():
+        torch.testing.assert_close(run(points[0]), model(images))
+
+
 def test_measuring_drops_what_is_slower_here(model: nn.Module) -> None:
     knob = Knob(model, contents_of(model))
     knob.set(saving=0.4)

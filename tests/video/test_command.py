@@ -95,6 +95,8 @@ def test_rates_that_a_refresh_lacks_leave_it_out(clip: Path) -> None:
 
 
 def test_clear_errors(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"clip: .* is a folder, allowed: a clip, such as one in"):
+        next(read_frames(tmp_path, PREPROCESS))
     with pytest.raises(ValueError, match=r"clip: .*none.mp4 cannot be read as a video"):
         next(read_frames(tmp_path / "none.mp4", PREPROCESS))
     text = tmp_path / "text.mp4"
