@@ -100,12 +100,12 @@ def run_evaluate(args: argparse.Namespace) -> None:
     args, knob, _, info = load_knob(args)
     device = find_device(args)
     if isinstance(knob, VideoKnob):
-        _refuse(args, ("labels", "images", "batch"))
+        _refuse(args, ("labels", "images", "batch"), "images")
         clips = read_clips(args.data, info.preprocess, args)
         with _in_lines(args):
             rows = knob.evaluate([clip.to(device) for clip in clips.values()])
     else:
-        _refuse_frames(args)
+        _refuse(args, ("frames", "every"), "video")
         data = load_data(_of_one(args), info)
         labels = data.labels if data.labels is None else data.labels.to(device)
         with _in_lines(args):
@@ -134,7 +134,7 @@ def run_bench(args: argparse.Namespace) -> None:
         check_out_file(args)
     args, knob, model, _ = load_knob(args, measured=True)
     if isinstance(knob, VideoKnob):
-        _refuse(args, ("batch",))
+        _refuse(args, ("batch",), "images")
         knob.measure(seconds=args.seconds)
     else:
         images = None
@@ -155,14 +155,14 @@ def run_report(args: argparse.Namespace) -> None:
     args, knob, _, info = load_knob(args)
     images = classes = None
     if isinstance(knob, VideoKnob):
-        _refuse(args, ("labels",))
+        _refuse(args, ("labels",), "images")
         if args.data is not None:
             images = _some_frames(args, info)
         if args.names is not None:
             classes = read_names(args.names, info.num_classes)
         what = "frames"
     else:
-        _refuse_frames(args)
+        _refuse(args, ("frames", "every"), "video")
         if args.names is not None:
             raise ValueError("names: got a file, allowed: of a knob for video, which tells answers")
         if args.data is not None:
@@ -193,18 +193,11 @@ def _of_one(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(args), "data": args.data[0]})
 
 
-def _refuse(args: argparse.Namespace, names: Iterable[str]) -> None:
-    """Raise for options of images where the knob is for video, since they would be ignored."""
+def _refuse(args: argparse.Namespace, names: Iterable[str], of: str) -> None:
+    """Raise for options of the other kind of knob, which would be ignored."""
     for name in names:
-        if getattr(args, name) is not None:
-            raise ValueError(f"{name}: got {getattr(args, name)}, allowed: of a knob for images")
-
-
-def _refuse_frames(args: argparse.Namespace) -> None:
-    """The other way round."""
-    for name in ("frames", "every"):
         if getattr(args, name, None) is not None:
-            raise ValueError(f"{name}: got {getattr(args, name)}, allowed: of a knob for video")
+            raise ValueError(f"{name}: got {getattr(args, name)}, allowed: of a knob for {of}")
 
 
 def load_knob(

@@ -15,15 +15,16 @@ from drowsy.reporting.markup import Inside, tag
 from drowsy.reporting.pictures import Album, moments, shrunk
 from drowsy.reporting.sections import (
     Column,
+    columns,
     count,
     deals,
     frontier,
     heading,
     lever_by_lever,
+    model_card,
     no_pictures,
     pairs,
     section,
-    shortly,
     silences,
     table,
     views,
@@ -40,7 +41,6 @@ from drowsy.reporting.words import (
     not_said_of_any,
     percent,
     plain,
-    saves,
 )
 from drowsy.tuning.clips.knob import VideoKnob
 from drowsy.tuning.clips.point import VideoPoint
@@ -58,6 +58,9 @@ _SHOWN, _LOOKED_AT = 4, 56
 # Fewer report frames or clips than these are few, and the page says so.
 _FEW_FRAMES, _FEW_CLIPS = 500, 10
 
+_MEANT = "frames in a row of cameras like those of the clips, at their frame rate, and this machine"
+_CODE = 'knob = drowsy.load("FILE.drowsy", model); answer = knob(frame)'
+
 
 def parts(
     knob: VideoKnob, name: str, album: Album | None, classes: Sequence[str] | None
@@ -71,47 +74,26 @@ def parts(
         heading(knob, name, settings),
         deals(knob, settings),
         frontier(knob, settings),
-        table(knob, settings, columns(knob)),
+        table(knob, settings, columns(knob, _spent(knob))),
         lever_by_lever(knob, settings, levers, _drawn, " ".join(legend)),
         views(settings, album, "size"),
         film(knob, settings, album, classes),
         section("How it was measured", pairs(how_measured(knob))),
         silences(not_said(knob)),
-        model_card(knob, name),
+        model_card(knob, name, [], _MEANT, _CODE),
     ]
 
 
-def columns(knob: VideoKnob) -> list[Column]:
-    """What the table tells of a setting."""
-    losses, metric = Losses(knob.objective), METRICS[knob.objective]
-    saved, multiplied = f"{saves(knob.cost)} saved", f"{saves('macs')} saved"
-    lost = f"lost ({losses.unit})" if losses.unit else "lost"
-    found = [Column(saved, saved, lambda each: percent(each.saved))]
-    if knob.cost != "macs":
-        found.append(
-            Column(multiplied, shortly(multiplied), lambda each: percent(each.point.saving))
-        )
-    found += [
+def _spent(knob: VideoKnob) -> list[Column]:
+    """What the table tells of what a setting takes."""
+    found = [
         Column("ms / frame", "ms / frame", lambda each: written(each.point.latency_ms), True),
         Column("ms, slowest", "ms, slowest", lambda each: written(each.point.slowest_ms)),
         Column("work at most", "work at most", lambda each: percent(each.point.peak)),
     ]
     if any(point.joules is not None for point in knob.contents.points):
         found.append(Column("J / frame", "J / frame", lambda each: written(each.point.joules)))
-    return [
-        *found,
-        Column(
-            metric.axis,
-            metric.axis,
-            lambda each: losses.written(each.point.figure(knob.objective)),
-        ),
-        Column(lost, lost, lambda each: losses.written(each.loss)),
-        Column(
-            "95% interval",
-            "95%",
-            lambda each: "" if each.point.is_awake else losses.between(each.interval),
-        ),
-    ]
+    return found
 
 
 def _drawn(lever: str, setting: Setting) -> Element | None:
@@ -279,32 +261,6 @@ def _when_to_skip(knob: VideoKnob) -> str:
             f"({losses.written(best.loss)}{unit}), which {doing}."
         )
     return told
-
-
-def model_card(knob: VideoKnob, name: str) -> Element:
-    """The network, and how to turn its knob."""
-    contents, losses, awake = knob.contents, Losses(knob.objective), knob.awake
-    told: list[tuple[str | Element, str | Element]] = [
-        ("Name", name),
-        ("Weights (SHA-256)", tag("code", contents.weights)),
-        ("Input", " \u00d7 ".join(map(str, contents.image)) + " (channels, height, width)"),
-        (
-            "Awake",
-            f"{METRICS[knob.objective].axis} {losses.written(awake.figure(knob.objective))} on "
-            f"{count(awake.frames, 'frame')}",
-        ),
-        ("Saves", f"{saves(knob.cost)}, {count(len(knob.points), 'point')}"),
-        (
-            "Meant for",
-            "frames in a row of cameras like those of the clips, at their frame rate, and this "
-            "machine",
-        ),
-        (
-            "To use it",
-            tag("code", 'knob = drowsy.load("FILE.drowsy", model); answer = knob(frame)'),
-        ),
-    ]
-    return section("Model card", pairs(told))
 
 
 def _reported(made: Mapping[str, Any]) -> int | None:

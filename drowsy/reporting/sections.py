@@ -50,9 +50,8 @@ def heading(knob: AnyKnob, name: str, settings: Sequence[Setting]) -> Element:
         f"{count(len(knob.points), 'setting')} of one network, which save up to {percent(most)} "
         f"of its {saves(knob.cost)}. What each of them loses is below."
     )
-    reported = max(counted(point) for point in knob.contents.points)
-    seen = "frame" if isinstance(knob.awake, VideoPoint) else "image"
-    where = f"Time on {machine_told(knob.contents.made)}. Losses on {count(reported, seen)}."
+    most_seen = max(knob.contents.points, key=_counted)
+    where = f"Time on {machine_told(knob.contents.made)}. Losses on {_seen(most_seen)}."
     return tag(
         "header", tag("h1", name), tag("p", lead, class_="lead"), tag("p", where, class_="note")
     )
@@ -202,7 +201,34 @@ class Column:
     is_time: bool = False
 
 
-def shortly(title: str) -> str:
+def columns(knob: AnyKnob, spent: Sequence[Column]) -> list[Column]:
+    """What the table tells of a setting: what it saves, what it spends, what it loses."""
+    losses, metric = Losses(knob.objective), METRICS[knob.objective]
+    saved, multiplied = f"{saves(knob.cost)} saved", f"{saves('macs')} saved"
+    found = [Column(saved, _shortly(saved), lambda each: percent(each.saved))]
+    if knob.cost != "macs":
+        told = Column(multiplied, _shortly(multiplied), lambda each: percent(each.point.saving))
+        found.append(told)
+    lost = f"lost ({losses.unit})" if losses.unit else "lost"
+    return [
+        *found,
+        *spent,
+        Column(
+            metric.axis,
+            metric.axis,
+            lambda each: losses.written(each.point.figure(knob.objective)),
+        ),
+        Column(lost, lost, lambda each: losses.written(each.loss)),
+        # Awake loses nothing against itself, which is no measurement.
+        Column(
+            "95% interval",
+            "95%",
+            lambda each: "" if each.point.is_awake else losses.between(each.interval),
+        ),
+    ]
+
+
+def _shortly(title: str) -> str:
     """A title for phones."""
     return title.replace(saves("macs"), "MACs").replace(saves("slowest"), "slowest")
 
@@ -291,6 +317,33 @@ def silences(told: Sequence[str]) -> Element:
     return section("What this does not say", tag("ul", [tag("li", each) for each in told]))
 
 
+def model_card(
+    knob: AnyKnob, name: str, layers: Sequence[tuple[str, str]], meant: str, code: str
+) -> Element:
+    """The network, and how to turn its knob.
+
+    Args:
+        knob: of either kind.
+        name: of the network.
+        layers: what is told of its layers.
+        meant: what the knob is meant for.
+        code: by which it is used.
+    """
+    contents, losses, awake = knob.contents, Losses(knob.objective), knob.awake
+    figure = losses.written(awake.figure(knob.objective))
+    told: list[tuple[str | Element, str | Element]] = [
+        ("Name", name),
+        ("Weights (SHA-256)", tag("code", contents.weights)),
+        ("Input", " \u00d7 ".join(map(str, contents.image)) + " (channels, height, width)"),
+        ("Awake", f"{METRICS[knob.objective].axis} {figure} on {_seen(awake)}"),
+        *layers,
+        ("Saves", f"{saves(knob.cost)}, {count(len(knob.points), 'point')}"),
+        ("Meant for", meant),
+        ("To use it", tag("code", code)),
+    ]
+    return section("Model card", pairs(told))
+
+
 def section(title: str, *inside: object) -> Element:
     """A part of the page with its title."""
     return tag("section", tag("h2", title), inside)  # type: ignore[arg-type]
@@ -312,9 +365,13 @@ def numbers(names: Sequence[str]) -> str:
     return f"number{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def counted(point: AnyPoint) -> int:
-    """Images or frames that a point was measured on."""
+def _counted(point: AnyPoint) -> int:
     return point.frames if isinstance(point, VideoPoint) else point.images
+
+
+def _seen(point: AnyPoint) -> str:
+    """Images or frames that a point was measured on."""
+    return count(_counted(point), "frame" if isinstance(point, VideoPoint) else "image")
 
 
 def count(number: int, what: str) -> str:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
-from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
 from drowsy.reporting.markup import Inside, tag
 from drowsy.reporting.pictures import Album, schema
 from drowsy.reporting.sections import (
     Column,
+    columns,
     count,
     deals,
     frontier,
     heading,
     lever_by_lever,
+    model_card,
     no_pictures,
     pairs,
     section,
-    shortly,
     silences,
     table,
     views,
@@ -27,7 +27,7 @@ from drowsy.reporting.sections import (
     written,
 )
 from drowsy.reporting.settings import Setting, settings_of
-from drowsy.reporting.words import Losses, how_measured, not_said, percent, saves
+from drowsy.reporting.words import how_measured, not_said
 from drowsy.tuning.knob import Knob
 
 _LEVERS = ("view", "format", "sleep")
@@ -35,6 +35,9 @@ _LEGEND = (
     "Bars are the sleep rates of the layers, the first on the left; a full bar is all of a layer's "
     "neurons. Boxes show what of the picture is taken."
 )
+
+_MEANT = "pictures of the kind and framing that it was tuned on, and this machine"
+_CODE = 'knob = drowsy.load("FILE.drowsy", model); knob.set(saving=0.5)'
 
 
 def parts(knob: Knob, name: str, album: Album | None) -> list[Element | None]:
@@ -44,52 +47,26 @@ def parts(knob: Knob, name: str, album: Album | None) -> list[Element | None]:
         heading(knob, name, settings),
         deals(knob, settings),
         frontier(knob, settings),
-        table(knob, settings, columns(knob)),
+        table(knob, settings, columns(knob, _spent(knob))),
         lever_by_lever(knob, settings, _LEVERS, _drawn, _LEGEND),
         views(settings, album, "view"),
         nights(knob, settings, album),
         section("How it was measured", pairs(how_measured(knob))),
         silences(not_said(knob)),
-        model_card(knob, name),
+        model_card(knob, name, _layers(knob), _MEANT, _CODE),
     ]
 
 
-def columns(knob: Knob) -> list[Column]:
-    """What the table tells of a setting."""
-    losses, metric = Losses(knob.objective), METRICS[knob.objective]
-    saved, multiplications = f"{saves(knob.cost)} saved", f"{saves('macs')} saved"
-    lost = f"lost ({losses.unit})" if losses.unit else "lost"
+def _spent(knob: Knob) -> list[Column]:
+    """What the table tells of what a setting takes."""
     time = f"ms / batch of {knob.batch}"
-    found = [Column(saved, shortly(saved), lambda each: percent(each.saved))]
-    if knob.cost != "macs":
-        found.append(
-            Column(
-                multiplications,
-                shortly(multiplications),
-                lambda each: percent(each.point.saving),
-            )
-        )
-    found.append(Column(time, time, lambda each: written(each.point.latency_ms), is_time=True))
-    found.append(
-        Column("images / s", "images / s", lambda each: written(_speed(each.point, knob.batch)))
-    )
+    found = [
+        Column(time, time, lambda each: written(each.point.latency_ms), is_time=True),
+        Column("images / s", "images / s", lambda each: written(_speed(each.point, knob.batch))),
+    ]
     if any(point.joules is not None for point in knob.contents.points):
         found.append(Column("J / image", "J / image", lambda each: written(each.point.joules)))
-    return [
-        *found,
-        Column(
-            metric.axis,
-            metric.axis,
-            lambda each: losses.written(each.point.figure(knob.objective)),
-        ),
-        Column(lost, lost, lambda each: losses.written(each.loss)),
-        # Awake loses nothing against itself, which is no measurement.
-        Column(
-            "95% interval",
-            "95%",
-            lambda each: "" if each.point.is_awake else losses.between(each.interval),
-        ),
-    ]
+    return found
 
 
 def _speed(point: OperatingPoint, batch: int) -> float | None:
@@ -144,30 +121,13 @@ def nights(knob: Knob, settings: Sequence[Setting], album: Album | None) -> Elem
     return section("Where it sleeps", tag("p", told, class_="note"), figures)
 
 
-def model_card(knob: Knob, name: str) -> Element:
-    """The network, and how to turn its knob."""
-    contents, recipe, losses = knob.contents, knob.contents.recipe, Losses(knob.objective)
-    awake = knob.awake
-    told: list[tuple[str | Element, str | Element]] = [
-        ("Name", name),
-        ("Weights (SHA-256)", tag("code", contents.weights)),
-        ("Input", " \u00d7 ".join(map(str, contents.image)) + " (channels, height, width)"),
-        (
-            "Awake",
-            f"{METRICS[knob.objective].axis} {losses.written(awake.figure(knob.objective))} on "
-            f"{count(awake.images, 'image')}",
-        ),
-        ("Layers that can sleep", str(len(awake.schedule.layers))),
+def _layers(knob: Knob) -> list[tuple[str, str]]:
+    recipe = knob.contents.recipe
+    return [
+        ("Layers that can sleep", str(len(knob.awake.schedule.layers))),
         (
             "How they sleep",
             f"maps by {recipe.source}, grain {recipe.grain}, rates in steps of 1/{recipe.k}, "
             f"sleepers filled by {recipe.fill}, correction: {recipe.correction}",
         ),
-        ("Saves", f"{saves(knob.cost)}, {count(len(knob.points), 'point')}"),
-        ("Meant for", "pictures of the kind and framing that it was tuned on, and this machine"),
-        (
-            "To use it",
-            tag("code", 'knob = drowsy.load("FILE.drowsy", model); knob.set(saving=0.5)'),
-        ),
     ]
-    return section("Model card", pairs(told))
