@@ -19,6 +19,7 @@ Draws follow from the numbers of images and groups alone: the same values give t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -70,6 +71,16 @@ def paired(values: Any, others: Any) -> Interval:
     if mine.shape != theirs.shape:
         raise ValueError(f"others: got {len(theirs)} images, allowed: {len(mine)}, as of values")
     return interval(mine - theirs)
+
+
+def as_good(values: np.ndarray, best: np.ndarray) -> bool:
+    """Whether ``values`` are below others by no more than the standard error of that, on average.
+
+    Args:
+        values, best: ``[images]``, higher is better, of the same images in the same order.
+    """
+    lost = best - values
+    return float(lost.mean()) <= float(lost.std()) / math.sqrt(len(lost))
 
 
 def grouped(groups: Sequence[Any]) -> Interval:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from drowsy.correction.calibrate import FEWEST
+from drowsy.evaluation.intervals import as_good
 from drowsy.images.view import View
 from drowsy.tuning.recipe import CORRECTIONS, Sleep
 from drowsy.tuning.rig import Rig
@@ -204,12 +204,6 @@ def _best(
         best = max(values.values(), key=np.mean)
         near = {r: each for r, each in found.items() if as_good(values[r], best)}
     return min(near, key=lambda r: sum(map(workbench.damage, near[r])), default=None)
-
-
-def as_good(values: np.ndarray, best: np.ndarray) -> bool:
-    """Whether images' qualities are below others by no more than the standard error of that."""
-    lost = best - values
-    return float(lost.mean()) <= float(lost.std()) / math.sqrt(len(lost))
 
 
 def _pace(rig: Rig, recipe: Sleep, number_format: str | None, rate: int) -> float:

@@ -35,7 +35,7 @@ class Sleep(Recipe):
             all search images: the one of least divergence is taken, or if both are about as good in
             that, the more accurate one. Where quality is a matter of degree for a single image, one
             rate for all layers is held against every search, on images that it did not go by, and
-            gives way only to what is better there by more than the choice of images explains.
+            gives way only to what is better there by more than a standard error.
     """
 
     name: str

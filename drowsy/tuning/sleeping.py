@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from drowsy.evaluation.intervals import paired
+from drowsy.evaluation.intervals import as_good
 from drowsy.images.view import View
 from drowsy.knob.costs import ROUNDING
 from drowsy.knob.schedule import Setting
@@ -46,8 +46,7 @@ def asleep(
         # A search flatters what it found on the images that it went by; the others tell.
         searched, uniform = operations
         one, other = (workbench.qualities(each)[workbench.quick :] for each in operations)
-        sure = len(one) >= _TELLING and paired(one, other).low > 0
-        return searched if sure else uniform
+        return uniform if len(one) < _TELLING or as_good(other, one) else searched
     # Of those that are about as close to the network awake, the most accurate one.
     damage = {operation: workbench.damage(operation) for operation in operations}
     near = TIED * min(damage.values())

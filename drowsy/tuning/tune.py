@@ -19,7 +19,7 @@ from drowsy.energy import Meter
 from drowsy.evaluation.arguments import check_count, check_seeds, gather
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
-from drowsy.evaluation.intervals import paired
+from drowsy.evaluation.intervals import as_good, paired
 from drowsy.evaluation.store import Store
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, convert, inside
@@ -38,7 +38,6 @@ from drowsy.tuning.levers import (
     LEVERS,
     SLEEP_SAVINGS,
     Offers,
-    as_good,
     offer_formats,
     offer_sleep,
     offer_views,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from drowsy.evaluation.intervals import Interval, grouped, interval, paired
+from drowsy.evaluation.intervals import Interval, as_good, grouped, interval, paired
 
 DRAWN: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
     "normal": (lambda rng, n: rng.normal(3, 2, n), 3.0),
@@ -107,3 +107,11 @@ def test_95_of_100_intervals_of_groups_hold_the_true_mean() -> None:
     assert held >= 180
     # Taken for unrelated, they seem far surer than they are.
     assert alone < 150
+
+
+def test_as_good_is_within_a_standard_error() -> None:
+    best = np.array([1.0, 3.0, 1.0, 3.0])
+    # Losses of 0 and 1 by turns: their mean is 0.5, its standard error 0.25.
+    assert not as_good(best - np.array([0.0, 1.0, 0.0, 1.0]), best)
+    # Of -1 and 1.8: 0.4 and 0.7.
+    assert as_good(best - np.array([-1.0, 1.8, -1.0, 1.8]), best)
