@@ -144,16 +144,18 @@ def offer_sleep(
                 + (f", in {number_format}" if number_format else "")
             )
             return recipes[0]
-    found = _best(workbench, recipes, views[0], number_format)
-    if found is None:
+    plain = [replace(each, rates="uniform") for each in recipes]
+    recipe = _best(workbench, plain, views[0], number_format)
+    if recipe is None:
         offers.told["sleep"] = "left out: no setting saves enough"
         return recipes[0]
     fitted = len(workbench.images("calibration")) >= FEWEST
     corrections = [each for each in CORRECTIONS if fitted or each != "reconstruct"]
-    ways = [replace(found, correction=each) for each in corrections]
-    ways.append(replace(found, fill="interpolate"))
-    recipe = _best(workbench, ways, views[0], number_format) or found
-    recipe = replace(recipe, rates="uniform")
+    # Where quality is graded, corrections wait for what a search finds, which goes by none.
+    tried = corrections[:1] if workbench.graded else corrections
+    ways = [replace(recipe, correction=each) for each in tried]
+    ways.append(replace(recipe, fill="interpolate"))
+    recipe = _best(workbench, ways, views[0], number_format) or recipe
     net = workbench.net(recipe, number_format)
     fewest, few = len(net.layers) - len(net.resting) + net.k, workbench.quick
     # A picture that is answered everywhere tells much: sooner fewer of them than fewer settings.
@@ -165,6 +167,9 @@ def offer_sleep(
         offers.tell("sleep, layer by layer")
         recipe = replace(recipe, rates="search")
         workbench.search(recipe, budget, few)
+    if workbench.graded:
+        ways = [replace(recipe, correction=each) for each in corrections]
+        recipe = _best(workbench, ways, views[0], number_format) or recipe
     count = len(offers.operations)
     used: dict[tuple[int, ...], View] = {}
     for view in views:
@@ -187,15 +192,14 @@ def offer_sleep(
 def _best(
     workbench: Workbench, recipes: Sequence[Sleep], view: View, number_format: str | None
 ) -> Sleep | None:
-    """The recipe that does best at one rate for all layers; None where none saves enough.
+    """The recipe that does best; None where none saves enough.
 
     Whether an answer is right is told by few images; how far it moved by each. Where quality is a
     matter of degree, of those that are about as good the one that moved answers least.
     """
     found: dict[Sleep, list[Operation]] = {}
     for recipe in recipes:
-        plain = replace(recipe, rates="uniform")
-        operations = [asleep(plain, workbench, view, each, number_format) for each in _TRIED]
+        operations = [asleep(recipe, workbench, view, each, number_format) for each in _TRIED]
         if all(operations):
             found[recipe] = [each for each in operations if each]
     near = found

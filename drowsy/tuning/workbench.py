@@ -315,8 +315,8 @@ class Workbench:
             budget: settings that the first search for it measures; None for what conditions say.
             few: images that it measures on, ``quick`` of them at most; None for so many.
         """
-        key = _search_key(recipe)
-        if key not in self._searched:
+        recipe = self._searching(recipe)
+        if recipe not in self._searched:
             engine, split = None, "search"
             few = few or self.quick
             if recipe.correction != "none":
@@ -335,8 +335,16 @@ class Workbench:
             goals = [part * goal for goal in self._goals(recipe)]
             points = search_at(measurer, goals, budget or self.conditions.budget)
             damage = self._task.damage
-            self._searched[key] = {s: p.figure(damage) or 0.0 for s, p in points.items()}
-        return self._searched[key]
+            self._searched[recipe] = {s: p.figure(damage) or 0.0 for s, p in points.items()}
+        return self._searched[recipe]
+
+    def _searching(self, recipe: Sleep) -> Sleep:
+        """What decides a search: equal for recipes that share one.
+
+        Where quality is graded no correction does: without, ten times as many settings are tried.
+        """
+        shared = _shared(recipe)
+        return replace(shared, correction="none") if self.graded else shared
 
     def _first(self, count: int) -> str:
         """The first of the search images, as a split."""
@@ -347,7 +355,7 @@ class Workbench:
 
     def _goals(self, recipe: Sleep) -> list[float]:
         """Savings at full resolution that a recipe and those of the same search may ask for."""
-        sharing = [each for each in self._sleepers if _search_key(each) == _search_key(recipe)]
+        sharing = [e for e in self._sleepers if self._searching(e) == self._searching(recipe)]
         parts = {part for each in (recipe, *sharing) for part in each.scaling}
         goals = set()
         for saving, part in itertools.product(self.conditions.savings, parts):
@@ -447,9 +455,9 @@ def _like(net: DrowsyNet, images: Tensor) -> Tensor:
 
 def _network_key(recipe: Sleep) -> Sleep:
     """What decides a network: equal for recipes that share one."""
-    return replace(_search_key(recipe), rates="uniform", correction="none")
+    return replace(_shared(recipe), rates="uniform", correction="none")
 
 
-def _search_key(recipe: Sleep) -> Sleep:
-    """What decides a search: equal for recipes that share one."""
+def _shared(recipe: Sleep) -> Sleep:
+    """What a recipe has in common with others: all but what it is called and how it scales."""
     return replace(recipe, name="", scaling=(0.0,), cropped=False)
