@@ -110,7 +110,9 @@ def markdown(rows: list[Row]) -> str:
         cells = [row["setting"], *(f"{row[name]:.1f}" for name in ("latency_ms", "slowest_ms"))]
         cells += [f"{row[name]:.2f}" for name in ("work", "peak")]
         cells += [points("loss"), between("loss")]
-        cells += [", ".join(names[cost] for cost in row["worth"]), told]
+        worth = ", ".join(names[cost] for cost in row["worth"])
+        # What is worth having by no cost is no point of a knob, and not evaluated.
+        cells += [worth or "neither", told or "not evaluated"]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -22,6 +22,7 @@ from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.store import Store
 from drowsy.graph.convert import convert, revert
 from drowsy.graph.stages import Stage, align, find_stages, find_ties
+from drowsy.images.folders import load_images
 from drowsy.knob.costs import cost_table, layer_costs, network_cost
 from drowsy.knob.frontier import Frontier, NoSuchPoint
 from drowsy.knob.point import OperatingPoint
@@ -96,6 +97,7 @@ __all__ = [
     "find_ties",
     "layer_costs",
     "load",
+    "load_images",
     "load_stencils",
     "network_cost",
     "revert",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from drowsy import _distribution
-
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional module.
@@ -23,5 +21,5 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def pip_line(extra: str) -> str:
-    """What installs the packages of an extra."""
-    return f'pip install "{_distribution.NAME}[{extra}]"'
+    """What installs the packages of an extra: no index has ours, so that it is said in a clone."""
+    return f'pip install -e ".[{extra}]", in the clone of drowsy'

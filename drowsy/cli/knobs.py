@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from drowsy.cli.inputs import load_data
 from drowsy.cli.networks import as_recorded, load_model, note, recorded
-from drowsy.cli.options import check_out_file, find_device
+from drowsy.cli.options import check_folders, check_out_file, find_device
 from drowsy.cli.video import read_clips
 from drowsy.files.messages import legible
 from drowsy.files.tensors import read_described
@@ -34,6 +33,8 @@ from drowsy.tuning.tune import tune
 _BESIDE = (".csv", ".json", ".png")
 # Images that a report shows where none are asked for by number, and frames.
 _SHOWN, _FRAMES = range(3), range(8)
+# Where clips go.
+_CLIPS = "clips: of a knob for video"
 # Images per forward pass.
 _BATCH = 50
 
@@ -61,7 +62,7 @@ def run_tune(args: argparse.Namespace) -> None:
             minutes=args.minutes,
             batch=args.batch,
             store=args.store,
-            progress=sys.stderr.isatty(),
+            progress=True,
         )
     # So that `evaluate` and `bench` find the model again.
     made = {**knob.contents.made, "network": recorded(args)}
@@ -86,7 +87,7 @@ def _tune_video(args: argparse.Namespace, out: Path) -> None:
             cost=args.cost,
             minutes=args.minutes,
             store=args.store,
-            progress=sys.stderr.isatty(),
+            progress=True,
             video=True,
         )
     made = {**knob.contents.made, "network": recorded(args)}
@@ -106,6 +107,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
             rows = knob.evaluate([clip.to(device) for clip in clips.values()])
     else:
         _refuse(args, ("frames", "every"), "video")
+        check_folders(args, _CLIPS)
         data = load_data(_of_one(args), info)
         labels = data.labels if data.labels is None else data.labels.to(device)
         with _in_lines(args):
@@ -163,6 +165,7 @@ def run_report(args: argparse.Namespace) -> None:
         what = "frames"
     else:
         _refuse(args, ("frames", "every"), "video")
+        check_folders(args, _CLIPS)
         if args.names is not None:
             raise ValueError("names: got a file, allowed: of a knob for video, which tells answers")
         if args.data is not None:

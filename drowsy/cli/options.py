@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from drowsy.files.messages import legible
 from drowsy.images.checks import check_splits
+from drowsy.images.frames import is_clip
 from drowsy.models import MODELS
 
 # Least values of options, where a command has them.
@@ -48,6 +50,8 @@ def _check_company(args: argparse.Namespace) -> None:
             shown = " ".join(map(str, given)) if isinstance(given, list) else given
             raise ValueError(f"{name}: got {shown}, allowed: {company}")
 
+    if hasattr(args, "video") and not args.video:
+        check_folders(args, "clips: --video")
     if args.command == "inspect":
         for name in ("gpu", "batch", "dtype"):
             needs(name, args.kernels, "with --kernels")
@@ -62,8 +66,8 @@ def _check_company(args: argparse.Namespace) -> None:
     if args.command == "tune":
         for name in ("labels", "images", "batch"):
             needs(name, not args.video, "without --video, as it is of images")
-        if not args.video and len(args.data) > 1:
-            raise ValueError(f"data: got {len(args.data)} folders, allowed: one; clips: --video")
+    if args.command == "tune" and not args.video and len(args.data) > 1:
+        raise ValueError(f"data: got {len(args.data)} folders, allowed: one; clips: --video")
     if args.command == "report":
         for name in ("images", "labels", "every", "names"):
             needs(name, args.data is not None, "with --data, as nothing else is shown")
@@ -79,6 +83,13 @@ def _check_company(args: argparse.Namespace) -> None:
     needs("classes", own, company)
     if not hasattr(args, "frontier"):
         needs("stencils", getattr(args, "fill", None) == "stencil", "with --fill stencil")
+
+
+def check_folders(args: argparse.Namespace, clips: str) -> None:
+    """Raise where ``data``, which are folders, name clips; ``clips`` says where these go."""
+    for path in [args.data] if isinstance(args.data, str) else args.data or []:
+        if is_clip(path):
+            raise ValueError(f"data: {legible(path)} is a clip, allowed: a folder; {clips}")
 
 
 def _check_comparison(args: argparse.Namespace) -> None:

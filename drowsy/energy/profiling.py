@@ -18,7 +18,7 @@ from drowsy.energy.meter import Meter, check_seconds
 from drowsy.files.tables import align
 from drowsy.images.checks import check_images
 from drowsy.knob.costs import layer_shares, network_cost, saving
-from drowsy.knob.frontier import Frontier, spared
+from drowsy.knob.frontier import SAVES, Frontier, spared
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.schedule import Schedule
 from drowsy.network.net import DrowsyNet
@@ -181,8 +181,8 @@ def profile_table(profiles: Iterable[Profile], images: int) -> str:
     def cell(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    names = ("saving", "latency ms", "quartiles", "J/image", "above idle", "integral - counter")
-    rows = [names]
+    names = ("latency ms", "quartiles", "J/image", "above idle", "integral - counter")
+    rows = [(f"{SAVES['macs']} saved", *names)]
     for one in profiles:
         taken = one.measurement
         low, _, high = statistics.quantiles(one.latencies_ms, n=4)

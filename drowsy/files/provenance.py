@@ -20,7 +20,7 @@ def provenance() -> dict[str, Any]:
     """JSON-able facts about this run; paths are left out."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
+        "command": " ".join([_program(), *map(_without_folders, sys.argv[1:])]),
         "commit": _commit(),
         "machine": {
             "processor": _processor(),
@@ -34,6 +34,14 @@ def provenance() -> dict[str, Any]:
             **{name: _version(name) for name in ("torch", "triton", "numpy")},
         },
     }
+
+
+def _program() -> str:
+    """What runs: a script by its name, a module as ``python -m`` is told it."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is None or spec.name == "__main__":  # of a folder
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _without_folders(argument: str) -> str:

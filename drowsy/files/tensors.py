@@ -80,8 +80,7 @@ def _read(path: Path, what: str, kind: str) -> tuple[dict[str, Tensor], dict[str
             tensors = {name: _in_memory(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{where} is not a whole {kind} file; it is truncated or of another format "
-            f"({legible(error)})"
+            f"{where} is not a whole {kind} file; it is truncated or of another format"
         ) from error
     except RuntimeError as error:  # a shape or a type that torch has no tensors of
         raise ValueError(f"{where} holds what torch cannot read ({legible(error)})") from error

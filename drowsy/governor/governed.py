@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from drowsy.knob.frontier import Frontier
+from drowsy.knob.frontier import SAVES, Frontier
 from drowsy.network.net import DrowsyNet
 
 # Budgets, what a point must have measured for each, and how that is measured.
@@ -46,6 +47,9 @@ class Governed(Protocol):
     Attributes:
         points: what it can be set to.
         point: the one in force.
+
+    What also has a ``cost`` of ``drowsy.knob.frontier.SAVES``, and ``saved(point)``, is logged by
+    what it saves of that.
     """
 
     @property
@@ -82,12 +86,15 @@ class NetAndFrontier:
             )
             for point in frontier.points
         ]
-        self._net = net
+        self._net, self._frontier, self.cost = net, frontier, frontier.cost
         self.set(self.points[0])
 
     def set(self, point: _FrontierPoint) -> None:
         self._net.set(point.measured)
         self.point = point
+
+    def saved(self, point: _FrontierPoint) -> float:
+        return self._frontier.saved(point.measured)
 
     def __call__(self, batch: Any) -> Any:
         return self._net(batch)
@@ -119,6 +126,18 @@ def ordered(points: Sequence[Any]) -> list[Any]:
         raise ValueError("knob: got no points, allowed: one or more")
     by_loss = all(point.loss is not None for point in points)
     return sorted(points, key=lambda p: (p.loss, p.saving) if by_loss else p.saving)
+
+
+def saved_by(knob: Any, points: Sequence[Any]) -> tuple[list[float], str]:
+    """What fraction each point saves, and of what: of the knob's cost, or of multiplications.
+
+    The latter of a knob without ``cost`` and ``saved(point)``, or that cannot tell them.
+    """
+    cost = getattr(knob, "cost", None)
+    if cost in tuple(SAVES) and hasattr(knob, "saved"):
+        with contextlib.suppress(ValueError):
+            return [knob.saved(point) for point in points], SAVES[cost]
+    return [point.saving for point in points], SAVES["macs"]
 
 
 def check_budgets(budgets: Mapping[str, float | None]) -> dict[str, float]:

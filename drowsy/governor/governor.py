@@ -18,12 +18,14 @@ from drowsy.governor.governed import (
     check_measured,
     governed,
     ordered,
+    saved_by,
 )
 from drowsy.governor.latency import Latencies, images_of
 from drowsy.governor.policy import Choice, Limit, choose
 from drowsy.governor.power import BUDGETS, Power
 from drowsy.governor.timing import CudaTimer, HostTimer
 from drowsy.knob.frontier import Frontier
+from drowsy.knob.keywords import names_keywords
 from drowsy.sensors import Device
 from drowsy.sensors.sensor import clock
 
@@ -107,6 +109,7 @@ class Governor:
         NoMeter: what a budget needs cannot be read here.
     """
 
+    @names_keywords
     def __init__(
         self,
         knob: Any,
@@ -133,6 +136,7 @@ class Governor:
         )
         self._knob = governed(knob, frontier)
         self._points = ordered(self._knob.points)
+        self._saved, self._saves = saved_by(self._knob, self._points)
         check_measured(self._points, self._budgets)
         self._allowed = allowed_by(floor, self._points)
         self._on_change, self._now = on_change, now
@@ -224,13 +228,14 @@ class Governor:
 
     def _turn(self, choice: Choice, now: float) -> None:
         before, after = self._points[self._at], self._points[choice.point]
+        saved = self._saved[self._at], self._saved[choice.point]
         self._knob.set(after)
         if self._power is not None:
             self._power.turned(choice.point, now)
         self._at, self._changes = choice.point, self._changes + 1
         for credit in self._credits.values():
             credit.turned()
-        log.info("%.4g to %.4g saved: %s", before.saving, after.saving, choice.reason)
+        log.info("%.4g to %.4g of the %s saved: %s", *saved, self._saves, choice.reason)
         if self._on_change is not None:
             try:
                 self._on_change(Change(now, before, after, choice.reason, choice.limit))

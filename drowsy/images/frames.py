@@ -15,6 +15,13 @@ from drowsy.files.messages import legible
 from drowsy.images.preprocess import Preprocess
 
 _CAMERA = "/dev/video"
+# How clips are called, mostly; whatever FFmpeg reads is one, too.
+_CLIPS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv", ".y4m")
+
+
+def is_clip(path: str | os.PathLike[str]) -> bool:
+    """Whether what a path names is a clip, by its name."""
+    return os.path.splitext(path)[1].lower() in _CLIPS and not os.path.isdir(path)
 
 
 def read_frames(
@@ -33,22 +40,25 @@ def read_frames(
         uint8 ``[S, S, 3]``, RGB.
 
     Raises:
-        ValueError: no video can be read there, or numbers that are not allowed.
+        ValueError: no video can be read there, a single picture is all there is, or numbers that
+            are not allowed.
         ImportError: PyAV is not installed.
     """
     for name, number in (("most", most), ("every", every)):
         if number is not None and (type(number) is not int or number < 1):
             raise ValueError(f"{name}: got {number!r}, allowed: an integer, 1 or more")
-    given = 0
+    given = seen = 0
     with _opened(path) as container:
-        for index, frame in enumerate(_decoded(container, path)):
-            if index % every == 0:
+        for frame in _decoded(container, path):
+            if seen % every == 0:
                 yield _cut(frame, preprocess)
                 given += 1
                 if given == most:
                     return
-    if not given:
-        raise ValueError(f"clip: {legible(path)} holds no frame")
+            seen += 1
+    if seen < 2:
+        told = "one frame, as a picture does" if seen else "no frame"
+        raise ValueError(f"clip: {legible(path)} holds {told}, allowed: two or more")
 
 
 def frame_rate(path: str | os.PathLike[str]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,12 +13,20 @@ from drowsy.files.messages import legible, quoted
 from drowsy.files.tables import align, csv_text
 from drowsy.files.versioned import check_header, check_keys, is_number, read_json
 from drowsy.knob.costs import ROUNDING
+from drowsy.knob.keywords import names_keywords
 from drowsy.knob.metrics import METRICS, objectives
 from drowsy.knob.point import OperatingPoint
 
 FORMAT, VERSION = "drowsy.frontier", 1
 # What accuracy is traded for, and where an operating point has it.
 COSTS = {"macs": "saving", "latency": "latency_ms", "joules": "joules"}
+# What is saved where a cost is, those of video too.
+SAVES = {
+    "latency": "time",
+    "slowest": "slowest frame's time",
+    "joules": "energy",
+    "macs": "multiplications",
+}
 
 
 class NoSuchPoint(LookupError):
@@ -27,6 +36,11 @@ class NoSuchPoint(LookupError):
 def unmeasured(name: str) -> NoSuchPoint:
     """What is said to a request for what no point has."""
     return NoSuchPoint(f"{name}: was not measured at any point of this frontier")
+
+
+def none_saves(saving: float, cost: str, most: float) -> NoSuchPoint:
+    """What is said to a request for more than any point saves of a cost."""
+    return NoSuchPoint(f"no point saves {saving:.1%} of the {SAVES[cost]}; the most is {most:.1%}")
 
 
 def check_cost(cost: str) -> None:
@@ -109,7 +123,7 @@ class Frontier:
         first, last = self.points[0], self.points[-1]
         return (
             f"Frontier(points={len(self)}, cost={self.cost!r}, "
-            f"saving={first.saving:.4g}..{last.saving:.4g}, "
+            f"saving={first.saving:.4g}..{last.saving:.4g} of the {SAVES['macs']}, "
             f"{self.objective}={self.value(first):.4g}..{self.value(last):.4g})"
         )
 
@@ -132,6 +146,7 @@ class Frontier:
             raise ValueError(f"saved: {self.cost} at rate 0 is 0, of which nothing can be saved")
         return 1 - spared(point, self.cost) / whole
 
+    @names_keywords
     def at(
         self,
         *,
@@ -143,7 +158,7 @@ class Frontier:
         """The measured point for one request; nothing is interpolated.
 
         Args:
-            saving: the most accurate point that saves at least this fraction.
+            saving: the most accurate point that saves at least this fraction of multiplications.
             max_loss: the point that saves most among those that lose at most this much of the
                 objective (0.01 is one point of accuracy) against rate 0.
             latency_ms, joules: the most accurate point within this budget.
@@ -174,14 +189,12 @@ class Frontier:
             fitting = [point for point, value in measured if value <= wanted + ROUNDING]
         if not fitting:
             nearest = sorted(measured, key=lambda pair: abs(pair[1] - wanted))[:2]
-            raise NoSuchPoint(
-                f"no point with {name} {wanted}; nearest: "
-                + " and ".join(
-                    f"{value:.4g} (saving {p.saving:.1%}, "
-                    f"{METRICS[self.objective].told(self.value(p))})"
-                    for p, value in nearest
-                )
+            told = (
+                f"{value:.4g} (saves {self._saves(point, name)}, "
+                f"{METRICS[self.objective].told(self.value(point))})"
+                for point, value in nearest
             )
+            raise NoSuchPoint(f"no point with {name} {wanted}; nearest: {' and '.join(told)}")
         if name == "max_loss":
             return max(fitting, key=lambda point: spared(point, self.cost))
         return max(fitting, key=self.value)
@@ -195,9 +208,15 @@ class Frontier:
         """
         fitting = [point for point in self.points if self.saved(point) >= saving - ROUNDING]
         if not fitting:
-            most = max(map(self.saved, self.points))
-            raise NoSuchPoint(f"no point saves {saving:.1%} of {self.cost}; the most is {most:.1%}")
+            raise none_saves(saving, self.cost, max(map(self.saved, self.points)))
         return max(fitting, key=self.value)
+
+    def _saves(self, point: OperatingPoint, asked: str) -> str:
+        """What a point saves, in words: of the cost, unless multiplications are asked for."""
+        if asked != "saving":
+            with contextlib.suppress(ValueError):  # not known without a point at rate 0
+                return f"{self.saved(point):.1%} of the {SAVES[self.cost]}"
+        return f"{point.saving:.1%} of the {SAVES['macs']}"
 
     def _measured(self, name: str) -> list[tuple[OperatingPoint, float]]:
         """Points with what a request by this name is compared to, where it is known."""
@@ -246,7 +265,8 @@ class Frontier:
     def table(self) -> str:
         """The frontier as aligned text."""
         rows = self.rows()
-        return align([tuple(rows[0]), *(tuple(row.values()) for row in rows)])
+        _, *head = rows[0]
+        return align([(f"{SAVES['macs']} saved", *head), *(tuple(row.values()) for row in rows)])
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV."""

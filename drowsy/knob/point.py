@@ -99,7 +99,8 @@ class OperatingPoint:
         asleep = f"{sum(map(bool, layers))} of {len(layers)} layers asleep, k={self.schedule.k}"
         shown = "" if self.view is None else f"{self.view}, "
         asleep = shown + ("" if self.number_format is None else f"{self.number_format}, ") + asleep
-        return f"OperatingPoint(saving={self.saving:.4g}, {', '.join([*told, asleep])})"
+        told = [f"saving={self.saving:.4g} of the multiplications", *told, asleep]
+        return f"OperatingPoint({', '.join(told)})"
 
     @property
     def is_awake(self) -> bool:

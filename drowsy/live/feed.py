@@ -134,6 +134,9 @@ def of_clip(clip: str, preprocess: Preprocess) -> Feed:
         ImportError: PyAV is not installed.
     """
     seconds = 1 / frame_rate(clip)
+    # Before the page is there a single picture is refused.
+    for _ in itertools.islice(read_frames(clip, preprocess), 2):
+        pass
 
     def pictures() -> Iterator[tuple[Tensor, str]]:
         for n, pixels in enumerate(read_frames(clip, preprocess)):

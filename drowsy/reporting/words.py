@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from drowsy.files.messages import quoted
+from drowsy.knob.frontier import SAVES
 from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
 from drowsy.sleep import parse_source
 from drowsy.tuning.clips.knob import VideoKnob
 from drowsy.tuning.clips.point import VideoPoint
 from drowsy.tuning.knob import Knob
-from drowsy.tuning.table import SAVES
 
 AnyKnob: TypeAlias = Knob | VideoKnob
 AnyPoint: TypeAlias = OperatingPoint | VideoPoint

@@ -23,6 +23,7 @@ from drowsy.graph.convert import check_model, inside
 from drowsy.images.checks import check_images
 from drowsy.knob.costs import layer_shares, network_cost, saving
 from drowsy.knob.frontier import Frontier, NoSuchPoint
+from drowsy.knob.keywords import names_keywords
 from drowsy.knob.point import OperatingPoint
 from drowsy.tuning.evaluate import losses
 from drowsy.tuning.knobfile import Contents, read_knob, write_knob
@@ -135,6 +136,7 @@ class Knob:
         check_batch_of(images, self.contents.image)
         return self._machine.run(self.point, images, *args, **kwargs)
 
+    @names_keywords
     def set(
         self,
         point: OperatingPoint | int | None = None,
@@ -164,6 +166,7 @@ class Knob:
         self._point = self._find(point, saving, max_loss, latency_ms, joules)
         return self._point
 
+    @names_keywords
     @contextmanager
     def at(
         self,

@@ -10,6 +10,8 @@ import numpy as np
 from drowsy.correction.calibrate import FEWEST
 from drowsy.evaluation.intervals import as_good
 from drowsy.images.view import View
+from drowsy.knob.frontier import SAVES
+from drowsy.tuning.progress import Tell, silent
 from drowsy.tuning.recipe import CORRECTIONS, Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.sleeping import asleep
@@ -38,7 +40,12 @@ class Offers:
 
     operations: list[Operation] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)
-    tell: Callable[[str], None] = lambda doing: None
+    tell: Tell = silent
+
+
+def allows(minutes: float) -> str:
+    """Why images or frames are left out, in words."""
+    return f"as {minutes:g} min allow no more"
 
 
 def offer_formats(rig: Rig, formats: Sequence[str], offers: Offers) -> str | None:
@@ -46,6 +53,7 @@ def offer_formats(rig: Rig, formats: Sequence[str], offers: Offers) -> str | Non
     if rig.cost == "macs":
         offers.told["format"] = "left out, as it saves no multiplications"
         return None
+    offers.tell("format")
     whole = View.whole(rig.workbench.full)
     own = rig.measured(rig.workbench.awake_at(whole))
     found: dict[str, float] = {}
@@ -57,7 +65,7 @@ def offer_formats(rig: Rig, formats: Sequence[str], offers: Offers) -> str | Non
         except (RuntimeError, NotImplementedError) as error:
             told.append(f"{name} does not run ({str(error).splitlines()[0]})")
             continue
-        told.append(f"{name} takes {took:.2f} of the network's own format")
+        told.append(f"{name} takes {took:.2f} of the {SAVES[rig.cost]} of the network's own format")
         if took < WORTH:
             found[name] = took
             offers.operations.append(operation)
@@ -90,7 +98,7 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
             if n not in quality:
                 view = View.of(workbench.full, size, middles[n])
                 operation = workbench.awake_at(view, number_format)
-                offers.tell(f"view {view}")
+                offers.tell("view", str(view))
                 quality[n] = workbench.quality(operation)
                 if view not in seen:
                     offers.operations.append(operation)
@@ -136,12 +144,13 @@ def offer_sleep(
         offers: they go there.
     """
     workbench = rig.workbench
+    offers.tell("sleep", "by which recipe")
     if rig.cost != "macs":
         took = min(_pace(rig, recipe, number_format, rate) for recipe in recipes for rate in (4, 6))
         if took > WORTH:
             offers.told["sleep"] = (
-                f"left out: asleep at 1/2 and 3/4 it took {took:.2f} of the time awake, when tuned"
-                + (f", in {number_format}" if number_format else "")
+                f"left out: asleep at 1/2 and 3/4 it took {took:.2f} of the {SAVES[rig.cost]} "
+                "awake, when tuned" + (f", in {number_format}" if number_format else "")
             )
             return recipes[0]
     plain = [replace(each, rates="uniform") for each in recipes]
@@ -164,7 +173,7 @@ def offer_sleep(
     budget = afforded(recipe.correction, few)
     # Fewer than it takes to try every layer are no search of rates.
     if budget >= fewest:
-        offers.tell("sleep, layer by layer")
+        offers.tell("sleep", "layer by layer")
         recipe = replace(recipe, rates="search")
         workbench.search(recipe, budget, few)
     if workbench.graded:
@@ -176,7 +185,7 @@ def offer_sleep(
         for saving in SLEEP_SAVINGS:
             if workbench.spared(view.size) > saving - 1 / 16:
                 continue
-            offers.tell(f"sleep, {saving:.0%} saved on {view}")
+            offers.tell("sleep", f"{saving:.0%} saved on {view}")
             operation = asleep(recipe, workbench, view, saving, number_format)
             # A network has one correction a setting, which is that of one view.
             if operation and used.setdefault(operation.setting, view) == view:
@@ -211,7 +220,7 @@ def _best(
 
 
 def _pace(rig: Rig, recipe: Sleep, number_format: str | None, rate: int) -> float:
-    """Time with every layer at a rate, as a fraction of that awake in this format."""
+    """What a rate for every layer costs, as a fraction of awake in this format."""
     workbench = rig.workbench
     # Any fill that computes no table tells.
     net = workbench.net(replace(recipe, fill="interpolate"), number_format)

@@ -7,15 +7,8 @@ from typing import Any
 
 from drowsy.files.messages import legible
 from drowsy.files.tables import Row, align
+from drowsy.knob.frontier import SAVES
 from drowsy.knob.metrics import METRICS
-
-# What is saved where a cost is.
-SAVES = {
-    "latency": "time",
-    "slowest": "slowest frame's time",
-    "joules": "energy",
-    "macs": "multiplications",
-}
 
 
 def points_table(rows: Sequence[Row], objective: str, batch: int) -> str:

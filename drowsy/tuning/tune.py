@@ -6,7 +6,7 @@ import copy
 import itertools
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -38,11 +38,12 @@ from drowsy.tuning.levers import (
     LEVERS,
     SLEEP_SAVINGS,
     Offers,
+    allows,
     offer_formats,
     offer_sleep,
     offer_views,
 )
-from drowsy.tuning.progress import shown
+from drowsy.tuning.progress import Tell, shown
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
@@ -208,7 +209,8 @@ def tune(
             seed 0.
         store: file for results, SQLite; a run that was killed goes on from there, and ends with
             the same knob. What was timed stands in a file beside it, ``.journal``.
-        progress: a bar; None shows one on a terminal.
+        progress: tell what is being done: by a bar on a terminal, elsewhere by a line a stage on
+            stderr. None: on a terminal alone.
         video: ``images`` is a clip ``[T, C, H, W]`` or a list of clips of one size, ``labels``
             those of its frames or a list of such. Of several clips every second is chosen on and
             the others are reported on; a single one is cut in its middle. ``levers`` are
@@ -291,11 +293,15 @@ def tune(
         workbench.check_targets()
         rig = Rig(copied, workbench, cost, batch, journal)
         offers, recipe = _offers(rig, chosen, plan, tell)
+        used = sum(map(len, parts.values()))
+        # Halves of an odd number leave one.
+        if splits is None and used < len(images) - 1:
+            offers.told["images"] = f"{used} of {len(images)} used, {allows(minutes)}"
         tell("choosing")
         operations = _choose(rig, offers.operations)
         points = []
         for n, operation in enumerate(operations):
-            tell(f"reporting {n + 1} of {len(operations)}")
+            tell("reporting", f"{n + 1} of {len(operations)}")
             points.append(_point(workbench, operation))
         tell("measuring")
         contents = Contents(
@@ -315,6 +321,7 @@ def tune(
                 "task": str(task),
                 "labelled": labels is not None,
                 "images": {name: len(span) for name, span in parts.items()},
+                "given": len(images),
                 "data": about["data"],
                 "minutes": minutes,
                 **provenance(),
@@ -367,9 +374,7 @@ def _opened(store: str | os.PathLike[str] | None) -> Iterator[Store | None]:
             yield opened
 
 
-def _offers(
-    rig: Rig, levers: set[str], plan: Plan, tell: Callable[[str], None]
-) -> tuple[Offers, Sleep]:
+def _offers(rig: Rig, levers: set[str], plan: Plan, tell: Tell) -> tuple[Offers, Sleep]:
     """Everything that may be worth having, the network as it is among it."""
     workbench = rig.workbench
     whole = View.whole(workbench.full)

@@ -13,6 +13,7 @@ import torch
 import drowsy
 from drowsy import models
 from drowsy.cli import main
+from drowsy.images.frames import read_frames
 
 av = pytest.importorskip("av", reason='needs PyAV: pip install -e ".[video]"')
 NETWORK = ["--crop", "56"]
@@ -56,7 +57,11 @@ def test_a_knob_for_video_is_tuned(
     command = ["tune", "squeezenet1_1", *clips, "--video", "--out", str(out), "--weights", weights]
     command += [*NETWORK, "--minutes", "0.05", "--levers", "skip", "size", "--cost", "macs"]
     assert main([*command, "--frames", "8"]) == 0
-    told = capsys.readouterr().out
+    told, err = capsys.readouterr()
+    # No terminal: stages are lines.
+    assert [line.split(": ")[-1] for line in err.splitlines() if " of 0.05 min: " in line] == [
+        *("preparing", "choosing", "reporting", "measuring"),
+    ]
     assert "peak" in told
     assert "remember: not asked for" in told
     assert "every second clip is chosen on" in told
@@ -161,6 +166,15 @@ def test_clips_are_compared(
             ["tune", "squeezenet1_1", "a", "--out", "o", "--video", "--every", "0"],
             "every: got 0, allowed: 1 or more",
         ),
+        (
+            ["tune", "squeezenet1_1", "a.mkv", "--out", "o"],
+            "data: a.mkv is a clip, allowed: a folder; clips: --video",
+        ),
+        (
+            ["compare", "--model", "squeezenet1_1", "--data", "a.MP4"],
+            "data: a.MP4 is a clip, allowed: a folder; clips: --video",
+        ),
+        (["live", "net.drowsy", "--data", "a.webm"], "data: a.webm is a clip, allowed: a folder"),
         (["compare", "--model", "squeezenet1_1"], "data: got none, allowed: --data, or clips"),
         (
             ["compare", "--model", "squeezenet1_1", "--data", "x", "--search", "0:4"],
@@ -181,6 +195,21 @@ def test_options_that_do_not_go_together(
 ) -> None:
     assert main(command) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.jpg"])
+def test_a_picture_is_no_clip(
+    name: str, clips: list[str], weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    picture = str(tmp_path / name)
+    image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(picture)
+    command = ["tune", "squeezenet1_1", clips[0], picture, "--video", "--weights", weights]
+    assert main([*command, *NETWORK, "--out", str(tmp_path / "o")]) == 2
+    told = f"clip: {picture} holds one frame, as a picture does, allowed: two or more"
+    assert told in capsys.readouterr().err
+    # One frame of a clip is one that was asked for.
+    assert len(list(read_frames(clips[0], models.MODELS["resnet18"].preprocess, most=1))) == 1
 
 
 def test_clips_of_one_name_are_refused(

@@ -86,6 +86,8 @@ def test_tune_writes_the_knob_its_table_its_record_and_its_picture(
     assert "sleep: not asked for" in told.out
     assert "wrote tiny.drowsy (the knob), tiny.csv, tiny.json, tiny.png" in told.out
     assert "has the weights that its function gave it" in told.err
+    stages = re.findall(r"^\d+\.\d of 0\.02 min: (\w+)$", told.err, re.M)
+    assert stages == ["preparing", "view", "choosing", "reporting", "measuring"]
     knob = drowsy.load(tuned, model_of(folder))
     assert knob.batch == 2
     assert knob.contents.image == (3, 24, 24)
@@ -361,6 +363,7 @@ def test_report_writes_a_page_with_the_first_images(
         (["--data", "data", "--images", "0:9"], "images: got 9, allowed: 1 to 8"),
         (["--data", "data", "--images", "20:30"], "images: got 20:30, allowed: a range within"),
         (["--data", "nowhere"], "data: no folder nowhere"),
+        (["--data", "a.mkv"], "data: a.mkv is a clip, allowed: a folder; clips: of a knob for vid"),
     ],
 )
 def test_report_refuses_what_it_would_ignore(

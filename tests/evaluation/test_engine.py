@@ -138,7 +138,7 @@ class TwoNodes:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[TwoNodes]:
-    ray = pytest.importorskip("ray", reason='needs Ray: pip install "drowsynet[ray]"')
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -184,11 +184,11 @@ def test_the_command_line_finds_the_cluster(nodes: TwoNodes, tmp_path: Path) -> 
 def test_without_a_cluster_or_without_ray_the_error_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("ray", reason='needs Ray: pip install "drowsynet[ray]"')
+    pytest.importorskip("ray", reason='needs Ray: pip install -e ".[ray]"')
     with pytest.raises(ConnectionError, match=r"^address: no cluster at 127.0.0.1:1 "):
         RayEngine("127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r'pip install "drowsynet\[ray\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[ray\]"'):
         RayEngine()
 
 

@@ -164,6 +164,24 @@ def test_every_change_is_logged_and_told_with_its_reason(caplog: pytest.LogCaptu
     assert changes[-1].reason.startswith("over budget: latency_ms")
     assert all(change.reason in caplog.text for change in changes)
     assert governor.state.changes == len(changes)
+    # This knob tells no cost of its own.
+    told = f"to {knob.point.saving} of the multiplications saved: {changes[-1].reason}"
+    assert told in caplog.messages[-1]
+
+
+def test_a_change_is_logged_by_what_the_knob_saves(caplog: pytest.LogCaptureFixture) -> None:
+    class OfTime(Knob):
+        cost = "latency"
+
+        def saved(self, point: Point) -> float:
+            assert point.latency_ms is not None
+            return 1 - point.latency_ms / 25
+
+    caplog.set_level(logging.INFO, "drowsy.governor")
+    knob = OfTime()
+    Governor(knob, latency_ms=18, now=knob.now)(BATCH)
+    assert knob.at == 2
+    assert caplog.messages[0].startswith("0.2 to 0.52 of the time saved: over budget: latency_ms")
 
 
 def test_an_observer_that_fails_is_logged_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
@@ -365,12 +383,21 @@ def test_a_governor_that_is_gone_draws_nothing() -> None:
 # --- a real network -----------------------------------------------------------------------------
 
 
-def test_a_network_with_its_frontier() -> None:
+@pytest.mark.parametrize(
+    ("cost", "whole", "saved"),
+    [
+        ("macs", 20.0, "0.5 of the multiplications saved"),
+        ("latency", 25.0, "0.6 of the time saved"),
+    ],
+)
+def test_a_network_with_its_frontier(
+    cost: str, whole: float, saved: str, caplog: pytest.LogCaptureFixture
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     net = drowsy.convert(model)
     points = []
-    for rate, top1, ms in ((0, 0.8, 20.0), (0.25, 0.78, 15.0), (0.5, 0.7, 10.0)):
+    for rate, top1, ms in ((0, 0.8, whole), (0.25, 0.78, 15.0), (0.5, 0.7, 10.0)):
         net.set(rate)
         points.append(drowsy.OperatingPoint(net.schedule, rate, top1=top1, latency_ms=ms))
     now = [0.0]
@@ -379,13 +406,15 @@ def test_a_network_with_its_frontier() -> None:
         now[0] += 0.012  # a call lasts so long: twice the recording's 12 ms at the dearest
         return now[0]
 
-    frontier = drowsy.Frontier(points)
+    caplog.set_level(logging.INFO, "drowsy.governor")
+    frontier = drowsy.Frontier(points, cost=cost)
     governor = drowsy.Governor(net, latency_ms=17, frontier=frontier, now=tick)
     with torch.inference_mode():
         answer = governor(torch.randn(1, 3, 8, 8))
     assert answer.shape == (1, 8, 6, 6)
     assert governor.state.point.loss == pytest.approx(0.1)
     assert net.schedule == points[2].schedule
+    assert caplog.messages[0].startswith(f"0 to {saved}: ")
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -436,6 +465,10 @@ def test_what_is_no_knob() -> None:
     with pytest.raises(TypeError, match=r"^knob: got int, which lacks points, point, set"):
         Governor(3, latency_ms=10)
     net = drowsy.convert(nn.Sequential(nn.Conv2d(3, 4, 3)).eval())
+    with pytest.raises(
+        TypeError, match=r"^Governor: got 'latency', allowed: knob, latency_ms, wat"
+    ):
+        Governor(Knob(), latency=10)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"^frontier: got NoneType, allowed: the Frontier"):
         Governor(net, latency_ms=10)
     with pytest.raises(TypeError, match=r"^batch: got list"):

@@ -150,10 +150,10 @@ def test_loss_is_unknown_without_rate_0():
     [
         (
             {"saving": 0.7},
-            r"saving 0.7; nearest: 0.6 \(saving 60.0%, top1 50.0%\) and 0.4 \(saving",
+            r"0.7; nearest: 0.6 \(saves 60.0% of the multiplications, top1 50.0%\) and 0.4 \(saves",
         ),
-        ({"max_loss": -0.1}, r"max_loss -0.1; nearest: 0 \(saving 0.0%, top1 80.0%\) and 0.01 \("),
-        ({"latency_ms": 2}, r"latency_ms 2; nearest: 3 \(saving 40.0%, top1 75.0%\) and 3.5 \("),
+        ({"max_loss": -0.1}, r"nearest: 0 \(saves 0.0% of the multiplications, top1 80.0%\) and 0"),
+        ({"latency_ms": 2}, r"latency_ms 2; nearest: 3 \(saves 40.0% of the multiplications, top1"),
         ({"joules": 1.0}, "joules: was not measured at any point of this frontier"),
     ],
     ids=str,
@@ -171,8 +171,24 @@ def test_what_no_point_satisfies_is_not_invented(
 )
 def test_figures_are_told_in_their_unit(objective: str, figure: float, told: str) -> None:
     point = OperatingPoint(Schedule(8, {"a": LayerSetting()}), 0.25)
-    with pytest.raises(NoSuchPoint, match=rf"nearest: 0.25 \(saving 25.0%, {told}\)$"):
+    with pytest.raises(NoSuchPoint, match=rf"nearest: 0.25 \(saves 25.0% of the .*, {told}\)$"):
         Frontier([point.with_figures({objective: figure})], objective).at(saving=0.5)
+
+
+def test_what_is_saved_is_told_of_the_cost():
+    points = [point(0.0, 0.8, latency_ms=4.0), point(0.5, 0.7, latency_ms=3.0)]
+    frontier = Frontier(points, cost="latency")
+    with pytest.raises(NoSuchPoint, match=r"nearest: 3 \(saves 25.0% of the time, top1 70.0%\)"):
+        frontier.at(latency_ms=1)
+    with pytest.raises(NoSuchPoint, match=r"no point saves 50.0% of the time; the most is 25.0%"):
+        frontier.at_saved(0.5)
+    # What this is asked for is of multiplications, whatever is traded for.
+    assert frontier.at(saving=0.5) is points[1]
+    with pytest.raises(NoSuchPoint, match=r"nearest: 0.5 \(saves 50.0% of the multiplications, "):
+        frontier.at(saving=0.6)
+    # Without a point at rate 0 nobody knows what time is saved.
+    with pytest.raises(NoSuchPoint, match=r"nearest: 3 \(saves 50.0% of the multiplications, "):
+        Frontier(points[1:], cost="latency").at(latency_ms=1)
 
 
 def test_no_such_point_is_a_lookup_error():
@@ -193,6 +209,12 @@ def test_no_such_point_is_a_lookup_error():
 def test_a_request_is_one_finite_number(frontier: Frontier, request_: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         frontier.at(**request_)
+
+
+def test_a_request_by_another_name_is_told_the_names(frontier: Frontier):
+    told = "Frontier.at: got 'savings', allowed: saving, max_loss, latency_ms, joules"
+    with pytest.raises(TypeError, match=told):
+        frontier.at(savings=0.5)  # type: ignore[call-arg]
 
 
 # --- hypervolume ---------------------------------------------------------------------------------
@@ -223,10 +245,10 @@ def test_the_table_shows_what_was_measured_and_its_spread(tmp_path: Path):
     best = point(0.25, 0.7, spread={"top1": 0.0125}, images=744, seeds=(0, 1, 2))
     frontier = Frontier([best, point(0.5, 0.6, joules=0.02)])
     assert frontier.table().splitlines() == [
-        "saving  top1    top1_std  joules  rates (1/8)",
-        "------  ------  --------  ------  -----------",
-        "0.2500  0.7000  0.0125            2",
-        "0.5000  0.6000            0.0200  4",
+        "multiplications saved  top1    top1_std  joules  rates (1/8)",
+        "---------------------  ------  --------  ------  -----------",
+        "0.2500                 0.7000  0.0125            2",
+        "0.5000                 0.6000            0.0200  4",
     ]
     frontier.to_csv(tmp_path / "f.csv")
     with open(tmp_path / "f.csv", newline="") as file:
@@ -388,11 +410,11 @@ def test_points_and_frontiers_are_shown_in_a_line():
         Schedule(8, layers), 0.25, top1=0.8765, divergence=0.012345, latency_ms=1.5
     )
     assert repr(point) == (
-        "OperatingPoint(saving=0.25, top1=0.8765, divergence=0.01235, latency_ms=1.5, "
-        "49 of 99 layers asleep, k=8)"
+        "OperatingPoint(saving=0.25 of the multiplications, top1=0.8765, divergence=0.01235, "
+        "latency_ms=1.5, 49 of 99 layers asleep, k=8)"
     )
     awake = OperatingPoint(Schedule(8), 0.0, top1=0.9)
-    assert repr(awake) == "OperatingPoint(saving=0, top1=0.9, 0 of 0 layers asleep, k=8)"
+    assert repr(awake).startswith("OperatingPoint(saving=0 of the multiplications, top1=0.9, 0 of")
     assert repr(Frontier([awake, point])) == (
-        "Frontier(points=2, cost='macs', saving=0..0.25, top1=0.9..0.8765)"
+        "Frontier(points=2, cost='macs', saving=0..0.25 of the multiplications, top1=0.9..0.8765)"
     )

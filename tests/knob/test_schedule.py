@@ -281,6 +281,6 @@ def test_json_holds_no_nan_and_a_refused_one_leaves_no_file(tmp_path: Path):
 
 
 def test_a_missing_package_is_told_with_the_line_that_installs_it():
-    with pytest.raises(ImportError, match=r'no_such_package.*pip install "drowsynet\[plot\]"'):
+    with pytest.raises(ImportError, match=r'no_such_package.*pip install -e "\.\[plot\]"'):
         require("no_such_package", "plot")
     assert require("json", "plot") is json

@@ -40,6 +40,14 @@ class Pictures:
             self.closed += 1
 
 
+def test_a_picture_is_no_clip_to_show(tuned: Tuned, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV")
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    image.new("RGB", (SIDE, SIDE)).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match=r"clip: \S*one.png holds one frame, as a picture does"):
+        of_clip(str(tmp_path / "one.png"), PREPROCESS)
+
+
 def test_pictures_are_decoded_while_somebody_looks() -> None:
     pictures = Pictures(2)
     feed = Feed("two", pictures, None)

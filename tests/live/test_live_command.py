@@ -68,7 +68,7 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "nicegui", None)
     assert main(["live", "x", "--data", "x"]) == 2
-    assert 'pip install "drowsynet[live]"' in capsys.readouterr().err
+    assert 'pip install -e ".[live]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("batch", [1, 4])

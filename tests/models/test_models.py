@@ -248,7 +248,7 @@ def test_network_that_ships_without_weights():
 
 def test_without_safetensors_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r'pip install "drowsynet\[models\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[models\]"'):
         models.load("caffenet_cifar")
 
 

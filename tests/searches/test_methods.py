@@ -370,6 +370,6 @@ def test_an_interrupted_search_goes_on_to_the_same_frontier(
 def test_without_optuna_its_methods_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     for method in ("nsga2", "tpe"):
-        with pytest.raises(ImportError, match=r'pip install "drowsynet\[search\]"'):
+        with pytest.raises(ImportError, match=r'pip install -e "\.\[search\]"'):
             search_points(Model(), method, 50)
     assert len(search_points(Model(), "greedy", 50)) == 50

@@ -104,7 +104,7 @@ def test_another_package_by_the_name_of_pynvml_is_told(
     nvml.install(monkeypatch)
     monkeypatch.setattr(nvml, "__file__", "/old/pynvml.py", raising=False)
     monkeypatch.delattr(FakeNvml, "NVML_FI_DEV_POWER_INSTANT")
-    with pytest.raises(NoMeter, match=r'the pynvml in /old/pynvml\.py .*"drowsynet\[energy\]"'):
+    with pytest.raises(NoMeter, match=r'the pynvml in /old/pynvml\.py .*"\.\[energy\]"'):
         Meter(0)
 
 
@@ -153,7 +153,7 @@ def test_without_pynvml_the_pip_line_is_told(
 ) -> None:
     FakeNvml(FakeGpu(clock, "steady")).install(monkeypatch)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(NoMeter, match=r'pip install "drowsynet\[energy\]"'):
+    with pytest.raises(NoMeter, match=r'pip install -e "\.\[energy\]"'):
         Meter("auto")
 
 

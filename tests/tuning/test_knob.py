@@ -105,12 +105,23 @@ def test_points_are_found_by_what_is_asked(model: nn.Module) -> None:
     assert knob.set(max_loss=0.011).latency_ms == 6
     assert knob.set(saving=0) is knob.awake
     assert knob.set(-1) is knob.points[-1] is knob.point
-    with pytest.raises(NoSuchPoint, match="the most is 60"):
+    with pytest.raises(NoSuchPoint, match=r"saves 70.0% of the time; the most is 60"):
         knob.set(saving=0.7)
+    with pytest.raises(NoSuchPoint, match=r"nearest: 4 \(saves 60.0% of the time, top1 80.0%\)"):
+        knob.set(latency_ms=1)
     for wrong in ({}, {"saving": 1.0}, {"saving": 0.1, "latency_ms": 3}, {"point": 9}):
         with pytest.raises((ValueError, LookupError), match="allowed"):
             knob.set(**wrong)
     assert knob.point is knob.points[-1]
+
+
+def test_another_name_for_a_request_is_told_the_names(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    allowed = "allowed: point, saving, max_loss, latency_ms, joules"
+    with pytest.raises(TypeError, match=f"Knob.set: got 'savings', {allowed}"):
+        knob.set(savings=0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=f"Knob.at: got 'latency', {allowed}"), knob.at(latency=5):  # type: ignore[call-arg]
+        pass
 
 
 def test_every_point_computes_what_one_would_by_hand(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy.images.view import View
+from drowsy.tuning import tune as tuning
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal
 from drowsy.tuning.rig import Rig
@@ -294,6 +296,46 @@ def test_a_network_that_cannot_be_traced(model: nn.Module, images: Tensor) -> No
         knob.reseed(0)
         agreement = (knob(images[report]).argmax(1) == awake).float().mean().item()
         assert agreement == pytest.approx(point.agreement, abs=1e-6)
+
+
+def test_images_that_the_time_leaves_out_are_told(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.cat([images, images, images])
+    made = tune(model, images, cost="macs", levers="view")
+    assert made.contents.made["given"] == 192
+    assert "images" not in made.contents.levers
+    # As of a network for whose images the time allows no more than the fewest.
+    monkeypatch.setattr(tuning, "_seconds", lambda model, images: 1.0)
+    made = tune(model, images, cost="macs", levers="view")
+    assert made.contents.made["images"] == {"calibration": 24, "search": 50, "report": 50}
+    assert "\nimages: 124 of 192 used, as 0.05 min allow no more" in str(made)
+    # What was not asked for is not left out.
+    splits = {"calibration": range(8), "search": range(8, 16), "report": range(16, 24)}
+    made = tune(model, images, cost="macs", levers="view", splits=splits)
+    assert "images" not in made.contents.levers
+
+
+def test_stages_are_told_in_lines_where_there_is_no_terminal(
+    model: nn.Module, images: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"cost": "macs", "levers": ["view", "sleep"], "minutes": 0.05}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drowsy.tune(model, images, **given)  # type: ignore[call-overload]
+        assert capsys.readouterr().err == ""
+        drowsy.tune(model, images, progress=True, **given)  # type: ignore[call-overload]
+    lines = capsys.readouterr().err.splitlines()
+    stages = ["preparing", "view", "sleep", "choosing", "reporting", "measuring"]
+    assert [re.sub(r"^\d+\.\d of 0\.05 min: ", "", line) for line in lines] == stages
+
+
+def test_formats_are_told_of_what_they_cost(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Rig, "measured", lambda rig, each: 0.55 if each.number_format else 1.0)
+    told = tune(model, images, levers="format").contents.levers["format"]
+    assert told == "bfloat16 takes 0.55 of the time of the network's own format"
 
 
 def test_six_images_are_enough(model: nn.Module, images: Tensor) -> None:

@@ -304,6 +304,19 @@ def test_of_one_block_of_frames_there_is_no_interval(
     assert "intervals are of blocks" in knob.contents.levers["frames"]
 
 
+def test_frames_that_the_time_leaves_out_are_told(
+    model: nn.Module, clips: list[Tensor], timed: list[Way]
+) -> None:
+    knob = tune(model, clips, levers="skip", cost="macs")
+    assert knob.contents.made["given"] == 42
+    assert ": 28 and 14 frames; " in knob.contents.levers["frames"]
+    knob = tune(model, clips, levers="skip", cost="macs", minutes=1e-4)
+    frames = knob.contents.made["frames"]
+    told = f": {frames['choose']} and {frames['report']} frames of 42, as 0.0001 min allow no more"
+    assert sum(frames.values()) < 42
+    assert told in str(knob)
+
+
 def test_frames_after_a_cut_count_and_are_no_peak(model: nn.Module, clips: list[Tensor]) -> None:
     net = drowsy.convert(model)
     cut = torch.cat([clips[0][:7], -clips[1].flip(2)[:7]])
@@ -415,7 +428,16 @@ def test_requests(knob: drowsy.VideoKnob) -> None:
     assert quick.slowest_ms is not None
     assert quick.slowest_ms <= 5.5
     assert knob.set(latency_ms=10).figures["agreement"] == 1
-    for wish in ({"saving": 0.99}, {"latency_ms": 0.001}, {"max_loss": -2.0}):
+    with pytest.raises(
+        drowsy.NoSuchPoint, match=r"saves 99.0% of the multiplications; the most is \d+.\d%$"
+    ):
+        knob.set(saving=0.99)
+    told = (
+        "VideoKnob.set: got 'ms', allowed: point, saving, max_loss, latency_ms, slowest_ms, joule"
+    )
+    with pytest.raises(TypeError, match=told):
+        knob.set(ms=8)  # type: ignore[call-arg]
+    for wish in ({"latency_ms": 0.001}, {"max_loss": -2.0}):
         with pytest.raises(drowsy.NoSuchPoint, match=f"no point with {next(iter(wish))}"):
             knob.set(**wish)
     for wish, told in (

@@ -20,7 +20,8 @@ from drowsy.files.tables import Row
 from drowsy.graph.convert import convert
 from drowsy.images.checks import check_clips
 from drowsy.knob.costs import ROUNDING
-from drowsy.knob.frontier import NoSuchPoint, unmeasured
+from drowsy.knob.frontier import NoSuchPoint, none_saves, unmeasured
+from drowsy.knob.keywords import names_keywords
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.clips.evaluate import losses
@@ -160,6 +161,7 @@ class VideoKnob:
         """What was done with each slot's last frame; None before its first at this point."""
         return self._player.looks
 
+    @names_keywords
     def set(
         self,
         point: VideoPoint | int | None = None,
@@ -234,6 +236,8 @@ class VideoKnob:
             raise unmeasured(name)
         fitting = [p for p in known if measured(p) <= most]
         if not fitting:
+            if name == "saving":
+                raise none_saves(value, self.cost, max(map(self.saved, known)))
             near = min((abs(measured(p)) for p in known), key=lambda x: abs(x - value))
             raise NoSuchPoint(f"no point with {name} {value}; the nearest has {near:.4g}")
         if name == "max_loss":

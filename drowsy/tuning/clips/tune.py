@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -38,7 +38,8 @@ from drowsy.tuning.clips.knob import VideoKnob, network_for
 from drowsy.tuning.clips.pace import Pace, joules_a_frame, pace
 from drowsy.tuning.clips.point import COSTS, VideoPoint
 from drowsy.tuning.journal import Journal
-from drowsy.tuning.levers import WORTH
+from drowsy.tuning.levers import WORTH, allows
+from drowsy.tuning.progress import Tell
 from drowsy.tuning.resolution import resolution_for, shadow
 from drowsy.tuning.witness import Witness
 from drowsy.video.areas import REFRESH
@@ -75,7 +76,7 @@ def tune_video(
     levers: str | Sequence[str],
     cost: str,
     minutes: float,
-    tell: Callable[[str], None],
+    tell: Tell,
     store: Store | None,
     beside: str | None,
 ) -> VideoKnob:
@@ -98,7 +99,7 @@ def _tuned(
     chosen: set[str],
     cost: str,
     minutes: float,
-    tell: Callable[[str], None],
+    tell: Tell,
     store: Store | None,
     beside: str | None,
 ) -> VideoKnob:
@@ -149,7 +150,11 @@ def _tuned(
     metered = journal.get(f"joules: {all_of_them}", lambda: joules_a_frame(net, ways, bench.clip))
     points = [replace(p, joules=each) for p, each in zip(points, metered, strict=True)]
     intervals = _intervals_told(len(reporting), points[0].interval is not None)
-    offers.told["frames"] = f"{how}: {_count(choosing)} and {_count(reporting)} frames; {intervals}"
+    used, given = _count(choosing) + _count(reporting), _count(stretches)
+    left = f" of {given}, {allows(minutes)}" if used < given else ""
+    offers.told["frames"] = (
+        f"{how}: {_count(choosing)} and {_count(reporting)} frames{left}; {intervals}"
+    )
     image = (first.frames.shape[1], first.frames.shape[2], first.frames.shape[3])
     contents = VideoContents(
         weights=about["weights"],
@@ -164,6 +169,7 @@ def _tuned(
             "labelled": labels is not None,
             "clips": {"choose": len(choosing), "report": len(reporting)},
             "frames": {"choose": _count(choosing), "report": _count(reporting)},
+            "given": given,
             "steady": {"metric": unlabelled, "value": steady},
             "data": about["data"],
             "minutes": minutes,
@@ -278,7 +284,9 @@ def _packed(bench: _Bench, offers: _Offers) -> Way:
         offers.told["packed"] = f"left out: {refusal}"
         return Way()
     took = bench.pace(way).mean
-    offers.told["packed"] = f"whole frames take {took:.2f} of the time with weights laid out anew"
+    offers.told["packed"] = (
+        f"whole frames take {took:.2f} of the time awake, with weights laid out anew"
+    )
     if took >= WORTH:
         offers.told["packed"] += ", so that they are not"
         return Way()
@@ -329,7 +337,7 @@ def _chosen(
     footage: Footage,
     ways: Sequence[Way],
     labelled: bool,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> list[Way]:
     """Awake, and the ways that no other beats in cost and quality, each well below awake's cost.
 
@@ -337,7 +345,7 @@ def _chosen(
     """
     seen: dict[Way, Seen] = {}
     for way in ways:
-        tell(f"choosing: {way}")
+        tell("choosing", str(way))
         seen[way] = footage.seen(way)
     harm = {way: -_quality(footage.task, seen[way], labelled) for way in ways}
     chosen = [ways[0]]
@@ -363,13 +371,13 @@ def _points(
     footage: Footage,
     ways: Sequence[Way],
     objective: str,
-    tell: Callable[[str], None],
+    tell: Tell,
 ) -> Iterator[VideoPoint]:
     """What each way does on frames that played no part in choosing it."""
     awake_ms = float(np.median([bench.pace(way).awake_ms for way in ways]))
     awake = footage.seen(ways[0])
     for n, way in enumerate(ways):
-        tell(f"reporting {n + 1} of {len(ways)}")
+        tell("reporting", f"{n + 1} of {len(ways)}")
         seen, found = footage.seen(way), bench.pace(way)
         loss, interval = footage.lost(awake, seen, objective)
         yield VideoPoint(
