@@ -321,15 +321,14 @@ def tuned_table() -> str:
 
 def framed_table() -> str:
     """The same points on photographs that are framed tightly."""
-    methods = [name for name in TUNED if name != "sleep"]
-    lines = ["| network | saved | " + " | ".join(f"`{n}`" for n in methods) + " |"]
-    lines.append("| --- " * (2 + len(methods)) + "|")
+    lines = ["| network | saved | " + " | ".join(f"`{name}`" for name in TUNED) + " |"]
+    lines.append("| --- " * (2 + len(TUNED)) + "|")
     for network, title in COMPARED.items():
         rows = [row for row in read("tune", network) if row.get("framed_lost")]
         for saving in dict.fromkeys(row["saving"] for row in rows):
             of = {row["method"]: row for row in rows if row["saving"] == saving}
             columns = ("framed_lost", "framed_low", "framed_high")
-            cells = [_between(of.get(method), columns) for method in methods]
+            cells = [_between(of.get(method), columns) for method in TUNED]
             lines.append(f"| {' | '.join([title, f'{float(saving):.0%}', *cells])} |")
     return "\n".join(lines)
 

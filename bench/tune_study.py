@@ -139,9 +139,12 @@ def operation_at(bench: Workbench, knob: Knob, saving: float) -> Operation | Non
     thresholds = point.schedule.thresholds()
     if not any(thresholds.values()):
         return bench.awake_at(view)
-    net = bench.net(knob.contents.recipe)
+    recipe, corrections = knob.contents.recipe, knob.contents.calibrations.get(None)
+    net = bench.net(recipe)
     setting = tuple(thresholds[layer] for layer in net.layers)
-    return Operation(net, view, setting, point.saving, knob.contents.recipe.correction)
+    corrected = corrections is not None and corrections.points.get(setting)
+    correction = recipe.correction if corrected else "none"
+    return Operation(net, view, setting, point.saving, correction)
 
 
 def _told(bench: Workbench, operation: Operation) -> str:

@@ -153,18 +153,55 @@ def offer_sleep(
                 "awake, when tuned" + (f", in {number_format}" if number_format else "")
             )
             return recipes[0]
-    plain = [replace(each, rates="uniform") for each in recipes]
-    recipe = _best(workbench, plain, views[0], number_format)
-    if recipe is None:
+    ways = _ways(workbench, recipes, views[0], number_format, afforded, offers)
+    if not ways:
         offers.told["sleep"] = "left out: no setting saves enough"
         return recipes[0]
+    recipe = ways[0]
+    count = len(offers.operations)
+    used: dict[tuple[int, ...], View] = {}
+    for view in views:
+        for saving in SLEEP_SAVINGS:
+            if workbench.spared(view.size) > saving - 1 / 16:
+                continue
+            offers.tell("sleep", f"{saving:.0%} saved on {view}")
+            found = [asleep(way, workbench, view, saving, number_format) for way in ways]
+            operation = max(filter(None, found), key=workbench.quality, default=None)
+            # A network has one correction a setting, which is that of one view.
+            if operation is not None and used.setdefault(operation.setting, view) == view:
+                offers.operations.append(operation)
+    offers.told["sleep"] = (
+        f"{len(offers.operations) - count} settings tried, {recipe.source}, rates: {recipe.rates}, "
+        f"filled by {recipe.fill}, correction: {recipe.correction}"
+        + ("; fovea bets on the middle of the picture" if recipe.source == "fovea" else "")
+    )
+    return recipe
+
+
+def _ways(
+    workbench: Workbench,
+    recipes: Sequence[Sleep],
+    view: View,
+    number_format: str | None,
+    afforded: Callable[[str, int], int],
+    offers: Offers,
+) -> list[Sleep]:
+    """The recipe that does best, its rates searched if that is afforded; none if none saves enough.
+
+    Where quality is graded also the same without correction, if it has one: what mends a network in
+    which most sleep may harm one in which few do. Searches go by none there, and what they find
+    tells which correction does best.
+    """
+    plain = [replace(each, rates="uniform") for each in recipes]
+    recipe = _best(workbench, plain, view, number_format)
+    if recipe is None:
+        return []
     fitted = len(workbench.images("calibration")) >= FEWEST
     corrections = [each for each in CORRECTIONS if fitted or each != "reconstruct"]
-    # Where quality is graded, corrections wait for what a search finds, which goes by none.
     tried = corrections[:1] if workbench.graded else corrections
-    ways = [replace(recipe, correction=each) for each in tried]
-    ways.append(replace(recipe, fill="interpolate"))
-    recipe = _best(workbench, ways, views[0], number_format) or recipe
+    fills = [replace(recipe, correction=each) for each in tried]
+    fills.append(replace(recipe, fill="interpolate"))
+    recipe = _best(workbench, fills, view, number_format) or recipe
     net = workbench.net(recipe, number_format)
     fewest, few = len(net.layers) - len(net.resting) + net.k, workbench.quick
     # A picture that is answered everywhere tells much: sooner fewer of them than fewer settings.
@@ -176,26 +213,11 @@ def offer_sleep(
         offers.tell("sleep", "layer by layer")
         recipe = replace(recipe, rates="search")
         workbench.search(recipe, budget, few)
-    if workbench.graded:
-        ways = [replace(recipe, correction=each) for each in corrections]
-        recipe = _best(workbench, ways, views[0], number_format) or recipe
-    count = len(offers.operations)
-    used: dict[tuple[int, ...], View] = {}
-    for view in views:
-        for saving in SLEEP_SAVINGS:
-            if workbench.spared(view.size) > saving - 1 / 16:
-                continue
-            offers.tell("sleep", f"{saving:.0%} saved on {view}")
-            operation = asleep(recipe, workbench, view, saving, number_format)
-            # A network has one correction a setting, which is that of one view.
-            if operation and used.setdefault(operation.setting, view) == view:
-                offers.operations.append(operation)
-    offers.told["sleep"] = (
-        f"{len(offers.operations) - count} settings tried, {recipe.source}, rates: {recipe.rates}, "
-        f"filled by {recipe.fill}, correction: {recipe.correction}"
-        + ("; fovea bets on the middle of the picture" if recipe.source == "fovea" else "")
-    )
-    return recipe
+    if not workbench.graded:
+        return [recipe]
+    corrected = [replace(recipe, correction=each) for each in corrections]
+    recipe = _best(workbench, corrected, view, number_format) or recipe
+    return list(dict.fromkeys([recipe, corrected[0]]))
 
 
 def _best(

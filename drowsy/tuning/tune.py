@@ -478,4 +478,10 @@ def _calibrations(
             known = found.setdefault(operation.number_format, made)
             known.points |= made.points
             known.sleeps |= made.sleeps
+    for operation in operations:
+        # Of points that are not corrected it says so: else the nearest one's would be in force.
+        if operation.number_format in found and operation.correction == "none":
+            known = found[operation.number_format]
+            known.points[operation.setting] = {}
+            known.sleeps[operation.setting] = operation.net.sleeps
     return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from drowsy.evaluation.restoration import restoration
 from drowsy.images.view import View
 from drowsy.tuning import levers
+from drowsy.tuning import tune as tuning
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.levers import Offers, offer_sleep
 from drowsy.tuning.recipe import Sleep
@@ -162,6 +163,61 @@ def test_searches_take_fewer_pictures_before_fewer_settings(
     offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 40 // few, told)
     assert not searched
     assert "rates: uniform" in told.told["sleep"]
+
+
+def test_where_quality_is_graded_each_point_is_corrected_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    splits = {"calibration": range(4), "search": range(4, 14), "report": range(14, 16)}
+    model = Restores().eval()
+    workbench = Workbench(model, images, None, splits, Conditions(), task=restoration(1))
+    searched = []
+    search = Workbench.search
+
+    def searching(self: Workbench, recipe: Sleep, *args: Any) -> dict[Any, float]:
+        searched.append(self._searching(recipe).correction)
+        return search(self, recipe, *args)
+
+    # Corrections mend what sleeps at half and harm below; affine ones mend less than they harm.
+    gain = {"none": 0.0, "affine": 1.0, "reconstruct": 2.0}
+    harm = {"none": 0.0, "affine": 2.0, "reconstruct": 1.0}
+
+    def quality(operation: Operation) -> float:
+        by = gain if operation.saving > 0.4 else harm
+        return by[operation.correction] * (1 if operation.saving > 0.4 else -1)
+
+    monkeypatch.setattr(Workbench, "search", searching)
+    monkeypatch.setattr(workbench, "quality", quality)
+    monkeypatch.setattr(workbench, "qualities", lambda o: np.full(10, quality(o)))
+
+    class Rig:
+        cost = "macs"
+
+    rig: Any = Rig()
+    rig.workbench = workbench
+    offers = Offers()
+    recipe = offer_sleep(rig, [SEARCHED], None, [whole(workbench)], lambda *_: 20, offers)
+    assert recipe.correction == "reconstruct"
+    assert {*searched} == {"none"}
+    for operation in offers.operations:
+        assert operation.correction == ("reconstruct" if operation.saving > 0.4 else "none")
+    assert {each.correction for each in offers.operations} == {"none", "reconstruct"}
+    corrections = tuning._calibrations(workbench, offers.operations)[None]
+    assert corrections.points.keys() == {each.setting for each in offers.operations}
+    for operation in offers.operations:
+        net = operation.net
+        with net.kept():
+            net.calibration = corrections
+            net.set(net.schedule_of(operation.setting))
+            corrected = [layer.corrected_weight is not None for layer in net.layers.values()]
+            differ = [
+                not torch.equal(layer.corrected_weight, layer.weight)
+                for layer in net.layers.values()
+                if layer.corrected_weight is not None
+            ]
+        assert any(corrected)
+        assert any(differ) == (operation.correction == "reconstruct")
 
 
 def test_of_recipes_about_as_good_the_one_of_least_damage(
