@@ -13,7 +13,7 @@ from torch._C._functorch import peek_interpreter_stack
 
 from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend, on_cpu
 from drowsy.knob.control import Control, exporting_onnx, untraced
-from drowsy.network.inference import Inference, in_graph, join, joined, running
+from drowsy.network.inference import Inference, check_graph, in_graph, join, joined, running
 from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_kept, is_recorded, library_serves
 from drowsy.network.settable import SettableConv2d
 from drowsy.network.standin import plainly_called
@@ -189,7 +189,9 @@ class DrowsyConv2d(SettableConv2d):
             y = self.compute(input)
             self.control.advance(input.shape[0])
             return y
-        if not in_graph(input):
+        if in_graph(input):
+            check_graph()
+        else:
             join(self.control, self.index, input.shape[0])
         return self.compute(input)
 
