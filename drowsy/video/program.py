@@ -7,7 +7,7 @@ from functools import partial
 from math import gcd, prod
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils._pytree import tree_map_only
 
 from drowsy.graph.overwriting import check_overwritten, without_overwriting
@@ -88,10 +88,6 @@ class Program:
             for node, value in self.executor.start(None).items()
             if value is not None
         }
-        called = (node.target for node in self._graph.nodes if node.op == "call_module")
-        applied: list[Any] = [self.modules[str(target)] for target in called]
-        applied += [layer.prelu for layer in net.layers.values()]
-        self._prelus = [module for module in applied if isinstance(module, nn.PReLU)]
         self._drop_identities()
         self.operations: dict[fx.Node, Operation] = {}
         self._maps: set[fx.Node] = set()
@@ -104,11 +100,6 @@ class Program:
         self._margins = {node: self._margin(node) for node in self._kept}
         self._count(net)
         self.depth = self._depths()
-
-    @property
-    def slopes(self) -> list[Tensor]:
-        """Those of every PReLU as they are now; the program computes with those it was made of."""
-        return [prelu.weight for prelu in self._prelus]
 
     # --- what nodes are -------------------------------------------------------------------------
 
