@@ -14,7 +14,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from drowsy.knob.control import Control
 
-NO_PARTS = (
+_NO_PARTS = (
     "net: a part of it is compiled, exported or traced by itself, allowed: the whole network, "
     "whose graph holds no norm or activation that its layers compute already"
 )
@@ -86,7 +86,7 @@ def check_graph() -> None:
     """Raise where a layer of a network is on its way through a graph that is not the network's."""
     # Of which network: tracers put other objects in the place of a layer's control.
     if (begun := running()) is None or not begun.in_graph:
-        raise RuntimeError(NO_PARTS)
+        raise RuntimeError(_NO_PARTS)
 
 
 @contextmanager
