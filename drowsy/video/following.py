@@ -11,29 +11,34 @@ from torch import Tensor, nn
 
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
+from drowsy.video.program import Program
 
-# Of modules whose other attributes may be what their code remembers.
-_LASTING = ("_parameters", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_FORM = ("_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
 class MadeOf:
     """What the present program of a network depends on, in a form that is quickly compared.
 
-    Of torch's own modules without children, and of norms that layers have folded: attributes,
-    tensors and hooks. Of all others, whose code may change what it likes: parameters, children and
-    hooks. Of layers also what they count themselves.
+    Of every module its children and hooks, and its parameters, but where it runs behind all maps:
+    those are read in every frame. Of torch's own modules without children, and of norms that layers
+    have folded, also buffers and other attributes: the code of others may change them. Of layers
+    also what they count themselves.
     """
 
-    def __init__(self, net: DrowsyNet) -> None:
+    def __init__(self, net: DrowsyNet, program: Program) -> None:
         self._net, self._layers = net, list(net.layers.values())
         norms = [layer.norm for layer in self._layers if layer.norm is not None]
         inert = {id(each) for norm in norms for each in norm.modules()}
+        behind = {id(each) for module in program.behind_maps() for each in module.modules()}
         modules = {id(module): module for module in net.parts.values()}
-        places = [
-            place
-            for module in modules.values()
-            for place in _places(module, id(module) in inert or _is_inert(module))
-        ]
+        places: list[dict[Any, Any]] = []
+        for module in modules.values():
+            kept = vars(module)
+            places += (kept[name] for name in _FORM)
+            if id(module) not in behind or isinstance(module, DrowsyConv2d):
+                places.append(kept["_parameters"])
+                if id(module) in inert or _is_inert(module):
+                    places += (kept, kept["_buffers"])
         self._empty = [place for place in places if not place]
         self._filled = [place for place in places if place]
         # Held: nothing else can come to lie where they do.
@@ -65,12 +70,3 @@ def _is_inert(module: nn.Module) -> bool:
     """Whether a module computes, and changes nothing in itself by that."""
     library = type(module).__module__.startswith("torch.nn.")
     return library and not module._modules and not isinstance(module, DrowsyConv2d)
-
-
-def _places(module: nn.Module, inert: bool) -> Iterator[dict[Any, Any]]:
-    """The dictionaries in which a module keeps what counts."""
-    kept = vars(module)
-    if inert:
-        yield kept
-        yield kept["_buffers"]
-    yield from (kept[name] for name in _LASTING)

@@ -7,7 +7,7 @@ from functools import partial
 from math import gcd, prod
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from drowsy.graph.overwriting import check_overwritten, without_overwriting
@@ -259,6 +259,17 @@ class Program:
             if activation is not None:
                 return users[0], activation
         return node, NO_ACTIVATION
+
+    def behind_maps(self) -> list[nn.Module]:
+        """Modules that run behind all maps: nothing of what they put out is remembered."""
+        before: set[fx.Node] = set()
+        for node in reversed(self._graph.nodes):
+            if node in self._maps or not before.isdisjoint(node.users):
+                before.add(node)
+        calls = [node for node in self._graph.nodes if node.op == "call_module"]
+        others = {id(self.modules[str(node.target)]) for node in calls if node in before}
+        behind = [self.modules[str(node.target)] for node in calls if node not in before]
+        return [module for module in behind if id(module) not in others]
 
     # --- what it costs --------------------------------------------------------------------------
 

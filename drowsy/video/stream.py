@@ -241,7 +241,7 @@ class Stream:
                 slot.leave_memory()
             self._program = Program(self.net, frames, by_cells=self.refresh == "change")
             self._captured = self._serve(self._program)
-            self._made_of = MadeOf(self.net)
+            self._made_of = MadeOf(self.net, self._program)
             if self._program.grid is not None:
                 for slot in self._slots:
                     slot.areas.fit(self._program.grid)

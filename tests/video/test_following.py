@@ -13,6 +13,7 @@ import drowsy
 from drowsy import Stream
 from drowsy.network.net import DrowsyNet
 from drowsy.video.following import MadeOf
+from drowsy.video.program import Program
 
 
 class Mixed(nn.Module):
@@ -30,6 +31,17 @@ class Mixed(nn.Module):
         x = self.slopes(self.norm(self.normed(x)))
         x = self.after((self.act(self.bare(x)) + x) * self.gain)
         return self.skipped(self.leaky(x))
+
+
+class Headed(Mixed):
+    """With a layer behind all maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(super().forward(x).mean((2, 3)))
 
 
 def made() -> tuple[DrowsyNet, Stream, Tensor]:
@@ -122,6 +134,24 @@ def test_attributes_and_modules_are_followed() -> None:
 
 
 @torch.no_grad()
+def test_what_runs_behind_all_maps_is_followed_and_nothing_forgotten() -> None:
+    net = drowsy.convert(Headed().eval())
+    stream, clip = Stream(net, cut=None), torch.randn(3, 3, 24, 24)
+    twin = Stream(net, cut=None)
+    for frame in clip[:2].split(1):
+        stream(frame)
+        twin(frame)
+    before = twin(clip[2:])
+    net.head.weight = nn.Parameter(-2 * net.head.weight)
+    got, (look,) = stream(clip[2:]), stream.looks
+    assert look is not None
+    assert look.why == "areas"
+    torch.testing.assert_close(got, -2 * before)
+    net.head.register_forward_hook(lambda module, args, output: 2 * output)
+    torch.testing.assert_close(stream(clip[2:]), net(clip[2:]))
+
+
+@torch.no_grad()
 def test_nothing_is_made_anew_where_nothing_was_changed() -> None:
     net, stream, x = made()
     program = stream._program
@@ -151,6 +181,6 @@ def test_what_code_does_to_itself_is_no_change() -> None:
 
     x = torch.randn(1, 3, 16, 16)
     net = drowsy.convert(Counting().eval(), x)
-    of = MadeOf(net)
+    made_of = MadeOf(net, Program(net, x))
     net(x)
-    assert of.holds()
+    assert made_of.holds()
