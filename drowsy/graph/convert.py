@@ -33,9 +33,11 @@ def convert(
 
     What runs is a copy of the model's own module tree, in which every ``nn.Conv2d`` is a
     ``DrowsyConv2d`` that also computes the batch norm and activation that follow it. Weights are
-    shared with ``model``, which stays as it was; ``state_dict`` keys are the same. The network
-    starts at rate 0, where it computes what ``model`` computes: that is compared with an example,
-    or at the first call. Convolutions, norms and activations with forward hooks stay as they are.
+    shared with ``model``, which stays as it was; ``state_dict`` keys are the same. (Put another
+    parameter in the place of one at ``net.layers[name]``: one put into the model's convolution is
+    not the network's.) The network starts at rate 0, where it computes what ``model`` computes:
+    that is compared with an example, or at the first call. Convolutions, norms and activations with
+    forward hooks stay as they are.
 
     Where ``torch.fx`` can trace the model, what is known of its graph serves ``deploy``, stages and
     searches that compute what settings share once; elsewhere the network does without

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from drowsy.network.standin import COMPILED
+
 # What holds parameters, and the names of buffers, which a copy shares.
 _SHARED = frozenset(("_parameters", "_non_persistent_buffers_set"))
 
@@ -49,6 +51,8 @@ class _Copying:
         made: nn.Module = object.__new__(type(module))
         self._keep(module, made)
         for name, value in module.__dict__.items():
+            if name == COMPILED:  # which would call the model
+                continue
             if name not in _SHARED:
                 value = self.value(value)
                 # Hooks that come to the copy do not come to the model.

@@ -164,13 +164,9 @@ class Converted(Standin):
                 "allowed: one batch of images, which its graph is of"
             )
         images = next(iter((*args, *kwargs.values())))
-        detail = self._see(args, kwargs)
-        if detail is None and _is_traced(args, kwargs):
+        with inference(self.control, in_graph=True) as begun:
+            begun.detail = self._see(args, kwargs)
             output = module(images)
-        else:
-            with inference(self.control, in_graph=True) as begun:
-                begun.detail = detail
-                output = module(images)
         self.control.advance(images.shape[0] if images.dim() == 4 else 1)
         return output
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from drowsy.knob.control import untraced
 from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
@@ -212,10 +213,15 @@ class FoldedConv2d(nn.Conv2d):
         """``[OC]``, those of activation ``prelu`` as they are now; None for all others.
 
         One slope for all channels is expanded to them.
+
+        Raises:
+            RuntimeError: they are in another dtype than the weight, without autocast.
         """
         if self.prelu is None or self.activation != "prelu":
             return None
-        return self.prelu.weight.to(self.weight).expand(self.out_channels)
+        slopes = self.prelu.weight
+        _check_dtype("slopes", slopes, (self.weight.dtype,))
+        return slopes.to(self.weight).expand(self.out_channels)
 
     # --- folding --------------------------------------------------------------------------------
 
@@ -277,6 +283,11 @@ class FoldedConv2d(nn.Conv2d):
         if self._norm is None:
             return weight, own
         norm = self._norm
+        # Rounded to one dtype, what torch's own operations refuse would pass unnoticed.
+        _check_dtype("bias", own, (weight.dtype,))
+        if isinstance(norm.module, _BatchNorm):
+            for tensor in (norm.mean, norm.var, norm.bias):
+                _check_dtype("norm", tensor, (weight.dtype, torch.float32))
         # In float32 at least: 1 / sqrt(var + eps) in half precision would cost three digits.
         like = weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32))
         factor, mean = norm.factor(like), norm.mean.to(like)
@@ -391,6 +402,18 @@ class FoldedConv2d(nn.Conv2d):
         if self.corrected_weight is not None:
             self.corrected_weight = self.corrected_bias = None
             self.laid += 1
+
+
+def _check_dtype(what: str, tensor: Tensor | None, allowed: tuple[torch.dtype, ...]) -> None:
+    """Raise where the model's own code would, for which autocast alone makes one dtype of two."""
+    if tensor is None or tensor.dtype in allowed:
+        return
+    if not torch.is_autocast_enabled(tensor.device.type):
+        raise RuntimeError(
+            f"{what}: got {tensor.dtype} beside a weight in {allowed[0]}, allowed: "
+            f"{' or '.join(map(str, dict.fromkeys(allowed)))}, as in the model's own code; "
+            "to(dtype) gives all of a network one"
+        )
 
 
 def _kept(module: nn.Module, names: Collection[str] | None = None) -> Iterator[_Ingredient]:

@@ -14,6 +14,11 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from drowsy.knob.control import Control
 
+_NO_PARTS = (
+    "net: a part of it is compiled, exported or traced by itself, allowed: the whole network, "
+    "whose graph holds no norm or activation that its layers compute already"
+)
+
 
 class Inference:
     """What one call of a network, in one thread, finds out while it runs.
@@ -75,6 +80,13 @@ def in_graph(x: object) -> bool:
     if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter):
         return True
     return torch.jit.is_tracing() or (_thread.inference is not None and _thread.inference.in_graph)
+
+
+def check_graph() -> None:
+    """Raise where a layer of a network is on its way through a graph that is not the network's."""
+    # Of which network: tracers put other objects in the place of a layer's control.
+    if (begun := running()) is None or not begun.in_graph:
+        raise RuntimeError(_NO_PARTS)
 
 
 @contextmanager

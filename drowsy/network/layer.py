@@ -13,22 +13,13 @@ from torch._C._functorch import peek_interpreter_stack
 
 from drowsy.backends.ops import NO_ONNX, NO_TRANSFORMS, choose_backend, on_cpu
 from drowsy.knob.control import Control, exporting_onnx, untraced
-from drowsy.network.folded import FoldedConv2d
-from drowsy.network.inference import Inference, in_graph, join, joined, running
+from drowsy.network.inference import Inference, check_graph, in_graph, join, joined, running
 from drowsy.network.prepared import DTYPES, Prepared, at_ease, is_kept, is_recorded, library_serves
+from drowsy.network.settable import SettableConv2d
 from drowsy.network.standin import plainly_called
 from drowsy.network.tail import Tail, mark
-from drowsy.neuron import RING, FixedSleep, awake_conv2d
-from drowsy.sleep import (
-    NEIGHBOUR_FILLS,
-    Grain,
-    SleepSpec,
-    check_fill,
-    levels,
-    scale,
-    simplest,
-    threshold,
-)
+from drowsy.neuron import FixedSleep, awake_conv2d
+from drowsy.sleep import SleepSpec, levels, scale, simplest, threshold
 
 _ANY_SLEEP = SleepSpec()
 # Methods that are others for a while (``correction.interception``).
@@ -37,7 +28,7 @@ _REPLACEABLE = frozenset({"forward", "compute", "awake"})
 _BUILT_IN = frozenset({"sleep", "_fill", "stencil", "laid", "written"})
 
 
-class DrowsyConv2d(FoldedConv2d):
+class DrowsyConv2d(SettableConv2d):
     """Convolution, bias, activation and sleep as one inference-only layer.
 
     Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
@@ -60,13 +51,8 @@ class DrowsyConv2d(FoldedConv2d):
     one operator that goes on following rate, factor, seed and count. ``torch.onnx.export`` has no
     such operator: it gets the maps of the moment as constants, for the example's batch, and no
     other runtime saves anything by them.
-
-    Attributes:
-        stencil: the table ``[256, 9, OC]`` of fill ``stencil``, as ``drowsy.neuron.sleep`` takes
-            it, or None; a buffer that is not part of ``state_dict``.
     """
 
-    stencil: Tensor | None
     _prepared: Prepared | None = None
 
     def __init__(
@@ -183,112 +169,6 @@ class DrowsyConv2d(FoldedConv2d):
         if name in _BUILT_IN and "control" in self._modules:
             self.control.version += 1
 
-    # --- the knob -----------------------------------------------------------------------------
-
-    @property
-    def rate(self) -> Fraction:
-        """Fraction of this layer's neurons that sleep."""
-        return Fraction(self.control.settings[self.index], self.sleep.k)
-
-    @property
-    def fill(self) -> str:
-        """What a sleeper outputs, one of ``drowsy.sleep.FILLS``."""
-        return self._fill
-
-    def set(
-        self,
-        *,
-        rate: float | Fraction | None = None,
-        fill: str | None = None,
-        grain: str | Grain | None = None,
-    ) -> None:
-        """Change rate, fill or grain in place; what is not given stays.
-
-        Raises:
-            ValueError: a rate, fill or grain that is not allowed, or a fill that the grain does not
-                allow. The layer is then as it was.
-        """
-        j = threshold(self.rate if rate is None else rate, self.sleep.k)
-        self.stage(fill=fill, grain=grain)
-        self.control.set_layer(self.index, j, scale(j, self.sleep.k, self._fill))
-
-    def stage(
-        self,
-        *,
-        fill: str | None = None,
-        grain: str | Grain | None = None,
-        stream: int | None = None,
-        phase: int | None = None,
-    ) -> None:
-        """Change fill, grain, stream and phase without touching ``control``: the network's job."""
-        fill, parsed = self.check(fill=fill, grain=grain)
-        sleep = self.sleep
-        stream = sleep.stream if stream is None else stream
-        phase = sleep.phase if phase is None else phase
-        if (parsed, stream, phase) != (sleep.grain, sleep.stream, sleep.phase):
-            sleep = replace(sleep, grain=parsed, stream=stream, phase=phase)
-        elif fill == self._fill:
-            return  # what was prepared for the present setting is not prepared anew
-        self._set(sleep, fill)
-
-    def restore(self, sleep: SleepSpec, fill: str, backend: str) -> None:
-        """Give back what the layer had."""
-        self._set(sleep, fill)
-        self.backend = backend
-
-    def check(
-        self, *, fill: str | None = None, grain: str | Grain | None = None
-    ) -> tuple[str, Grain]:
-        """The fill and grain that ``stage`` would give the layer; raises where it would."""
-        parsed = self.sleep.grain if grain is None else Grain.parse(grain)
-        if parsed != self.sleep.grain:
-            replace(self.sleep, grain=parsed)  # raises where the source does not take the grain
-        return self._check_fill(self._fill if fill is None else fill, parsed), parsed
-
-    def _check_fill(self, fill: str, grain: Grain) -> str:
-        if check_fill(fill, grain) == "stencil" and self.stencil is None:
-            raise ValueError(
-                "fill: got 'stencil' for a layer without a table of weights, allowed: after "
-                "drowsy.calibrate_stencils(net, images) or drowsy.load_stencils(net, path)"
-            )
-        return fill
-
-    def set_stencil(self, table: Tensor) -> None:
-        """Install the table of fill ``stencil``; it takes the weight's dtype and device.
-
-        Args:
-            table: floating point ``[256, 9, OC]``, finite (``stencil_table`` of
-                ``drowsy.correction.stencils``).
-
-        Raises:
-            TypeError, ValueError: another table. The layer is then as it was.
-        """
-        self.check_stencil(table)
-        self.stencil = table.detach().to(self.weight).contiguous()
-
-    def check_stencil(self, table: Tensor) -> None:
-        """Raise where ``set_stencil`` would."""
-        if not isinstance(table, Tensor) or not table.is_floating_point():
-            kind = table.dtype if isinstance(table, Tensor) else type(table).__name__
-            raise TypeError(f"table: got {kind}, allowed: a floating-point tensor")
-        shape = (1 << len(RING), len(RING) + 1, self.out_channels)
-        if table.shape != shape:
-            raise ValueError(f"table: got shape {tuple(table.shape)}, allowed: {shape}")
-        if not table.isfinite().all():
-            raise ValueError("table: holds NaN or infinity, allowed: finite numbers")
-
-    @property
-    def table(self) -> Tensor | None:
-        """The table that the present fill reads: that of ``stencil``, None for the others."""
-        return self.stencil if self._fill == "stencil" else None
-
-    def _set(self, sleep: SleepSpec, fill: str) -> None:
-        self.sleep, self._fill = sleep, fill
-        # The operator takes both as text, made here once and not at every call. To a sleeper
-        # ``zero`` and ``rescale`` are one: compiled networks are not compiled anew for the other.
-        self._sleep_text = str(sleep)
-        self._fill_text = fill if fill in NEIGHBOUR_FILLS else "zero"
-
     # --- inference ------------------------------------------------------------------------------
 
     def forward(self, input: Tensor) -> Tensor:
@@ -309,7 +189,9 @@ class DrowsyConv2d(FoldedConv2d):
             y = self.compute(input)
             self.control.advance(input.shape[0])
             return y
-        if not in_graph(input):
+        if in_graph(input):
+            check_graph()
+        else:
             join(self.control, self.index, input.shape[0])
         return self.compute(input)
 

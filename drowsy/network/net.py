@@ -23,7 +23,7 @@ from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.prepared import is_kept
 from drowsy.network.report import LayerReport
 from drowsy.network.sight import picture
-from drowsy.network.standin import Standin
+from drowsy.network.standin import COMPILED, Standin
 from drowsy.network.wishes import Rate, Scheduled, wishes
 from drowsy.sleep import FILLS, Grain, scale
 
@@ -54,6 +54,7 @@ class DrowsyNet(Converted):
     _own = frozenset(
         {"control", "report", "known", "resting", "_layers", "_own_fills", "_corrections"}
         | {"_original", "_settler", "_trusting", "_uniform", "_rewritten", "_place", "_seeing"}
+        | {COMPILED}
     )
 
     report: list[LayerReport]

@@ -15,6 +15,9 @@ from torch.nn.modules.module import (
     _global_forward_pre_hooks,
 )
 
+COMPILED = "_compiled_call_impl"
+"""Where a module keeps what ``nn.Module.compile`` makes of its own call."""
+
 # Tracers put theirs in its place.
 _CALL = nn.Module.__call__
 
@@ -73,7 +76,7 @@ class Standin(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As any module; what a call looks up, it looks up at the module, not through here."""
-        if plainly_called(self._module):
+        if self._compiled_call_impl is None and plainly_called(self._module):
             return self.forward(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
@@ -101,7 +104,9 @@ class Standin(nn.Module):
         return sorted({*object.__dir__(self), *dir(self.stood_for)})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _bare, (type(self),), dict(self.__dict__)
+        # As of any module, what ``compile`` made of its call is not copied.
+        state = {name: self.__dict__[name] for name in self.__dict__ if name != COMPILED}
+        return _bare, (type(self),), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -99,13 +99,13 @@ class Knob:
         self.points = tuple(self._frontier.points)
 
     def __copy__(self) -> Knob:
-        """Another knob over the same networks, with a point in force of its own."""
+        """Another knob over the same networks, set to the point that is in force here."""
         twin = object.__new__(type(self))
-        vars(twin).update(vars(self))
+        vars(twin).update(vars(self), _point=self.point)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Knob:
-        """A knob with networks and clocks of its own, at the same point."""
+        """A knob with networks and clocks of its own, set to the point that is in force here."""
         twin = memo[id(self)] = self.__copy__()
         twin._machine = copy.deepcopy(self._machine, memo)
         return twin

@@ -88,10 +88,6 @@ class Program:
             for node, value in self.executor.start(None).items()
             if value is not None
         }
-        called = (node.target for node in self._graph.nodes if node.op == "call_module")
-        applied: list[Any] = [self.modules[str(target)] for target in called]
-        applied += [layer.prelu for layer in net.layers.values()]
-        self._prelus = [module for module in applied if isinstance(module, nn.PReLU)]
         self._drop_identities()
         self.operations: dict[fx.Node, Operation] = {}
         self._maps: set[fx.Node] = set()
@@ -104,11 +100,6 @@ class Program:
         self._margins = {node: self._margin(node) for node in self._kept}
         self._count(net)
         self.depth = self._depths()
-
-    @property
-    def slopes(self) -> list[Tensor]:
-        """Those of every PReLU as they are now; the program computes with those it was made of."""
-        return [prelu.weight for prelu in self._prelus]
 
     # --- what nodes are -------------------------------------------------------------------------
 
@@ -268,6 +259,17 @@ class Program:
             if activation is not None:
                 return users[0], activation
         return node, NO_ACTIVATION
+
+    def behind_maps(self) -> list[nn.Module]:
+        """Modules that run behind all maps: nothing of what they put out is remembered."""
+        before: set[fx.Node] = set()
+        for node in reversed(self._graph.nodes):
+            if node in self._maps or not before.isdisjoint(node.users):
+                before.add(node)
+        calls = [node for node in self._graph.nodes if node.op == "call_module"]
+        others = {id(self.modules[str(node.target)]) for node in calls if node in before}
+        behind = [self.modules[str(node.target)] for node in calls if node not in before]
+        return [module for module in behind if id(module) not in others]
 
     # --- what it costs --------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -17,6 +17,7 @@ from drowsy.network.net import DrowsyNet, check_network
 from drowsy.video.areas import REFRESH, WHOLE, Areas, Box
 from drowsy.video.captured import Captured, refusal
 from drowsy.video.cuts import DEFAULT_CUT, Cuts, check_cut
+from drowsy.video.following import MadeOf
 from drowsy.video.memory import Memory
 from drowsy.video.program import Frame, Program
 
@@ -60,7 +61,9 @@ class Stream:
 
     Args:
         net: a converted network that has a graph (``net.known``) and in which nobody sleeps
-            otherwise (``net.set(0)``); its weights, norms and corrections are followed.
+            otherwise (``net.set(0)``). Its weights, norms, slopes, corrections and hooks are
+            followed as its own code follows them: where one was changed or replaced since, all
+            slots begin anew. Hooks within neurons cost it its graph, which is an error.
         streams: cameras; each has a slot of its own, and nothing of one reaches another.
         refresh: which areas are awake: ``bands``, of the full width, in turn; ``quads``, quarters
             in turn; ``change``, of 7 x 7 blocks those that changed most.
@@ -101,7 +104,7 @@ class Stream:
         self._requested, self._unserved = backend, ""
         self._program: Program | None = None
         self._captured: Captured | None = None
-        self._weights: list[Any] = []
+        self._made_of: MadeOf | None = None
         self._slots = [self._slot() for _ in range(streams)]
 
     def _slot(self) -> _Slot:
@@ -232,13 +235,13 @@ class Stream:
                 )
 
     def _plan(self, frames: Tensor) -> Program:
-        """The program, made anew where the network computes with other weights."""
-        if self._program is None or self._weights != self._weights_now(self._program):
+        """The program, made anew where the network computes another thing than it did."""
+        if self._program is None or self._made_of is None or not self._made_of.holds():
             for slot in self._slots:
                 slot.leave_memory()
             self._program = Program(self.net, frames, by_cells=self.refresh == "change")
             self._captured = self._serve(self._program)
-            self._weights = self._weights_now(self._program)
+            self._made_of = MadeOf(self.net, self._program)
             if self._program.grid is not None:
                 for slot in self._slots:
                     slot.areas.fit(self._program.grid)
@@ -253,18 +256,6 @@ class Stream:
         if self._unserved and self._requested == "triton":
             raise ValueError(f"backend: got 'triton' for {self._unserved}; 'auto' would take torch")
         return None if self._unserved else Captured(program, len(self._slots))
-
-    def _weights_now(self, program: Program) -> list[Any]:
-        """What tells whether a program computes with the weights that it computed with before."""
-        return [
-            self.net.known,
-            *((layer.laid, layer.written) for layer in self.net.layers.values()),
-            *((each.data_ptr(), _version(each)) for each in self._tensors(program)),
-        ]
-
-    def _tensors(self, program: Program) -> Iterator[Tensor]:
-        yield from (layer.weight for layer in self.net.layers.values())
-        yield from program.slopes
 
     def _indices(self, slots: Sequence[int] | None) -> Sequence[int]:
         return check_slots(slots, len(self._slots))
@@ -378,7 +369,3 @@ def together(outputs: Sequence[Any]) -> Any:
 
 def _joined(*parts: Any) -> Any:
     return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version

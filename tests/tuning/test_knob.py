@@ -451,6 +451,25 @@ def test_a_deep_copy_has_a_point_and_a_clock_of_its_own(model: nn.Module) -> Non
     assert torch.equal(shallow(images), twin(images))
 
 
+def test_a_copy_made_in_a_block_is_set_to_the_point_of_the_block(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    images = torch.rand(4, 3, *FULL)
+    with knob.at(saving=0.45) as point:
+        knob.reseed(3)
+        expected = knob(images)
+        copies = copy.deepcopy(knob), copy.copy(knob)
+        for each in copies:
+            assert each.point is point
+            each.reseed(3)
+            assert torch.equal(each(images), expected)
+        with pytest.raises(TypeError, match=r"knob.save\(path\)"):
+            pickle.dumps(knob)
+        with copies[0].at(0):
+            assert knob.point is point
+    assert knob.point is knob.awake
+    assert copies[0].point is copies[1].point is point
+
+
 def test_a_knob_is_saved_and_not_pickled(model: nn.Module, tmp_path: Path) -> None:
     knob = Knob(model, contents_of(model))
     with pytest.raises(TypeError, match=r"Knob: got pickled .* allowed: knob.save\(path\)"):
