@@ -32,8 +32,8 @@ from drowsy.tuning.measuring import check_seconds, measured
 from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.table import described, points_table
 
-# Points held by ``at`` in this thread or task, by the knob's id.
-_HELD: contextvars.ContextVar[Mapping[int, OperatingPoint]] = contextvars.ContextVar(
+# Points held by ``at`` in this thread or task, by the knob's key.
+_HELD: contextvars.ContextVar[Mapping[object, OperatingPoint]] = contextvars.ContextVar(
     "drowsy_held", default=MappingProxyType({})
 )
 _SECONDS = 20.0
@@ -88,7 +88,7 @@ class Knob:
         if images is not None:
             points = tuple(measured(self._machine, points, images, seconds))
         self._take(points)
-        self._point = self.awake
+        self._point, self._key = self.awake, object()
 
     def _take(self, points: Sequence[OperatingPoint]) -> None:
         """These are the points, as measured."""
@@ -101,7 +101,7 @@ class Knob:
     def __copy__(self) -> Knob:
         """Another knob over the same networks, set to the point that is in force here."""
         twin = object.__new__(type(self))
-        vars(twin).update(vars(self), _point=self.point)
+        vars(twin).update(vars(self), _point=self.point, _key=object())
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Knob:
@@ -118,7 +118,7 @@ class Knob:
     @property
     def point(self) -> OperatingPoint:
         """What is in force here."""
-        return _HELD.get().get(id(self), self._point)
+        return _HELD.get().get(self._key, self._point)
 
     def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the network puts out for ``images``, ``[N, C, H, W]``, at the point in force.
@@ -179,7 +179,7 @@ class Knob:
     ) -> Iterator[OperatingPoint]:
         """Run a block at a point, in this thread or task only; arguments as for ``set``."""
         found = self._find(point, saving, max_loss, latency_ms, joules)
-        token = _HELD.set(MappingProxyType({**_HELD.get(), id(self): found}))
+        token = _HELD.set(MappingProxyType({**_HELD.get(), self._key: found}))
         try:
             yield found
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import pickle
 import threading
@@ -468,6 +469,20 @@ def test_a_copy_made_in_a_block_is_set_to_the_point_of_the_block(model: nn.Modul
             assert knob.point is point
     assert knob.point is knob.awake
     assert copies[0].point is copies[1].point is point
+
+
+def test_a_point_held_for_a_knob_that_is_gone_is_nobody_elses(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    gone = copy.copy(knob)
+    with gone.at(saving=0.45):
+        context = contextvars.copy_context()
+        assert context.run(getattr, gone, "point") is not knob.awake
+    lay_at = id(gone)
+    del gone
+    twins = [copy.copy(knob) for _ in range(100)]
+    assert lay_at in map(id, twins)
+    for twin in twins:
+        assert context.run(getattr, twin, "point") is knob.awake
 
 
 def test_a_knob_is_saved_and_not_pickled(model: nn.Module, tmp_path: Path) -> None:
