@@ -189,7 +189,7 @@ class DrowsyConv2d(SettableConv2d):
             y = self.compute(input)
             self.control.advance(input.shape[0])
             return y
-        if in_graph(input):
+        if in_graph(input) or (running() is None and is_recorded()):
             check_graph()
         else:
             join(self.control, self.index, input.shape[0])

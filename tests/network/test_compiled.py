@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from drowsy.graph.convert import convert, revert
 from drowsy.network.net import DrowsyNet
@@ -88,6 +89,8 @@ PARTS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "export": lambda part, x: torch.export.export(part, (x,)),
     "trace": lambda part, x: torch.jit.trace(part, x),
     "symbols": lambda part, x: torch.fx.symbolic_trace(part),
+    "make_fx": lambda part, x: make_fx(part)(x),
+    "make_fx, fake": lambda part, x: make_fx(part, tracing_mode="fake")(x),
 }
 
 
