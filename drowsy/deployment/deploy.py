@@ -15,9 +15,11 @@
 
 What is fixed when a graph is built: the layers' grains, sources, streams and fills (``zero`` and
 ``rescale`` are one here), tables of ``stencil``, which layers of a shared map have equal rates, and
-where weights lie: a correction that comes or goes, ``net.refresh()``, a loaded ``state_dict``. A
-call that finds these changed builds and captures anew, which takes about as long as ``deploy`` did.
-Whether anything changed at all is one comparison of ``net.control.version``.
+where weights lie: a correction that comes or goes, ``net.refresh()``, a loaded ``state_dict``; and
+the attributes of torch's modules and of norms, such as an ``eps`` or a ``negative_slope``. A call
+that finds these changed builds and captures anew, which takes about as long as ``deploy`` did.
+Whether anything changed at all is one comparison of ``net.control.version``, and whether attributes
+are the objects that they were.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from drowsy.deployment.capturing import captured
 from drowsy.files.tables import align
 from drowsy.graph.overwriting import check_overwritten
 from drowsy.graph.running import check_example, settled_graph
+from drowsy.network.kept import Kept, constant_modules
 from drowsy.network.net import DrowsyNet
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def deploy(
     Args:
         net: a converted network; its knob (``net.set``, ``net.reseed``) and its clock are also the
             copy's. Weights are taken as they are now: after changing them by hand call
-            ``net.refresh()``.
+            ``net.refresh()``. So are attributes of modules that are neither torch's nor norms.
         example: a batch ``[N, C, H, W]``; float32, float16 or bfloat16, on the network's device.
         compact: keep activations compact between layers that share a position map.
         graph: capture a CUDA graph; by default on CUDA.
@@ -97,6 +100,7 @@ class Deployed:
         self._example = torch.empty_like(example, memory_format=torch.channels_last)
         self._compact, self._graph = compact, graph
         self._structure: object
+        self._constants: Kept
         self._run: Callable[[Tensor], Any]
         self._version = net.control.version
         self._build()
@@ -118,9 +122,12 @@ class Deployed:
                 f"batch: got {batch.dtype} {tuple(batch.shape)} on {batch.device}, allowed: "
                 f"{like.dtype} {tuple(like.shape)} on {like.device}, as deployed"
             )
-        version = self.net.control.version
-        if version != self._version:
-            if self._structure != self._read_structure():
+        version, same = self.net.control.version, self._constants.holds()
+        if not same:
+            # Such an attribute may be one that the graph does not follow.
+            settled_graph(self.net, batch, "deploy")
+        if version != self._version or not same:
+            if not same or self._structure != self._read_structure():
                 self._build()
             self._version = version
         with torch.no_grad():
@@ -136,6 +143,7 @@ class Deployed:
         from drowsy.deployment.builder import Builder
 
         version = self.net.control.version
+        constants = Kept(map(vars, constant_modules(self.net)))
         with torch.no_grad():
             builder = Builder(self.net, self._example, self._compact)
             module = builder.build()
@@ -146,6 +154,7 @@ class Deployed:
             structure = self._read_structure()
             # Where another thread turned the knob meanwhile, the next call builds anew.
             self._structure = structure if self.net.control.version == version else None
+            self._constants = constants
 
     def _read_structure(self) -> object:
         from drowsy.deployment.builder import structure

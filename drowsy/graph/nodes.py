@@ -46,8 +46,9 @@ class Neuron:
 
     @property
     def applied(self) -> Any:
-        """The activation as layers take it: by its name, or the ``nn.PReLU`` that has slopes."""
-        return self.steps[-1] if self.activation == "prelu" else self.activation
+        """The activation as layers take it: the module that applies it, or else its name."""
+        last = self.steps[-1] if self.steps else self.norm
+        return self.activation if last is self.norm else last
 
     def same_kind(self, other: Neuron) -> bool:
         return (self.norm, self.activation, self.steps) == (

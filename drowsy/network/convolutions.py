@@ -30,6 +30,7 @@ TAKEN = frozenset(
     {
         "absorb",
         "activation",
+        "applied",
         "awake",
         "backend",
         "check",

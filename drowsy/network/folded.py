@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from drowsy.knob.control import untraced
 from drowsy.network.convolutions import TAKEN, ComputedParameters, conv_at_heart
-from drowsy.network.norms import NormAtHeart, activation_at_heart, norm_at_heart
+from drowsy.network.norms import ANOTHER, NormAtHeart, activation_at_heart, check_norm
 from drowsy.network.prepared import Source
-from drowsy.network.tail import Tail, goes_other_way
-from drowsy.neuron import ConvSpec, check_activation
+from drowsy.network.tail import OtherWay, Tail, goes_other_way
+from drowsy.neuron import ACTIVATIONS, ConvSpec, check_activation
 
 # Where ``nn.Module`` keeps what is called by name.
 _PARTS = ("_parameters", "_buffers", "_modules")
@@ -68,9 +68,8 @@ class FoldedConv2d(nn.Conv2d):
     with a batch norm folded in; corrected, where a correction is in force.
 
     Attributes:
-        activation: what follows the convolution inside the neuron.
-        prelu: the ``nn.PReLU`` that activation ``prelu`` stands for, which is no part of the layer:
-            its slopes are read at every call. None for all other activations.
+        applied: the module that applies the activation in the model's code, which is no part of
+            the layer: it is asked at every call. None where nothing but a name is known.
         pads_same: whether it pads by TensorFlow's rule, whatever ``padding`` says.
         pads_first: zeros that it adds besides ``padding``, ``(left, right, top, bottom)``, whatever
             the size of its input; None for none.
@@ -78,8 +77,7 @@ class FoldedConv2d(nn.Conv2d):
             how often a correction was written into it. A change of geometry counts as a move.
     """
 
-    activation: str
-    prelu: nn.PReLU | None = None
+    applied: nn.Module | None = None
     pads_same = False
     pads_first: tuple[int, int, int, int] | None = None
     laid = written = 0
@@ -92,9 +90,11 @@ class FoldedConv2d(nn.Conv2d):
     _norm: NormAtHeart | None = None
     _computed: ComputedParameters | None = None
     _cache_folded = True
-    _spec: tuple[torch.Size | None, ConvSpec] | None = None
-    # What was folded or corrected.
+    _activation = "none"
+    _spec: tuple[Any, ConvSpec] | None = None
+    # What was folded or corrected, and the norm's ``eps`` then.
     _made_of: tuple[_Ingredient, ...] = ()
+    _eps: float | None = None
 
     def _become_folded(self) -> None:
         for name in ("folded_weight", "folded_bias", "corrected_weight", "corrected_bias"):
@@ -118,7 +118,7 @@ class FoldedConv2d(nn.Conv2d):
         heart = conv_at_heart(conv)
         if isinstance(heart, str):
             raise ValueError(f"conv: got {type(conv).__name__}, which cannot be drowsy: {heart}")
-        self._norm = _norm_of(norm)
+        self._norm = check_norm(norm)
         self._cache_folded, self._computed = cache_folded, heart.computed
         public = {
             name: value
@@ -139,31 +139,34 @@ class FoldedConv2d(nn.Conv2d):
                 for name, value in zip(_NAMES, self._computed(self), strict=True):
                     if name not in self._parameters:
                         self.register_buffer(name, value, persistent=False)
-        return "none" if self._norm is None else self._norm.activation
+        return "none" if self._norm is None else self.activation
 
     def _fold_in(self, norm: nn.Module | None) -> None:
         """Fold this norm from now on, or none; a correction is taken back."""
         self.uncorrect()
-        self._norm = _norm_of(norm)
+        self._norm = check_norm(norm)
         if not self.folds:
             self.folded_weight = self.folded_bias = None
             self._made_of = ()
 
-    def _activate_by(self, activation: str | nn.PReLU) -> None:
+    def _activate_by(self, activation: str | nn.Module) -> None:
         """Apply this activation from now on.
 
         Raises:
-            TypeError: neither a name nor an ``nn.PReLU``.
+            TypeError: neither a name nor a module that applies one.
             ValueError: another name.
         """
-        prelu, name = None, "prelu"
-        if isinstance(activation, nn.PReLU) and activation_at_heart(activation) == name:
-            prelu = activation
-        elif (name := check_activation(activation)) == "prelu":  # type: ignore[arg-type]
-            raise ValueError("activation: got 'prelu', allowed: the nn.PReLU that has the slopes")
-        # Not assigned: the layer would become its owner.
-        vars(self)["prelu"] = prelu
+        module = activation if isinstance(activation, nn.Module) else None
+        name = None if module is None else activation_at_heart(module)
+        if name is None:
+            name = check_activation(activation)  # type: ignore[arg-type]
+            if name == "prelu":
+                raise ValueError(
+                    "activation: got 'prelu', allowed: the nn.PReLU that has the slopes"
+                )
         self.activation = name
+        # Not assigned: the layer would become its owner.
+        vars(self)["applied"] = module
 
     def _check_alone(self, tail: Tail | None) -> None:
         """Raise OtherWay where the model's code applies something else to images alone."""
@@ -181,20 +184,55 @@ class FoldedConv2d(nn.Conv2d):
         self.laid += 1
         return self
 
-    # --- geometry -------------------------------------------------------------------------------
+    # --- geometry and activation ----------------------------------------------------------------
+
+    @property
+    def activation(self) -> str:
+        """What follows the convolution inside the neuron, as its module tells it now.
+
+        One of ``drowsy.neuron.ACTIVATIONS``, or ``ANOTHER``.
+        """
+        if self.applied is not None:
+            return activation_at_heart(self.applied) or ANOTHER
+        if self._norm is not None and self._norm.activates:
+            return self._norm.activation
+        return self._activation
+
+    @activation.setter
+    def activation(self, name: str) -> None:
+        if self._norm is not None and self._norm.activates and name != self._norm.activation:
+            raise ValueError(
+                f"activation: got {name!r} after a norm that applies {self._norm.activation} "
+                "itself, allowed: none"
+            )
+        vars(self).update(_activation=name, applied=None)
+
+    @property
+    def prelu(self) -> nn.PReLU | None:
+        """The ``nn.PReLU`` that activation ``prelu`` stands for; None for all others."""
+        return self.applied if isinstance(self.applied, nn.PReLU) else None
 
     @property
     def spec(self) -> ConvSpec:
         """Geometry and activation, as the attributes tell them now.
 
         Of mode ``same`` where the layer pads by TensorFlow's rule: ``spec.at(size)`` works it out.
+
+        Raises:
+            OtherWay: the activation's module has come to apply another one than neurons have.
         """
+        activation = self.activation
+        if activation == ANOTHER:
+            by = self.norm.act if self.applied is None else self.applied
+            raise OtherWay(
+                f"activation: got {by}, allowed: {', '.join(ACTIVATIONS)}; convert the network anew"
+            )
         if torch.compiler.is_compiling():  # would be compiled anew where one is remembered
-            return ConvSpec.of_conv(self, self.activation)
-        kernel = self.weight.shape if self._pads_by_kernel() else None
-        if self._spec is None or self._spec[0] != kernel:
+            return ConvSpec.of_conv(self, activation)
+        read = activation, self.weight.shape if self._pads_by_kernel() else None
+        if self._spec is None or self._spec[0] != read:
             with untraced():
-                vars(self)["_spec"] = kernel, ConvSpec.of_conv(self, self.activation)
+                vars(self)["_spec"] = read, ConvSpec.of_conv(self, activation)
         return self._spec[1]  # type: ignore[index]
 
     def _pads_by_kernel(self) -> bool:
@@ -217,9 +255,9 @@ class FoldedConv2d(nn.Conv2d):
         Raises:
             RuntimeError: they are in another dtype than the weight, without autocast.
         """
-        if self.prelu is None or self.activation != "prelu":
+        if (prelu := self.prelu) is None:
             return None
-        slopes = self.prelu.weight
+        slopes = prelu.weight
         _check_dtype("slopes", slopes, (self.weight.dtype,))
         return slopes.to(self.weight).expand(self.out_channels)
 
@@ -246,7 +284,7 @@ class FoldedConv2d(nn.Conv2d):
         if self.folds and self._cache_folded:
             with torch.no_grad():
                 self.folded_weight, self.folded_bias = self._fold()
-                self._made_of = tuple(self._ingredients())
+                self._note_ingredients()
         self.laid += 1
 
     def parameters_in_effect(self) -> tuple[Tensor, Tensor | None]:
@@ -256,7 +294,8 @@ class FoldedConv2d(nn.Conv2d):
         if self._replaced():
             raise RuntimeError(
                 "a correction is in force over other weights than those that the layer is called "
-                "with: set net.calibration = None, or load the weights into the network"
+                "with: set net.calibration = None, or load the weights into the network; of a "
+                "norm's eps call net.refresh()"
             )
         return self.corrected_weight, self.corrected_bias
 
@@ -307,6 +346,8 @@ class FoldedConv2d(nn.Conv2d):
         parameters, buffers = vars(self)["_parameters"], vars(self)["_buffers"]
         if parameters.get("bias") is None:
             yield parameters, "bias", None
+        if self._norm is not None:
+            yield from self._norm.constants()
         if weight is not self.weight:
             for name, tensor in buffers.items():
                 if tensor is weight or (tensor is bias and bias is not None):
@@ -323,11 +364,18 @@ class FoldedConv2d(nn.Conv2d):
         if self._norm is not None:
             yield from _kept(self._norm.module, _NORM_NAMES)
 
+    def _note_ingredients(self) -> None:
+        self._made_of = tuple(self._ingredients())
+        self._eps = None if self._norm is None else self._norm.eps
+
     def _replaced(self) -> bool:
         """Whether other tensors are in the places of those that were folded or corrected.
 
         ``torch.func.functional_call`` puts them there, and ``load_state_dict(assign=True)``.
+        Or the norm has another ``eps``.
         """
+        if self._norm is not None and self._norm.eps != self._eps:
+            return True
         for each in self._made_of:
             if each.now is not each.was:
                 break
@@ -368,7 +416,7 @@ class FoldedConv2d(nn.Conv2d):
                     self.corrected_bias = weight.new_empty(weight.shape[0])
                 self.laid += 1
             self.written += 1
-            self._made_of = tuple(self._ingredients())
+            self._note_ingredients()
             if scale is None:
                 self.corrected_weight.copy_(weight)
                 if own is None:
@@ -435,23 +483,3 @@ def _stands_for(now: Tensor | None, was: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False  # numbers cannot be looked at
     return torch.equal(now, was.to(now))
-
-
-def _norm_of(norm: nn.Module | None) -> NormAtHeart | None:
-    if norm is None:
-        return None
-    found = norm_at_heart(norm)
-    if found is None:
-        raise ValueError(
-            f"norm: got {type(norm).__name__} {_lacks(norm)}, allowed: a batch norm with running "
-            "statistics, in eval mode and without hooks"
-        )
-    return found
-
-
-def _lacks(norm: nn.Module) -> str:
-    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
-        return "without running statistics"
-    if norm._forward_hooks or norm._forward_pre_hooks:
-        return "with hooks"
-    return "in training mode" if norm.training else "that computes something else"

@@ -34,7 +34,8 @@ class DrowsyConv2d(SettableConv2d):
     Takes ``nn.Conv2d``'s arguments and keeps its ``state_dict`` keys. Beyond those:
 
     Args:
-        activation: of the neuron: one of ``drowsy.neuron.ACTIVATIONS``, or somebody's ``nn.PReLU``.
+        activation: of the neuron: one of ``drowsy.neuron.ACTIVATIONS``, or somebody's module that
+            applies one, which is asked at every call (``nn.PReLU``).
         sleep: source, grain, number of rate steps and stream of the sleep map.
         rate: fraction of neurons that sleep, a multiple of ``1/k`` in [0, 1).
         fill: what a sleeper outputs: ``zero`` (the paper's non-rescaled neuron); ``rescale`` (0,
@@ -69,7 +70,7 @@ class DrowsyConv2d(SettableConv2d):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        activation: str | nn.PReLU = "none",
+        activation: str | nn.Module = "none",
         sleep: SleepSpec | None = None,
         rate: float | Fraction = 0.0,
         fill: str = "zero",
@@ -118,7 +119,7 @@ class DrowsyConv2d(SettableConv2d):
         *,
         norm: nn.Module | None = None,
         cache_folded: bool = True,
-        activation: str | nn.PReLU = "none",
+        activation: str | nn.Module = "none",
         sleep: SleepSpec | None = None,
         fill: str = "zero",
         backend: str = "auto",
@@ -155,7 +156,9 @@ class DrowsyConv2d(SettableConv2d):
         layer.refresh()
         return layer
 
-    def absorb(self, norm: nn.Module | None, activation: str | nn.PReLU, tail: Tail | None) -> None:
+    def absorb(
+        self, norm: nn.Module | None, activation: str | nn.Module, tail: Tail | None
+    ) -> None:
         """Compute a norm and an activation in the neuron; the model's code passes over ``tail``."""
         self._fold_in(norm)
         self._activate_by(activation)
@@ -218,8 +221,10 @@ class DrowsyConv2d(SettableConv2d):
         return y if prepared.tail is None else mark(y, prepared.tail, begun)
 
     def _prepare(self) -> Prepared | None:
-        # A layer by itself reads its slopes at every call.
-        unusual = _REPLACEABLE & vars(self).keys() or (self.prelu and self.tail is None)
+        # A layer by itself asks its activation's module at every call.
+        unusual = _REPLACEABLE & vars(self).keys() or (
+            self.applied is not None and self.tail is None
+        )
         on_cuda = self.weight.is_cuda
         if unusual or not self._keeps_parameters() or not (on_cuda or self.backend != "triton"):
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from drowsy.neuron import activate, check_activation
+from drowsy.neuron import activate
 
 _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], str | None]] = {
     nn.Identity: lambda m: "none",
     nn.ReLU: lambda m: "relu",
-    nn.ReLU6: lambda m: "relu6",
+    nn.ReLU6: lambda m: "relu6" if (m.min_val, m.max_val) == (0, 6) else None,
     nn.LeakyReLU: lambda m: leaky_relu(m.negative_slope),
     nn.SiLU: lambda m: "silu",
     nn.GELU: lambda m: {"none": "gelu", "tanh": "gelu_tanh"}.get(m.approximate),
@@ -26,6 +26,10 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], str | None]] = {
     # Slopes that are computed anew at every call are no slopes of a neuron.
     nn.PReLU: lambda m: "prelu" if "weight" in m._parameters else None,
 }
+ANOTHER = "another"
+"""What a module applies that has come to apply none of ``drowsy.neuron.ACTIVATIONS``."""
+# Of these modules, what the name depends on.
+_CONSTANTS = ("min_val", "max_val", "negative_slope", "approximate")
 
 
 def activation_at_heart(module: nn.Module) -> str | None:
@@ -42,7 +46,8 @@ def activation_at_heart(module: nn.Module) -> str | None:
 
 def leaky_relu(slope: float) -> str | None:
     """The name of a leaky ReLU; None where the slope is not finite."""
-    return check_activation(f"leaky_relu:{+slope}") if math.isfinite(slope) else None
+    # Not math.isfinite: of a changed slope Dynamo cannot trace it.
+    return f"leaky_relu:{+slope}".replace("e+", "e") if abs(slope) < math.inf else None
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,22 @@ class NormAtHeart:
     """A batch norm with statistics of its own, and what follows it within its module.
 
     What it computes is ``act((x - mean) / sqrt(var + eps) * weight + bias)``, channel by channel.
-    The tensors are the module's at the time of asking.
+    All of it is the module's at the time of asking.
 
     Attributes:
         module: the module.
-        activation: one of ``drowsy.neuron.ACTIVATIONS``.
+        activates: whether it calls its ``act`` on what comes of that.
     """
 
     module: nn.Module
-    activation: str = "none"
+    activates: bool = False
+
+    @property
+    def activation(self) -> str:
+        """One of ``drowsy.neuron.ACTIVATIONS``, or ``ANOTHER``."""
+        if not self.activates:
+            return "none"
+        return activation_at_heart(self.module.act) or ANOTHER  # type: ignore[arg-type]
 
     @property
     def mean(self) -> Tensor:
@@ -84,6 +96,15 @@ class NormAtHeart:
     def eps(self) -> float:
         """What is added to the variance."""
         return self.module.eps  # type: ignore[return-value]
+
+    def constants(self) -> Iterator[tuple[dict[str, Any], str, Any]]:
+        """What it computes by beside tensors: where that is kept, under which name, and what."""
+        places = [(vars(self.module), "eps")]
+        if self.activates:
+            act: Any = self.module.act
+            places += [(self.module._modules, "act"), *((vars(act), name) for name in _CONSTANTS)]
+        for kept, name in places:
+            yield kept, name, kept.get(name)
 
     def factor(self, like: Tensor) -> Tensor:
         """``weight / sqrt(var + eps)``, ``[C]`` with the dtype and device of ``like``."""
@@ -111,15 +132,32 @@ def norm_at_heart(module: nn.Module) -> NormAtHeart | None:
         isinstance(module, nn.BatchNorm2d) and type(module).forward is _BatchNorm.forward
     ):
         return NormAtHeart(module)
-    act = getattr(module, "act", None)
-    activation = activation_at_heart(act) if isinstance(act, nn.Module) else "none"
+    found = NormAtHeart(module, isinstance(getattr(module, "act", None), nn.Module))
     # Of a PReLU within a norm nobody would look for the slopes.
-    if activation is None or activation == "prelu":
+    if found.activation in (ANOTHER, "prelu") or module.running_mean.is_meta:  # type: ignore[union-attr]
         return None
-    if module.running_mean.is_meta:  # type: ignore[union-attr]
-        return None
-    found = NormAtHeart(module, activation)
     return found if _computes(found) else None
+
+
+def check_norm(norm: nn.Module | None) -> NormAtHeart | None:
+    """As ``norm_at_heart``, None for None; ValueError where a module is no norm to fold."""
+    if norm is None:
+        return None
+    found = norm_at_heart(norm)
+    if found is None:
+        raise ValueError(
+            f"norm: got {type(norm).__name__} {_lacks(norm)}, allowed: a batch norm with running "
+            "statistics, in eval mode and without hooks"
+        )
+    return found
+
+
+def _lacks(norm: nn.Module) -> str:
+    if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
+        return "without running statistics"
+    if norm._forward_hooks or norm._forward_pre_hooks:
+        return "with hooks"
+    return "in training mode" if norm.training else "that computes something else"
 
 
 def _has_statistics(module: nn.Module) -> bool:

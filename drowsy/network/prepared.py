@@ -29,8 +29,8 @@ from drowsy.neuron import ConvSpec, awake_conv2d
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Of a layer's inputs."""
 
-Source = tuple[dict[str, Any], str, Tensor | None]
-"""Where a module keeps a tensor, under which name, and the tensor; None where there is none."""
+Source = tuple[dict[str, Any], str, Any]
+"""Where a module keeps a tensor or constant, under which name, and it; None where there is none."""
 
 
 class Prepared:
@@ -59,7 +59,7 @@ class Prepared:
             parameters: weight and bias in effect.
             spec: geometry, and the activation that the model's code does not come to.
             kernel: the weight's shape that the geometry is of; None where it is of any.
-            sources: the tensors that the parameters are, or are made of.
+            sources: the tensors that the parameters are, or are made of, and what else.
             tail, serves: see above.
         """
         self.convolve, self.tail, self.serves = _convolution(*parameters, spec), tail, serves
@@ -70,7 +70,7 @@ class Prepared:
         return type(None), ()  # a copy of the layer is prepared for itself
 
     def holds(self) -> bool:
-        """Whether all tensors are in their places, and the geometry is theirs."""
+        """Whether all sources are in their places, and the geometry is theirs."""
         for kept, name, was in self._sources:
             if kept.get(name) is not was:
                 return False

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -838,3 +840,42 @@ def test_geometry_changed_by_hand_is_followed(triton_device: torch.device) -> No
     assert check(net, fast, x).shape == (2, 8, 6, 5)
     first.padding, first.pads_first = 0, (0, 1, 0, 1)
     assert check(net, fast, x).shape == (2, 8, 4, 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "attribute", "value"),
+    [
+        ("0.norm", "eps", 3.0),
+        ("0.act", "negative_slope", -2.0),
+        ("0.act", "negative_slope", math.inf),
+        ("after", "negative_slope", -2.0),
+    ],
+)
+def test_attributes_changed_by_hand_are_followed(
+    name: str, attribute: str, value: float, triton_device: torch.device
+) -> None:
+    class Net(nn.Sequential):
+        """The activation after the sum becomes part of a convolution."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self[0](x)
+            return self.after(self[1](y) + y)
+
+    parts = {"conv": nn.Conv2d(8, 8, 1), "norm": nn.BatchNorm2d(8), "act": nn.LeakyReLU(0.1)}
+    model = Net(nn.Sequential(OrderedDict(parts)), nn.Conv2d(8, 8, 3, padding=1))
+    model.add_module("after", nn.LeakyReLU(0.1))
+    model.eval().to(triton_device)
+    net = drowsy.convert(model, source="lattice", grain="position", fill="zero", backend="triton")
+    net.set(0.5)
+    x = torch.randn(2, 8, 6, 5, device=triton_device)
+    fast = drowsy.deploy(net, x, graph=x.is_cuda)
+    assert "leaky_relu:0.1" in fast.explain()
+    before = check(net, fast, x)
+    net.reseed(0)
+    setattr(model.get_submodule(name), attribute, value)
+    if value == math.inf:
+        with pytest.raises(ValueError, match="convert the network anew"):
+            fast(x)
+    else:
+        assert (check(net, fast, x) - before).abs().max() > 1e-3
