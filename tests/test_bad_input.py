@@ -376,12 +376,6 @@ CASES = [
     ),
     Case("no setting", lambda _: net().set(None), TypeError, "rate: got None, allowed"),
     Case(
-        "setting by a knob's name",
-        lambda _: net().set(saving=0.5),  # type: ignore[call-arg]
-        TypeError,
-        "DrowsyNet.set: got 'saving', allowed: setting, fill",
-    ),
-    Case(
         "unknown layer",
         lambda _: net().set({"0": 0.5, "conv9": 0.5}),
         ValueError,

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from drowsy.knob.control import Control, exporting_onnx
-from drowsy.knob.keywords import names_keywords
 from drowsy.knob.schedule import LayerSetting, Schedule, named
 from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.converted import Converted, Settler
@@ -144,7 +143,6 @@ class DrowsyNet(Converted):
 
     # --- the knob -------------------------------------------------------------------------------
 
-    @names_keywords
     def set(
         self,
         setting: Rate | Mapping[str, Rate] | Schedule | Scheduled,
