@@ -159,7 +159,7 @@ def offer_sleep(
         return recipes[0]
     recipe = ways[0]
     count = len(offers.operations)
-    used: dict[tuple[int, ...], View] = {}
+    used: set[tuple[int, ...]] = set()
     for view in views:
         for saving in SLEEP_SAVINGS:
             if workbench.spared(view.size) > saving - 1 / 16:
@@ -167,12 +167,13 @@ def offer_sleep(
             offers.tell("sleep", f"{saving:.0%} saved on {view}")
             found = [asleep(way, workbench, view, saving, number_format) for way in ways]
             operation = max(filter(None, found), key=workbench.quality, default=None)
-            # A network has one correction a setting, which is that of one view.
-            if operation is not None and used.setdefault(operation.setting, view) == view:
+            # A network has one correction a setting, or none, which is that of one view.
+            if operation is not None and operation.setting not in used:
+                used.add(operation.setting)
                 offers.operations.append(operation)
     offers.told["sleep"] = (
         f"{len(offers.operations) - count} settings tried, {recipe.source}, rates: {recipe.rates}, "
-        f"filled by {recipe.fill}, correction: {recipe.correction}"
+        f"filled by {recipe.fill}, correction: {' or '.join(way.correction for way in ways)}"
         + ("; fovea bets on the middle of the picture" if recipe.source == "fovea" else "")
     )
     return recipe

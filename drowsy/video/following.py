@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from drowsy.network.kept import Kept, constant_modules
+from drowsy.knob.control import Control
+from drowsy.network.kept import Kept
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.video.program import Program
@@ -17,14 +18,13 @@ _FORM = ("_modules", "_forward_hooks", "_forward_pre_hooks")
 class MadeOf:
     """What the present program of a network depends on, in a form that is quickly compared.
 
-    Of every module its children and hooks, and its parameters, but where it runs behind all maps:
-    those are read in every frame. Of modules whose attributes no call changes also buffers and all
-    other attributes. Of layers also what they count themselves.
+    Of every module its children and hooks, and its tensors and other attributes, but where it runs
+    behind all maps: those are read in every frame. Of layers, which change some at every call, the
+    parameters and what they count themselves; of their knob nothing.
     """
 
     def __init__(self, net: DrowsyNet, program: Program) -> None:
         self._net, self._layers = net, list(net.layers.values())
-        constant = {id(each) for each in constant_modules(net)}
         behind = {id(each) for module in program.behind_maps() for each in module.modules()}
         modules = {id(module): module for module in net.parts.values()}
         places: list[dict[Any, Any]] = []
@@ -33,7 +33,7 @@ class MadeOf:
             places += (kept[name] for name in _FORM)
             if id(module) not in behind or isinstance(module, DrowsyConv2d):
                 places.append(kept["_parameters"])
-                if id(module) in constant:
+                if not isinstance(module, DrowsyConv2d | Control):
                     places += (kept, kept["_buffers"])
         self._kept = Kept(places)
         self._tensors = [each for each in self._kept.things if isinstance(each, Tensor)]

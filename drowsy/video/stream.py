@@ -63,7 +63,9 @@ class Stream:
         net: a converted network that has a graph (``net.known``) and in which nobody sleeps
             otherwise (``net.set(0)``). Its weights, norms, slopes, corrections and hooks are
             followed as its own code follows them: where one was changed or replaced since, all
-            slots begin anew. Hooks within neurons cost it its graph, which is an error.
+            slots begin anew. Hooks within neurons, or another buffer or number that code of others
+            computes with, cost it its graph, which is an error. Writes that torch does not count
+            (to ``weight.data``) are seen after ``net.refresh()``.
         streams: cameras; each has a slot of its own, and nothing of one reaches another.
         refresh: which areas are awake: ``bands``, of the full width, in turn; ``quads``, quarters
             in turn; ``change``, of 7 x 7 blocks those that changed most.
