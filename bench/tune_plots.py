@@ -1,6 +1,9 @@
 """Pictures of what ``bench.tune_study`` and ``bench.tune_dense`` recorded, beside their tables.
 
-python -m bench.tune_plots
+    python -m bench.tune_plots
+
+Points of one saving stand beside each other, for their intervals to be seen: what each saves more
+than that is not shown.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.study_page import COMPARED, DENSE, STUDY, read
-from drowsy.files.pictures import draw_legend, new_figure, save_figure, square_roots
+from drowsy.files.pictures import draw_grid, draw_legend, new_figure, save_figure, square_roots
 
 # By method: colour, marker, width of the line. What is plain is grey.
 _STYLES = {
@@ -87,10 +90,7 @@ def _draw(axis: Any, panel: Panel, methods: Sequence[str]) -> None:
     axis.set_xticks(sorted({100 * float(row["saving"]) for row in rows}))
     axis.set_xlabel("multiplications saved (%)")
     axis.set_ylabel(f"lost ({unit})")
-    axis.grid(color="0.92", linewidth=0.8)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    draw_grid(axis)
 
 
 def main() -> None:

@@ -57,7 +57,12 @@ def label_axes(axis: Any, x: str, y: str) -> None:
     axis.set_ylabel(y)
     axis.set_ylim(bottom=0)
     axis.set_xlim(left=0)
-    axis.grid(color="0.9", linewidth=0.8)
+    draw_grid(axis, "0.9")
+
+
+def draw_grid(axis: Any, colour: str = "0.92") -> None:
+    """A grid behind what is in a panel, which is open above and to the right."""
+    axis.grid(color=colour, linewidth=0.8)
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from drowsy._optional import require
-from drowsy.files.pictures import new_figure, save_figure, square_roots
+from drowsy.files.pictures import draw_grid, new_figure, save_figure, square_roots
 from drowsy.files.tables import Row
 from drowsy.knob.metrics import METRICS
 
@@ -90,10 +90,7 @@ def plot_losses(
     _label(axis, rows, rivals, scale)
     axis.set_xlabel(f"milliseconds for a batch of {batch}")
     axis.set_ylabel(f"{metric.title} lost" + (f" ({unit})" if unit else ""))
-    axis.grid(color="0.92", linewidth=0.8)
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    draw_grid(axis)
     _name_colours(figure, [row["levers"] for row in knob])
     return save_figure(figure, path, title)
 
