@@ -119,6 +119,11 @@ class Task:
     def __str__(self) -> str:
         return f"{self.name} ({self.why})" if self.why else self.name
 
+    @property
+    def graded(self) -> bool:
+        """Whether quality is a matter of degree for a single image, and not of right or wrong."""
+        return self.name != "classification"
+
     def quality(self, labelled: bool) -> str:
         """The metric that is reported, with targets or without."""
         return self.principal[0 if labelled else 1]

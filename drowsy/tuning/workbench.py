@@ -127,7 +127,7 @@ class Workbench:
         self.covers = task.name == "detection" or self._puts_out_maps()
 
     def _puts_out_maps(self) -> bool:
-        if self._task is CLASSIFICATION:
+        if not self.graded:
             return False
         found = tensors_in(self._whole)
         return any(y.dim() == 4 or tuple(y.shape[1:]) == self.full for y in found)
@@ -287,8 +287,8 @@ class Workbench:
 
     @property
     def graded(self) -> bool:
-        """Whether quality is a matter of degree for a single image, and not of right or wrong."""
-        return self._task is not CLASSIFICATION
+        """Whether quality is a matter of degree (``Task.graded``)."""
+        return self._task.graded
 
     @property
     def quick(self) -> int:

@@ -417,6 +417,7 @@ def test_auto_goes_by_the_form_and_says_so(case: str) -> None:
     assert task.name == case.strip()
     assert str(task).startswith(f"{case.strip()} (outputs ")
     assert str(task).endswith(", with targets)") == (targets is not None)
+    assert task.graded == (task.name != "classification")
 
 
 def test_the_range_is_that_of_the_targets_or_of_the_images_awake() -> None:

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,25 @@ def test_a_knob_reports_what_its_points_do(model: nn.Module, images: Tensor) -> 
             knob.reseed(0)
             right = knob(images[report]).argmax(1) == labels[report]
             assert right.float().mean().item() == pytest.approx(point.top1, abs=1e-6)
+
+
+def test_a_task_that_is_guessed_is_tuned_as_the_one_named(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether each answer is right or wrong decides how searches go, however that was found."""
+    monkeypatch.setattr(tuning, "_seconds", lambda *_: 2e-4)
+    labels = model(images).argmax(1)
+    knobs = {m: tune(model, images, labels, cost="macs", metric=m) for m in (
+        "auto", "classification"
+    )}  # fmt: skip
+    guessed, named = knobs["auto"].contents, knobs["classification"].contents
+    assert guessed.levers == named.levers
+    assert [replace(each, latency_ms=None) for each in guessed.points] == [
+        replace(each, latency_ms=None) for each in named.points
+    ]
+    assert guessed.made["task"].startswith("classification (")
+    # Corrections are tried along with recipes: on this network one is of use.
+    assert guessed.recipe.correction != "none"
 
 
 @pytest.mark.parametrize("lever", ["view", "sleep", "format"])
