@@ -165,10 +165,10 @@ def offer_sleep(
             if workbench.spared(view.size) > saving - 1 / 16:
                 continue
             offers.tell("sleep", f"{saving:.0%} saved on {view}")
-            found = [asleep(way, workbench, view, saving, number_format) for way in ways]
-            operation = max(filter(None, found), key=workbench.quality, default=None)
             # A network has one correction a setting, or none, which is that of one view.
-            if operation is not None and operation.setting not in used:
+            found = [asleep(way, workbench, view, saving, number_format, used) for way in ways]
+            operation = max(filter(None, found), key=workbench.quality, default=None)
+            if operation is not None and operation not in offers.operations:
                 used.add(operation.setting)
                 offers.operations.append(operation)
     offers.told["sleep"] = (

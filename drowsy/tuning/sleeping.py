@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from drowsy.evaluation.intervals import as_good
@@ -20,15 +20,24 @@ _TELLING = 2
 
 
 def asleep(
-    recipe: Sleep, workbench: Workbench, view: View, saving: float, number_format: str | None = None
+    recipe: Sleep,
+    workbench: Workbench,
+    view: View,
+    saving: float,
+    number_format: str | None = None,
+    used: Collection[Setting] = (),
 ) -> Operation | None:
-    """What saves at least ``saving`` of all multiplications on a view; None where nothing does."""
+    """What saves at least ``saving`` of all multiplications on a view; None where nothing does.
+
+    ``used`` are settings that it may not have.
+    """
     net = workbench.net(recipe, number_format)
     spared = workbench.spared(view.size)
     if spared >= saving - ROUNDING:
         return workbench.awake_at(view, number_format)
     wanted = workbench.left_to_sleep(view.size, saving) - ROUNDING
-    settings = _settings(recipe, workbench, net, partial(workbench.asleep, net, view.size), wanted)
+    saved = partial(workbench.asleep, net, view.size)
+    settings = _settings(recipe, workbench, net, saved, wanted, used)
     operations = [
         Operation(
             net,
@@ -40,17 +49,19 @@ def asleep(
         )
         for setting in settings
     ]
-    if len(operations) < 2:
-        return next(iter(operations), None)
+    free = [each for each in operations if each.setting not in used]
+    if len(operations) < 2 or not free:
+        return next(iter(free), None)
     if workbench.graded:
         # A search flatters what it found on the images that it went by; the others tell.
         searched, uniform = operations
         one, other = (workbench.qualities(each)[workbench.quick :] for each in operations)
-        return uniform if len(one) < _TELLING or as_good(other, one) else searched
+        best = uniform if len(one) < _TELLING or as_good(other, one) else searched
+        return best if best in free else None
     # Of those that are about as close to the network awake, the most accurate one.
-    damage = {operation: workbench.damage(operation) for operation in operations}
+    damage = {operation: workbench.damage(operation) for operation in free}
     near = TIED * min(damage.values())
-    return max((o for o in operations if damage[o] <= near), key=workbench.quality)
+    return max((o for o in free if damage[o] <= near), key=workbench.quality)
 
 
 def _settings(
@@ -59,13 +70,17 @@ def _settings(
     net: DrowsyNet,
     saved: Callable[[Setting], float],
     wanted: float,
+    used: Collection[Setting],
 ) -> list[Setting]:
-    """What may be best of the settings that save so much of the multiplications."""
+    """What may be best of the settings that save so much of the multiplications.
+
+    Of what was searched none that is used; one rate for all layers even so, to be held against it.
+    """
     if recipe.rates == "uniform":
         return _uniform(net, saved, wanted, {})
     damage = workbench.search(recipe)
     uniform = _uniform(net, saved, wanted, damage)
-    enough = (setting for setting in damage if saved(setting) >= wanted)
+    enough = (s for s in damage if s not in used and saved(s) >= wanted)
     searched = sorted(enough, key=damage.__getitem__)[:1]
     if recipe.correction == "none" and not workbench.graded:
         # A search without corrections has measured just what counts, of uniform rates too.

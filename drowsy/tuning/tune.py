@@ -422,23 +422,30 @@ def _undominated(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
 def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
     """Awake, and the points of a knob: the best operation for every step of saving.
 
-    The best one on the search images may be so by chance. Of those that are no worse than it by
-    more than a standard error, the one is taken that is closest to the network awake, which fewer
-    images tell.
+    The best one on the search images may be so by chance. Of those on the same view that are no
+    worse than its best by more than a standard error, the one is taken that is closest to the
+    network awake, which fewer images tell. Between views that tells nothing: a tighter one is
+    further from it, and may be right more often. There quality decides.
     """
     workbench, awake = rig.workbench, operations[0]
     offered = {each: 1 - rig.spent(each) for each in operations if each != awake}
+
+    def closest(view: View, enough: Sequence[Operation]) -> Operation:
+        on_it = [each for each in enough if each.view == view]
+        best = workbench.qualities(max(on_it, key=workbench.quality))
+        near = [each for each in on_it if as_good(workbench.qualities(each), best)]
+        least = min(map(workbench.damage, near))
+        # Of equals the one that saves most.
+        close = [each for each in near if workbench.damage(each) <= least]
+        return max(close, key=offered.__getitem__)
+
     chosen: list[Operation] = []
     for step in range(1, STEPS):
         enough = [each for each, saved in offered.items() if saved >= step / STEPS - ROUNDING]
         if not enough:
             break
-        best = workbench.qualities(max(enough, key=workbench.quality))
-        near = [each for each in enough if as_good(workbench.qualities(each), best)]
-        least = min(map(workbench.damage, near))
-        # Of equals the one that saves most.
-        close = [each for each in near if workbench.damage(each) <= least]
-        chosen.append(max(close, key=offered.__getitem__))
+        of_views = [closest(view, enough) for view in dict.fromkeys(e.view for e in enough)]
+        chosen.append(max(of_views, key=lambda e: (workbench.quality(e), offered[e])))
     return [awake, *dict.fromkeys(chosen)]
 
 

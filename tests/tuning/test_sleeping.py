@@ -121,6 +121,25 @@ def test_a_search_is_judged_by_images_that_it_did_not_go_by(
     assert chosen.setting == {"searched": setting, "uniform": uniform.setting}[best]
 
 
+def test_a_setting_of_another_view_leaves_the_next_best(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network has one correction a setting: a second view gets another one, not none."""
+    damage = {(0, 0, 5, 5): 0.1, (0, 1, 5, 5): 0.2, (0, 7, 7, 7): 0.3}
+    workbench._searched[replace(SEARCHED, name="")] = damage
+    good = np.arange(10) + 1.0
+    monkeypatch.setattr(workbench, "qualities", lambda o: good * (o.setting in damage))
+    found = []
+    for _ in range(4):
+        operation = asleep(SEARCHED, workbench, whole(workbench), 0.5, used=found)
+        found.append(operation and operation.setting)
+    uniform = asleep(UNIFORM, workbench, whole(workbench), 0.5)
+    assert uniform is not None
+    assert found == [*damage, uniform.setting]
+    assert asleep(SEARCHED, workbench, whole(workbench), 0.5, used=found) is None
+    assert asleep(UNIFORM, workbench, whole(workbench), 0.5, used=found) is None
+
+
 def test_one_image_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     splits = {"calibration": range(1), "search": range(1, 3), "report": range(3, 4)}

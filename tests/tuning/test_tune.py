@@ -10,8 +10,9 @@ import sys
 import textwrap
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -355,6 +356,45 @@ def test_formats_are_told_of_what_they_cost(
     monkeypatch.setattr(Rig, "measured", lambda rig, each: 0.55 if each.number_format else 1.0)
     told = tune(model, images, levers="format").contents.levers["format"]
     assert told == "bfloat16 takes 0.55 of the time of the network's own format"
+
+
+def test_on_a_view_the_closest_of_the_best_between_views_the_better_one() -> None:
+    """Noise of single images hides small differences; how far answers moved tells on one view."""
+    wide, tight = View.whole((32, 32)), View.of((32, 32), (24, 24), 0.8)
+    noise = np.array([0.3, -0.3] * 50)
+
+    @dataclass(frozen=True)
+    class Offered:
+        view: View
+        saving: float
+        values: np.ndarray = field(compare=False)
+        damage: float
+
+    awake = Offered(wide, 0.0, np.ones(100), 0.0)
+    best = Offered(wide, 0.5, np.full(100, 0.7), 0.4)
+    closer = Offered(wide, 0.52, 0.68 + noise, 0.2)
+    closest = Offered(wide, 0.53, np.full(100, 0.5), 0.1)
+    further = Offered(tight, 0.51, 0.69 + noise, 0.9)
+    quarter = Offered(tight, 0.25, np.full(100, 0.8), 0.8)
+
+    class Bench:
+        def qualities(self, each: Any) -> np.ndarray:
+            return each.values
+
+        def quality(self, each: Any) -> float:
+            return float(each.values.mean())
+
+        def damage(self, each: Any) -> float:
+            return each.damage
+
+    rig: Any = SimpleNamespace(workbench=Bench(), spent=lambda each: 1 - each.saving)
+    offered: list[Any] = [awake, best, closer, closest, further, quarter]
+    # Up to a quarter ``quarter`` is best. Up to a half it is ``further``: on the whole picture
+    # ``closer`` stands for ``best``, whose lead is less than a standard error. Beyond, by steps of
+    # 1/16, nothing saves enough.
+    assert tuning._choose(rig, offered) == [awake, quarter, further]
+    offered.remove(further)
+    assert tuning._choose(rig, offered) == [awake, quarter, closer]
 
 
 def test_six_images_are_enough(model: nn.Module, images: Tensor) -> None:
