@@ -173,7 +173,7 @@ def _lost(row: Recorded) -> str:
             return "not reached"
         text = f"{float(lost) + 0.0:.1f}" + (f" ± {float(spread):.1f}" if float(spread) else "")
         cells.append(f"**{text}**" if row[f"{metric}_beats"] == "yes" else text)
-    return " / ".join(cells)
+    return " / ".join(cells) + _reached(row)
 
 
 def rules_table() -> str:
@@ -285,8 +285,8 @@ def provenance_table() -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first row is its header."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    """A Markdown table; the first row is its header, and a dash stands where there is nothing."""
+    lines = ["| " + " | ".join(cell or "-" for cell in row) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("---" for _ in rows[0]) + " |")
     return "\n".join(lines)
 
@@ -300,37 +300,45 @@ DENSE = {
     ("carn_m", "psnr"): "CARN-M, Set14, PSNR (dB)",
     ("espnet", "agreement"): "ESPNet, CamVid, pixels of the class awake (%)",
     ("espnet", "miou"): "ESPNet, CamVid, mean overlap with the labels (%)",
-    ("ultraface", "f1"): "UltraFace, F1 of boxes (%)",
+    ("ultraface", "f1"): "UltraFace, F1 of boxes against those awake (%)",
 }
 
 
 def tuned_table() -> str:
     """Points lost by ``tune``, by each of its levers alone and by the plain rivals."""
-    lines = ["| network | saved | chosen | " + " | ".join(f"`{n}`" for n in TUNED) + " |"]
-    lines.append("| --- " * (3 + len(TUNED)) + "|")
+    lines = [["network", "saved", "chosen", *(f"`{name}`" for name in TUNED)]]
     for network, title in COMPARED.items():
         rows = read("tune", network)
         for saving in dict.fromkeys(row["saving"] for row in rows):
             of = {row["method"]: row for row in rows if row["saving"] == saving}
             first = of.get("tune") or of["view"]
-            cells = [_between(of.get(method), ("top1_lost", "low", "high")) for method in TUNED]
-            told = [title, f"{float(saving):.0%}", first["setting"], *cells]
-            lines.append(f"| {' | '.join(told)} |")
-    return "\n".join(lines)
+            cells = [
+                _between(of.get(method), ("top1_lost", "low", "high")) + _reached(of.get(method))
+                for method in TUNED
+            ]
+            lines.append([title, f"{float(saving):.0%}", first["setting"], *cells])
+    return markdown(lines)
 
 
 def framed_table() -> str:
     """The same points on photographs that are framed tightly."""
-    lines = ["| network | saved | " + " | ".join(f"`{name}`" for name in TUNED) + " |"]
-    lines.append("| --- " * (2 + len(TUNED)) + "|")
+    lines = [["network", "saved", *(f"`{name}`" for name in TUNED)]]
     for network, title in COMPARED.items():
         rows = [row for row in read("tune", network) if row.get("framed_lost")]
         for saving in dict.fromkeys(row["saving"] for row in rows):
             of = {row["method"]: row for row in rows if row["saving"] == saving}
             columns = ("framed_lost", "framed_low", "framed_high")
             cells = [_between(of.get(method), columns) for method in TUNED]
-            lines.append(f"| {' | '.join([title, f'{float(saving):.0%}', *cells])} |")
-    return "\n".join(lines)
+            lines.append([title, f"{float(saving):.0%}", *cells])
+    return markdown(lines)
+
+
+def _reached(row: Recorded | None) -> str:
+    """What is saved, where that is a point and more above what was asked for."""
+    if row is None or not row["saving_reached"]:
+        return ""
+    asked, reached = float(row["saving"]), float(row["saving_reached"])
+    return f", at {reached:.0%}" if reached >= asked + 0.01 else ""
 
 
 def dense_table() -> str:
@@ -342,11 +350,13 @@ def dense_table() -> str:
         for saving in dict.fromkeys(row["saving"] for row in rows):
             of = {row["method"]: row for row in rows if row["saving"] == saving}
             times = 1 if metric == "psnr" else 100
-            cells = [title, rows[0].get("images") or "-", f"{times * float(rows[0]['awake']):.1f}"]
-            cells.append(f"{float(saving):.0%}")
+            awake = float(rows[0]["awake"])
+            # Of a fraction 1 says only that the network agrees with itself.
+            told = f"{times * awake:.1f}" if times == 1 or awake < 1 else ""
+            cells = [title, rows[0]["images"], told, f"{float(saving):.0%}"]
             for method in ("tune", "resolution"):
                 row = of.get(method)
-                cells.append(row["setting"] if row else "-")
+                cells.append(row["setting"] if row else "")
                 cells.append(_dense_lost(row, times))
             lines.append([*cells, _dense_lost(of.get("bicubic"), times)])
     return markdown(lines)

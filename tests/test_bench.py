@@ -740,6 +740,34 @@ def test_savings_on_the_page_are_of_the_convolutions_whatever_records_count(
     assert study_page.nonuniform_table() == of_convolutions
 
 
+def test_what_is_saved_above_what_was_asked_stands_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"saving": 0.5, "method": method, "saving_reached": reached, "setting": "160 px"}
+        | {"top1_lost": lost, "low": lost - 1, "high": lost + 1}
+        for method, reached, lost in (("view", 0.559782, 8.0), ("sleep", 0.509, 6.0))
+    ]
+    write_text(tmp_path / "tune" / "resnet18.csv", csv_text(rows))
+    monkeypatch.setattr(study_page, "STUDY", tmp_path)
+    *_, told = study_page.tuned_table().splitlines()
+    wanted = "50% | 160 px | - | 8.0 (7.0 to 9.0), at 56% | 6.0 (5.0 to 7.0) | - | -"
+    assert told == f"| ResNet-18, ImageNet | {wanted} |"
+
+
+def test_agreement_with_itself_is_no_figure_of_the_network_awake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for metric, awake in (("agreement", 1), ("miou", 0.507)):
+        row = {"metric": metric, "images": 13, "awake": awake, "saving": 0.5, "method": "tune"}
+        row |= {"setting": "50% asleep", "lost": 0.1, "low": 0.05, "high": 0.2}
+        write_text(tmp_path / "tune" / "espnet.csv", csv_text([row]))
+        monkeypatch.setattr(study_page, "STUDY", tmp_path)
+        *_, told = study_page.dense_table().splitlines()
+        shown = {1: "-", 0.507: "50.7"}[awake]
+        assert f"| 13 | {shown} | 50% | 50% asleep | 10.0 (5.0 to 20.0) | - | - | - |" in told
+
+
 # --- fill rules ----------------------------------------------------------------------------------
 
 

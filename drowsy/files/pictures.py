@@ -19,6 +19,8 @@ from drowsy.files.atomic import replacing
 
 # As many layers as there are colours that nobody confuses.
 DISTINCT = 10
+# Of figures and files alike: text of another resolution is wider or narrower.
+DPI = 150
 # As many lines as can be named beside a panel.
 LABELS = 30
 
@@ -35,7 +37,7 @@ def new_figure(panels: int, across: int | None = None) -> tuple[Any, list[Any]]:
     rows = -(-panels // columns)
     # A Figure without pyplot: no global state, no display needed.
     figure = require("matplotlib.figure", "plot").Figure(
-        figsize=(5.2 * columns + 1.2, 4.2 * rows), layout="constrained"
+        figsize=(5.2 * columns + 1.2, 4.2 * rows), dpi=DPI, layout="constrained"
     )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for spare in axes[panels:]:
@@ -83,18 +85,49 @@ def draw_legend(figure: Any, axis: Any) -> None:
 
 
 def square_roots(axis: Any, low: float, high: float) -> None:
-    """A scale of square roots, signed, with ticks where small and large losses can be read."""
-    axis.set_yscale(
-        "function",
-        functions=(lambda y: np.sign(y) * np.sqrt(np.abs(y)), lambda r: np.sign(r) * np.square(r)),
-    )
+    """A scale of square roots, signed, with ticks where small and large losses can be read.
+
+    Args:
+        axis: of the panel; its height is scaled.
+        low, high: ends of what is drawn, which stands off the panel's edges.
+    """
+    axis.set_yscale("function", functions=(root, unroot))
+    margin = 0.04 * (root(high) - root(low))
+    low, high = unroot(root(low) - margin), unroot(root(high) + margin)
     axis.set_ylim(low, high)
-    losses = (0, 1, 2, 5, 10, 20, 30, 40, 60, 80, 100)
-    ticks = sorted({-t for t in losses} | set(losses))
-    axis.set_yticks([t for t in ticks if low <= t <= high], minor=False)
+    axis.set_yticks(round_losses(low, high, 0.08), minor=False)
     axis.yaxis.set_major_formatter("{x:g}")
     if low < 0:
         axis.axhline(0, color="0.6", linewidth=0.8, zorder=1)
+
+
+def root(loss: Any) -> Any:
+    """The square root of a loss, or of many, with its sign."""
+    return np.sign(loss) * np.sqrt(np.abs(loss))
+
+
+def unroot(height: Any) -> Any:
+    """The loss whose ``root`` that is."""
+    return np.sign(height) * np.square(height)
+
+
+def round_losses(low: float, high: float, gap: float) -> list[float]:
+    """0, and round numbers as far apart as can be read on a scale of square roots, the large first.
+
+    Args:
+        low, high: ends of the scale; 0 lies within.
+        gap: between neighbours at least, as a part of the scale.
+    """
+    least, far = gap * (root(high) - root(low)), max(-low, high) / 4
+    tens = [10.0**power for power in range(4, -5, -1)]
+    losses = [digit * ten for ten in tens for digit in (1, 2, 5)]
+    # Large losses are far from each other.
+    losses += [digit * ten for ten in tens for digit in (8, 6, 4, 3) if digit * ten > far]
+    found = [0.0]
+    for loss in (sign * loss for loss in losses for sign in (1, -1)):
+        if low <= loss <= high and all(abs(root(loss) - root(t)) >= least for t in found):
+            found.append(loss)
+    return sorted(found)
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:
@@ -160,9 +193,15 @@ def nested(count: int) -> list[float]:
     return [1.2 + min(1.1, 3 / count) * n for n in range(count)][::-1]
 
 
-def save_figure(figure: Any, path: str | os.PathLike[str], title: str) -> Path:
-    """Write a titled figure, whole or not at all, in the format of the path's ending; 150 dpi."""
+def lay_out(figure: Any, title: str) -> None:
+    """Title a figure and find all parts of it their places, which are final."""
     figure.suptitle(title, fontsize=11)
+    figure.draw_without_rendering()
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], title: str) -> Path:
+    """Write a titled figure, whole or not at all, in the format of the path's ending."""
+    lay_out(figure, title)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=DPI)
     return Path(path)

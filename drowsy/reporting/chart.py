@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from drowsy.files.pictures import apart
+from drowsy.files.pictures import apart, root, round_losses, unroot
 from drowsy.reporting.markup import tag
 from drowsy.reporting.words import number
 
@@ -57,7 +57,7 @@ def chart(marks: Sequence[Mark], x_title: str, y_title: str, shape: Shape) -> El
     floor = height - _BOTTOM
     low = min(min(_ends(mark)) for mark in marks)
     high = max(max(_ends(mark)) for mark in marks)
-    bottom, top = _root(min(low, 0.0)), _root(high)
+    bottom, top = root(min(low, 0.0)), root(high)
     # Where nothing is lost, a point's worth of room.
     span = (top - bottom) * 1.04 or 1.0
     most = 1.05 * max(mark.cost for mark in marks) or 1.0
@@ -66,9 +66,9 @@ def chart(marks: Sequence[Mark], x_title: str, y_title: str, shape: Shape) -> El
         return _LEFT + (shape.right - _LEFT) * cost / most
 
     def y(loss: float) -> float:
-        return floor - (floor - _TOP) * (_root(loss) - bottom) / span
+        return floor - (floor - _TOP) * (root(loss) - bottom) / span
 
-    drawn = [_grid(x, y, most, (_unroot(bottom), _unroot(bottom + span)), shape.right, floor)]
+    drawn = [_grid(x, y, most, (unroot(bottom), unroot(bottom + span)), shape.right, floor)]
     drawn += [_mark(mark, x, y) for mark in marks if not mark.name]
     drawn += _labels(named, x, y, shape, floor)
     drawn += [_mark(mark, x, y) for mark in named]
@@ -105,14 +105,6 @@ def _ends(mark: Mark) -> tuple[float, float, float]:
     return low, mark.loss, high
 
 
-def _root(loss: float) -> float:
-    return math.copysign(math.sqrt(abs(loss)), loss)
-
-
-def _unroot(root: float) -> float:
-    return math.copysign(root * root, root)
-
-
 def _grid(
     x: Callable[[float], float],
     y: Callable[[float], float],
@@ -123,7 +115,7 @@ def _grid(
 ) -> Element:
     """Ticks and their lines; the line of no loss is the strongest."""
     drawn = []
-    for loss in _round_losses(y, *losses):
+    for loss in round_losses(*losses, _TICK / (floor - _TOP)):
         kind = "zero" if loss == 0 else "grid"
         drawn.append(tag("line", x1=_LEFT, x2=right, y1=y(loss), y2=y(loss), class_=kind))
         drawn.append(
@@ -135,18 +127,6 @@ def _grid(
         )
         drawn.append(tag("line", x1=x(cost), x2=x(cost), y1=floor, y2=floor + 4, class_="zero"))
     return tag("g", drawn)
-
-
-def _round_losses(y: Callable[[float], float], low: float, high: float) -> list[float]:
-    """0, and round numbers as far apart as can be read, the largest first."""
-    found = [0.0]
-    for power in range(4, -5, -1):
-        for first in (5, 2, 1):
-            for loss in (first * 10.0**power, -first * 10.0**power):
-                inside = low <= loss <= high
-                if inside and all(abs(y(loss) - y(other)) >= _TICK for other in found):
-                    found.append(loss)
-    return sorted(found)
 
 
 def _round_costs(most: float, count: float) -> list[float]:

@@ -24,7 +24,7 @@ from drowsy._optional import require
 from drowsy.files.tables import Row
 from drowsy.images.folders import normalise
 from drowsy.models import Preprocess
-from drowsy.study.knobs import knob_rows, record, rival_rows, table
+from drowsy.study.knobs import SMALLER, knob_rows, record, rival_rows, table
 from drowsy.tuning.knob import Knob
 from drowsy.tuning.tune import tune
 
@@ -69,13 +69,18 @@ def demo(out: Path) -> None:
     rivals = rival_rows(knob, model, other, savings=_SAVINGS, asleep=_ASLEEP, seconds=_SECONDS)
     rows = knob_rows(knob, other)
     awake, points = rows[0], rows[1:]
-    beside = [row for row in rivals if row["setting"] in _beside(rivals)]
-    print(f"\nOn {len(other)} crops of {len(images[1::2])} other photographs:\n")
+    beside = _beside(rivals)
+    first, last = (f"{row['images_per_s']:.0f}" for row in (awake, rows[-1]))
+    print(f"\nOne knob, no training: from {first} to {last} images a second, between two batches.")
+    print(f"On {len(other)} crops of {len(images[1::2])} other photographs:\n")
     print(table([awake, *beside, *points], knob.objective, knob.batch))
     print()
     for lever, told in knob.contents.levers.items():
         print(f"{lever}: {told}")
-    title = f"SqueezeNet 1.1, {len(other)} crops of photographs that it was not tuned on"
+    title = (
+        f"SqueezeNet 1.1, from {first} to {last} images a second by one knob; "
+        f"{len(other)} crops of photographs that it was not tuned on"
+    )
     _, _, picture = record(knob, [*rows, *rivals], out / "knob", title)
     _turn_the_knob(knob, other)
     print(f"\nPicture: {picture}   Knob: {out / 'squeezenet.drowsy'}")
@@ -83,10 +88,9 @@ def demo(out: Path) -> None:
     print(_CAN_TELL)
 
 
-def _beside(rivals: Sequence[Row]) -> list[str]:
-    """The paper's neuron at its lowest rate, and the image that saves as many multiplications."""
-    first = {series: row["setting"] for row in reversed(rivals) if (series := row["series"])}
-    return list(first.values())
+def _beside(rivals: Sequence[Row]) -> list[Row]:
+    """Every smaller image, and the paper's neuron at its lowest rate."""
+    return [row for row in rivals if row["series"] == SMALLER or row["setting"].startswith("1/")]
 
 
 def squeezenet() -> nn.Module:

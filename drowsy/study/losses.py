@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from drowsy._optional import require
-from drowsy.files.pictures import draw_grid, new_figure, save_figure, square_roots
+from drowsy.files.labels import Label, label_points
+from drowsy.files.pictures import draw_grid, lay_out, new_figure, save_figure, square_roots
 from drowsy.files.tables import Row
 from drowsy.knob.metrics import METRICS
 
@@ -25,11 +25,6 @@ _COLOURS = {
     "view + sleep + format": "tab:brown",
 }
 _KNOB = "knob"
-_FONT = 7.5
-# Height of a line of labels, width of a letter and room beside a dot, in parts of the panel.
-_LINE, _LETTER, _GAP = 0.042, 0.0082, 0.018
-# A label stands at most so many half lines above or below its point.
-_AWAY = 6
 
 
 def plot_losses(
@@ -87,19 +82,22 @@ def plot_losses(
             zorder=4,
             clip_on=False,
         )
-    _label(axis, rows, rivals, scale)
     axis.set_xlabel(f"milliseconds for a batch of {batch}")
     axis.set_ylabel(f"{metric.title} lost" + (f" ({unit})" if unit else ""))
     draw_grid(axis)
     _name_colours(figure, [row["levers"] for row in knob])
+    lay_out(figure, title)
+    _label(axis, rows, rivals, scale)
     return save_figure(figure, path, title)
 
 
 def _scale_axes(axis: Any, rows: Sequence[Row], scale: float) -> None:
     """Milliseconds by ratio, losses by their square roots: small and large ones can be read."""
     times = [row["latency_ms"] for row in rows]
-    ends = [scale * row[name] for row in rows for name in ("loss", "loss_low", "loss_high")]
-    square_roots(axis, min(0.0, *ends), max(1e-3, *ends) * 1.1)
+    ends = [scale * row["loss"] for row in rows]
+    knob = [row for row in rows if row["series"] == _KNOB]
+    ends += [scale * row[end] for row in knob for end in ("loss_low", "loss_high")]
+    square_roots(axis, min(0.0, *ends), max(1e-3, *ends))
     axis.set_xscale("log")
     # Room for labels on both sides.
     axis.set_xlim(min(times) / 1.6, max(times) * 1.25)
@@ -110,101 +108,21 @@ def _scale_axes(axis: Any, rows: Sequence[Row], scale: float) -> None:
 
 
 def _label(axis: Any, rows: Sequence[Row], rivals: Sequence[str], scale: float) -> None:
-    """Say of every point what it is, beside it and over as little as can be."""
+    """Say of every point of the knob what it is, and where every rival ends."""
+    knob = sorted((row for row in rows if row["series"] == _KNOB), key=lambda row: row["loss"])
+    lines = [[row for row in rows if row["series"] == series] for series in rivals]
 
-    def place(row: Row, of: str = "loss") -> tuple[float, float]:
-        at = axis.transData.transform((row["latency_ms"], scale * row[of]))
-        x, y = axis.transAxes.inverted().transform(at)
-        return float(x), float(y)
+    def place(row: Row) -> tuple[float, float]:
+        return row["latency_ms"], scale * row["loss"]
 
-    knob = sorted((row for row in rows if row["series"] == _KNOB), key=lambda row: place(row)[1])
-    drawn = [(place(row, "loss_low"), place(row, "loss_high")) for row in knob]
-    for series in rivals:
-        drawn += pairwise([place(row) for row in rows if row["series"] == series])
-    taken: list[Box] = []
-    stroke = require("matplotlib.patheffects", "plot").withStroke
-    for row in knob:
-        (x, y), text = place(row), row["setting"]
-        box = _free(x, y, _LETTER * len(text), drawn, taken)
-        taken.append(box)
-        left, height = box.last < x, (box.low + box.high) / 2
-        axis.annotate(
-            text,
-            (x, y),
-            (box.last if left else box.first, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=_FONT,
-            color=_COLOURS[row["levers"]],
-            # Behind what is drawn, but readable over the grid.
-            zorder=1,
-            path_effects=[stroke(linewidth=2, foreground="white")],
-            arrowprops=(
-                {"arrowstyle": "-", "color": "0.7", "linewidth": 0.6}
-                if abs(height - y) > _LINE / 2
-                else None
-            ),
-        )
-    for series in rivals:
-        last = max((row for row in rows if row["series"] == series), key=lambda row: row["loss"])
-        x, y = place(last)
-        right = x < 0.75
-        axis.annotate(
-            f"{series}, {last['setting']}",
-            (x, y),
-            (6 if right else -6, 2),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="bottom",
-            fontsize=_FONT,
-            color="0.25",
-            zorder=5,
-        )
-
-
-class Box(NamedTuple):
-    """Where a label is, in parts of the panel."""
-
-    first: float
-    last: float
-    low: float
-    high: float
-
-    def meets(self, other: Box) -> bool:
-        apart = self.last < other.first or other.last < self.first
-        return not (apart or self.high <= other.low or other.high <= self.low)
-
-    def holds(self, x: float, y: float) -> bool:
-        return self.first < x < self.last and self.low < y < self.high
-
-
-def _free(
-    x: float,
-    y: float,
-    width: float,
-    drawn: Sequence[tuple[tuple[float, float], tuple[float, float]]],
-    taken: Sequence[Box],
-) -> Box:
-    """The place of a label beside a point that is over least, and nearest of those."""
-    steps = sorted(range(-_AWAY, _AWAY + 1), key=abs)
-    boxes = [
-        Box(first, first + width, y + step * _LINE / 2 - _LINE / 2, y + (step + 1) * _LINE / 2)
-        for step in steps
-        for first in (x - _GAP - width, x + _GAP)
+    names = [Label(row["setting"], *place(row), _COLOURS[row["levers"]]) for row in knob]
+    for series, line in zip(rivals, lines, strict=True):
+        last = max(line, key=lambda row: row["loss"])
+        names.append(Label(f"{series}, {last['setting']}", *place(last), "0.25"))
+    intervals = [
+        (row["latency_ms"], *(scale * row[e] for e in ("loss_low", "loss_high"))) for row in knob
     ]
-    inside = [b for b in boxes if b.first > 0 and b.last < 1 and b.low > 0 and b.high < 1] or boxes
-
-    def over(box: Box) -> tuple[int, int]:
-        points = ((a, b, n / 40) for a, b in drawn for n in range(41))
-        lines = sum(
-            box.holds(a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for a, b, t in points
-        )
-        return sum(map(box.meets, taken)), lines
-
-    return min(inside, key=over)
+    label_points(axis, names, intervals, [[place(row) for row in line] for line in lines])
 
 
 def _name_colours(figure: Any, levers: Sequence[str]) -> None:

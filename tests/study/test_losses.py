@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from drowsy.files.pictures import apart
+from drowsy.files.pictures import apart, root, round_losses
 from drowsy.study.losses import plot_losses
 
 Figure = pytest.importorskip("matplotlib.figure", reason="needs matplotlib").Figure
+Bbox = pytest.importorskip("matplotlib.transforms", reason="needs matplotlib").Bbox
 Text = pytest.importorskip("matplotlib.text", reason="needs matplotlib").Text
 
 
@@ -69,37 +71,72 @@ def test_points_are_dots_with_intervals_and_rivals_dashed_lines(
     assert legend == ["awake", "format", "view + format"]
 
 
-def test_every_point_is_named_and_names_do_not_overlap(tmp_path: Path, drawn: list[Figure]) -> None:
-    plot_losses(ROWS, "top1", 8, tmp_path / "l.png", "")
+def many(count: int, seed: int) -> list[dict[str, Any]]:
+    """A knob of so many points along a curve, near each other, beside two rivals."""
+    rng = random.Random(seed)
+    rows = [row("knob", "awake", "awake", 40, 0) | {"loss_low": 0, "loss_high": 0}]
+    for n in range(count):
+        ms = 40 * 0.93 ** (n + rng.random())
+        lost = 0.5 * (1 - ms / 40) ** 3 + 0.02 * rng.random()
+        rows.append(row("knob", f"{224 - 8 * n} px of the middle 0.88", "view", ms, lost))
+    for n, saved in enumerate((0.1, 0.25, 0.5, 0.75)):
+        rows.append(row("a smaller image", f"{n} px", "", 41 * (1 - saved), saved**3))
+    return [*rows, *(row("the paper's neuron", f"{n}/8 asleep", "", 95, 0.9) for n in (1, 2))]
+
+
+@pytest.mark.parametrize(
+    "rows", [ROWS, many(5, 0), many(9, 1), many(9, 2), many(12, 3)], ids=lambda rows: len(rows)
+)
+def test_every_point_is_named_beside_all_names_points_and_intervals(
+    rows: list[dict[str, Any]], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    plot_losses(rows, "top1", 8, tmp_path / "l.png", "title")
     (axis,) = drawn[0].axes
     drawn[0].draw_without_rendering()
-    told = [text.get_text() for text in axis.texts]
-    assert {r["setting"] for r in ROWS[:5]} <= set(told)
-    assert {"a smaller image, 112 px", "the paper's neuron, 1/8 asleep"} <= set(told)
-    # The two that are nearly one stand one above the other.
-    boxes = [
-        Text.get_window_extent(t) for t in axis.texts if t.get_text().endswith("4 px, bfloat16")
+    knob = [each for each in rows if each["series"] == "knob"]
+    told = {each["setting"] for each in knob}
+    assert told <= {text.get_text() for text in axis.texts}
+    assert len(axis.texts) == len(knob) + 2
+    boxes = [Text.get_window_extent(text) for text in axis.texts]
+    for box, other in itertools.combinations(boxes, 2):
+        assert not box.overlaps(other)
+    # Half of what a dot and a cap measure, in pixels.
+    half = 3 * drawn[0].dpi / 72
+    marks = [(each, "loss", "loss") for each in rows]
+    for each, low, high in [*marks, *((each, "loss_low", "loss_high") for each in knob)]:
+        ends = [(each["latency_ms"], 100 * each[end]) for end in (low, high)]
+        mark = Bbox(axis.transData.transform(ends)).padded(half)
+        assert not mark.count_overlaps(boxes)
+    assert all(box.x0 >= axis.bbox.x0 and box.x1 <= axis.bbox.x1 for box in boxes)
+    assert all(box.y0 >= axis.bbox.y0 and box.y1 <= axis.bbox.y1 for box in boxes)
+
+
+def test_intervals_end_within_the_panel(tmp_path: Path, drawn: list[Figure]) -> None:
+    below = row("knob", "192 px", "view", 30, -0.004) | {"loss_low": -0.03}
+    plot_losses([*ROWS, below], "top1", 8, tmp_path / "l.png", "")
+    (axis,) = drawn[0].axes
+    caps = [
+        axis.transData.transform((each["latency_ms"], 100 * each[end]))[1]
+        for each in [*ROWS[:5], below]
+        for end in ("loss_low", "loss_high")
     ]
-    boxes += [Text.get_window_extent(t) for t in axis.texts if t.get_text() == "192 px, bfloat16"]
-    assert not boxes[0].overlaps(boxes[1])
-    figure = drawn[0].bbox
-    for text in axis.texts:
-        box = Text.get_window_extent(text)
-        assert 0 <= box.x0 < box.x1 <= figure.x1
-        assert 0 <= box.y0 < box.y1 <= figure.y1
+    assert axis.bbox.y0 + 4 < min(caps) < max(caps) < axis.bbox.y1 - 4
 
 
-def test_a_name_is_not_printed_over_an_interval(tmp_path: Path, drawn: list[Figure]) -> None:
-    wide = row("knob", "128 px, bfloat16", "view + format", 31, 0.05)
-    wide |= {"loss_low": 0.022, "loss_high": 0.079}
-    other = row("knob", "152 px of 0.88, bfloat16", "view + format", 41, 0.027)
-    plot_losses([*ROWS, wide, other], "top1", 8, tmp_path / "l.png", "")
-    (axis,) = drawn[0].axes
-    drawn[0].draw_without_rendering()
-    (name,) = [text for text in axis.texts if text.get_text() == other["setting"]]
-    box = Text.get_window_extent(name)
-    ends = [axis.transData.transform((31, loss)) for loss in (2.2, 7.9)]
-    assert not (box.x0 < ends[0][0] < box.x1 and ends[0][1] < box.y1 and box.y0 < ends[1][1])
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (-1.3, 84, [-1, 0, 1, 5, 10, 20, 30, 50, 80]),
+        (0, 2, [0, 0.02, 0.1, 0.2, 0.5, 1, 2]),
+        (-30, 4, [-30, -20, -10, -5, -1, 0, 1]),
+        (0, 0, [0]),
+    ],
+)
+def test_ticks_are_round_and_stand_apart(low: float, high: float, wanted: list[float]) -> None:
+    found = round_losses(low, high, 0.08)
+    assert found == pytest.approx(wanted)
+    span = root(high) - root(low)
+    assert all(root(b) - root(a) >= 0.08 * span for a, b in itertools.pairwise(found))
 
 
 def test_a_metric_without_a_unit_is_drawn_as_it_is(tmp_path: Path, drawn: list[Figure]) -> None:
