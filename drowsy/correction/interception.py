@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from drowsy.knob.uncompiled import uncompiled
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 
@@ -26,7 +27,8 @@ def layers_doing(net: DrowsyNet, forward: Forward) -> Iterator[None]:
     try:
         for name, layer in net.layers.items():
             layer.compute = functools.partial(called, name, layer)  # type: ignore[method-assign]
-        yield
+        with uncompiled(net):
+            yield
     finally:
         for layer in net.layers.values():
             if "compute" in vars(layer):

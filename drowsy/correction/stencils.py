@@ -160,7 +160,8 @@ def calibrate_stencils(net: DrowsyNet, images: Tensor, *, batch: int = 50) -> No
                 net(part.clone())
         if idle := [name for name in wanted if name not in found]:
             raise ValueError(f"net: {', '.join(idle)} did not run, allowed: layers that do")
-        tables = {name: stencil_table(m.mean, m.covariance) for name, m in found.items()}
+        # As files hold them, so that a network of float64 computes the same by those that it reads.
+        tables = {name: stencil_table(m.mean, m.covariance).float() for name, m in found.items()}
     install_stencils(wanted, tables)
 
 

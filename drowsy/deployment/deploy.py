@@ -34,7 +34,7 @@ from drowsy.deployment.capturing import captured
 from drowsy.files.tables import align
 from drowsy.graph.overwriting import check_overwritten
 from drowsy.graph.running import check_example, settled_graph
-from drowsy.network.kept import Kept, constant_modules
+from drowsy.network.kept import Kept
 from drowsy.network.net import DrowsyNet
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Deployed:
         from drowsy.deployment.builder import Builder
 
         version = self.net.control.version
-        constants = Kept(map(vars, constant_modules(self.net)))
+        constants = Kept(map(vars, _constant_modules(self.net)))
         with torch.no_grad():
             builder = Builder(self.net, self._example, self._compact)
             module = builder.build()
@@ -183,3 +183,17 @@ class Deployed:
             )
 
         return run
+
+
+def _constant_modules(net: DrowsyNet) -> list[nn.Module]:
+    """Modules of a network whose attributes no call changes.
+
+    Torch's own without children, and what layers ask for norms and activations: the code of others
+    may change what it keeps.
+    """
+    found = [m for m in net.parts.values() if type(m).__module__.startswith("torch.nn.")]
+    found = [module for module in found if not module._modules]
+    for layer in net.layers.values():
+        asked = [each for each in (layer.norm, layer.applied) if each is not None]
+        found += (part for each in asked for part in each.modules())
+    return list({id(module): module for module in found}.values())

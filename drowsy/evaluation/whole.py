@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drowsy.evaluation.outputs import joined
 from drowsy.knob.schedule import Setting
+from drowsy.knob.uncompiled import uncompiled
 from drowsy.network.net import DrowsyNet
 from drowsy.sleep import scale
 
@@ -60,7 +61,8 @@ def _lent(net: DrowsyNet) -> Iterator[None]:
     try:
         for layer in layers:
             layer.backend = "torch"
-        yield
+        with uncompiled(net):
+            yield
     finally:
         for layer, backend in zip(layers, backends, strict=True):
             layer.backend = backend

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -154,6 +154,12 @@ class Governor:
         self._feasible, self._changes = True, 0
         self._limits: list[Limit] = []
         self._at = self._find()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "Governor: got copied or pickled, allowed: another drowsy.Governor, of a knob of its "
+            "own: what it has measured and the threads that it reads by are of one process"
+        )
 
     # --- what a caller does -----------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ def observed_neuron(output: Tensor, seen: Observed, names: Mapping[int, str]) ->
 
 
 def absorbable(module: nn.Module) -> bool:
-    """Whether a layer may compute a norm or activation in its place. What has hooks is called."""
+    """Whether a layer may compute a norm or activation in its place. What is altered is called."""
     return norm_at_heart(module) is not None or _activation_of(module) is not None
 
 
@@ -142,7 +142,7 @@ def _only_reading(output: Tensor, readings: Sequence[Reading]) -> Reading | None
 
 def _activation_of(module: nn.Module) -> str | None:
     """Which activation a layer may compute in a module's place."""
-    return None if hooked(module) else module_activation(module)
+    return None if altered(module) else module_activation(module)
 
 
 def module_activation(module: nn.Module) -> str | None:
@@ -192,8 +192,10 @@ def called_activation(function: Any, args: Sequence[Any], kwargs: Mapping[str, A
 Awaiting.name_of = staticmethod(called_activation)  # type: ignore[method-assign]
 
 
-def hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def altered(module: nn.Module) -> bool:
+    """Whether a call of a module does more, or other, than its class tells."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return bool(hooks) or "forward" in vars(module)
 
 
 def readers(node: fx.Node, through: Callable[[fx.Node], Any]) -> list[fx.Node]:

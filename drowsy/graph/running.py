@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from drowsy.files.messages import listed
+from drowsy.knob.control import Control
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet, check_network
 
@@ -115,8 +117,14 @@ def settled_graph(net: DrowsyNet, example: Tensor, what: str) -> fx.Graph:
     """The graph of a network that was compared with its model, which ``what`` needs.
 
     Raises:
-        ValueError: there is none, or it takes other inputs than one.
+        ValueError: there is none, or it takes other inputs than one; a part of the model is in
+            training mode, of which a graph may not know.
     """
+    modules = {name: each for name, each in net.parts.items() if not isinstance(each, Control)}
+    if training := [name or "all of it" for name, each in modules.items() if each.training]:
+        raise ValueError(
+            f"net: is in training mode ({listed(training)}), allowed for {what}: after net.eval()"
+        )
     net.settle(example)
     graph = net.need_graph(what)
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]

@@ -18,7 +18,14 @@ from drowsy.graph.agreement import copied as copied_values
 from drowsy.graph.agreement import disagreement
 from drowsy.graph.convolutions import geometry, left_awake, why_not
 from drowsy.graph.default_fills import Choice, choose_fill
-from drowsy.graph.nodes import Neuron, absorbable, common_neuron, hooked, neuron_of, observed_neuron
+from drowsy.graph.nodes import (
+    Neuron,
+    absorbable,
+    altered,
+    common_neuron,
+    neuron_of,
+    observed_neuron,
+)
 from drowsy.graph.observing import Observed, observe
 from drowsy.graph.tracing import CONVOLUTIONS, convolution_calls, trace
 from drowsy.graph.tree import copied
@@ -309,8 +316,10 @@ class _Comparison:
         one = len(values) == 1 and isinstance(values[0], Tensor)
         if not one or module is None:
             return "graphs are of calls with one tensor alone, and it was called otherwise"
-        if any(map(hooked, self.net.layers.values())):
-            return "a layer has hooks, which who walks through a graph does not call"
+        if any(map(altered, self.net.layers.values())):
+            return (
+                "a layer has hooks or another forward, which a walk through a graph does not call"
+            )
         args, kwargs = self.given()
         try:
             with inference(self.net.control, in_graph=True):

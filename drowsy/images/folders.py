@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from drowsy.files.messages import legible, quoted
 from drowsy.files.versioned import read_json
 from drowsy.images.listing import check_label, check_regular, list_images
-from drowsy.images.preprocess import Preprocess
+from drowsy.images.preprocess import Preprocess, check_preprocess
 from drowsy.images.reading import read_images, read_rgb
 
 _CIFAR_IMAGES, _CIFAR_LABELS = "test_batch.png", "labels.json"
@@ -51,7 +53,10 @@ class ImageSet:
 
     def __getitem__(self, places: slice | Sequence[int]) -> ImageSet:
         """The images of a slice, or at these places."""
-        chosen = range(len(self))[places] if isinstance(places, slice) else list(places)
+        if isinstance(places, slice):
+            chosen: Sequence[int] = range(len(self))[places]
+        else:
+            chosen = _integers("places", places)
         index = places if isinstance(places, slice) else chosen
         return ImageSet(
             self.images[index],
@@ -103,12 +108,15 @@ def load_images(
         ValueError: no image, one that cannot be read or is too small, a bad label or table, an
             index that does not exist, or folders that leave it open which class is which. The
             message names the file.
+        TypeError: no ``Preprocess``, or indices that are no integers in a sequence.
 
     Warns:
         UserWarning: images were left out; images are passed over, since files of their format are
             not read; images ask to be turned.
     """
     root = Path(folder)
+    check_preprocess(preprocess)
+    indices = None if indices is None else _integers("indices", indices)
     if classes is not None and (type(classes) is not int or classes < 1):
         raise ValueError(f"classes: got {classes!r}, allowed: an integer, 1 or more")
     check_folder(root, LAYOUTS)
@@ -141,7 +149,7 @@ def _load_cifar(
     root: Path,
     preprocess: Preprocess,
     classes: int | None,
-    indices: range | Sequence[int] | None,
+    indices: Sequence[int] | None,
 ) -> ImageSet:
     """CIFAR-10's test images: one PNG, a row of 32 x 32 pixels an image."""
     image_file, label_file = root / _CIFAR_IMAGES, root / _CIFAR_LABELS
@@ -175,9 +183,19 @@ def _load_cifar(
     )
 
 
-def _check_indices(
-    indices: range | Sequence[int] | None, count: int, where: Path
-) -> range | Sequence[int]:
+def _integers(name: str, given: Any) -> list[int]:
+    """Integers of a range, a sequence, an array or a tensor; no truth values, which mean others."""
+    found = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    if isinstance(found, Sequence) and not isinstance(found, str | bytes):
+        try:
+            if not any(isinstance(each, bool | np.bool_) for each in found):
+                return [operator.index(each) for each in found]
+        except TypeError:
+            pass
+    raise TypeError(f"{name}: got {quoted(given)}, allowed: a range, or integers in a sequence")
+
+
+def _check_indices(indices: Sequence[int] | None, count: int, where: Path) -> Sequence[int]:
     if indices is None:
         return range(count)
     outside = next((i for i in indices if not 0 <= i < count), None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from drowsy.files.messages import quoted
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,18 @@ class Preprocess:
             raise ValueError(f"std: got {self.std!r}, allowed: three finite numbers above 0")
 
 
+def check_preprocess(preprocess: object) -> None:
+    """Raise TypeError for what is no ``Preprocess``: a name, or a function as of torchvision."""
+    if not isinstance(preprocess, Preprocess):
+        raise TypeError(
+            f"preprocess: got {quoted(preprocess)}, allowed: a drowsy.models.Preprocess"
+        )
+
+
 def _three_finite(values: Any) -> bool:
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        return False
+    values = tuple(values)
     numbers = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
     return len(values) == len(numbers) == 3
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.files.tables import align
+from drowsy.knob.uncompiled import uncompiled
 from drowsy.neuron import ConvSize, ConvSpec
 
 # Savings are sums of floats: what is to reach one may miss it by this.
@@ -142,8 +143,9 @@ def network_cost(model: nn.Module, image: Sequence[int]) -> NetworkCost:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         # A converted network's first call would also run the model that it is compared with.
+        own_code = uncompiled(model)
         uncompared = getattr(model, "uncompared", contextlib.nullcontext)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), uncompared(), counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), uncompared(), own_code, counter:
             model(torch.zeros(1, *image, dtype=like.dtype, device=like.device))
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

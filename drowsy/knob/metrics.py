@@ -37,6 +37,16 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     @property
+    def loss_unit(self) -> str:
+        """Of a loss: points of a fraction, else the metric's own, which may be empty."""
+        return "points" if self.is_fraction else self.unit
+
+    @property
+    def lost(self) -> str:
+        """The head of a column of losses: ``lost (points)``, or ``lost`` of plain numbers."""
+        return f"lost ({self.loss_unit})" if self.loss_unit else "lost"
+
+    @property
     def is_fraction(self) -> bool:
         """Whether figures lie between 0 and 1."""
         return self.unit == "%"

@@ -172,9 +172,9 @@ class Converted(Standin):
 
     def _settle(self, method: str, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling():
-            from drowsy.network import uncompiled
+            from drowsy.network import outside
 
-            uncompiled.settle(self._compare, method, args, kwargs)
+            outside.settle(self._compare, method, args, kwargs)
         else:
             self._compare(method, args, kwargs)
 

@@ -291,6 +291,7 @@ class FoldedConv2d(nn.Conv2d):
         """``(weight, bias)`` that the convolution uses: batch norm and correction included."""
         if self.corrected_weight is None:
             return self.uncorrected_parameters()
+        self._check_dtypes(self.weight, self.bias)
         if self._replaced():
             raise RuntimeError(
                 "a correction is in force over other weights than those that the layer is called "
@@ -304,6 +305,8 @@ class FoldedConv2d(nn.Conv2d):
         if not self.folds:
             return self.weight, self.bias
         if self._is_folded():
+            # Of equal numbers in another dtype nothing is folded anew.
+            self._check_dtypes(self.weight, self.bias)
             return self.folded_weight, self.folded_bias  # type: ignore[return-value]
         return self._fold()
 
@@ -322,11 +325,7 @@ class FoldedConv2d(nn.Conv2d):
         if self._norm is None:
             return weight, own
         norm = self._norm
-        # Rounded to one dtype, what torch's own operations refuse would pass unnoticed.
-        _check_dtype("bias", own, (weight.dtype,))
-        if isinstance(norm.module, _BatchNorm):
-            for tensor in (norm.mean, norm.var, norm.bias):
-                _check_dtype("norm", tensor, (weight.dtype, torch.float32))
+        self._check_dtypes(weight, own)
         # In float32 at least: 1 / sqrt(var + eps) in half precision would cost three digits.
         like = weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32))
         factor, mean = norm.factor(like), norm.mean.to(like)
@@ -334,6 +333,15 @@ class FoldedConv2d(nn.Conv2d):
         if norm.bias is not None:
             bias = bias + norm.bias.to(like)
         return (weight.to(like) * factor[:, None, None, None]).to(weight), bias.to(weight)
+
+    def _check_dtypes(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Raise where torch's own operations refuse what passes unnoticed in one dtype."""
+        if (norm := self._norm) is None:
+            return
+        _check_dtype("bias", bias, (weight.dtype,))
+        if isinstance(norm.module, _BatchNorm):
+            for tensor in (norm.mean, norm.var, norm.weight, norm.bias):
+                _check_dtype("norm", tensor, (weight.dtype, torch.float32))
 
     def _keeps_parameters(self) -> bool:
         """Whether those in effect are there, and not made anew at every call."""

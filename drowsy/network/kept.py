@@ -7,10 +7,6 @@ from itertools import chain
 from operator import is_
 from typing import Any
 
-from torch import nn
-
-from drowsy.network.net import DrowsyNet
-
 
 class Kept:
     """What lies in dictionaries.
@@ -34,17 +30,3 @@ class Kept:
 
     def _now(self) -> Iterator[Any]:
         return chain.from_iterable(place.values() for place in self._filled)
-
-
-def constant_modules(net: DrowsyNet) -> list[nn.Module]:
-    """Modules of a network whose attributes no call changes.
-
-    Torch's own without children, and what layers ask for norms and activations: the code of others
-    may change what it keeps.
-    """
-    found = [m for m in net.parts.values() if type(m).__module__.startswith("torch.nn.")]
-    found = [module for module in found if not module._modules]
-    for layer in net.layers.values():
-        asked = [each for each in (layer.norm, layer.applied) if each is not None]
-        found += (part for each in asked for part in each.modules())
-    return list({id(module): module for module in found}.values())

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from drowsy.knob.control import Control, exporting_onnx
 from drowsy.knob.schedule import LayerSetting, Schedule, named
+from drowsy.knob.uncompiled import uncompiled
 from drowsy.network.calibration import Calibration, Correction
 from drowsy.network.converted import Converted, Settler
 from drowsy.network.corrections import Corrections
@@ -216,11 +217,11 @@ class DrowsyNet(Converted):
         """Let a block turn the knob, correct and run; the network is then as it was.
 
         Settings, sources, streams, fills, backends, corrections and clock are given back, after an
-        error too.
+        error too. A network that is compiled (``net.compile()``) runs by its own code within.
         """
         control, uniform = self.control, self._uniform
         before = [(layer, layer.sleep, layer.fill, layer.backend) for layer in self.layers.values()]
-        with self._corrections.kept(), control.kept():
+        with self._corrections.kept(), control.kept(), uncompiled(self):
             try:
                 yield
             finally:

@@ -14,6 +14,7 @@ from torch.nn.modules.module import (
     _global_forward_hooks,
     _global_forward_pre_hooks,
 )
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 COMPILED = "_compiled_call_impl"
 """Where a module keeps what ``nn.Module.compile`` makes of its own call."""
@@ -76,8 +77,12 @@ class Standin(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As any module; what a call looks up, it looks up at the module, not through here."""
-        if self._compiled_call_impl is None and plainly_called(self._module):
-            return self.forward(*args, **kwargs)
+        if self._compiled_call_impl is None:
+            if plainly_called(self._module):
+                return self.forward(*args, **kwargs)
+        elif is_in_torch_dispatch_mode(include_infra_modes=False):
+            # Of which Dynamo compiles nothing: see ``drowsy.knob.uncompiled``.
+            return self._call_impl(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

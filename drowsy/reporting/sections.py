@@ -209,7 +209,6 @@ def columns(knob: AnyKnob, spent: Sequence[Column]) -> list[Column]:
     if knob.cost != "macs":
         told = Column(multiplied, _shortly(multiplied), lambda each: percent(each.point.saving))
         found.append(told)
-    lost = f"lost ({losses.unit})" if losses.unit else "lost"
     return [
         *found,
         *spent,
@@ -218,7 +217,7 @@ def columns(knob: AnyKnob, spent: Sequence[Column]) -> list[Column]:
             metric.axis,
             lambda each: losses.written(each.point.figure(knob.objective)),
         ),
-        Column(lost, lost, lambda each: losses.written(each.loss)),
+        Column(metric.lost, metric.lost, lambda each: losses.written(each.loss)),
         # Awake loses nothing against itself, which is no measurement.
         Column(
             "95% interval",

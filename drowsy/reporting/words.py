@@ -51,8 +51,7 @@ class Losses:
 
     @property
     def unit(self) -> str:
-        """Of a loss: points of a fraction, else the metric's own."""
-        return "points" if METRICS[self.objective].is_fraction else METRICS[self.objective].unit
+        return METRICS[self.objective].loss_unit
 
     def written(self, loss: float | None) -> str:
         if loss is None:

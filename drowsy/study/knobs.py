@@ -142,9 +142,7 @@ def table(rows: Sequence[Row], objective: str, batch: int, rule: str = "") -> st
     """Rows as aligned text; with ``rule`` ``|``, as a table of Markdown."""
     metric = METRICS[objective]
     scale, digits = (100, 1) if metric.is_fraction else (1, 2)
-    unit = "points" if metric.is_fraction else metric.unit
-    lost = f"lost ({unit})" if unit else "lost"
-    lines = [["", "setting", f"ms/{batch}", "images/s", metric.axis, lost, "95% interval"]]
+    lines = [["", "setting", f"ms/{batch}", "images/s", metric.axis, metric.lost, "95% interval"]]
     for row in rows:
 
         def number(name: str, row: Row = row) -> str:

@@ -50,7 +50,6 @@ def plot_losses(
         raise ValueError("rows: got some without milliseconds, allowed: rows that were timed")
     metric = METRICS[objective]
     scale = 100 if metric.is_fraction else 1
-    unit = "points" if metric.is_fraction else metric.unit
     figure, (axis,) = new_figure(1)
     figure.set_size_inches(8.4, 4.6)
     knob = [row for row in rows if row["series"] == _KNOB]
@@ -83,7 +82,7 @@ def plot_losses(
             clip_on=False,
         )
     axis.set_xlabel(f"milliseconds for a batch of {batch}")
-    axis.set_ylabel(f"{metric.title} lost" + (f" ({unit})" if unit else ""))
+    axis.set_ylabel(f"{metric.title} {metric.lost}")
     draw_grid(axis)
     _name_colours(figure, [row["levers"] for row in knob])
     lay_out(figure, title)

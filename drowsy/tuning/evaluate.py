@@ -196,7 +196,6 @@ def table(rows: Sequence[Row], objective: str) -> str:
     """Rows of ``Knob.evaluate`` as aligned text."""
     metric = METRICS[objective]
     scale, digits = (100, 1) if metric.is_fraction else (1, 2)
-    unit = "points" if metric.is_fraction else metric.unit
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{round(scale * value, 6) + 0.0:.{digits}f}"
@@ -205,8 +204,7 @@ def table(rows: Sequence[Row], objective: str) -> str:
         low, high = row[f"{start}_low"], row[f"{start}_high"]
         return "" if low is None else f"{number(low)} to {number(high)}"
 
-    lost = f"lost ({unit})" if unit else "lost"
-    lines = [["setting", metric.axis, f"{lost} here", "95% interval", "sold with", "holds"]]
+    lines = [["setting", metric.axis, f"{metric.lost} here", "95% interval", "sold with", "holds"]]
     for row in rows:
         own = [row["setting"], number(row[objective]), number(row["loss"]), span(row, "loss")]
         lines.append([*own, span(row, "sold"), verdict(row)])

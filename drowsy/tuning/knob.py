@@ -163,7 +163,7 @@ class Knob:
             ValueError, TypeError: not exactly one request, or one that is none. The knob is then
                 where it was.
         """
-        self._point = self._find(point, saving, max_loss, latency_ms, joules)
+        self._point = self._find("set", point, saving, max_loss, latency_ms, joules)
         return self._point
 
     @names_keywords
@@ -178,7 +178,7 @@ class Knob:
         joules: float | None = None,
     ) -> Iterator[OperatingPoint]:
         """Run a block at a point, in this thread or task only; arguments as for ``set``."""
-        found = self._find(point, saving, max_loss, latency_ms, joules)
+        found = self._find("at", point, saving, max_loss, latency_ms, joules)
         token = _HELD.set(MappingProxyType({**_HELD.get(), self._key: found}))
         try:
             yield found
@@ -187,6 +187,7 @@ class Knob:
 
     def _find(
         self,
+        method: str,
         point: OperatingPoint | int | None,
         saving: float | None,
         max_loss: float | None,
@@ -199,7 +200,7 @@ class Knob:
             "latency_ms": latency_ms,
             "joules": joules,
         }
-        name, value = the_request(point, wishes)
+        name, value = the_request(method, point, wishes)
         if name == "point":
             return self._given(value)
         if name != "saving":

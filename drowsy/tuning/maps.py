@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drowsy.knob.uncompiled import uncompiled
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.network.net import DrowsyNet
 from drowsy.sleep.maps import expand_cells, levels
@@ -48,7 +49,7 @@ def sleep_map(net: DrowsyNet, images: Tensor, layer: str | None = None) -> Tenso
 
     handles = [each.register_forward_hook(note(each)) for each in looked_at.values()]
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), uncompiled(net):
             net(images)
     finally:
         for handle in handles:

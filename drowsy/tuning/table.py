@@ -62,8 +62,7 @@ def _table(
     """What every point is, ``spent``, and what it loses."""
     metric = METRICS[objective]
     scale, digits = (100, 1) if metric.is_fraction else (1, 2)
-    unit = "points" if metric.is_fraction else metric.unit
-    lines = [["", "setting", "saved", *head, metric.axis, f"lost ({unit})", "95% interval"]]
+    lines = [["", "setting", "saved", *head, metric.axis, metric.lost, "95% interval"]]
     for row, cells in zip(rows, spent, strict=True):
         line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}", *cells]
         names = (objective, "loss", "loss_low", "loss_high")

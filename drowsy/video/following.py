@@ -20,7 +20,7 @@ class MadeOf:
 
     Of every module its children and hooks, and its tensors and other attributes, but where it runs
     behind all maps: those are read in every frame. Of layers, which change some at every call, the
-    parameters and what they count themselves; of their knob nothing.
+    parameters, what they count themselves and a forward of their own; of their knob nothing.
     """
 
     def __init__(self, net: DrowsyNet, program: Program) -> None:
@@ -48,7 +48,7 @@ class MadeOf:
         """What tells whether things are what they were, being the same."""
         return (
             self._net.known,
-            [(layer.laid, layer.written) for layer in self._layers],
+            [(each.laid, each.written, vars(each).get("forward")) for each in self._layers],
             [each.data_ptr() for each in self._tensors],
             [each._version for each in self._versioned],
         )

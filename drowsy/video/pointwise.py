@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from drowsy.graph.nodes import applied, hooked, pointwise
+from drowsy.graph.nodes import altered, applied, pointwise
 from drowsy.neuron import Activation
 
 # With a twin that writes its result into a given tensor.
@@ -87,8 +87,8 @@ def works_pointwise(
         module = modules[str(node.target)]
         kind = type(module)
         if kind is nn.BatchNorm2d:
-            return not hooked(module) and not module.training and module.running_mean is not None
-        return kind in _MODULES and not hooked(module)
+            return not altered(module) and not module.training and module.running_mean is not None
+        return kind in _MODULES and not altered(module)
     if is_concatenation(node, modules):
         return all(tuple(shape[-2:]) == size for shape in spread if shape is not None)
     if node.op not in ("call_function", "call_method"):
@@ -126,4 +126,4 @@ def _fits(shape: Sequence[int], size: tuple[int, ...]) -> bool:
 
 
 def _known(node: fx.Node, modules: Mapping[str, Any]) -> bool:
-    return node.op != "call_module" or not hooked(modules[str(node.target)])
+    return node.op != "call_module" or not altered(modules[str(node.target)])

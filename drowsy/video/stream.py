@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.utils._pytree import tree_map
 
 from drowsy.backends.ops import choose_backend
@@ -57,14 +59,16 @@ class Stream:
         for frame in frames:               # [1, C, H, W]
             answer = stream(frame)
 
-    A slot's first frame is computed densely, as is one after a cut.
+    A slot's first frame is computed densely, as is one after a cut. Copies and what is pickled have
+    not seen a frame yet; ``copy.copy`` shares the network.
 
     Args:
         net: a converted network that has a graph (``net.known``) and in which nobody sleeps
-            otherwise (``net.set(0)``). Its weights, norms, slopes, corrections and hooks are
-            followed as its own code follows them: where one was changed or replaced since, all
-            slots begin anew. Hooks within neurons, or another buffer or number that code of others
-            computes with, cost it its graph, which is an error. Writes that torch does not count
+            otherwise (``net.set(0)``). Its weights, norms, slopes, corrections, hooks and
+            ``forward`` are followed as its own code follows them: where one was changed or replaced
+            since, all slots begin anew. Hooks or another ``forward`` within neurons, or another
+            buffer or number that code of others computes with, cost it its graph, which is an
+            error, as is a part in training mode. Writes that torch does not count
             (to ``weight.data``) are seen after ``net.refresh()``.
         streams: cameras; each has a slot of its own, and nothing of one reaches another.
         refresh: which areas are awake: ``bands``, of the full width, in turn; ``quads``, quarters
@@ -113,6 +117,12 @@ class Stream:
         areas = REFRESH[self.refresh](self._rate)
         return _Slot(areas, None if self._cut is None else Cuts(self._cut))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies, too: shallow ones share the network, all begin anew. Of what slots remember some
+        # lies in orders of a library's own, which nothing copies.
+        made = partial(type(self), rate=self._rate, cut=self._cut, backend=self._requested)
+        return made, (self.net, len(self._slots), self.refresh)
+
     # --- the knob -------------------------------------------------------------------------------
 
     @property
@@ -159,7 +169,8 @@ class Stream:
         Raises:
             ValueError: frames of another shape, dtype or device; slots that do not fit; a network
                 in which neurons sleep otherwise, or without a graph.
-            RuntimeError: under autocast, which a stream does not follow.
+            RuntimeError: under autocast, or with hooks that are registered for all modules, which a
+                stream does not follow.
         """
         indices = self._indices(slots)
         self._check(frames, indices)
@@ -221,6 +232,11 @@ class Stream:
             raise RuntimeError(
                 "autocast is on, which a stream does not follow: give the network and the frames "
                 "the dtype (net.to(torch.bfloat16))"
+            )
+        if _global_forward_hooks or _global_forward_pre_hooks:
+            raise RuntimeError(
+                "hooks of all modules are registered (torch.nn.modules.module), which a stream "
+                "does not call: register them with the modules that they are for"
             )
         if any(self.net.control.settings):
             rates = sorted({j / self.net.k for j in self.net.control.settings})

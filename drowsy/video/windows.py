@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from drowsy.graph.nodes import hooked
+from drowsy.graph.nodes import altered
 from drowsy.network.layer import DrowsyConv2d
 from drowsy.neuron import NO_ACTIVATION, Activation, ConvSpec, awake_conv2d, padded_input
 
@@ -389,9 +389,9 @@ def operation(
     """How a node that reads one map by windows is computed in parts; None where it is not known."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        if isinstance(module, DrowsyConv2d) or (type(module) is nn.Conv2d and not hooked(module)):
+        if isinstance(module, DrowsyConv2d) or (type(module) is nn.Conv2d and not altered(module)):
             return Convolution(module, input, output)
-        if type(module) in _POOL_MODULES and not hooked(module):
+        if type(module) in _POOL_MODULES and not altered(module):
             return _pool(_POOL_MODULES[type(module)], vars(module), input, output)
     elif node.op == "call_function" and node.target in _POOLS:
         given = dict(zip(_POOLS[node.target], node.args[1:], strict=False)) | node.kwargs

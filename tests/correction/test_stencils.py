@@ -359,18 +359,21 @@ def test_deployed_network_reads_the_present_tables(
 # --- files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tables_come_back_from_a_file(
-    net: drowsy.DrowsyNet, images: Tensor, tmp_path: Path
+    dtype: torch.dtype, net: drowsy.DrowsyNet, images: Tensor, tmp_path: Path
 ) -> None:
     path = tmp_path / "tables" / "net.safetensors"
+    net.to(dtype)
+    drowsy.calibrate_stencils(net, images.to(dtype))
     drowsy.save_stencils(net, path)
     assert [file.name for file in path.parent.iterdir()] == ["net.safetensors"]
-    other = make()
+    other = make().to(dtype)
     drowsy.load_stencils(other, path)
     for name, table in tables(net).items():
         assert torch.equal(other.layers[name].stencil, table)
     # A network that leaves some layers awake takes what it needs.
-    fewer = make(skip=["0"])
+    fewer = make(skip=["0"]).to(dtype)
     drowsy.load_stencils(fewer, path)
     assert torch.equal(fewer.layers["2"].stencil, net.layers["2"].stencil)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 import threading
 from dataclasses import dataclass, replace
 from typing import Any
@@ -479,3 +481,10 @@ def test_a_board_that_does_not_tell_what_is_needed() -> None:
     board = Board("cold", lambda: Reading(0, 0), tells=("celsius",))
     with pytest.raises(ValueError, match=r"^device: cold does not tell watts"):
         Governor(Knob(), watts=10, device=board)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_governor_is_not_copied(way: Any) -> None:
+    governor = Governor(Knob(), latency_ms=20)
+    with pytest.raises(TypeError, match=r"^Governor: got copied or pickled, allowed: another"):
+        way(governor)

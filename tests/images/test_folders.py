@@ -132,6 +132,49 @@ def test_images_that_do_not_exist_cannot_be_asked_for(
         load_images(table, PLAIN, indices=indices)
 
 
+NO_PLACES: list[Any] = [
+    [True, False, True],
+    np.array([True, False, True]),
+    torch.tensor([True, False, True]),
+    slice(0, 2),
+    1,
+    torch.tensor(1),
+    1.5,
+    [1.0],
+    "12",
+    [[0], [1]],
+    {0, 1},
+]
+
+
+@pytest.mark.parametrize("given", NO_PLACES, ids=repr)
+def test_places_are_integers_in_a_sequence(table: Path, given: Any):
+    allowed = "allowed: a range, or integers in a sequence"
+    with pytest.raises(TypeError, match=rf"^indices: got .*, {allowed}"):
+        load_images(table, PLAIN, indices=given)
+    if not isinstance(given, slice):
+        with pytest.raises(TypeError, match=rf"^places: got .*, {allowed}"):
+            load_images(table, PLAIN)[given]
+
+
+@pytest.mark.parametrize("given", [np.array([2, 0]), torch.tensor([2, 0]), (np.int64(2), 0)])
+def test_places_may_be_of_arrays(table: Path, given: Any):
+    data = load_images(table, PLAIN, indices=given)
+    assert reds(data) == reds(load_images(table, PLAIN)[given]) == [3, 1]
+
+
+@pytest.mark.parametrize("given", [abs, "resnet18", None, PLAIN.mean], ids=repr)
+def test_a_preprocess_is_one(table: Path, given: Any):
+    with pytest.raises(TypeError, match=r"^preprocess: got .*, allowed: a drowsy.models.Preproc"):
+        load_images(table, given)
+
+
+@pytest.mark.parametrize("given", [0.5, "012", None, (0.5, 0.5)], ids=repr)
+def test_means_are_three_numbers(given: Any):
+    with pytest.raises(ValueError, match=r"^mean: got .*, allowed: three finite numbers"):
+        Preprocess(None, 4, given, (1.0, 1.0, 1.0))
+
+
 def test_a_set_can_be_split(table: Path):
     data = load_images(table, PLAIN)
     for part in (data[1:], data[[1, 2]], data[range(1, 3)]):

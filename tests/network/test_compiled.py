@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,9 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
+import drowsy
+from drowsy.correction.by_forward import corrections_by_forward
+from drowsy.evaluation.evaluator import Evaluator
 from drowsy.graph.convert import convert, revert
+from drowsy.knob.costs import network_cost
+from drowsy.network.expected import expected_times
 from drowsy.network.net import DrowsyNet
+from drowsy.tuning.maps import sleep_map
 
 X = (2, 3, 9, 8)
 
@@ -112,3 +120,89 @@ def test_a_compiled_part_is_refused_within_its_network(name: str, compared: bool
     net.get_submodule(name).compile(backend="eager")
     with pytest.raises(RuntimeError, match="net: a part of it is compiled, exported or traced"):
         run(net, x)
+
+
+def watched() -> tuple[DrowsyNet, DrowsyNet, Tensor]:
+    """A network that is compiled, and has run so, one that is not, and images."""
+    network, x = (
+        nn.Sequential(model(), nn.Flatten(), nn.Linear(4 * 5 * 4, 3)).eval(),
+        torch.randn(X),
+    )
+    nets = [convert(network, x, source="lattice", grain="position") for _ in range(2)]
+    nets[0].compile(backend="eager")
+    run(nets[0], x)
+    return nets[0], nets[1], x
+
+
+def evaluated(net: DrowsyNet, x: Tensor) -> Any:
+    counts = Evaluator(net, x).evaluate((4, 4))
+    return counts.agree, round(counts.divergence, 5)
+
+
+def slept(net: DrowsyNet, x: Tensor) -> Any:
+    net.set(0.5)
+    net.reseed(1)
+    return sleep_map(net, x).tolist()
+
+
+WATCHING: dict[str, Callable[[DrowsyNet, Tensor], Any]] = {
+    "calibrate": lambda net, x: drowsy.calibrate(net, x, [0.5]) and None,
+    "calibrate, by forward": lambda net, x: (
+        corrections_by_forward(net, x, False, 0, 2, False) and None
+    ),
+    "reconstruct": lambda net, x: (
+        drowsy.calibrate(net, x.repeat(2, 1, 1, 1), [0.5], reconstruct=True) and None
+    ),
+    "stencils": drowsy.calibrate_stencils,
+    "cost": lambda net, x: network_cost(net, x.shape[1:]),
+    "expected times": lambda net, x: list(expected_times(net, x)),
+    "evaluate": evaluated,
+    "a stream": lambda net, x: drowsy.Stream(net, cut=None).bytes_for(x[:1]),
+    "sleep map": slept,
+    "a mode": lambda net, x: flops(net, x),
+}
+
+
+def flops(net: DrowsyNet, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run(net, x)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("way", WATCHING)
+def test_who_watches_a_compiled_network_sees_its_own_code(way: str) -> None:
+    net, plain, x = watched()
+    compiled = net._compiled_call_impl
+    found, expected = (WATCHING[way](each, x) for each in (net, plain))
+    assert found == expected
+    # And the process compiles as before: this network, and others.
+    assert net._compiled_call_impl is compiled
+    assert_the_same(net, plain, x)
+    other = model()
+    torch.testing.assert_close(run(torch.compile(other, backend="eager"), x), run(other, x))
+    other.compile(backend="eager")
+    torch.testing.assert_close(run(convert(other, x), x), run(other, x))
+
+
+def test_a_compiled_models_cost_is_its_own() -> None:
+    _, plain, x = watched()
+    network = plain.original
+    expected = network_cost(network, x.shape[1:])
+    network.compile(backend="eager")
+    network[0][0].compile(backend="eager")
+    run(network, x)
+    frames: list[Any] = []
+    network[2].register_forward_pre_hook(lambda *_: frames.append(torch.compiler.is_compiling()))
+    assert network_cost(network, x.shape[1:]) == expected
+    assert frames == [False]
+    assert network._compiled_call_impl is not None
+    assert network[0][0]._compiled_call_impl is not None
+
+
+def test_what_was_compiled_is_given_back_after_an_error() -> None:
+    net, _, _ = watched()
+    compiled = net._compiled_call_impl
+    with suppress(KeyError), net.kept():
+        assert net._compiled_call_impl is None
+        raise KeyError
+    assert net._compiled_call_impl is compiled

@@ -52,7 +52,7 @@ CHANGES: dict[str, tuple[type[nn.Module], nn.Module, str, str, Any]] = {
 CLASSES = {
     "bound": (nn.BatchNorm2d, nn.ReLU6(), "act", "max_val", 0.3),
     "slope without end": (nn.BatchNorm2d, nn.LeakyReLU(0.1), "act", "negative_slope", float("inf")),
-    "unknown activation in a norm": (NormAct, nn.Identity(), "norm", "act", nn.Softsign()),
+    "unknown activation in a norm": (NormAct, nn.Identity(), "norm", "act", nn.Softsign().eval()),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import drowsy
 from drowsy import SleepSpec
 from drowsy.graph.convert import convert
 from drowsy.network.layer import DrowsyConv2d
@@ -70,6 +71,36 @@ def test_what_cannot_be_folded_in_one_dtype_is_refused(
         run(model, torch.randn(1, 3, 9, 9).half())
     with pytest.raises(RuntimeError, match=told):
         convert(model, verify=False)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("rate", [0, 0.5])
+@pytest.mark.parametrize("name", ["norm.running_mean", "norm.weight", "norm.bias", "bias"])
+def test_what_was_folded_is_refused_once_it_is_of_another_dtype(
+    name: str, rate: float, corrected: bool
+) -> None:
+    conv, norm, x = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), torch.randn(2, 3, 9, 9)
+    model = nn.Sequential(conv, norm, nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    net = convert(model, x, source="lattice", grain="position")
+    if corrected:
+        drowsy.calibrate(net, x, rate)
+    net.set(rate)
+    stream = drowsy.Stream(net, cut=None)
+    if not rate:
+        stream(x[:1])
+    *inner, own = name.split(".")
+    was = getattr(norm if inner else conv, own)
+    now = nn.Parameter(was.double()) if isinstance(was, nn.Parameter) else was.double()
+    for module in (norm,) if inner else (conv, net.layers["0"]):
+        setattr(module, own, now)
+    told = "norm: got torch.float64 beside" if inner else "bias"
+    for refusing in (model, net, *([] if rate else [lambda x: stream(x[:1])])):
+        with pytest.raises(
+            RuntimeError, match="Double|mixed dtype|double" if refusing is model else told
+        ):
+            run(refusing, x)
+    net.to(torch.float64)
+    assert run(net, x.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("dtype", HALVES)

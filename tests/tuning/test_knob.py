@@ -125,6 +125,24 @@ def test_another_name_for_a_request_is_told_the_names(model: nn.Module) -> None:
         pass
 
 
+def test_requests_that_are_none_are_told_what_was_called(model: nn.Module) -> None:
+    knob = Knob(model, contents_of(model))
+    several = {"saving": 0.1, "latency_ms": 3}
+    for wrong, told in (({}, "nothing"), (several, "saving, latency_ms")):
+        with pytest.raises(ValueError, match=f"^set: got {told}, allowed: a point, or one of"):
+            knob.set(**wrong)
+        with (
+            pytest.raises(ValueError, match=f"^at: got {told}, allowed: a point, or"),
+            knob.at(**wrong),
+        ):
+            pass
+    for number in (0.5, True, Fraction(1, 2)):
+        told = r"^point: got .*, allowed: 0 to 3, or a point; .* by its name: saving="
+        with pytest.raises(ValueError, match=told):
+            knob.set(number)
+    assert knob.point is knob.awake
+
+
 def test_every_point_computes_what_one_would_by_hand(model: nn.Module) -> None:
     contents = contents_of(model)
     knob = Knob(model, contents)

@@ -446,6 +446,7 @@ def test_requests(knob: drowsy.VideoKnob) -> None:
         ({"saving": 1.0}, "saving: got 1.0, allowed: 0 or more and below 1"),
         ({"max_loss": float("nan")}, "max_loss: got nan, allowed: a finite number"),
         ({"point": 99}, "point: got 99, allowed: 0 to"),
+        ({"point": 0.5}, "point: got 0.5, allowed: 0 to .*by its name: saving=0.5"),
         ({"point": knob.awake.way}, "point: got one that this knob does not have"),
     ):
         with pytest.raises(ValueError, match=told):

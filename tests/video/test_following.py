@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 import drowsy
 from drowsy import Stream
 from drowsy.network.net import DrowsyNet
+from drowsy.network.standin import Standin
 
 
 class Mixed(nn.Module):
@@ -124,11 +129,78 @@ def test_hooks_within_neurons_are_refused(name: str) -> None:
         stream(x)
 
 
+def doubled(module: nn.Module) -> None:
+    """Give a module a forward of its own."""
+    original = module.stood_for if isinstance(module, Standin) else module
+    forward = type(original).forward
+    original.forward = lambda *args: 2 * forward(original, *args)  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["after", "leaky", "skipped"])
+def test_a_modules_own_forward_is_followed(name: str) -> None:
+    net, stream, x = made()
+    assert_followed(net, stream, x, lambda: doubled(net.get_submodule(name)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["normed", "norm", "slopes", "bare", "act"])
+def test_a_forward_within_neurons_is_refused(name: str) -> None:
+    net, stream, x = made()
+    doubled(net.get_submodule(name))
+    with pytest.raises(ValueError, match="a stream needs the network's graph, and there is none"):
+        stream(x)
+
+
+class Dropping(Headed):
+    """With dropout among the maps and behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.among, self.behind = nn.Dropout2d(), nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.among(self.slopes(self.norm(self.normed(x))))
+        return self.head(self.behind(self.skipped(self.act(self.bare(x))).mean((2, 3))))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", ["among", "behind", "after"])
+def test_a_part_in_training_mode_is_refused(name: str, before: bool) -> None:
+    net = drowsy.convert(Dropping().eval())
+    stream, x = Stream(net, cut=None), torch.randn(1, 3, 24, 24)
+    if before:
+        stream(x)
+    net.get_submodule(name).train()
+    with pytest.raises(
+        ValueError, match=rf"^net: is in training mode \({name}\), allowed for a st"
+    ):
+        stream(x)
+    net.eval()
+    torch.testing.assert_close(stream(x), net(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "register", [register_module_forward_hook, register_module_forward_pre_hook]
+)
+def test_hooks_of_all_modules_are_refused(register: Callable[..., Any]) -> None:
+    _, stream, x = made()
+    handle = register(lambda *_: None)
+    try:
+        with pytest.raises(RuntimeError, match="hooks of all modules are registered"):
+            stream(x)
+    finally:
+        handle.remove()
+    stream(x)
+
+
 @torch.no_grad()
 def test_attributes_and_modules_are_followed() -> None:
     net, stream, x = made()
     assert_followed(net, stream, x, lambda: setattr(net.leaky, "negative_slope", -1.0))
-    assert_followed(net, stream, x, lambda: setattr(net, "leaky", nn.Softplus()))
+    assert_followed(net, stream, x, lambda: setattr(net, "leaky", nn.Softplus().eval()))
 
 
 @torch.no_grad()

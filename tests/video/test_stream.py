@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import networks
@@ -406,3 +408,30 @@ def test_a_network_without_a_graph_is_refused() -> None:
     stream = Stream(drowsy.convert(_Branching().eval()))
     with pytest.raises(ValueError, match=r"a stream needs the network's graph, and there is none"):
         stream(torch.rand(1, 3, 8, 8))
+
+
+COPIES: dict[str, Any] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda stream: pickle.loads(pickle.dumps(stream)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("frames", [0, 2])
+def test_copies_have_not_seen_a_frame_yet(way: str, frames: int) -> None:
+    torch.manual_seed(0)
+    net = drowsy.convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval())
+    stream, clip = Stream(net, 2, "quads", rate=0.25, cut=0.3), torch.randn(4, 2, 3, 24, 24)
+    stream.set(0.75)
+    for seen in clip[:frames]:
+        stream(seen)
+    twin = COPIES[way](stream)
+    assert (twin.net is net) is (way == "copy")
+    assert (twin.refresh, twin.rate, twin.looks) == ("quads", 0.75, (None, None))
+    # Neither sees what the other is shown.
+    fresh = Stream(net, 2, "quads", rate=0.75, cut=0.3)
+    for seen in clip[:2]:
+        torch.testing.assert_close(twin(seen), fresh(seen))
+        stream(clip[3])
+    assert twin.looks == fresh.looks

@@ -199,7 +199,7 @@ class VideoKnob:
             "slowest_ms": slowest_ms,
             "joules": joules,
         }
-        name, value = the_request(point, wishes)
+        name, value = the_request("set", point, wishes)
         if name == "point":
             self._turn(point_asked_for(value, self.points, self.contents.points))
         else:
