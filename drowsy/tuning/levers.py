@@ -25,6 +25,8 @@ MIDDLES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.70, 0.64)
 SLEEP_SAVINGS = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
 # A format or a sleep that takes more than this of what it replaces is not worth its loss.
 WORTH = 0.95
+# What sleepers add to a smaller view they save more than this.
+_APART = 1 / 16
 # Savings that recipes are chosen at.
 _TRIED = (0.22, 0.45)
 # Images that a search of rates measures on, at least, where their outputs cover the picture.
@@ -153,24 +155,28 @@ def offer_sleep(
                 "awake, when tuned" + (f", in {number_format}" if number_format else "")
             )
             return recipes[0]
-    ways = _ways(workbench, recipes, views[0], number_format, afforded, offers)
+    pairs = [
+        (view, saving)
+        for view in views
+        for saving in SLEEP_SAVINGS
+        if workbench.spared(view.size) <= saving - _APART
+    ]
+    wanted = [workbench.left_to_sleep(view.size, saving) for view, saving in pairs]
+    ways = _ways(workbench, recipes, views[0], wanted, number_format, afforded, offers)
     if not ways:
         offers.told["sleep"] = "left out: no setting saves enough"
         return recipes[0]
     recipe = ways[0]
     count = len(offers.operations)
     used: set[tuple[int, ...]] = set()
-    for view in views:
-        for saving in SLEEP_SAVINGS:
-            if workbench.spared(view.size) > saving - 1 / 16:
-                continue
-            offers.tell("sleep", f"{saving:.0%} saved on {view}")
-            # A network has one correction a setting, or none, which is that of one view.
-            found = [asleep(way, workbench, view, saving, number_format, used) for way in ways]
-            operation = max(filter(None, found), key=workbench.quality, default=None)
-            if operation is not None and operation not in offers.operations:
-                used.add(operation.setting)
-                offers.operations.append(operation)
+    for view, saving in pairs:
+        offers.tell("sleep", f"{saving:.0%} saved on {view}")
+        # A network has one correction a setting, or none, which is that of one view.
+        found = [asleep(way, workbench, view, saving, number_format, used) for way in ways]
+        operation = max(filter(None, found), key=workbench.quality, default=None)
+        if operation is not None:
+            used.add(operation.setting)
+            offers.operations.append(operation)
     offers.told["sleep"] = (
         f"{len(offers.operations) - count} settings tried, {recipe.source}, rates: {recipe.rates}, "
         f"filled by {recipe.fill}, correction: {' or '.join(way.correction for way in ways)}"
@@ -183,11 +189,14 @@ def _ways(
     workbench: Workbench,
     recipes: Sequence[Sleep],
     view: View,
+    wanted: Sequence[float],
     number_format: str | None,
     afforded: Callable[[str, int], int],
     offers: Offers,
 ) -> list[Sleep]:
     """The recipe that does best, its rates searched if that is afforded; none if none saves enough.
+
+    What a search looks for are settings that save what is ``wanted`` of the convolutions.
 
     Where quality is graded also the same without correction, if it has one: what mends a network in
     which most sleep may harm one in which few do. Searches go by none there, and what they find
@@ -213,7 +222,7 @@ def _ways(
     if budget >= fewest:
         offers.tell("sleep", "layer by layer")
         recipe = replace(recipe, rates="search")
-        workbench.search(recipe, budget, few)
+        workbench.search(recipe, budget, few, wanted)
     if not workbench.graded:
         return [recipe]
     corrected = [replace(recipe, correction=each) for each in corrections]

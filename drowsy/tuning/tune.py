@@ -63,10 +63,10 @@ _SEARCH_PASSES, _REPORT_PASSES = 18, 8
 _FEWEST = 6
 # Part of the time that the points of the knob are timed for, all together.
 _MEASURING = 0.05
-_OURS = Sleep(
-    "ours", source="fovea", grain="position", fill="stencil", aligned=True, scaling=(0.0, 0.5)
-)
+_OURS = Sleep("ours", source="fovea", grain="position", fill="stencil", aligned=True)
 _LATTICE = replace(_OURS, source="lattice")
+# Savings of views that sleep may add to.
+_BASES = (1 / 4, 3 / 8, 1 / 2)
 # By whether outputs cover the picture: then its flat parts matter least, else perhaps its border.
 _RECIPES = {False: (_OURS, _LATTICE), True: (_LATTICE, replace(_OURS, source="detail"))}
 # Number formats that devices have fast ways for.
@@ -400,13 +400,11 @@ def _offers(rig: Rig, levers: set[str], plan: Plan, tell: Tell) -> tuple[Offers,
 
 
 def _bases(rig: Rig, operations: Sequence[Operation]) -> list[View]:
-    """Views that sleep may add to: the best ones that save about a quarter and a half."""
+    """Views that sleep may add to: the best ones that save about so much."""
     kept = [o for o in _undominated(rig, operations) if not o.view.is_whole]
     spared = rig.workbench.spared
     near = {
-        min(kept, key=lambda o: abs(spared(o.view.size) - wanted)).view
-        for wanted in (0.25, 0.5)
-        if kept
+        min(kept, key=lambda o: abs(spared(o.view.size) - wanted)).view for wanted in _BASES if kept
     }
     return sorted(near, key=lambda view: spared(view.size))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -304,7 +304,11 @@ class Workbench:
         return float(self._measured(operation, "search")[1][self._task.damage].mean())
 
     def search(
-        self, recipe: Sleep, budget: int | None = None, few: int | None = None
+        self,
+        recipe: Sleep,
+        budget: int | None = None,
+        few: int | None = None,
+        wanted: Iterable[float] | None = None,
     ) -> dict[Setting, float]:
         """Settings measured on the search images at full resolution, and their divergence.
 
@@ -314,6 +318,8 @@ class Workbench:
         Args:
             budget: settings that the first search for it measures; None for what conditions say.
             few: images that it measures on, ``quick`` of them at most; None for so many.
+            wanted: savings of the convolutions at full resolution that the first search looks for;
+                None for those that the recipes sharing it may ask for.
         """
         recipe = self._searching(recipe)
         if recipe not in self._searched:
@@ -332,7 +338,8 @@ class Workbench:
             # A measurer's savings are of the whole network.
             cost = self._cost(measurer.net, self.full)
             part = cost.convolutions.multiplies / cost.multiplies
-            goals = [part * goal for goal in self._goals(recipe)]
+            wanted = self._goals(recipe) if wanted is None else wanted
+            goals = sorted({part * round(goal, 6) for goal in wanted})
             points = search_at(measurer, goals, budget or self.conditions.budget)
             damage = self._task.damage
             self._searched[recipe] = {s: p.figure(damage) or 0.0 for s, p in points.items()}
@@ -353,7 +360,7 @@ class Workbench:
         self._labels[split] = None if labels is None else labels[:count]
         return split
 
-    def _goals(self, recipe: Sleep) -> list[float]:
+    def _goals(self, recipe: Sleep) -> set[float]:
         """Savings at full resolution that a recipe and those of the same search may ask for."""
         sharing = [e for e in self._sleepers if self._searching(e) == self._searching(recipe)]
         parts = {part for each in (recipe, *sharing) for part in each.scaling}
@@ -361,8 +368,8 @@ class Workbench:
         for saving, part in itertools.product(self.conditions.savings, parts):
             size = self.resolution_for(part * saving)
             if size is not None and self.spared(size) < saving:
-                goals.add(round(self.left_to_sleep(size, saving), 6))
-        return sorted(goals)
+                goals.add(self.left_to_sleep(size, saving))
+        return goals
 
     def _engine(self, operation: Operation) -> Corrected | None:
         if operation.correction == "none":

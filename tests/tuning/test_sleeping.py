@@ -159,8 +159,14 @@ def test_searches_take_fewer_pictures_before_fewer_settings(
     searched: list[tuple[int | None, int | None]] = []
 
     def search(
-        recipe: Sleep, budget: int | None = None, few: int | None = None
+        recipe: Sleep,
+        budget: int | None = None,
+        few: int | None = None,
+        wanted: list[float] | None = None,
     ) -> dict[Any, float]:
+        if budget is not None:
+            # What each view, here the whole picture, leaves to sleep.
+            assert wanted == list(levers.SLEEP_SAVINGS)
         searched.append((budget, few))
         return {(0, 4, 4, 4): 0.1}
 
