@@ -47,6 +47,7 @@ from drowsy.tuning.progress import Tell, shown
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
+from drowsy.tuning.waiting import noted, warn_if_busy
 from drowsy.tuning.witness import Witness, sizes_of
 from drowsy.tuning.workbench import SEARCH_CALIBRATION, Operation, Workbench
 
@@ -221,6 +222,10 @@ def tune(
     Returns:
         the knob; with ``video`` a ``VideoKnob``, which is called with frames.
 
+    Warns:
+        RuntimeWarning: other programs took the cores while something was timed; it is noted in
+            ``contents.made["waited"]``, seconds in every second, and told below the table.
+
     Raises:
         TypeError, ValueError: a model that ``drowsy.convert`` does not take, an argument outside
             of what is listed here, or labels by which the model does no better than guessing (few
@@ -238,9 +243,11 @@ def tune(
         from drowsy.tuning.clips.tune import tune_video
 
         with _opened(store) as opened, shown(minutes, progress) as tell:
-            return tune_video(
+            video_knob = tune_video(
                 model, images, labels, metric, levers, cost, minutes, tell, opened, beside(store)
             )
+        warn_if_busy(video_knob.contents.made, "choosing", "measuring", stacklevel=2)
+        return video_knob
     check_model(inside(model))
     chosen = _levers(levers)
     batch = BATCH if batch is None else batch
@@ -317,17 +324,22 @@ def tune(
             stencils=_stencils(operations),
             calibrations=_calibrations(workbench, operations),
             levers=offers.told,
-            made={
-                "task": str(task),
-                "labelled": labels is not None,
-                "images": {name: len(span) for name, span in parts.items()},
-                "given": len(images),
-                "data": about["data"],
-                "minutes": minutes,
-                **provenance(),
-            },
+            made=noted(
+                {
+                    "task": str(task),
+                    "labelled": labels is not None,
+                    "images": {name: len(span) for name, span in parts.items()},
+                    "given": len(images),
+                    "data": about["data"],
+                    "minutes": minutes,
+                    **provenance(),
+                },
+                choosing=rig.waiting.share,
+            ),
         )
-        return Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
+        knob = Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
+    warn_if_busy(knob.contents.made, "choosing", "measuring", stacklevel=2)
+    return knob
 
 
 def _levers(levers: str | Sequence[str]) -> set[str]:

@@ -41,6 +41,7 @@ from drowsy.tuning.journal import Journal
 from drowsy.tuning.levers import WORTH, allows
 from drowsy.tuning.progress import Tell
 from drowsy.tuning.resolution import resolution_for, shadow
+from drowsy.tuning.waiting import Waiting, noted
 from drowsy.tuning.witness import Witness
 from drowsy.video.areas import REFRESH
 from drowsy.video.ways import Player, Way
@@ -164,17 +165,22 @@ def _tuned(
         objective=objective,
         cost=cost,
         levers=offers.told,
-        made={
-            "task": str(task),
-            "labelled": labels is not None,
-            "clips": {"choose": len(choosing), "report": len(reporting)},
-            "frames": {"choose": _count(choosing), "report": _count(reporting)},
-            "given": given,
-            "steady": {"metric": unlabelled, "value": steady},
-            "data": about["data"],
-            "minutes": minutes,
-            **provenance(),
-        },
+        made=noted(
+            {
+                "task": str(task),
+                "labelled": labels is not None,
+                "clips": {"choose": len(choosing), "report": len(reporting)},
+                "frames": {"choose": _count(choosing), "report": _count(reporting)},
+                "given": given,
+                "steady": {"metric": unlabelled, "value": steady},
+                "data": about["data"],
+                "minutes": minutes,
+                **provenance(),
+            },
+            # Ways are chosen by the milliseconds that are told of them.
+            choosing=bench.waiting.share,
+            measuring=bench.waiting.share,
+        ),
     )
     return VideoKnob(model, contents)
 
@@ -215,6 +221,7 @@ class _Bench:
         self, net: DrowsyNet, clip: Tensor, cost: str, seconds: float, journal: Journal
     ) -> None:
         self.net, self.clip, self.cost, self._journal = net, clip, cost, journal
+        self.waiting, self._known = Waiting(), set[Way]()
         # About as many ways as there are.
         self._seconds = min(_TIMED, _TIMING * seconds / 30)
 
@@ -222,9 +229,17 @@ class _Bench:
         """How long a way takes here."""
 
         def taken() -> list[float]:
-            return list(astuple(pace(self.net, way, self.clip, self._seconds)))
+            waiting = Waiting()
+            with waiting.watched():
+                found = pace(self.net, way, self.clip, self._seconds)
+            self._journal.get(f"waiting: {way}", lambda: (waiting.seconds, waiting.waited))
+            return list(astuple(found))
 
-        return Pace(*self._journal.get(f"pace: {way}", taken))
+        found = Pace(*self._journal.get(f"pace: {way}", taken))
+        if way not in self._known:
+            self._known.add(way)
+            self.waiting.add(*self._journal.get(f"waiting: {way}", lambda: (0.0, 0.0)))
+        return found
 
     def spent(self, way: Way, seen: Seen, cost: str) -> float:
         """What a way costs, as a fraction of awake."""
