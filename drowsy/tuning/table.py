@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drowsy.files.messages import legible
+from drowsy.files.messages import counted, legible
 from drowsy.files.tables import Row, align
 from drowsy.knob.frontier import SAVES
 from drowsy.knob.metrics import METRICS
@@ -49,9 +49,9 @@ def described(table: str, cost: str, made: Mapping[str, Any], levers: Mapping[st
         levers: by name, in words.
     """
     seen = [
-        f"{made[kind]['report']} {kind}"
-        for kind in ("images", "clips", "frames")
-        if isinstance(made.get(kind), Mapping) and type(made[kind].get("report")) is int
+        counted(made[f"{kind}s"]["report"], kind)
+        for kind in ("image", "clip", "frame")
+        if isinstance(made.get(f"{kind}s"), Mapping) and type(made[f"{kind}s"].get("report")) is int
     ]
     on = f", on {' and '.join(seen)} that nothing was chosen on" if seen else ""
     marks = f"* in force; saved: of the {SAVES[cost]}; lost: against the network awake{on}"

@@ -30,6 +30,7 @@ from drowsy.knob.frontier import check_cost
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.calibration import Calibration
+from drowsy.tuning.clock import Clock
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal, beside
 from drowsy.tuning.knob import Knob
@@ -62,6 +63,8 @@ _SEED = 0
 # Passes over the search and the report images, in those of the network awake.
 _SEARCH_PASSES, _REPORT_PASSES = 18, 8
 _FEWEST = 6
+# Part of the time for a search of rates, which ends by another, as what comes later takes time too.
+_SEARCHING, _SEARCHED = 0.4, 0.8
 # Part of the time that the points of the knob are timed for, all together.
 _MEASURING = 0.05
 _OURS = Sleep(
@@ -91,7 +94,7 @@ class Plan:
         afforded = int(0.6 * 60 * minutes / (seconds * (_SEARCH_PASSES + _REPORT_PASSES)))
         half = (images - calibration) // 2
         each = min(half, max(afforded, min(half, 50)))
-        return cls(calibration, each, each, 0.4 * 60 * minutes, seconds)
+        return cls(calibration, each, each, _SEARCHING * 60 * minutes, seconds)
 
     def settings(self, correction: str, few: int, spent: float = 0.0) -> int:
         """Settings that a search measures; a corrected one costs its calibration too.
@@ -200,9 +203,11 @@ def tune(
         levers: ``auto`` for all that save here, or some of ``view``, ``sleep``, ``format``.
         cost: what is saved: ``latency``, measured here; ``joules``, where a meter is; or ``macs``,
             multiplications, wherever it will run.
-        minutes: that it should take, about: it decides how many images and settings are tried. What
-            first calls take longer, as where kernels are compiled on a GPU, is taken from the
-            search of rates as far as it is known by then; what is compiled later comes on top.
+        minutes: that it should take, about: it decides how many images and settings are tried, and
+            what has taken more than its share is offered no further. What first calls take longer,
+            as where kernels are compiled on a GPU, is taken from the search of rates as far as it
+            is known by then; what is compiled later comes on top, and so does what takes long
+            awake: a few timings, and 50 images that are reported on at every point.
         batch: images a batch, for latency and joules; None for 8.
         splits: which images are ``calibration``, ``search`` and ``report``, disjoint ranges; None
             shuffles them (always alike) and takes as many as the time allows.
@@ -281,6 +286,7 @@ def tune(
         "machine": provenance()["machine"],
     }
     journal = Journal(beside(store), about)
+    clock = Clock(minutes, journal, f"{cost}, {sorted(chosen)}, {task}, {splits}, {seeds}")
     seconds = journal.get("seconds an image", lambda: _seconds(copied, images[:batch].to(dtype)))
     plan = Plan.of(len(images), seconds, minutes)
     if splits is not None:
@@ -299,7 +305,7 @@ def tune(
         workbench = Workbench(model, images, labels, parts, conditions, task=task)
         workbench.check_targets()
         rig = Rig(copied, workbench, cost, batch, journal)
-        offers, recipe = _offers(rig, chosen, plan, tell)
+        offers, recipe = _offers(rig, chosen, plan, clock, tell)
         used = sum(map(len, parts.values()))
         # Halves of an odd number leave one.
         if splits is None and used < len(images) - 1:
@@ -386,11 +392,13 @@ def _opened(store: str | os.PathLike[str] | None) -> Iterator[Store | None]:
             yield opened
 
 
-def _offers(rig: Rig, levers: set[str], plan: Plan, tell: Tell) -> tuple[Offers, Sleep]:
+def _offers(
+    rig: Rig, levers: set[str], plan: Plan, clock: Clock, tell: Tell
+) -> tuple[Offers, Sleep]:
     """Everything that may be worth having, the network as it is among it."""
     workbench = rig.workbench
     whole = View.whole(workbench.full)
-    offers = Offers([workbench.awake_at(whole)], {}, tell)
+    offers = Offers(clock, [workbench.awake_at(whole)], {}, tell)
     number_format = None
     if "format" in levers:
         number_format = offer_formats(rig, _FORMATS.get(rig.images.device.type, ()), offers)
@@ -404,7 +412,8 @@ def _offers(rig: Rig, levers: set[str], plan: Plan, tell: Tell) -> tuple[Offers,
         views = [whole, *_bases(rig, offers.operations)]
 
         def afforded(correction: str, few: int) -> int:
-            return plan.settings(correction, few, rig.compiling)
+            late = max(_SEARCHING + clock.over() - _SEARCHED, 0.0) * 60 * clock.minutes
+            return plan.settings(correction, few, max(rig.compiling, late))
 
         recipe = offer_sleep(rig, recipes, number_format, views, afforded, offers)
     offers.told |= {name: "not asked for" for name in LEVERS if name not in levers}
