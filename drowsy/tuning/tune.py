@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -44,13 +43,14 @@ from drowsy.tuning.levers import (
     offer_sleep,
     offer_views,
 )
+from drowsy.tuning.plan import SEARCHING, Plan
 from drowsy.tuning.progress import Tell, shown
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
 from drowsy.tuning.waiting import noted, warn_if_busy
 from drowsy.tuning.witness import Witness, sizes_of
-from drowsy.tuning.workbench import SEARCH_CALIBRATION, Operation, Workbench
+from drowsy.tuning.workbench import Operation, Workbench
 
 if TYPE_CHECKING:
     from drowsy.tuning.clips.knob import VideoKnob
@@ -60,11 +60,9 @@ STEPS = 16
 MINUTES = 10.0
 BATCH, SEEDS = 8, (0,)
 _SEED = 0
-# Passes over the search and the report images, in those of the network awake.
-_SEARCH_PASSES, _REPORT_PASSES = 18, 8
 _FEWEST = 6
-# Part of the time for a search of rates, which ends by another, as what comes later takes time too.
-_SEARCHING, _SEARCHED = 0.4, 0.8
+# Part of the time by which a search of rates ends, as what comes later takes time too.
+_SEARCHED = 0.8
 # Part of the time that the points of the knob are timed for, all together.
 _MEASURING = 0.05
 _OURS = Sleep(
@@ -75,50 +73,6 @@ _LATTICE = replace(_OURS, source="lattice")
 _RECIPES = {False: (_OURS, _LATTICE), True: (_LATTICE, replace(_OURS, source="detail"))}
 # Number formats that devices have fast ways for.
 _FORMATS = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is afforded: images of each split, and seconds for a search of rates."""
-
-    calibration: int
-    search: int
-    report: int
-    seconds: float
-    an_image: float
-
-    @classmethod
-    def of(cls, images: int, seconds: float, minutes: float) -> Plan:
-        """For so many images, of which each takes so many seconds awake."""
-        calibration = min(max(images // 8, 1), 128)
-        afforded = int(0.6 * 60 * minutes / (seconds * (_SEARCH_PASSES + _REPORT_PASSES)))
-        half = (images - calibration) // 2
-        each = min(half, max(afforded, min(half, 50)))
-        return cls(calibration, each, each, _SEARCHING * 60 * minutes, seconds)
-
-    def settings(self, correction: str, few: int, spent: float = 0.0) -> int:
-        """Settings that a search measures; a corrected one costs its calibration too.
-
-        Args:
-            correction: as in ``Sleep``.
-            few: images that it measures on.
-            spent: seconds that are not left for it.
-        """
-        calibrating = min(SEARCH_CALIBRATION, 2 * few, self.calibration)
-        # Settings share work, but for what corrections change.
-        passes = 0.6 * few if correction == "none" else 2 * calibrating + few
-        return int(max(self.seconds - spent, 0.0) / (self.an_image * passes))
-
-    def on(self, images: Mapping[str, int]) -> Plan:
-        """The same on so many images of each split."""
-        return replace(self, **images)
-
-    @property
-    def splits(self) -> dict[str, range]:
-        """Where each of them lies among the images."""
-        ends = [0, *itertools.accumulate((self.calibration, self.search, self.report))]
-        names = ("calibration", "search", "report")
-        return {n: range(a, b) for n, (a, b) in zip(names, itertools.pairwise(ends), strict=True)}
 
 
 @overload
@@ -412,7 +366,7 @@ def _offers(
         views = [whole, *_bases(rig, offers.operations)]
 
         def afforded(correction: str, few: int) -> int:
-            late = max(_SEARCHING + clock.over() - _SEARCHED, 0.0) * 60 * clock.minutes
+            late = max(SEARCHING + clock.over() - _SEARCHED, 0.0) * 60 * clock.minutes
             return plan.settings(correction, few, max(rig.compiling, late))
 
         recipe = offer_sleep(rig, recipes, number_format, views, afforded, offers)

@@ -24,8 +24,8 @@ from drowsy.images.view import View
 from drowsy.tuning import tune as tuning
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal
+from drowsy.tuning.plan import Plan
 from drowsy.tuning.rig import Rig
-from drowsy.tuning.tune import Plan
 from drowsy.tuning.workbench import Operation, Workbench
 
 CHECKOUT = Path(__file__).resolve().parents[2]
