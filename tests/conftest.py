@@ -51,6 +51,15 @@ def seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still for ``tune``, which is given seconds here: a busy machine cuts nothing off.
+
+    A test about what is cut off sets a clock of its own.
+    """
+    monkeypatch.setattr("drowsy.tuning.clock.now", lambda: 0.0)
+
+
+@pytest.fixture(autouse=True)
 def full_precision() -> Iterator[None]:
     """float32 means float32, where cuDNN would take TF32. A test about TF32 asks for it itself."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul

@@ -20,7 +20,7 @@ from drowsy.cli.inputs import (
     place,
 )
 from drowsy.cli.networks import build_model, load_model, model_info
-from drowsy.cli.options import check_apart, check_out_file, find_device
+from drowsy.cli.options import check_apart, check_out_file, check_out_folder, find_device
 from drowsy.cli.video import compare_video
 from drowsy.comparison.compare import compare, table
 from drowsy.comparison.recipes import RECIPES, SETS
@@ -32,6 +32,7 @@ from drowsy.evaluation.identity import fingerprint_data, fingerprint_network
 from drowsy.evaluation.measurer import Measurer, Reference
 from drowsy.evaluation.store import Store
 from drowsy.files.atomic import write_json
+from drowsy.files.messages import counted
 from drowsy.files.provenance import provenance
 from drowsy.graph.inspection import inspect, inspect_kernels
 from drowsy.graph.stages import explain, find_stages
@@ -98,6 +99,7 @@ def run_compare(args: argparse.Namespace) -> None:
     if args.video is not None:
         compare_video(args)
         return
+    check_out_folder(args)
     model, info = load_model(args)
     dtype = getattr(torch, args.dtype)
     names = ("search", "report", "calibration")
@@ -128,7 +130,7 @@ def run_compare(args: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
             each=lambda row: print(f"{row['saving']:.0%} {row['method']}", file=sys.stderr),
             out=out,
-            title=f"{info.name}, {len(args.report):,} images",
+            title=f"{info.name}, {counted(len(args.report), 'image')}",
             about={"model": args.model, "dtype": args.dtype},
         )
     print(table(rows))
@@ -145,7 +147,9 @@ def run_energy(args: argparse.Namespace) -> None:
         net.calibration = Calibration.load(args.calibration)
     meter, told = None, []
     if len(images) < args.batch:
-        told.append(f"batch: got {args.batch}, measured with {len(images)} images, all there are")
+        told.append(
+            f"batch: got {args.batch}, measured with {counted(len(images), 'image')}, all there are"
+        )
     try:
         meter = Meter(args.device)
         meter.measure_idle(args.seconds)
@@ -193,7 +197,10 @@ def run_calibrate(args: argparse.Namespace) -> None:
         progress=sys.stderr.isatty(),
     )
     calibration.save(out)
-    print(f"wrote {out}: corrections of {len(calibration.points)} points, {len(images)} images")
+    print(
+        f"wrote {out}: corrections of {counted(len(calibration.points), 'point')}, "
+        f"{counted(len(images), 'image')}"
+    )
     if args.measure is not None:
         data = load_data(args, info, args.measure, "measure")
         others = place(net, args, data.images)
@@ -208,7 +215,8 @@ def run_calibrate(args: argparse.Namespace) -> None:
         )
         corrected = _corrected(frontier, measurer)
         corrected.save(out.with_suffix(".json"))
-        print(f"wrote {out.with_suffix('.json')}: the frontier, measured on {len(data)} images")
+        images_told = counted(len(data), "image")
+        print(f"wrote {out.with_suffix('.json')}: the frontier, measured on {images_told}")
         print(corrected.table())
 
 
@@ -233,7 +241,8 @@ def run_stencils(args: argparse.Namespace) -> None:
     images = place(net, args, load_data(args, info).images)
     calibrate_stencils(net, images, batch=args.batch)
     save_stencils(net, args.out)
-    print(f"wrote {args.out}: weights of {len(net.layers)} layers from {len(images)} images")
+    layers = counted(len(net.layers), "layer")
+    print(f"wrote {args.out}: weights of {layers} from {counted(len(images), 'image')}")
 
 
 def run_demo(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.cli.networks import about_weights, load_model, note
-from drowsy.cli.options import check_correct, find_device
+from drowsy.cli.options import check_correct, check_out_folder, find_device
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import load_stencils
 from drowsy.evaluation.arguments import costs_on
@@ -22,6 +22,7 @@ from drowsy.evaluation.engine import Engine, InProcess
 from drowsy.evaluation.measurer import Measurer
 from drowsy.evaluation.ray_engine import RayEngine
 from drowsy.evaluation.store import Store
+from drowsy.files.messages import counted
 from drowsy.graph.convert import convert
 from drowsy.graph.stages import align
 from drowsy.images.folders import ImageSet, load_images
@@ -39,6 +40,7 @@ SLEEP = {"source": "bernoulli", "grain": "neuron", "k": DEFAULT_K, "fill": "auto
 @contextmanager
 def open_study(args: argparse.Namespace) -> Iterator[Study]:
     check_correct(args)
+    check_out_folder(args)
     net, info = load_network(args)
     data = load_data(args, info)
     if getattr(args, "race", False):
@@ -69,7 +71,7 @@ def open_study(args: argparse.Namespace) -> Iterator[Study]:
             cost=getattr(args, "cost", "macs"),
             progress=sys.stderr.isatty(),
         )
-        yield Study(measurer, out, f"{info.name}, {len(data):,} images", about)
+        yield Study(measurer, out, f"{info.name}, {counted(len(data), 'image')}", about)
 
 
 def _engine(

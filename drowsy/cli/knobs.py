@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.cli.inputs import load_data
-from drowsy.cli.networks import as_recorded, load_model, note, recorded
-from drowsy.cli.options import check_folders, check_out_file, find_device
+from drowsy.cli.networks import as_recorded, load_model, model_info, note, recorded
+from drowsy.cli.options import check_clips, check_folders, check_out_file, find_device
 from drowsy.cli.video import read_clips
-from drowsy.files.messages import legible
+from drowsy.files.messages import counted, legible
 from drowsy.files.tensors import read_described
 from drowsy.files.versioned import read_json
 from drowsy.live.network import read_names
 from drowsy.models import ModelInfo
 from drowsy.reporting import write_report
+from drowsy.reporting.page import MOST_IMAGES
 from drowsy.study.knobs import knob_rows, record
 from drowsy.tuning.clips.knob import VideoKnob
 from drowsy.tuning.evaluate import table, verdict
@@ -51,7 +52,7 @@ def run_tune(args: argparse.Namespace) -> None:
     model, info = load_model(args)
     device = find_device(args)
     data = load_data(_of_one(args), info)
-    with _in_lines(args):
+    with in_lines(args):
         knob = tune(
             model.to(device),
             data.images.to(device),
@@ -69,7 +70,9 @@ def run_tune(args: argparse.Namespace) -> None:
     knob.contents = replace(knob.contents, made=made)
     knob.save(out)
     reported = made["images"]["report"]
-    beside = record(knob, knob_rows(knob), out.with_suffix(""), f"{info.name}, {reported:,} images")
+    beside = record(
+        knob, knob_rows(knob), out.with_suffix(""), f"{info.name}, {counted(reported, 'image')}"
+    )
     print(knob)
     print(f"\nwrote {out} (the knob), {', '.join(map(str, beside))}")
 
@@ -78,7 +81,7 @@ def _tune_video(args: argparse.Namespace, out: Path) -> None:
     model, info = load_model(args)
     device = find_device(args)
     clips = read_clips(args.data, info.preprocess, args)
-    with _in_lines(args):
+    with in_lines(args):
         knob = tune(
             model.to(device),
             [clip.to(device) for clip in clips.values()],
@@ -98,19 +101,23 @@ def _tune_video(args: argparse.Namespace, out: Path) -> None:
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    args, knob, _, info = load_knob(args)
-    device = find_device(args)
-    if isinstance(knob, VideoKnob):
+    args, video = look_into(args)
+    if video:
         _refuse(args, ("labels", "images", "batch"), "images")
-        clips = read_clips(args.data, info.preprocess, args)
-        with _in_lines(args):
-            rows = knob.evaluate([clip.to(device) for clip in clips.values()])
+        check_clips(args.data)
     else:
         _refuse(args, ("frames", "every"), "video")
-        check_folders(args, _CLIPS)
+        check_folders(_of_one(args), _CLIPS)
+    knob, _, info = load_knob(args)
+    device = find_device(args)
+    if isinstance(knob, VideoKnob):
+        clips = read_clips(args.data, info.preprocess, args)
+        with in_lines(args):
+            rows = knob.evaluate([clip.to(device) for clip in clips.values()])
+    else:
         data = load_data(_of_one(args), info)
         labels = data.labels if data.labels is None else data.labels.to(device)
-        with _in_lines(args):
+        with in_lines(args):
             rows = knob.evaluate(data.images.to(device), labels, batch=args.batch or _BATCH)
     objective = rows[0]["objective"]
     print(table(rows, objective))
@@ -134,16 +141,19 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def run_bench(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_out_file(args)
-    args, knob, model, _ = load_knob(args, measured=True)
-    if isinstance(knob, VideoKnob):
+    args, video = look_into(args)
+    if video:
         _refuse(args, ("batch",), "images")
-        knob.measure(seconds=args.seconds)
-    else:
-        images = None
-        if args.batch is not None:
-            like = next(model.parameters())
-            images = torch.randn(args.batch, *knob.contents.image).to(like.device, like.dtype)
-        knob.measure(images, seconds=args.seconds)
+    knob, model, _ = load_knob(args, measured=True)
+    with in_lines(args):
+        if isinstance(knob, VideoKnob):
+            knob.measure(seconds=args.seconds)
+        else:
+            images = None
+            if args.batch is not None:
+                like = next(model.parameters())
+                images = torch.randn(args.batch, *knob.contents.image).to(like.device, like.dtype)
+            knob.measure(images, seconds=args.seconds)
     print(knob)
     if args.out is not None:
         knob.save(args.out)
@@ -154,20 +164,24 @@ def run_bench(args: argparse.Namespace) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     out = check_out_file(args)
-    args, knob, _, info = load_knob(args)
-    images = classes = None
-    if isinstance(knob, VideoKnob):
+    args, video = look_into(args)
+    if video:
         _refuse(args, ("labels",), "images")
+        check_clips([args.data] if args.data is not None else [])
+    else:
+        _refuse(args, ("every", "names"), "video")
+        check_folders(args, _CLIPS)
+    if args.images is not None and len(args.images) > MOST_IMAGES:
+        raise ValueError(f"images: got {len(args.images)}, allowed: 1 to {MOST_IMAGES}")
+    info, images, classes = model_info(args), None, None
+    if args.names is not None:
+        classes = read_names(args.names, info.num_classes)
+    knob, _, info = load_knob(args)
+    if isinstance(knob, VideoKnob):
         if args.data is not None:
             images = _some_frames(args, info)
-        if args.names is not None:
-            classes = read_names(args.names, info.num_classes)
         what = "frames"
     else:
-        _refuse(args, ("frames", "every"), "video")
-        check_folders(args, _CLIPS)
-        if args.names is not None:
-            raise ValueError("names: got a file, allowed: of a knob for video, which tells answers")
         if args.data is not None:
             images = load_data(args, info, args.images or _SHOWN, "images").images
         what = "images"
@@ -200,30 +214,43 @@ def _refuse(args: argparse.Namespace, names: Iterable[str], of: str) -> None:
     """Raise for options of the other kind of knob, which would be ignored."""
     for name in names:
         if getattr(args, name, None) is not None:
-            raise ValueError(f"{name}: got {getattr(args, name)}, allowed: of a knob for {of}")
+            value = getattr(args, name)
+            told = f"{value.start}:{value.stop}" if isinstance(value, range) else value
+            raise ValueError(
+                f"{name}: got {told}, allowed: --{name} for a knob for {of}; "
+                f"{legible(args.knob)} is one for {'images' if of == 'video' else 'video'}"
+            )
 
 
-def load_knob(
-    args: argparse.Namespace, measured: bool = False
-) -> tuple[argparse.Namespace, Knob | VideoKnob, nn.Module, ModelInfo]:
-    """The knob of a file on its model, which the file names where the arguments do not.
+def look_into(args: argparse.Namespace) -> tuple[argparse.Namespace, bool]:
+    """The arguments, with the network that a knob's file names where they name none.
 
-    ``measured``: whether its milliseconds will be, so that those of another machine do not matter.
+    Also whether the knob is one for video, so that options can be checked before it is loaded.
     """
-    if is_video_knob(args.knob):
+    video = is_video_knob(args.knob)
+    if video:
         about = read_json(args.knob)
     else:
         _, about = read_described(args.knob, "knob")
     made = about.get("made") if isinstance(about, dict) else None
-    args = as_recorded(args, made if isinstance(made, dict) else {})
+    return as_recorded(args, made if isinstance(made, dict) else {}), video
+
+
+def load_knob(
+    args: argparse.Namespace, measured: bool = False
+) -> tuple[Knob | VideoKnob, nn.Module, ModelInfo]:
+    """The knob of a file on its model, by the arguments of ``look_into``.
+
+    ``measured``: whether its milliseconds will be, so that those of another machine do not matter.
+    """
     model, info = load_model(args)
     model.to(find_device(args))
-    with _in_lines(args, "its milliseconds are of another machine" if measured else None):
-        return args, load(args.knob, model), model, info
+    with in_lines(args, "its milliseconds are of another" if measured else None):
+        return load(args.knob, model), model, info
 
 
 @contextmanager
-def _in_lines(args: argparse.Namespace, but: str | None = None) -> Iterator[None]:
+def in_lines(args: argparse.Namespace, but: str | None = None) -> Iterator[None]:
     """Tell the warnings of a block in a line each, without where in the code they arose."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from drowsy.cli.knobs import load_knob
-from drowsy.cli.networks import note
+from drowsy.cli.knobs import in_lines, load_knob, look_into
+from drowsy.cli.networks import model_info, note
 from drowsy.cli.options import find_device
-from drowsy.files.messages import legible
+from drowsy.files.messages import counted, legible
 from drowsy.images.listing import class_names
 from drowsy.live.feed import Feed, of_camera, of_clip, of_folder
 from drowsy.live.network import Network, read_names
@@ -27,12 +27,15 @@ _SECONDS = 4.0
 
 def run_live(args: argparse.Namespace) -> None:
     check_serving(args.host, args.port)
-    named, knob, model, info = load_knob(args, measured=True)
-    if not isinstance(knob, Knob):
+    named, video = look_into(args)
+    if video:
         raise ValueError(f"knob: {legible(args.knob)} is for video, allowed: one for images")
-    feed = _feed(args, info)
-    _measure(args, knob, model)
-    names = _names(args, info)
+    info = model_info(named)
+    feed, names = _feed(args, info), _names(args, info)
+    knob, model, info = load_knob(named, measured=True)
+    assert isinstance(knob, Knob), "its file is one for images"
+    with in_lines(args):
+        _measure(args, knob, model)
     network = Network(model, knob, info.preprocess, names)
     if args.refresh is not None:
         note(args, "measuring what a frame takes at every rate of the areas")
@@ -53,7 +56,7 @@ def _measure(args: argparse.Namespace, knob: Knob, model: nn.Module) -> None:
     if knob.batch == 1 and knob.contents.measured_here:
         return
     joules = ", and then the joules of each if something meters them"
-    note(args, f"measuring {len(knob.points)} points, a picture at a time{joules}")
+    note(args, f"measuring {counted(len(knob.points), 'point')}, a picture at a time{joules}")
     like = next(model.parameters())
     picture = torch.rand(1, *knob.contents.image).to(like.device, like.dtype)
     knob.measure(picture, seconds=_SECONDS)

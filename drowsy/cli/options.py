@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from drowsy.files.messages import legible
 from drowsy.images.checks import check_splits
+from drowsy.images.folders import LAYOUTS, check_folder
 from drowsy.images.frames import is_clip
+from drowsy.knob.frontier import COSTS
 from drowsy.models import MODELS
+from drowsy.tuning.clips.point import COSTS as VIDEO_COSTS
+from drowsy.tuning.clips.tune import VIDEO_LEVERS
+from drowsy.tuning.levers import LEVERS
+from drowsy.tuning.measuring import check_seconds
 
 # Least values of options, where a command has them.
 LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1, "camera": 0, "frames": 1, "every": 1}
@@ -34,6 +42,8 @@ def check_options(args: argparse.Namespace) -> None:
         values = getattr(args, name, None)
         if values is not None and not all(map(fits, values)):
             raise ValueError(f"{name}: got {values}, allowed: {allowed}")
+    if getattr(args, "seconds", None) is not None:
+        check_seconds(args.seconds)
     for name in _FILES:
         value = getattr(args, name, None)
         if isinstance(value, str) and Path(value).is_dir():
@@ -52,6 +62,12 @@ def _check_company(args: argparse.Namespace) -> None:
 
     if hasattr(args, "video") and not args.video:
         check_folders(args, "clips: --video")
+    if args.command in ("compare", "tune") and args.video:
+        check_clips(args.data if args.command == "tune" else args.video)
+    if args.command == "video":
+        check_clips([args.clip])
+    if hasattr(args, "data") and hasattr(args, "source"):
+        check_folders(args, "clips: drowsy compare --video")
     if args.command == "inspect":
         for name in ("gpu", "batch", "dtype"):
             needs(name, args.kernels, "with --kernels")
@@ -66,8 +82,8 @@ def _check_company(args: argparse.Namespace) -> None:
     if args.command == "tune":
         for name in ("labels", "images", "batch"):
             needs(name, not args.video, "without --video, as it is of images")
-    if args.command == "tune" and not args.video and len(args.data) > 1:
-        raise ValueError(f"data: got {len(args.data)} folders, allowed: one; clips: --video")
+    if args.command == "tune":
+        _check_tuning(args)
     if args.command == "report":
         for name in ("images", "labels", "every", "names"):
             needs(name, args.data is not None, "with --data, as nothing else is shown")
@@ -85,11 +101,38 @@ def _check_company(args: argparse.Namespace) -> None:
         needs("stencils", getattr(args, "fill", None) == "stencil", "with --fill stencil")
 
 
+def _check_tuning(args: argparse.Namespace) -> None:
+    """Raise for what ``tune`` would refuse once the network and its images are there."""
+    if not args.video and len(args.data) > 1:
+        raise ValueError(f"data: got {len(args.data)} folders, allowed: one; clips: --video")
+    if not 0 < args.minutes < 1e6:
+        raise ValueError(f"minutes: got {args.minutes}, allowed: a number above 0")
+    kind = "with --video" if args.video else "of images"
+    allowed = {"levers": LEVERS, "cost": tuple(COSTS)}
+    if args.video:
+        allowed = {"levers": VIDEO_LEVERS, "cost": tuple(VIDEO_COSTS)}
+    for name, known in allowed.items():
+        given = getattr(args, name) or []
+        for value in [given] if isinstance(given, str) else given:
+            if value not in known:
+                raise ValueError(f"{name}: got {value}, allowed {kind}: {', '.join(known)}")
+
+
 def check_folders(args: argparse.Namespace, clips: str) -> None:
-    """Raise where ``data``, which are folders, name clips; ``clips`` says where these go."""
+    """Raise where ``data`` name no folders; ``clips`` says where clips go."""
     for path in [args.data] if isinstance(args.data, str) else args.data or []:
         if is_clip(path):
             raise ValueError(f"data: {legible(path)} is a clip, allowed: a folder; {clips}")
+        # The page takes folders of its own kinds, which it looks at first.
+        if args.command != "live":
+            check_folder(Path(path), LAYOUTS)
+
+
+def check_clips(paths: Iterable[str]) -> None:
+    """Raise ValueError for a clip that is not there."""
+    for path in paths:
+        if not Path(path).exists():
+            raise ValueError(f"clip: {legible(path)} cannot be read as a video (no such file)")
 
 
 def _check_comparison(args: argparse.Namespace) -> None:
@@ -125,11 +168,31 @@ def check_apart(args: argparse.Namespace, name: str, others: str) -> None:
 
 
 def check_out_file(args: argparse.Namespace) -> Path:
-    """The file of ``--out``; ValueError where that is a folder, before anything is computed."""
+    """The file of ``--out``; ValueError where none can be written, before anything is computed."""
     out = Path(args.out)
     if out.is_dir():
         raise ValueError(f"out: {out} is a folder, allowed: a file")
+    _check_writable(out)
     return out
+
+
+def check_out_folder(args: argparse.Namespace) -> Path:
+    """The folder of ``--out``; ValueError where none can be made, before anything is computed."""
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: got {out}, allowed: a folder, or a name for a new one")
+    _check_writable(out / "file")
+    return out
+
+
+def _check_writable(path: Path) -> None:
+    """Raise ValueError unless a file can lie there; folders that are missing will be made."""
+    parent = next(each for each in path.absolute().parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(
+            f"out: got {path}, and {parent} is no folder that can be written to, allowed: one in "
+            "which files can be made"
+        )
 
 
 def find_device(args: argparse.Namespace) -> torch.device:

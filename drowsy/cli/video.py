@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from drowsy.cli.networks import load_model
-from drowsy.cli.options import find_device
+from drowsy.cli.options import check_out_file, check_out_folder, find_device
 from drowsy.comparison.clips import CLIP_SAVINGS, clips_table, compare_clips, write_clips
+from drowsy.files.messages import counted
 from drowsy.graph.convert import convert
 from drowsy.images.folders import normalise
 from drowsy.images.frames import read_frames
@@ -25,6 +26,8 @@ FRAMES = 250
 
 
 def run_video(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        check_out_file(args)
     model, info = load_model(args)
     net = convert(model.to(find_device(args)))
     table = watch(
@@ -45,9 +48,7 @@ def run_video(args: argparse.Namespace) -> None:
 
 def compare_video(args: argparse.Namespace) -> None:
     """What ``drowsy compare`` does with clips."""
-    out = Path(args.out)
-    if out.is_file():
-        raise ValueError(f"out: got {out}, allowed: a folder, or a name for a new one")
+    out = check_out_folder(args)
     model, info = load_model(args)
     dtype, device = getattr(torch, args.dtype), find_device(args)
     clips = {
@@ -62,7 +63,7 @@ def compare_video(args: argparse.Namespace) -> None:
         ],
         each=lambda done: print(done, file=sys.stderr),
     )
-    title = f"{info.name}, {len(clips)} clip" + "s" * (len(clips) > 1)
+    title = f"{info.name}, {counted(len(clips), 'clip')}"
     frames = {name: len(clip) for name, clip in clips.items()}
     about = {"model": args.model, "dtype": args.dtype, "frames": frames}
     paths = write_clips(table, by_clip, out / "compare", title, about)

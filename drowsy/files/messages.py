@@ -57,3 +57,8 @@ def listed(names: Iterable[str]) -> str:
     ordered = sorted(names)
     more = len(ordered) - _LISTED
     return ", ".join(map(legible, ordered[:_LISTED])) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(count: int, name: str) -> str:
+    """So many of something: ``1 image``, ``2,000 images``."""
+    return f"{count:,} {name}" + "s" * (count != 1)

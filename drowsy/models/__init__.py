@@ -108,7 +108,11 @@ def load(name: str, weights: str | Path | None = None) -> nn.Module:
     info = _info(name)
     path = info.weights if weights is None else Path(weights)
     if path is None:
-        raise ValueError(f"weights: {name} ships without weights; give a safetensors file")
+        raise ValueError(
+            f"weights: {name} ships without weights; give a safetensors file, as "
+            "safetensors.torch.save_file writes of a model's state_dict (drowsy tune "
+            f"torchvision:{name} takes torchvision's, where that has this network)"
+        )
     # No memory and no random numbers are spent on weights that are replaced.
     with torch.device("meta"):
         model = create(name)

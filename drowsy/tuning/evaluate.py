@@ -204,10 +204,13 @@ def table(rows: Sequence[Row], objective: str) -> str:
         low, high = row[f"{start}_low"], row[f"{start}_high"]
         return "" if low is None else f"{number(low)} to {number(high)}"
 
-    lines = [["setting", metric.axis, f"{metric.lost} here", "95% interval", "sold with", "holds"]]
+    # Where it says nothing of this, what points were sold with has no columns.
+    compared = any(row["holds"] is not None for row in rows)
+    head = ["setting", metric.axis, f"{metric.lost} here", "95% interval"]
+    lines = [[*head, *["sold with", "holds"] * compared]]
     for row in rows:
         own = [row["setting"], number(row[objective]), number(row["loss"]), span(row, "loss")]
-        lines.append([*own, span(row, "sold"), verdict(row)])
+        lines.append([*own, *[span(row, "sold"), verdict(row)] * compared])
     return align(lines)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from drowsy.evaluation.identity import fingerprint_state
-from drowsy.files.messages import legible, quoted
+from drowsy.files.messages import counted, legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import inside
 from drowsy.knob.metrics import objectives
@@ -109,16 +109,26 @@ def warn_of_another_machine(made: Mapping[str, Any], where: str) -> None:
     """Warn whoever called ``drowsy.load`` where milliseconds are of another machine."""
     if made_here(made):
         return
-    told = made.get("machine")
+    told, here = made.get("machine"), provenance()["machine"]
+    if isinstance(told, dict) and told | {"threads": here["threads"]} == here:
+        known = counted(here["threads"], "thread")
+        _warn(
+            f"{where}: its milliseconds are of another number of threads on this machine "
+            f"({legible(told.get('threads'))}, here {known}); knob.measure() measures here"
+        )
+        return
     name = "not known"
     if isinstance(told, dict):
         facts = (f"{name} {value}" for name, value in told.items() if value is not None)
         name = ", ".join(map(legible, facts))
-    warnings.warn(
-        f"{where}: its milliseconds are of another machine ({name}); knob.measure() measures here",
-        # This, the reader of the file, each kind's load, drowsy.load.
-        stacklevel=5,
+    _warn(
+        f"{where}: its milliseconds are of another machine ({name}); knob.measure() measures here"
     )
+
+
+def _warn(told: str) -> None:
+    # This, who knows of the machine, the reader of the file, each kind's load, drowsy.load.
+    warnings.warn(told, stacklevel=6)
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -31,6 +31,7 @@ from drowsy.tuning.machine import Machine
 from drowsy.tuning.measuring import check_seconds, measured
 from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.table import described, points_table
+from drowsy.tuning.waiting import Waiting, noted, warn_if_busy
 
 # Points held by ``at`` in this thread or task, by the knob's key.
 _HELD: contextvars.ContextVar[Mapping[object, OperatingPoint]] = contextvars.ContextVar(
@@ -86,9 +87,17 @@ class Knob:
         self.objective, self.cost, self.batch = contents.objective, contents.cost, contents.batch
         points = contents.points
         if images is not None:
-            points = tuple(measured(self._machine, points, images, seconds))
+            points = self._measured(images, seconds)
         self._take(points)
         self._point, self._key = self.awake, object()
+
+    def _measured(self, images: Tensor, seconds: float) -> tuple[OperatingPoint, ...]:
+        """Every point, as measured now; whether on a busy machine is noted in ``contents``."""
+        waiting = Waiting()
+        found = measured(self._machine, self.contents.points, images, seconds, waiting)
+        made = noted(self.contents.made, measuring=waiting.share)
+        self.contents = replace(self.contents, made=made)
+        return tuple(found)
 
     def _take(self, points: Sequence[OperatingPoint]) -> None:
         """These are the points, as measured."""
@@ -224,7 +233,8 @@ class Knob:
         """Measure milliseconds, and joules where a meter is, of every point here and now.
 
         Points that are slower here than a better one leave ``points``; they are kept in the file,
-        for other machines.
+        for other machines. Warns (``RuntimeWarning``) where other programs took the cores
+        meanwhile.
 
         Args:
             images: a batch ``[N, C, H, W]``; None for noise of the batch that is recorded.
@@ -243,7 +253,7 @@ class Knob:
         check_images(images)
         check_batch_of(images, self.contents.image)
         # What is in force outside of a block, too; nothing changes unless all is measured.
-        kept, points = self._point, measured(self._machine, self.contents.points, images, seconds)
+        kept, points = self._point, self._measured(images, seconds)
         self.batch = len(images)
         self.contents = replace(
             self.contents, batch=self.batch, measured_here=True, made=self._made_here()
@@ -251,6 +261,7 @@ class Knob:
         self._take(points)
         # The same setting, as it is now measured.
         self._point = next((p for p in (*self.points, self.awake) if _same(p, kept)), self.awake)
+        warn_if_busy(self.contents.made, "measuring", stacklevel=2)
 
     def _made_here(self) -> dict[str, Any]:
         return {**self.contents.made, "machine": provenance()["machine"]}

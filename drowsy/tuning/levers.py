@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from drowsy.correction.calibrate import FEWEST
 from drowsy.evaluation.intervals import as_good
+from drowsy.files.messages import counted
 from drowsy.images.view import View
 from drowsy.knob.frontier import SAVES
+from drowsy.knob.schedule import Setting
+from drowsy.tuning.clock import Clock
 from drowsy.tuning.progress import Tell, silent
 from drowsy.tuning.recipe import CORRECTIONS, Sleep
 from drowsy.tuning.rig import Rig
@@ -22,7 +25,8 @@ LEVERS = ("view", "sleep", "format")
 VIEW_SAVINGS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)
 # Parts of a picture's sides that a view may show, from the whole inwards.
 MIDDLES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.70, 0.64)
-SLEEP_SAVINGS = (1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4)
+# Savings that something sleeps for, those first that are left out last where time is short.
+SLEEP_SAVINGS = (1 / 2, 1 / 4, 3 / 4, 3 / 8, 5 / 8)
 # A format or a sleep that takes more than this of what it replaces is not worth its loss.
 WORTH = 0.95
 # What sleepers add to a smaller view they save more than this.
@@ -31,15 +35,19 @@ _APART = 1 / 16
 _TRIED = (0.22, 0.45)
 # Images that a search of rates measures on, at least, where their outputs cover the picture.
 _FEW = 4
+# Of the time: when it is over no more views are offered, sleep is not begun, nor more recipes
+# compared, and no sleep is offered at further savings.
+_VIEWS, _SLEEP, _RECIPES, _SAVINGS = 0.4, 0.5, 0.6, 0.85
 
 
 @dataclass
 class Offers:
     """Operations in the order in which they were found, and a word on every lever.
 
-    ``tell`` is told what is being done.
+    ``tell`` is told what is being done, while the ``clock`` runs.
     """
 
+    clock: Clock
     operations: list[Operation] = field(default_factory=list)
     told: dict[str, str] = field(default_factory=dict)
     tell: Tell = silent
@@ -86,9 +94,12 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
     """
     workbench = rig.workbench
     middles = MIDDLES if crops else MIDDLES[:1]
-    place, count = 0, len(offers.operations)
+    place, count, late = 0, len(offers.operations), ""
     seen: set[View] = set()
     for saving in VIEW_SAVINGS:
+        if not offers.clock.has(_VIEWS):
+            late = f"; none that saves {saving:.0%} or more, {allows(offers.clock.minutes)}"
+            break
         size = workbench.resolution_for(saving)
         if size is None or size == workbench.full:
             continue
@@ -112,9 +123,13 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
             while 0 <= place + step < len(middles) and at(place + step) > at(place):
                 place += step
         at(place)
+        # Now, so that the clock knows of it.
+        rig.spent(workbench.awake_at(workbench.scaled(size), number_format))
     offered = len(offers.operations) - count
     offers.told["view"] = (
-        f"{offered} sizes and parts of the picture tried"
+        ("1 size or part" if offered == 1 else f"{offered} sizes and parts")
+        + " of the picture tried"
+        + late
         + ("" if crops else "; the whole picture, as outputs cover it")
         + (
             "; it bets on what matters being in the middle, as in the images given"
@@ -122,6 +137,8 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
             else ""
         )
         if offered
+        else f"left out, {allows(offers.clock.minutes)}"
+        if late
         else "left out: the network takes no smaller image, or its outputs have another shape then"
     )
 
@@ -146,6 +163,9 @@ def offer_sleep(
         offers: they go there.
     """
     workbench = rig.workbench
+    if not offers.clock.has(_SLEEP):
+        offers.told["sleep"] = f"left out, {allows(offers.clock.minutes)}"
+        return recipes[0]
     offers.tell("sleep", "by which recipe")
     if rig.cost != "macs":
         took = min(_pace(rig, recipe, number_format, rate) for recipe in recipes for rate in (4, 6))
@@ -155,31 +175,23 @@ def offer_sleep(
                 "awake, when tuned" + (f", in {number_format}" if number_format else "")
             )
             return recipes[0]
-    pairs = [
-        (view, saving)
-        for view in views
+    wanted = {
+        saving: [view for view in views if workbench.spared(view.size) <= saving - _APART]
         for saving in SLEEP_SAVINGS
-        if workbench.spared(view.size) <= saving - _APART
-    ]
-    wanted = [workbench.left_to_sleep(view.size, saving) for view, saving in pairs]
-    ways = _ways(workbench, recipes, views[0], wanted, number_format, afforded, offers)
+    }
+    left = [workbench.left_to_sleep(v.size, s) for s, shown in wanted.items() for v in shown]
+    ways = _ways(workbench, recipes, views[0], left, number_format, afforded, offers)
     if not ways:
         offers.told["sleep"] = "left out: no setting saves enough"
         return recipes[0]
     recipe = ways[0]
     count = len(offers.operations)
-    used: set[tuple[int, ...]] = set()
-    for view, saving in pairs:
-        offers.tell("sleep", f"{saving:.0%} saved on {view}")
-        # A network has one correction a setting, or none, which is that of one view.
-        found = [asleep(way, workbench, view, saving, number_format, used) for way in ways]
-        operation = max(filter(None, found), key=workbench.quality, default=None)
-        if operation is not None:
-            used.add(operation.setting)
-            offers.operations.append(operation)
+    late = _add_asleep(workbench, ways, wanted, number_format, offers)
     offers.told["sleep"] = (
-        f"{len(offers.operations) - count} settings tried, {recipe.source}, rates: {recipe.rates}, "
-        f"filled by {recipe.fill}, correction: {' or '.join(way.correction for way in ways)}"
+        f"{counted(len(offers.operations) - count, 'setting')} tried, {recipe.source}, "
+        f"rates: {recipe.rates}, filled by {recipe.fill}, "
+        f"correction: {' or '.join(way.correction for way in ways)}"
+        + late
         + ("; fovea bets on the middle of the picture" if recipe.source == "fovea" else "")
     )
     return recipe
@@ -203,7 +215,7 @@ def _ways(
     tells which correction does best.
     """
     plain = [replace(each, rates="uniform") for each in recipes]
-    recipe = _best(workbench, plain, view, number_format)
+    recipe = _best(workbench, plain, view, number_format, offers.clock)
     if recipe is None:
         return []
     fitted = len(workbench.images("calibration")) >= FEWEST
@@ -211,7 +223,7 @@ def _ways(
     tried = corrections[:1] if workbench.graded else corrections
     fills = [replace(recipe, correction=each) for each in tried]
     fills.append(replace(recipe, fill="interpolate"))
-    recipe = _best(workbench, fills, view, number_format) or recipe
+    recipe = _best(workbench, fills, view, number_format, offers.clock) or recipe
     net = workbench.net(recipe, number_format)
     fewest, few = len(net.layers) - len(net.resting) + net.k, workbench.quick
     # A picture that is answered everywhere tells much: sooner fewer of them than fewer settings.
@@ -226,20 +238,51 @@ def _ways(
     if not workbench.graded:
         return [recipe]
     corrected = [replace(recipe, correction=each) for each in corrections]
-    recipe = _best(workbench, corrected, view, number_format) or recipe
+    recipe = _best(workbench, corrected, view, number_format, offers.clock) or recipe
     return list(dict.fromkeys([recipe, corrected[0]]))
 
 
+def _add_asleep(
+    workbench: Workbench,
+    ways: Sequence[Sleep],
+    wanted: Mapping[float, Sequence[View]],
+    number_format: str | None,
+    offers: Offers,
+) -> str:
+    """Offer what sleeps to reach each saving on each view; returns what is left out, in words."""
+    used: set[Setting] = set()
+    for n, (saving, views) in enumerate(wanted.items()):
+        # Of what was searched for, something is offered however late it is.
+        if n and not offers.clock.has(_SAVINGS):
+            rest = ", ".join(f"{each:.0%}" for each in [*wanted][n:])
+            return f"; none that saves {rest}, {allows(offers.clock.minutes)}"
+        for view in views:
+            offers.tell("sleep", f"{saving:.0%} saved on {view}")
+            # A network has one correction a setting, or none, which is that of one view.
+            found = [asleep(way, workbench, view, saving, number_format, used) for way in ways]
+            operation = max(filter(None, found), key=workbench.quality, default=None)
+            if operation is not None:
+                used.add(operation.setting)
+                offers.operations.append(operation)
+    return ""
+
+
 def _best(
-    workbench: Workbench, recipes: Sequence[Sleep], view: View, number_format: str | None
+    workbench: Workbench,
+    recipes: Sequence[Sleep],
+    view: View,
+    number_format: str | None,
+    clock: Clock,
 ) -> Sleep | None:
-    """The recipe that does best; None where none saves enough.
+    """The recipe that does best, of those that the time allows; None where none saves enough.
 
     Whether an answer is right is told by few images; how far it moved by each. Where quality is a
     matter of degree, of those that are about as good the one that moved answers least.
     """
     found: dict[Sleep, list[Operation]] = {}
     for recipe in recipes:
+        if found and not clock.has(_RECIPES):
+            break
         operations = [asleep(recipe, workbench, view, each, number_format) for each in _TRIED]
         if all(operations):
             found[recipe] = [each for each in operations if each]

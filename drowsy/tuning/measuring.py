@@ -15,10 +15,15 @@ from drowsy.energy.measurement import ratio
 from drowsy.knob.point import OperatingPoint
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.timing import in_turns, typical
+from drowsy.tuning.waiting import Waiting
 
 
 def measured(
-    machine: Machine, points: Sequence[OperatingPoint], images: Tensor, seconds: float
+    machine: Machine,
+    points: Sequence[OperatingPoint],
+    images: Tensor,
+    seconds: float,
+    waiting: Waiting,
 ) -> list[OperatingPoint]:
     """Points with their milliseconds for a batch, and joules for an image where a meter is.
 
@@ -27,13 +32,16 @@ def measured(
         points: one of them awake.
         images: the batch, where the machine is.
         seconds: for the milliseconds of all together; joules take five more each.
+        waiting: watches the former.
     """
     runs = {
         str(n): lambda point=point: machine.run(point, images)  # type: ignore[misc]
         for n, point in enumerate(points)
     }
     place = next(n for n, point in enumerate(points) if point.is_awake)
-    found = typical(in_turns(runs, seconds, cuda=images.is_cuda), str(place))
+    with waiting.watched():
+        taken = in_turns(runs, seconds, cuda=images.is_cuda)
+    found = typical(taken, str(place))
     joules = joules_of(runs, dict.fromkeys(runs, len(images)), images.device)
     return [
         replace(point, latency_ms=found[str(n)], joules=joules[str(n)])

@@ -15,6 +15,7 @@ from drowsy.energy.measurement import ratio
 from drowsy.knob.frontier import check_cost
 from drowsy.tuning.journal import Journal
 from drowsy.tuning.timing import in_turns, timed
+from drowsy.tuning.waiting import Waiting
 from drowsy.tuning.workbench import Operation, Workbench
 
 # Of two ways that take turns.
@@ -34,6 +35,7 @@ class Rig:
     Attributes:
         compiling: seconds that first calls took beyond second ones, as for kernels that are
             compiled then: of all that was measured, in runs before too.
+        waiting: for cores, of all that was measured, in runs before too.
 
     Raises:
         ValueError: an unknown cost.
@@ -45,7 +47,7 @@ class Rig:
     ) -> None:
         check_cost(cost)
         self.workbench, self.cost, self.journal = workbench, cost, journal
-        self._model, self.compiling = model, 0.0
+        self._model, self.compiling, self.waiting = model, 0.0, Waiting()
         self._known: set[str] = set()
         images = workbench.images("search")
         # As many as the batch asks for, the same ones again where there are fewer.
@@ -69,6 +71,7 @@ class Rig:
         if key not in self._known:
             self._known.add(key)
             self.compiling += self.journal.get(_compiling(key), float)
+            self.waiting.add(*self.journal.get(_waiting(key), lambda: (0.0, 0.0)))
         return found
 
     def _measured(self, operation: Operation) -> float:
@@ -86,7 +89,11 @@ class Rig:
                     ratio(self._meter.measure(run).joules_per_call, 1) for run in runs.values()
                 ]
                 return (joules[1] or 0.0) / (joules[0] or 1.0)
-            taken = in_turns(runs, _SECONDS, cuda=self.images.is_cuda)
+            waiting = Waiting()
+            with waiting.watched():
+                taken = in_turns(runs, _SECONDS, cuda=self.images.is_cuda)
+            key = _waiting(self._key(operation))
+            self.journal.get(key, lambda: (waiting.seconds, waiting.waited))
         pairs = zip(taken["operation"], taken["model"], strict=True)
         return statistics.median(own / whole for own, whole in pairs)
 
@@ -113,3 +120,7 @@ class Rig:
 
 def _compiling(key: str) -> str:
     return f"{key}: compiling"
+
+
+def _waiting(key: str) -> str:
+    return f"{key}: waiting"

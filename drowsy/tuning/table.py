@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from drowsy.files.messages import legible
+from drowsy.files.messages import counted, legible
 from drowsy.files.tables import Row, align
 from drowsy.knob.frontier import SAVES
 from drowsy.knob.metrics import METRICS
+from drowsy.tuning.waiting import busy
 
 
 def points_table(rows: Sequence[Row], objective: str, batch: int) -> str:
@@ -39,6 +40,8 @@ def clips_table(rows: Sequence[Row], objective: str) -> str:
 def described(table: str, cost: str, made: Mapping[str, Any], levers: Mapping[str, str]) -> str:
     """A table, below it what its columns mean, and a line of what came of every lever.
 
+    Of milliseconds that were measured on a busy machine a line says so.
+
     Args:
         table: as the functions above make it.
         cost: what is saved.
@@ -46,14 +49,14 @@ def described(table: str, cost: str, made: Mapping[str, Any], levers: Mapping[st
         levers: by name, in words.
     """
     seen = [
-        f"{made[kind]['report']} {kind}"
-        for kind in ("images", "clips", "frames")
-        if isinstance(made.get(kind), Mapping) and type(made[kind].get("report")) is int
+        counted(made[f"{kind}s"]["report"], kind)
+        for kind in ("image", "clip", "frame")
+        if isinstance(made.get(f"{kind}s"), Mapping) and type(made[f"{kind}s"].get("report")) is int
     ]
     on = f", on {' and '.join(seen)} that nothing was chosen on" if seen else ""
     marks = f"* in force; saved: of the {SAVES[cost]}; lost: against the network awake{on}"
     told = [f"{legible(lever)}: {legible(reason)}" for lever, reason in levers.items()]
-    return "\n".join([table, marks, *told])
+    return "\n".join([table, marks, *busy(made), *told])
 
 
 def _table(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -30,6 +29,7 @@ from drowsy.knob.frontier import check_cost
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.calibration import Calibration
+from drowsy.tuning.clock import Clock
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal, beside
 from drowsy.tuning.knob import Knob
@@ -43,12 +43,14 @@ from drowsy.tuning.levers import (
     offer_sleep,
     offer_views,
 )
+from drowsy.tuning.plan import SEARCHING, Plan
 from drowsy.tuning.progress import Tell, shown
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.timing import in_turns
+from drowsy.tuning.waiting import noted, warn_if_busy
 from drowsy.tuning.witness import Witness, sizes_of
-from drowsy.tuning.workbench import SEARCH_CALIBRATION, Operation, Workbench
+from drowsy.tuning.workbench import Operation, Workbench
 
 if TYPE_CHECKING:
     from drowsy.tuning.clips.knob import VideoKnob
@@ -58,9 +60,9 @@ STEPS = 16
 MINUTES = 10.0
 BATCH, SEEDS = 8, (0,)
 _SEED = 0
-# Passes over the search and the report images, in those of the network awake.
-_SEARCH_PASSES, _REPORT_PASSES = 18, 8
 _FEWEST = 6
+# Part of the time by which a search of rates ends, as what comes later takes time too.
+_SEARCHED = 0.8
 # Part of the time that the points of the knob are timed for, all together.
 _MEASURING = 0.05
 _OURS = Sleep("ours", source="fovea", grain="position", fill="stencil", aligned=True)
@@ -71,50 +73,6 @@ _BASES = (1 / 4, 3 / 8, 1 / 2)
 _RECIPES = {False: (_OURS, _LATTICE), True: (_LATTICE, replace(_OURS, source="detail"))}
 # Number formats that devices have fast ways for.
 _FORMATS = {"cpu": ("bfloat16",), "cuda": ("bfloat16", "float16")}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is afforded: images of each split, and seconds for a search of rates."""
-
-    calibration: int
-    search: int
-    report: int
-    seconds: float
-    an_image: float
-
-    @classmethod
-    def of(cls, images: int, seconds: float, minutes: float) -> Plan:
-        """For so many images, of which each takes so many seconds awake."""
-        calibration = min(max(images // 8, 1), 128)
-        afforded = int(0.6 * 60 * minutes / (seconds * (_SEARCH_PASSES + _REPORT_PASSES)))
-        half = (images - calibration) // 2
-        each = min(half, max(afforded, min(half, 50)))
-        return cls(calibration, each, each, 0.4 * 60 * minutes, seconds)
-
-    def settings(self, correction: str, few: int, spent: float = 0.0) -> int:
-        """Settings that a search measures; a corrected one costs its calibration too.
-
-        Args:
-            correction: as in ``Sleep``.
-            few: images that it measures on.
-            spent: seconds that are not left for it.
-        """
-        calibrating = min(SEARCH_CALIBRATION, 2 * few, self.calibration)
-        # Settings share work, but for what corrections change.
-        passes = 0.6 * few if correction == "none" else 2 * calibrating + few
-        return int(max(self.seconds - spent, 0.0) / (self.an_image * passes))
-
-    def on(self, images: Mapping[str, int]) -> Plan:
-        """The same on so many images of each split."""
-        return replace(self, **images)
-
-    @property
-    def splits(self) -> dict[str, range]:
-        """Where each of them lies among the images."""
-        ends = [0, *itertools.accumulate((self.calibration, self.search, self.report))]
-        names = ("calibration", "search", "report")
-        return {n: range(a, b) for n, (a, b) in zip(names, itertools.pairwise(ends), strict=True)}
 
 
 @overload
@@ -199,9 +157,11 @@ def tune(
         levers: ``auto`` for all that save here, or some of ``view``, ``sleep``, ``format``.
         cost: what is saved: ``latency``, measured here; ``joules``, where a meter is; or ``macs``,
             multiplications, wherever it will run.
-        minutes: that it should take, about: it decides how many images and settings are tried. What
-            first calls take longer, as where kernels are compiled on a GPU, is taken from the
-            search of rates as far as it is known by then; what is compiled later comes on top.
+        minutes: that it should take, about: it decides how many images and settings are tried, and
+            what has taken more than its share is offered no further. What first calls take longer,
+            as where kernels are compiled on a GPU, is taken from the search of rates as far as it
+            is known by then; what is compiled later comes on top, and so does what takes long
+            awake: a few timings, and 50 images that are reported on at every point.
         batch: images a batch, for latency and joules; None for 8.
         splits: which images are ``calibration``, ``search`` and ``report``, disjoint ranges; None
             shuffles them (always alike) and takes as many as the time allows.
@@ -221,6 +181,10 @@ def tune(
     Returns:
         the knob; with ``video`` a ``VideoKnob``, which is called with frames.
 
+    Warns:
+        RuntimeWarning: other programs took the cores while something was timed; it is noted in
+            ``contents.made["waited"]``, seconds in every second, and told below the table.
+
     Raises:
         TypeError, ValueError: a model that ``drowsy.convert`` does not take, an argument outside
             of what is listed here, or labels by which the model does no better than guessing (few
@@ -238,9 +202,11 @@ def tune(
         from drowsy.tuning.clips.tune import tune_video
 
         with _opened(store) as opened, shown(minutes, progress) as tell:
-            return tune_video(
+            video_knob = tune_video(
                 model, images, labels, metric, levers, cost, minutes, tell, opened, beside(store)
             )
+        warn_if_busy(video_knob.contents.made, "choosing", "measuring", stacklevel=2)
+        return video_knob
     check_model(inside(model))
     chosen = _levers(levers)
     batch = BATCH if batch is None else batch
@@ -274,6 +240,7 @@ def tune(
         "machine": provenance()["machine"],
     }
     journal = Journal(beside(store), about)
+    clock = Clock(minutes, journal, f"{cost}, {sorted(chosen)}, {task}, {splits}, {seeds}")
     seconds = journal.get("seconds an image", lambda: _seconds(copied, images[:batch].to(dtype)))
     plan = Plan.of(len(images), seconds, minutes)
     if splits is not None:
@@ -292,7 +259,7 @@ def tune(
         workbench = Workbench(model, images, labels, parts, conditions, task=task)
         workbench.check_targets()
         rig = Rig(copied, workbench, cost, batch, journal)
-        offers, recipe = _offers(rig, chosen, plan, tell)
+        offers, recipe = _offers(rig, chosen, plan, clock, tell)
         used = sum(map(len, parts.values()))
         # Halves of an odd number leave one.
         if splits is None and used < len(images) - 1:
@@ -317,17 +284,22 @@ def tune(
             stencils=_stencils(operations),
             calibrations=_calibrations(workbench, operations),
             levers=offers.told,
-            made={
-                "task": str(task),
-                "labelled": labels is not None,
-                "images": {name: len(span) for name, span in parts.items()},
-                "given": len(images),
-                "data": about["data"],
-                "minutes": minutes,
-                **provenance(),
-            },
+            made=noted(
+                {
+                    "task": str(task),
+                    "labelled": labels is not None,
+                    "images": {name: len(span) for name, span in parts.items()},
+                    "given": len(images),
+                    "data": about["data"],
+                    "minutes": minutes,
+                    **provenance(),
+                },
+                choosing=rig.waiting.share,
+            ),
         )
-        return Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
+        knob = Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
+    warn_if_busy(knob.contents.made, "choosing", "measuring", stacklevel=2)
+    return knob
 
 
 def _levers(levers: str | Sequence[str]) -> set[str]:
@@ -374,11 +346,13 @@ def _opened(store: str | os.PathLike[str] | None) -> Iterator[Store | None]:
             yield opened
 
 
-def _offers(rig: Rig, levers: set[str], plan: Plan, tell: Tell) -> tuple[Offers, Sleep]:
+def _offers(
+    rig: Rig, levers: set[str], plan: Plan, clock: Clock, tell: Tell
+) -> tuple[Offers, Sleep]:
     """Everything that may be worth having, the network as it is among it."""
     workbench = rig.workbench
     whole = View.whole(workbench.full)
-    offers = Offers([workbench.awake_at(whole)], {}, tell)
+    offers = Offers(clock, [workbench.awake_at(whole)], {}, tell)
     number_format = None
     if "format" in levers:
         number_format = offer_formats(rig, _FORMATS.get(rig.images.device.type, ()), offers)
@@ -392,7 +366,8 @@ def _offers(rig: Rig, levers: set[str], plan: Plan, tell: Tell) -> tuple[Offers,
         views = [whole, *_bases(rig, offers.operations)]
 
         def afforded(correction: str, few: int) -> int:
-            return plan.settings(correction, few, rig.compiling)
+            late = max(SEARCHING + clock.over() - _SEARCHED, 0.0) * 60 * clock.minutes
+            return plan.settings(correction, few, max(rig.compiling, late))
 
         recipe = offer_sleep(rig, recipes, number_format, views, afforded, offers)
     offers.told |= {name: "not asked for" for name in LEVERS if name not in levers}

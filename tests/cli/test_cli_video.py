@@ -102,8 +102,8 @@ def test_a_knob_is_evaluated_on_clips(
     assert len(lines) == 2 + len([line for line in told.err.splitlines() if "loses" in line])
     assert "awake: loses 0 of agreement here (0 to 0), sold with -2 to -1: no" in told.err
     for more, told_of in (
-        (["--batch", "3"], "batch: got 3, allowed: of a knob for images"),
-        (["--labels", "x"], "labels: got x, allowed: of a knob for images"),
+        (["--batch", "3"], "batch: got 3, allowed: --batch for a knob for images"),
+        (["--labels", "x"], "labels: got x, allowed: --labels for a knob for images"),
     ):
         assert main(["evaluate", knob, "--data", *clips, *more]) == 2
         assert told_of in capsys.readouterr().err
@@ -126,7 +126,10 @@ def test_a_knob_has_a_page(
     assert "No example pictures were given" in page.read_text(encoding="utf-8")
     for more, told in (
         (["--data", clips[0], "--images", "10:20"], "images: got 10:20, allowed: within 0:14"),
-        (["--data", clips[0], "--labels", "x"], "labels: got x, allowed: of a knob for images"),
+        (
+            ["--data", clips[0], "--labels", "x"],
+            "labels: got x, allowed: --labels for a knob for images",
+        ),
         (["--names", str(names)], "names: got"),
     ):
         assert main([*line, *more]) == 2

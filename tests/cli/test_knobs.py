@@ -142,7 +142,7 @@ def test_evaluate_says_nothing_of_points_that_hold(
     assert "loses" not in told.err
     line = ["evaluate", "tiny.drowsy", "--data", "data"]
     for more, refused in (
-        (["--frames", "3"], "frames: got 3, allowed: of a knob for video"),
+        (["--frames", "3"], "frames: got 3, allowed: --frames for a knob for video"),
         (["--data", "data", "data"], "data: got 2 folders, allowed: one"),
     ):
         assert main([*line, *more]) == 2
@@ -198,6 +198,62 @@ def test_another_network_is_refused_and_the_same_by_another_name_is_not(
         "model: got none, which the file does not tell, allowed: caffe" in capsys.readouterr().err
     )
     assert main(["bench", "tiny.drowsy", *same, *SIZE, "--seconds", "0.1"]) == 0
+
+
+def test_without_labels_what_was_sold_by_them_has_no_columns(
+    tuned: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = folder / "plain"
+    plain.mkdir()
+    for n, path in enumerate((folder / "data" / "class0").iterdir()):
+        path.rename(plain / f"{n}.png")
+    capsys.readouterr()
+    assert main(["evaluate", "tiny.drowsy", "--data", "plain"]) == 0
+    told = capsys.readouterr()
+    assert "sold with" not in told.out
+    assert "holds" not in told.out
+    assert "what points were sold with says nothing of this" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "F", "--data", "none"], "data: no folder none"),
+        (["evaluate", "F", "--data", "a.mp4"], "data: a.mp4 is a clip"),
+        (["evaluate", "F", "--data", "data", "--every", "2"], "every: got 2, allowed: --every for"),
+        (["bench", "F", "--seconds", "0"], "seconds: got 0.0, allowed: a finite number above 0"),
+        (["bench", "F", "--out", "F/a"], "is no folder that can be written to"),
+        (["report", "F", "--data", "none", "--out", "p"], "data: no folder none"),
+        (["report", "F", "--data", "data", "--names", "n", "--out", "p"], "names: got n, allowed:"),
+        (["report", "F", "--data", "data", "--images", "0:9", "--out", "p"], "images: got 9"),
+        (["report", "F", "--out", "F/p"], "is no folder that can be written to"),
+        (["live", "F", "--data", "none"], "data: no folder none"),
+        (["live", "F", "--data", "data", "--names", "none"], "none"),
+        (["tune", "M", "data", "--out", "f", "--minutes", "0"], "minutes: got 0.0, allowed"),
+        (["tune", "M", "data", "--out", "f", "--levers", "skip"], "levers: got skip, allowed of"),
+        (["tune", "M", "data", "--out", "f", "--cost", "slowest"], "cost: got slowest, allowed of"),
+        (["tune", "M", "none.mp4", "--video", "--out", "f"], "clip: none.mp4 cannot be read"),
+        (["uniform", "--model", "M", "--data", "data", "--out", "F"], "out: got tiny.drowsy"),
+        (["uniform", "--model", "M", "--data", "none", "--out", "o"], "data: no folder none"),
+    ],
+)
+def test_what_is_cheap_to_see_is_refused_before_a_network_is_loaded(
+    arguments: list[str],
+    message: str,
+    tuned: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load_model(*args: Any, **given: Any) -> Any:
+        raise AssertionError("a network was loaded")
+
+    for module in ("knobs", "inputs", "video", "commands"):
+        monkeypatch.setattr(f"drowsy.cli.{module}.load_model", load_model)
+    given = [each.replace("F", "tiny.drowsy") for each in arguments]
+    given = ["nets.small:build" if each == "M" else each for each in given]
+    capsys.readouterr()
+    assert main(given) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_goes_on_from_its_store(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

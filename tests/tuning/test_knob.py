@@ -237,6 +237,13 @@ def test_a_file_of_other_weights_or_another_machine_is_told(
     Knob(model, replace(contents, made=elsewhere)).save(path)
     with pytest.warns(UserWarning, match="another machine .processor another one"):
         load(path, model)
+    # The same machine, where torch had other threads.
+    machine = provenance()["machine"]
+    fewer = {**provenance(), "machine": {**machine, "threads": 1000}}
+    Knob(model, replace(contents, made=fewer)).save(path)
+    told = r"of another number of threads on this machine \(1000, here \d+ threads?\)"
+    with pytest.warns(UserWarning, match=told):
+        load(path, model)
 
 
 def test_what_is_no_file_is_named(model: nn.Module, tmp_path: Path) -> None:

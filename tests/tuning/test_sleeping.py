@@ -14,7 +14,9 @@ from drowsy.evaluation.restoration import restoration
 from drowsy.images.view import View
 from drowsy.tuning import levers
 from drowsy.tuning import tune as tuning
+from drowsy.tuning.clock import Clock
 from drowsy.tuning.conditions import Conditions
+from drowsy.tuning.journal import Journal
 from drowsy.tuning.levers import Offers, offer_sleep
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.sleeping import asleep
@@ -22,6 +24,7 @@ from drowsy.tuning.workbench import Operation, Workbench
 
 SEARCHED = Sleep("searched", source="lattice", grain="position")
 UNIFORM = replace(SEARCHED, rates="uniform")
+CLOCK = Clock(10, Journal(None, {}), "a run")
 
 
 class Restores(nn.Module):
@@ -178,13 +181,13 @@ def test_searches_take_fewer_pictures_before_fewer_settings(
     rig: Any = Rig()
     rig.workbench = workbench
     # Twice what it takes to try 3 layers and 8 rates is 22.
-    offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 80 // few, Offers())
+    offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 80 // few, Offers(CLOCK))
     assert searched[0] == (20, 4)
     searched.clear()
-    offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 200 // few, Offers())
+    offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 200 // few, Offers(CLOCK))
     assert searched[0] == (40, 5)
     searched.clear()
-    told = Offers()
+    told = Offers(CLOCK)
     offer_sleep(rig, [UNIFORM], None, [whole(workbench)], lambda _, few: 40 // few, told)
     assert not searched
     assert "rates: uniform" in told.told["sleep"]
@@ -221,7 +224,7 @@ def test_where_quality_is_graded_each_point_is_corrected_or_not(
 
     rig: Any = Rig()
     rig.workbench = workbench
-    offers = Offers()
+    offers = Offers(CLOCK)
     recipe = offer_sleep(rig, [SEARCHED], None, [whole(workbench)], lambda *_: 20, offers)
     assert recipe.correction == "reconstruct"
     assert {*searched} == {"none"}
@@ -258,6 +261,6 @@ def test_of_recipes_about_as_good_the_one_of_least_damage(
     monkeypatch.setattr(workbench, "qualities", lambda o: quality[source(o)])
     monkeypatch.setattr(workbench, "damage", lambda o: damage[source(o)])
     recipes = [replace(UNIFORM, source=name) for name in ("lattice", "fovea", "bernoulli")]
-    found = levers._best(workbench, recipes, whole(workbench), None)
+    found = levers._best(workbench, recipes, whole(workbench), None, CLOCK)
     assert found is not None
     assert found.source == "fovea"

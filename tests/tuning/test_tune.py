@@ -25,8 +25,8 @@ from drowsy.images.view import View
 from drowsy.tuning import tune as tuning
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal
+from drowsy.tuning.plan import Plan
 from drowsy.tuning.rig import Rig
-from drowsy.tuning.tune import Plan
 from drowsy.tuning.workbench import Operation, Workbench
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -413,10 +413,10 @@ def test_a_plan_fits_what_there_is() -> None:
         "calibration": range(1), "search": range(1, 3), "report": range(3, 5)
     }  # fmt: skip
     # 240 s: of 64 images each, which share work where nothing is corrected; else of a calibration
-    # on 24 too, asleep and awake, or on twice as many as are measured on.
+    # on 24 too, asleep and awake, or on twice as many as are measured on, half as long again.
     assert plan.settings("none", 64) == int(240 / (0.04 * 0.6 * 64))
-    assert plan.settings("affine", 64) == int(240 / (0.04 * (64 + 2 * 24)))
-    assert plan.settings("affine", 5) == int(240 / (0.04 * (5 + 2 * 10)))
+    assert plan.settings("affine", 64) == int(240 / (0.04 * 1.5 * (64 + 2 * 24)))
+    assert plan.settings("affine", 5) == int(240 / (0.04 * 1.5 * (5 + 2 * 10)))
     # What was spent on compiling is not left.
     assert plan.settings("none", 64, 60.0) == int(180 / (0.04 * 0.6 * 64))
     assert plan.settings("none", 64, 300.0) == 0

@@ -32,6 +32,7 @@ from drowsy.tuning.measuring import check_seconds
 from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.resolution import fit_flatten
 from drowsy.tuning.table import clips_table, described
+from drowsy.tuning.waiting import Waiting, noted, warn_if_busy
 from drowsy.video.cuts import DEFAULT_CUT
 from drowsy.video.motions import moved
 from drowsy.video.stream import Look
@@ -250,7 +251,8 @@ class VideoKnob:
         """Measure milliseconds, and joules where a meter is, of every point here and now.
 
         The knob stays where it is. Points that cost more here than a better one leave ``points``;
-        they are kept in the file, for other machines.
+        they are kept in the file, for other machines. Warns (``RuntimeWarning``) where other
+        programs took the cores meanwhile.
 
         Args:
             clip: frames ``[T, C, H, W]``, shown forth and back; None for noise that moves.
@@ -276,11 +278,14 @@ class VideoKnob:
             )
         points = self.contents.points
         each = seconds / len(points)
+        waiting = Waiting()
         with torch.autocast(like.device.type, enabled=False):
-            found = [pace(self._net, point.way, clip.to(like.dtype), each) for point in points]
+            with waiting.watched():
+                found = [pace(self._net, point.way, clip.to(like.dtype), each) for point in points]
             metered = joules_a_frame(self._net, [p.way for p in points], clip.to(like.dtype))
         awake_ms = float(np.median([one.awake_ms for one in found]))
         made = {**self.contents.made, "machine": provenance()["machine"]}
+        made = noted(made, measuring=waiting.share)
         self.contents = replace(self.contents, measured_here=True, made=made)
         before = points.index(self.point)
         self._take(
@@ -295,6 +300,7 @@ class VideoKnob:
             ]
         )
         self.point = self.contents.points[before]
+        warn_if_busy(made, "measuring", stacklevel=2)
 
     def evaluate(self, clips: Any, labels: Any = None, *, metric: Any = None) -> list[Row]:
         """What every point loses on other clips: whether the knob holds there.

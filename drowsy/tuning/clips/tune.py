@@ -15,7 +15,7 @@ from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_state
 from drowsy.evaluation.metrics import Task
 from drowsy.evaluation.store import Store
-from drowsy.files.messages import legible, quoted
+from drowsy.files.messages import counted, legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, inside
 from drowsy.images.scaling import Size
@@ -37,10 +37,12 @@ from drowsy.tuning.clips.footage import (
 from drowsy.tuning.clips.knob import VideoKnob, network_for
 from drowsy.tuning.clips.pace import Pace, joules_a_frame, pace
 from drowsy.tuning.clips.point import COSTS, VideoPoint
+from drowsy.tuning.clock import Clock
 from drowsy.tuning.journal import Journal
 from drowsy.tuning.levers import WORTH, allows
 from drowsy.tuning.progress import Tell
 from drowsy.tuning.resolution import resolution_for, shadow
+from drowsy.tuning.waiting import Waiting, noted
 from drowsy.tuning.witness import Witness
 from drowsy.video.areas import REFRESH
 from drowsy.video.ways import Player, Way
@@ -56,6 +58,8 @@ _RATES = (Fraction(1, 2), Fraction(3, 4))
 _CHOOSING, _REPORTING, _TIMING = 0.4, 0.3, 0.3
 _PASSES = {"choose": 12, "report": 6}
 _TIMED = 2.0
+# Of the time: when it is over no further ways are tried.
+_TRIED = 0.7
 # Fewer clips than this are few to draw again.
 _FEW = 10
 
@@ -127,6 +131,7 @@ def _tuned(
         "machine": provenance()["machine"],
     }
     journal = Journal(beside, about)
+    clock = Clock(minutes, journal, f"{cost}, {sorted(chosen)}, {task.name} {task.told}")
     bench = _Bench(net, first.frames[:32], cost, 60 * minutes, journal)
     tell("preparing")
     seconds = 1e-3 * bench.pace(Way()).awake_ms
@@ -139,7 +144,7 @@ def _tuned(
         Footage(net, [*choosing, *reporting], task).check_targets()
     offers = _offered(bench, chosen)
     chosen_on = Footage(net, choosing, task, store, journal)
-    ways = _chosen(bench, chosen_on, offers.ways, labels is not None, tell)
+    ways = _chosen(bench, chosen_on, offers, labels is not None, clock, tell)
     report = Footage(net, reporting, task, store, journal)
     objective = task.quality(labels is not None)
     points = list(_points(bench, report, ways, objective, tell))
@@ -153,7 +158,7 @@ def _tuned(
     used, given = _count(choosing) + _count(reporting), _count(stretches)
     left = f" of {given}, {allows(minutes)}" if used < given else ""
     offers.told["frames"] = (
-        f"{how}: {_count(choosing)} and {_count(reporting)} frames{left}; {intervals}"
+        f"{how}: {_count(choosing)} and {counted(_count(reporting), 'frame')}{left}; {intervals}"
     )
     image = (first.frames.shape[1], first.frames.shape[2], first.frames.shape[3])
     contents = VideoContents(
@@ -164,17 +169,22 @@ def _tuned(
         objective=objective,
         cost=cost,
         levers=offers.told,
-        made={
-            "task": str(task),
-            "labelled": labels is not None,
-            "clips": {"choose": len(choosing), "report": len(reporting)},
-            "frames": {"choose": _count(choosing), "report": _count(reporting)},
-            "given": given,
-            "steady": {"metric": unlabelled, "value": steady},
-            "data": about["data"],
-            "minutes": minutes,
-            **provenance(),
-        },
+        made=noted(
+            {
+                "task": str(task),
+                "labelled": labels is not None,
+                "clips": {"choose": len(choosing), "report": len(reporting)},
+                "frames": {"choose": _count(choosing), "report": _count(reporting)},
+                "given": given,
+                "steady": {"metric": unlabelled, "value": steady},
+                "data": about["data"],
+                "minutes": minutes,
+                **provenance(),
+            },
+            # Ways are chosen by the milliseconds that are told of them.
+            choosing=bench.waiting.share,
+            measuring=bench.waiting.share,
+        ),
     )
     return VideoKnob(model, contents)
 
@@ -215,6 +225,7 @@ class _Bench:
         self, net: DrowsyNet, clip: Tensor, cost: str, seconds: float, journal: Journal
     ) -> None:
         self.net, self.clip, self.cost, self._journal = net, clip, cost, journal
+        self.waiting, self._known = Waiting(), set[Way]()
         # About as many ways as there are.
         self._seconds = min(_TIMED, _TIMING * seconds / 30)
 
@@ -222,9 +233,17 @@ class _Bench:
         """How long a way takes here."""
 
         def taken() -> list[float]:
-            return list(astuple(pace(self.net, way, self.clip, self._seconds)))
+            waiting = Waiting()
+            with waiting.watched():
+                found = pace(self.net, way, self.clip, self._seconds)
+            self._journal.get(f"waiting: {way}", lambda: (waiting.seconds, waiting.waited))
+            return list(astuple(found))
 
-        return Pace(*self._journal.get(f"pace: {way}", taken))
+        found = Pace(*self._journal.get(f"pace: {way}", taken))
+        if way not in self._known:
+            self._known.add(way)
+            self.waiting.add(*self._journal.get(f"waiting: {way}", lambda: (0.0, 0.0)))
+        return found
 
     def spent(self, way: Way, seen: Seen, cost: str) -> float:
         """What a way costs, as a fraction of awake."""
@@ -312,7 +331,7 @@ def _sized(bench: _Bench, whole: Way, offers: _Offers) -> list[Way]:
     found = [way for way, why in zip(ways, refusals, strict=True) if why is None]
     why = next((each for each in refusals if each), "its maps have one size")
     offers.told["size"] = (
-        f"{len(found)} sizes tried"
+        f"{counted(len(found), 'size')} tried"
         if found
         else f"left out: the network takes no smaller frame ({why})"
     )
@@ -325,7 +344,7 @@ def _remembering(bench: _Bench, offers: _Offers) -> list[Way]:
     refusals = [bench.refusal(way) for way in ways]
     found = [way for way, why in zip(ways, refusals, strict=True) if why is None]
     offers.told["remember"] = (
-        f"{len(found)} ways tried; a frame after a cut is computed whole"
+        f"{counted(len(found), 'way')} tried; a frame after a cut is computed whole"
         if found
         else f"left out: {refusals[0]}"
     )
@@ -335,8 +354,9 @@ def _remembering(bench: _Bench, offers: _Offers) -> list[Way]:
 def _chosen(
     bench: _Bench,
     footage: Footage,
-    ways: Sequence[Way],
+    offers: _Offers,
     labelled: bool,
+    clock: Clock,
     tell: Tell,
 ) -> list[Way]:
     """Awake, and the ways that no other beats in cost and quality, each well below awake's cost.
@@ -344,9 +364,17 @@ def _chosen(
     By the clock, both in the mean and in the slowest frame, since a knob is asked for either.
     """
     seen: dict[Way, Seen] = {}
-    for way in ways:
+    for way in offers.ways:
+        if seen and not clock.has(_TRIED):
+            tried = f"{len(seen)} of {len(offers.ways)} tried"
+            offers.told["ways"] = f"{tried}, {allows(clock.minutes)}"
+            break
         tell("choosing", str(way))
         seen[way] = footage.seen(way)
+        if bench.cost != "macs":
+            # Now, so that the clock knows of it.
+            bench.pace(way)
+    ways = list(seen)
     harm = {way: -_quality(footage.task, seen[way], labelled) for way in ways}
     chosen = [ways[0]]
     for cost in ("macs",) if bench.cost == "macs" else ("latency", "slowest"):

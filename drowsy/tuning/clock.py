@@ -1,0 +1,40 @@
+"""How much of the time of a run is over: stages that have had their share offer no more.
+
+What a clock says differs from run to run. It is written to the journal as it is first asked, so
+that a run that resumes decides alike.
+"""
+
+from __future__ import annotations
+
+import time
+
+from drowsy.tuning.journal import Journal
+
+now = time.monotonic
+
+
+class Clock:
+    """The clock of a run, which starts now.
+
+    Args:
+        minutes: that the run may take.
+        journal: of what it says.
+        run: in words, what tells this run from others that the journal may know.
+    """
+
+    def __init__(self, minutes: float, journal: Journal, run: str) -> None:
+        self.minutes = minutes
+        self._journal, self._run = journal, run
+        self._start, self._asked = now(), 0
+
+    def over(self) -> float:
+        """Fraction of the minutes that is over, or was when a run before asked this."""
+        self._asked += 1
+        name = f"time over, {self._run}, {self._asked}"
+        return float(
+            self._journal.get(name, lambda: round((now() - self._start) / (60 * self.minutes), 4))
+        )
+
+    def has(self, share: float) -> bool:
+        """Whether no more than this share of the minutes is over."""
+        return self.over() <= share
