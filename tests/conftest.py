@@ -52,11 +52,12 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time stands still for ``tune``, which is given seconds here: a busy machine cuts nothing off.
+    """Time stands still for ``tune``, which is given seconds here, and no system tells of others.
 
-    A test about what is cut off sets a clock of its own.
+    So a busy machine cuts nothing off, and is not warned of. Tests about that set their own.
     """
     monkeypatch.setattr("drowsy.tuning.clock.now", lambda: 0.0)
+    monkeypatch.setattr("drowsy.tuning.waiting._TASKS", Path("nowhere"))
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,8 @@ def test_where_no_system_tells_nothing_is_seen(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(
     not Path("/proc/self/schedstat").exists(), reason="needs Linux, which tells of waiting"
 )
-def test_a_core_that_is_shared_is_seen() -> None:
+def test_a_core_that_is_shared_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_TASKS", Path("/proc/self/task"))
     mine = os.sched_getaffinity(0)
     one = min(mine)
     line = f"import os\nos.sched_setaffinity(0, [{one}])\nprint(flush=True)\nwhile True: pass"
