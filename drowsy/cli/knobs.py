@@ -172,7 +172,8 @@ def run_report(args: argparse.Namespace) -> None:
         _refuse(args, ("every", "names"), "video")
         check_folders(args, _CLIPS)
     if args.images is not None and len(args.images) > MOST_IMAGES:
-        raise ValueError(f"images: got {len(args.images)}, allowed: 1 to {MOST_IMAGES}")
+        told = f"{args.images.start}:{args.images.stop}"
+        raise ValueError(f"images: got {told}, allowed: {MOST_IMAGES} of them at most")
     info, images, classes = model_info(args), None, None
     if args.names is not None:
         classes = read_names(args.names, info.num_classes)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from drowsy.evaluation.arguments import check_count
 from drowsy.files.messages import legible
 from drowsy.images.checks import check_splits
 from drowsy.images.folders import LAYOUTS, check_folder
@@ -49,6 +50,7 @@ def check_options(args: argparse.Namespace) -> None:
         if isinstance(value, str) and Path(value).is_dir():
             raise ValueError(f"{name}: {value} is a folder, allowed: a safetensors file")
     _check_company(args)
+    _check_data(args)
 
 
 def _check_company(args: argparse.Namespace) -> None:
@@ -61,13 +63,9 @@ def _check_company(args: argparse.Namespace) -> None:
             raise ValueError(f"{name}: got {shown}, allowed: {company}")
 
     if hasattr(args, "video") and not args.video:
-        check_folders(args, "clips: --video")
-    if args.command in ("compare", "tune") and args.video:
-        check_clips(args.data if args.command == "tune" else args.video)
-    if args.command == "video":
-        check_clips([args.clip])
+        _refuse_clips(args, "clips: --video")
     if hasattr(args, "data") and hasattr(args, "source"):
-        check_folders(args, "clips: drowsy compare --video")
+        _refuse_clips(args, "clips: drowsy compare --video")
     if args.command == "inspect":
         for name in ("gpu", "batch", "dtype"):
             needs(name, args.kernels, "with --kernels")
@@ -99,6 +97,18 @@ def _check_company(args: argparse.Namespace) -> None:
     needs("classes", own, company)
     if not hasattr(args, "frontier"):
         needs("stencils", getattr(args, "fill", None) == "stencil", "with --fill stencil")
+    if getattr(args, "budget", None) is not None:
+        check_count("budget", args.budget, "1 or more evaluations")
+
+
+def _check_data(args: argparse.Namespace) -> None:
+    """Raise where folders or clips are not there."""
+    if args.command == "video":
+        check_clips([args.clip])
+    elif args.command in ("compare", "tune") and args.video:
+        check_clips(args.data if args.command == "tune" else args.video)
+    elif hasattr(args, "data") and (hasattr(args, "video") or hasattr(args, "source")):
+        _check_there(args)
 
 
 def _check_tuning(args: argparse.Namespace) -> None:
@@ -120,12 +130,24 @@ def _check_tuning(args: argparse.Namespace) -> None:
 
 def check_folders(args: argparse.Namespace, clips: str) -> None:
     """Raise where ``data`` name no folders; ``clips`` says where clips go."""
-    for path in [args.data] if isinstance(args.data, str) else args.data or []:
+    _refuse_clips(args, clips)
+    _check_there(args)
+
+
+def _refuse_clips(args: argparse.Namespace, clips: str) -> None:
+    for path in _data(args):
         if is_clip(path):
             raise ValueError(f"data: {legible(path)} is a clip, allowed: a folder; {clips}")
-        # The page takes folders of its own kinds, which it looks at first.
-        if args.command != "live":
-            check_folder(Path(path), LAYOUTS)
+
+
+def _check_there(args: argparse.Namespace) -> None:
+    # The page takes folders of its own kinds, which it looks at first.
+    for path in _data(args) if args.command != "live" else ():
+        check_folder(Path(path), LAYOUTS)
+
+
+def _data(args: argparse.Namespace) -> list[str]:
+    return [args.data] if isinstance(args.data, str) else args.data or []
 
 
 def check_clips(paths: Iterable[str]) -> None:

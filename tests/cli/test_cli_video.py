@@ -125,7 +125,7 @@ def test_a_knob_has_a_page(
     assert main(line) == 0
     assert "No example pictures were given" in page.read_text(encoding="utf-8")
     for more, told in (
-        (["--data", clips[0], "--images", "10:20"], "images: got 10:20, allowed: within 0:14"),
+        (["--data", clips[0], "--images", "10:18"], "images: got 10:18, allowed: within 0:14"),
         (
             ["--data", clips[0], "--labels", "x"],
             "labels: got x, allowed: --labels for a knob for images",
