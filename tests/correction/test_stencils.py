@@ -421,7 +421,7 @@ def test_command_line_calibrates_and_uses_tables(
     monkeypatch.syspath_prepend(str(tmp_path))
     shared = ["--model", "stencilnet:build", "--data", "images", "--crop", "12", "--classes", "2"]
     assert main(["stencils", *shared, "--images", "0:4", "--out", "w.safetensors"]) == 0
-    assert "weights of 1 layers from 4 images" in capsys.readouterr().out
+    assert "weights of 1 layer from 4 images" in capsys.readouterr().out
     use = ["--fill", "stencil", "--stencils", "w.safetensors", "--out", "study", "--k", "4"]
     assert main(["uniform", *shared, "--images", "4:8", *use]) == 0
     with open(tmp_path / "study" / "uniform.csv", newline="") as file:
