@@ -18,7 +18,7 @@ from drowsy.energy import Meter
 from drowsy.evaluation.arguments import check_count, check_seeds, gather
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
-from drowsy.evaluation.intervals import as_good, paired
+from drowsy.evaluation.intervals import expected_loss, paired
 from drowsy.evaluation.store import Store
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, convert, inside
@@ -395,30 +395,20 @@ def _undominated(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
 def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
     """Awake, and the points of a knob: the best operation for every step of saving.
 
-    The best one on the search images may be so by chance. Of those on the same view that are no
-    worse than its best by more than a standard error, the one is taken that is closest to the
-    network awake, which fewer images tell. Between views that tells nothing: a tighter one is
-    further from it, and may be right more often. There quality decides.
+    The best one on the search images may be so by chance, the more the more answers it changes. So
+    it is the one whose loss is expected to be least, as nothing is expected to gain.
     """
     workbench, awake = rig.workbench, operations[0]
     offered = {each: 1 - rig.spent(each) for each in operations if each != awake}
-
-    def closest(view: View, enough: Sequence[Operation]) -> Operation:
-        on_it = [each for each in enough if each.view == view]
-        best = workbench.qualities(max(on_it, key=workbench.quality))
-        near = [each for each in on_it if as_good(workbench.qualities(each), best)]
-        least = min(map(workbench.damage, near))
-        # Of equals the one that saves most.
-        close = [each for each in near if workbench.damage(each) <= least]
-        return max(close, key=offered.__getitem__)
-
+    reference = workbench.qualities(awake)
+    loss = {each: expected_loss(workbench.qualities(each), reference) for each in offered}
     chosen: list[Operation] = []
     for step in range(1, STEPS):
         enough = [each for each, saved in offered.items() if saved >= step / STEPS - ROUNDING]
         if not enough:
             break
-        of_views = [closest(view, enough) for view in dict.fromkeys(e.view for e in enough)]
-        chosen.append(max(of_views, key=lambda e: (workbench.quality(e), offered[e])))
+        # Of equals the one that saves most.
+        chosen.append(min(enough, key=lambda each: (loss[each], -offered[each])))
     return [awake, *dict.fromkeys(chosen)]
 
 
