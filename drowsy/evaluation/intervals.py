@@ -88,9 +88,9 @@ def as_good(values: np.ndarray, best: np.ndarray) -> bool:
 def expected_loss(values: np.ndarray, best: np.ndarray) -> float:
     """What ``values`` are below others on average, as far as these images tell.
 
-    That is the mean difference, if it is known that there is no gain: what few images show as one is
-    chance. The mean over all images is taken for normal about theirs, with its standard error, and
-    cut off at 0. Of two losses that look alike the surer one is so expected to be the smaller.
+    That is the mean difference, if it is known that there is no gain: what few images show as one
+    is chance. The mean over all images is taken for normal about theirs, with its standard error,
+    and cut off at 0. Of two losses that look alike the surer one is so expected to be the smaller.
 
     Args:
         values, best: as for ``as_good``.

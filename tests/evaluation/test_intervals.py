@@ -7,7 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from drowsy.evaluation.intervals import Interval, as_good, grouped, interval, paired
+from drowsy.evaluation.intervals import (
+    Interval,
+    as_good,
+    expected_loss,
+    grouped,
+    interval,
+    paired,
+)
 
 DRAWN: dict[str, tuple[Callable[[np.random.Generator, int], np.ndarray], float]] = {
     "normal": (lambda rng, n: rng.normal(3, 2, n), 3.0),
@@ -115,3 +122,21 @@ def test_as_good_is_within_a_standard_error() -> None:
     assert not as_good(best - np.array([0.0, 1.0, 0.0, 1.0]), best)
     # Of -1 and 1.8: 0.4 and 0.7.
     assert as_good(best - np.array([-1.0, 1.8, -1.0, 1.8]), best)
+
+
+@pytest.mark.parametrize("mean", [-0.5, -0.03, 0.0, 0.02, 0.1, 5.0])
+def test_the_expected_loss_is_that_of_losses_that_look_so(mean: float) -> None:
+    """Of many sets of images of no gain, those that show this loss have this one on average."""
+    lost = mean + np.array([0.3, -0.3] * 50)
+    error = 0.03
+    drawn = np.linspace(0, max(mean, 0) + 10 * error, 200_001)
+    likely = np.exp(-(((drawn - mean) / error) ** 2) / 2 + (min(mean, 0) / error) ** 2 / 2)
+    wanted = (drawn * likely).sum() / likely.sum()
+    assert expected_loss(1 - lost, np.ones(100)) == pytest.approx(wanted, rel=0.02)
+
+
+def test_what_changes_nothing_loses_nothing() -> None:
+    best = np.arange(4.0)
+    assert expected_loss(best, best) == 0
+    assert expected_loss(best + 1, best) == 0
+    assert expected_loss(best - 0.5, best) == 0.5

@@ -370,7 +370,7 @@ def test_of_losses_that_look_alike_the_surer_one_is_chosen() -> None:
         values: np.ndarray = field(compare=False)
 
     awake = Offered(whole, 0.0, np.full(100, 0.8))
-    # Standard errors of .03: of a gain by .01 a loss of .019 is expected, of a loss by .1 just that.
+    # With an error of .03, of a gain by .01 a loss of .019 is expected, of a loss by .1 just that.
     lucky = Offered(tight, 0.25, 0.81 + noise)
     surer = Offered(whole, 0.26, np.full(100, 0.785))
     worse = Offered(whole, 0.5, np.full(100, 0.7))
