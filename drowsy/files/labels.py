@@ -96,8 +96,16 @@ class _Room:
     def take(self, point: tuple[float, float], width: float, height: float) -> tuple[Any, bool]:
         """The best place for a name of a point, and whether that is right beside it."""
         x, y = self._pixels(point)
-        places = list(self._places(x, y, width, height))
-        away, box = min(places, key=lambda place: self._harm(x, y, *place))
+        places = self._places(x, y, width, height)
+        away, box = next(places)
+        least = self._harm(x, y, away, box)
+        for other, candidate in places:
+            # The nearest come first: further off none can do less harm.
+            if least <= (0, other):
+                break
+            harm = self._harm(x, y, other, candidate)
+            if harm < least:
+                least, away, box = harm, other, candidate
         self._taken.append(box.padded(_GAP * self._unit))
         if away > 1:
             self._lines.append(self._lead(x, y, box))

@@ -25,15 +25,19 @@ class Clock:
     def __init__(self, minutes: float, journal: Journal, run: str) -> None:
         self.minutes = minutes
         self._journal, self._run = journal, run
-        self._start, self._asked = now(), 0
+        self._over, self._since, self._asked = 0.0, now(), 0
 
     def over(self) -> float:
         """Fraction of the minutes that is over, or was when a run before asked this."""
         self._asked += 1
         name = f"time over, {self._run}, {self._asked}"
-        return float(
-            self._journal.get(name, lambda: round((now() - self._start) / (60 * self.minutes), 4))
-        )
+        # From the last answer on, so that a run that resumes goes on from where it was.
+        self._over = float(self._journal.get(name, self._now))
+        self._since = now()
+        return self._over
+
+    def _now(self) -> float:
+        return round(self._over + (now() - self._since) / (60 * self.minutes), 4)
 
     def has(self, share: float) -> bool:
         """Whether no more than this share of the minutes is over."""

@@ -60,8 +60,10 @@ def asleep(
         return best if best in free else None
     # Of those that are about as close to the network awake, the most accurate one.
     damage = {operation: workbench.damage(operation) for operation in free}
-    near = TIED * min(damage.values())
-    return max((o for o in free if damage[o] <= near), key=workbench.quality)
+    least = min(free, key=damage.__getitem__)
+    # Of answers that hardly move, sums of rounded logarithms may come out below 0.
+    near = [o for o in free if o is least or damage[o] <= TIED * damage[least]]
+    return max(near, key=workbench.quality)
 
 
 def _settings(

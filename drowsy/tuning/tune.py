@@ -240,7 +240,8 @@ def tune(
         "machine": provenance()["machine"],
     }
     journal = Journal(beside(store), about)
-    clock = Clock(minutes, journal, f"{cost}, {sorted(chosen)}, {task}, {splits}, {seeds}")
+    judged = f"{task.name} {task.told}"
+    clock = Clock(minutes, journal, f"{cost}, {sorted(chosen)}, {judged}, {splits}, {seeds}")
     seconds = journal.get("seconds an image", lambda: _seconds(copied, images[:batch].to(dtype)))
     plan = Plan.of(len(images), seconds, minutes)
     if splits is not None:

@@ -17,6 +17,8 @@ from typing import Any
 _TASKS = Path("/proc/self/task")
 # Of the time that was timed: below this, milliseconds are what they are on a quiet machine.
 BUSY = 0.1
+# Threads that may wait at a time, and more.
+_MOST = 1e5
 # What was timed meanwhile, and what becomes of it.
 _TOLD = {
     "measuring": (
@@ -101,4 +103,5 @@ def _noted(made: Mapping[str, Any]) -> dict[str, float]:
     """What a file tells of it, which may be a stranger's."""
     told = made.get("waited")
     told = told if isinstance(told, Mapping) else {}
-    return {n: told[n] for n in _TOLD if type(told.get(n)) in (int, float)}
+    numbers = {n: told[n] for n in _TOLD if type(told.get(n)) in (int, float)}
+    return {n: value for n, value in numbers.items() if 0 <= value < _MOST}

@@ -79,11 +79,14 @@ def test_what_the_clock_said_is_said_again(
     path = tmp_path / "journal"
     clock = Clock(MINUTES, Journal(path, {}), "one")
     assert [clock.over(), clock.over()] == [0.25, 0.5]
-    started(0.1)
+    # A run that resumes goes on from there, however long it was dead.
+    time = started(0.0)
     clock = Clock(MINUTES, Journal(path, {}), "one")
-    assert [clock.over(), clock.over(), clock.over()] == [0.25, 0.5, 0.1]
+    assert [clock.over(), clock.over()] == [0.25, 0.5]
+    time.time += 0.1 * 60 * MINUTES
+    assert clock.over() == 0.6
     # Of another run nothing was said yet.
-    assert Clock(MINUTES, Journal(path, {}), "other").over() == 0.1
+    assert Clock(MINUTES, Journal(path, {}), "other").over() == 0
 
 
 def test_views_end_with_their_share_and_sleep_does_not_begin(

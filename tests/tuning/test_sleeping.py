@@ -143,6 +143,21 @@ def test_a_setting_of_another_view_leaves_the_next_best(
     assert asleep(UNIFORM, workbench, whole(workbench), 0.5, used=found) is None
 
 
+@pytest.mark.parametrize("least", [-3.9e-8, 0.0, float("nan")])
+def test_damage_that_is_rounded_below_none_chooses_too(
+    monkeypatch: pytest.MonkeyPatch, least: float
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Restores(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    splits = {"calibration": range(4), "search": range(4, 14), "report": range(14, 16)}
+    bench = Workbench(model, torch.rand(16, 3, 16, 16), None, splits, Conditions())
+    recipe = replace(SEARCHED, correction="affine")
+    bench._searched[bench._searching(recipe)] = {(0, 0, 5, 5): least}
+    monkeypatch.setattr(bench, "damage", lambda o: least)
+    found = asleep(recipe, bench, whole(bench), 0.5)
+    assert found is not None
+
+
 def test_one_image_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     splits = {"calibration": range(1), "search": range(1, 3), "report": range(3, 4)}

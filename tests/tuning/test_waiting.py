@@ -168,4 +168,6 @@ def test_a_run_that_goes_on_knows_what_the_one_before_saw(
 def test_what_a_stranger_s_file_tells_breaks_nothing() -> None:
     for waited in (None, 3, "x", [1], {"measuring": "x", "choosing": None}, {"measuring": True}):
         assert busy({"waited": waited}) == []
-    assert len(busy({"waited": {"measuring": 1e9, "other": 1.0}})) == 1
+    for share in (10**400, float("inf"), float("nan"), -1.0, 2**64):
+        assert busy({"waited": {"measuring": share}}) == []
+    assert len(busy({"waited": {"measuring": 1e3, "other": 1.0}})) == 1
