@@ -78,7 +78,7 @@ def demo(out: Path) -> None:
     for lever, told in knob.contents.levers.items():
         print(f"{lever}: {told}")
     title = (
-        f"SqueezeNet 1.1, from {first} to {last} images a second by one knob; "
+        f"SqueezeNet 1.1, from {first} to {last} images a second by one knob\n"
         f"{len(other)} crops of photographs that it was not tuned on"
     )
     _, _, picture = record(knob, [*rows, *rivals], out / "knob", title)

@@ -35,9 +35,9 @@ _APART = 1 / 16
 _TRIED = (0.22, 0.45)
 # Images that a search of rates measures on, at least, where their outputs cover the picture.
 _FEW = 4
-# Of the time: when it is over no more views are offered, sleep is not begun, nor more recipes
-# compared, and no sleep is offered at further savings.
-_VIEWS, _SLEEP, _RECIPES, _SAVINGS = 0.4, 0.5, 0.6, 0.85
+# Of the time: when it is over sleep is not begun, no more recipes are compared, and no sleep is
+# offered at further savings. Views, which are cheap and save most places something, are all tried.
+_SLEEP, _RECIPES, _SAVINGS = 0.5, 0.6, 0.85
 
 
 @dataclass
@@ -94,12 +94,9 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
     """
     workbench = rig.workbench
     middles = MIDDLES if crops else MIDDLES[:1]
-    place, count, late = 0, len(offers.operations), ""
+    place, count = 0, len(offers.operations)
     seen: set[View] = set()
     for saving in VIEW_SAVINGS:
-        if not offers.clock.has(_VIEWS):
-            late = f"; none that saves {saving:.0%} or more, {allows(offers.clock.minutes)}"
-            break
         size = workbench.resolution_for(saving)
         if size is None or size == workbench.full:
             continue
@@ -129,7 +126,6 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
     offers.told["view"] = (
         ("1 size or part" if offered == 1 else f"{offered} sizes and parts")
         + " of the picture tried"
-        + late
         + ("" if crops else "; the whole picture, as outputs cover it")
         + (
             "; it bets on what matters being in the middle, as in the images given"
@@ -137,8 +133,6 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
             else ""
         )
         if offered
-        else f"left out, {allows(offers.clock.minutes)}"
-        if late
         else "left out: the network takes no smaller image, or its outputs have another shape then"
     )
 

@@ -15,7 +15,7 @@ import drowsy
 from drowsy.tuning import clock as clocks
 from drowsy.tuning.clock import Clock
 from drowsy.tuning.journal import Journal
-from drowsy.tuning.levers import SLEEP_SAVINGS, VIEW_SAVINGS
+from drowsy.tuning.levers import SLEEP_SAVINGS
 from drowsy.tuning.workbench import Workbench
 
 MINUTES = 0.05
@@ -89,17 +89,17 @@ def test_what_the_clock_said_is_said_again(
     assert Clock(MINUTES, Journal(path, {}), "other").over() == 0
 
 
-def test_views_end_with_their_share_and_sleep_does_not_begin(
+def test_sleep_does_not_begin_late_and_views_are_always_tried(
     started: Callable[[float], Time],
 ) -> None:
-    # The third saving is asked for as more than 0.4 is over; sleep at 0.6.
-    started(0.15)
-    told = tune().contents.levers
-    left_out = f"none that saves {VIEW_SAVINGS[2]:.0%} or more, as 0.05 min allow no more"
-    assert left_out in told["view"]
-    assert told["sleep"] == "left out, as 0.05 min allow no more"
-    started(0.5)
-    assert tune().contents.levers["view"] == "left out, as 0.05 min allow no more"
+    started(0.0)
+    whole = tune().contents.levers
+    started(0.6)
+    late = tune().contents
+    assert late.levers["sleep"] == "left out, as 0.05 min allow no more"
+    # Or a slow or busy machine would be sold no knob at all.
+    assert late.levers["view"] == whole["view"]
+    assert len(late.points) > 1
 
 
 def test_sleep_ends_with_its_share(started: Callable[[float], Time]) -> None:

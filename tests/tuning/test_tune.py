@@ -430,6 +430,25 @@ def test_what_first_calls_take_longer_is_counted_once(
     assert again.compiling == rig.compiling
 
 
+def test_what_is_hopelessly_slow_is_timed_by_few_calls(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = {"calibration": range(8), "search": range(8, 16), "report": range(16, 24)}
+    workbench = Workbench(model, images, None, splits, Conditions())
+    operation = workbench.awake_at(View.whole(workbench.full))
+    calls: list[None] = []
+
+    def slow(*_: Any) -> None:
+        calls.append(None)
+        time.sleep(0.2)
+
+    handle = operation.net.register_forward_pre_hook(slow)
+    assert Rig(model, workbench, "latency", 4, Journal(None, {})).measured(operation) > 4
+    assert len(calls) == 2
+    handle.remove()
+    assert 0.2 < Rig(model, workbench, "latency", 4, Journal(None, {})).measured(operation) < 4
+
+
 @pytest.fixture
 def nothing_meters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("drowsy.sensors.rapl.RAPL", tmp_path / "none")
