@@ -9,6 +9,7 @@ seen.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def plot_lost(panels: Mapping[str, Panel], path: Path, title: str) -> Path:
     methods = [name for name in _STYLES if name in drawn]
     for axis, (text, panel) in zip(axes, panels.items(), strict=True):
         _draw(axis, panel, methods)
-        axis.set_title(text, fontsize=10)
+        axis.set_title(textwrap.fill(text, 40), fontsize=10)
     for method in methods:
         # The first panel may lack one, but its legend is of all.
         colour, marker, width = _STYLES[method]
