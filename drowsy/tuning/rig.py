@@ -86,14 +86,14 @@ class Rig:
                 _compiling(self._key(operation)), lambda: 1e-3 * max(first - second, 0)
             )
             runs = {"model": lambda: self._model(self.images), "operation": run}
-            own = max(timed(runs["model"], self.images.is_cuda) for _ in range(2))
-            if self.cost != "joules" and second > _HOPELESS * own:
-                return second / own
             if self._meter is not None:
                 joules = [
                     ratio(self._meter.measure(run).joules_per_call, 1) for run in runs.values()
                 ]
                 return (joules[1] or 0.0) / (joules[0] or 1.0)
+            own = max(timed(runs["model"], self.images.is_cuda) for _ in range(2))
+            if second > _HOPELESS * own:
+                return second / own
             waiting = Waiting()
             with waiting.watched():
                 taken = in_turns(runs, _SECONDS, cuda=self.images.is_cuda)

@@ -36,7 +36,6 @@ from drowsy.tuning.knob import Knob
 from drowsy.tuning.knobfile import Contents
 from drowsy.tuning.levers import (
     LEVERS,
-    SLEEP_SAVINGS,
     Offers,
     allows,
     offer_formats,
@@ -250,7 +249,6 @@ def tune(
     with _opened(store) as opened, shown(minutes, progress) as tell:
         tell("preparing")
         conditions = Conditions(
-            savings=SLEEP_SAVINGS,
             seeds=seeds,
             batch=min(50, plan.search),
             dtype=dtype,
