@@ -29,6 +29,7 @@ from drowsy.tuning.evaluate import table, verdict
 from drowsy.tuning.knob import Knob
 from drowsy.tuning.loading import is_video_knob, load
 from drowsy.tuning.tune import tune
+from drowsy.tuning.waiting import SIGN
 
 # Of what is written beside a knob's file.
 _BESIDE = (".csv", ".json", ".png")
@@ -52,7 +53,7 @@ def run_tune(args: argparse.Namespace) -> None:
     model, info = load_model(args)
     device = find_device(args)
     data = load_data(_of_one(args), info)
-    with in_lines(args):
+    with in_lines(args, SIGN):
         knob = tune(
             model.to(device),
             data.images.to(device),
@@ -81,7 +82,7 @@ def _tune_video(args: argparse.Namespace, out: Path) -> None:
     model, info = load_model(args)
     device = find_device(args)
     clips = read_clips(args.data, info.preprocess, args)
-    with in_lines(args):
+    with in_lines(args, SIGN):
         knob = tune(
             model.to(device),
             [clip.to(device) for clip in clips.values()],
@@ -145,7 +146,7 @@ def run_bench(args: argparse.Namespace) -> None:
     if video:
         _refuse(args, ("batch",), "images")
     knob, model, _ = load_knob(args, measured=True)
-    with in_lines(args):
+    with in_lines(args, SIGN):
         if isinstance(knob, VideoKnob):
             knob.measure(seconds=args.seconds)
         else:
@@ -252,7 +253,10 @@ def load_knob(
 
 @contextmanager
 def in_lines(args: argparse.Namespace, but: str | None = None) -> Iterator[None]:
-    """Tell the warnings of a block in a line each, without where in the code they arose."""
+    """Tell the warnings of a block in a line each, without where in the code they arose.
+
+    ``but``: words of those that are not told, as what follows tells them.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         try:

@@ -52,6 +52,22 @@ class Offers:
     told: dict[str, str] = field(default_factory=dict)
     tell: Tell = silent
 
+    def tell_kept(self, operations: Sequence[Operation]) -> None:
+        """Say of every lever that was offered whether these operations, which are kept, have it."""
+        offered, kept = (set[str]().union(*map(_turned, o)) for o in (self.operations, operations))
+        for name in offered - kept:
+            self.told[name] += "; none kept"
+
+
+def _turned(operation: Operation) -> set[str]:
+    """The levers that an operation turns."""
+    turned = {
+        "view": not operation.view.is_whole,
+        "sleep": any(operation.setting),
+        "format": operation.number_format is not None,
+    }
+    return {name for name in LEVERS if turned[name]}
+
 
 def allows(minutes: float) -> str:
     """Why images or frames are left out, in words."""

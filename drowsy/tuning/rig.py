@@ -69,11 +69,10 @@ class Rig:
     def measured(self, operation: Operation) -> float:
         """Milliseconds, or joules where these are the cost, as a fraction of the model's."""
         key = self._key(operation)
-        found = float(self.journal.get(key, lambda: self._measured(operation)))
+        found = float(self.waiting.timed(self.journal, key, lambda: self._measured(operation)))
         if key not in self._known:
             self._known.add(key)
             self.compiling += self.journal.get(_compiling(key), float)
-            self.waiting.add(*self.journal.get(_waiting(key), lambda: (0.0, 0.0)))
         return found
 
     def _measured(self, operation: Operation) -> float:
@@ -94,11 +93,7 @@ class Rig:
             own = max(timed(runs["model"], self.images.is_cuda) for _ in range(2))
             if second > _HOPELESS * own:
                 return second / own
-            waiting = Waiting()
-            with waiting.watched():
-                taken = in_turns(runs, _SECONDS, cuda=self.images.is_cuda)
-            key = _waiting(self._key(operation))
-            self.journal.get(key, lambda: (waiting.seconds, waiting.waited))
+            taken = in_turns(runs, _SECONDS, cuda=self.images.is_cuda)
         pairs = zip(taken["operation"], taken["model"], strict=True)
         return statistics.median(own / whole for own, whole in pairs)
 
@@ -125,7 +120,3 @@ class Rig:
 
 def _compiling(key: str) -> str:
     return f"{key}: compiling"
-
-
-def _waiting(key: str) -> str:
-    return f"{key}: waiting"

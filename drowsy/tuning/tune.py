@@ -265,6 +265,7 @@ def tune(
             offers.told["images"] = f"{used} of {len(images)} used, {allows(minutes)}"
         tell("choosing")
         operations = _choose(rig, offers.operations)
+        offers.tell_kept(operations)
         points = []
         for n, operation in enumerate(operations):
             tell("reporting", f"{n + 1} of {len(operations)}")

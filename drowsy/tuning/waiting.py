@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from drowsy.tuning.journal import Journal
 
 _TASKS = Path("/proc/self/task")
 # Of the time that was timed: below this, milliseconds are what they are on a quiet machine.
 BUSY = 0.1
 # Threads that may wait at a time, and more.
 _MOST = 1e5
-# What was timed meanwhile, and what becomes of it.
+# What its warning begins with.
+SIGN = "a busy machine"
+# What was timed meanwhile, and what to do.
 _TOLD = {
     "measuring": (
-        "while points were measured",
-        "milliseconds are not to be trusted; knob.measure() on a quiet machine measures again",
+        "points were measured",
+        "their milliseconds are not to be trusted: measure again (knob.measure, drowsy bench)",
     ),
-    "choosing": (
-        "while points were chosen",
-        "tune on a quiet machine may choose others",
-    ),
+    "choosing": ("points were chosen", "tune may choose others"),
 }
 
 
@@ -46,6 +47,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.seconds = self.waited = 0.0
+        self._known: set[str] = set()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -56,6 +58,22 @@ class Waiting:
         found = {name: each - before.get(name, 0.0) for name, each in _waits().items()}
         self.add(time.perf_counter() - start, sum(found.values()))
 
+    def timed(self, journal: Journal, key: str, take: Callable[[], Any]) -> Any:
+        """What a journal knows of a timing, or what is taken now; either is added, once a key."""
+
+        def taken() -> Any:
+            waiting = Waiting()
+            with waiting.watched():
+                found = take()
+            journal.get(_waiting(key), lambda: (waiting.seconds, waiting.waited))
+            return found
+
+        found = journal.get(key, taken)
+        if key not in self._known:
+            self._known.add(key)
+            self.add(*journal.get(_waiting(key), lambda: (0.0, 0.0)))
+        return found
+
     def add(self, seconds: float, waited: float) -> None:
         """What was found elsewhere."""
         self.seconds += seconds
@@ -65,6 +83,10 @@ class Waiting:
     def share(self) -> float:
         """Seconds waited in every second; 0 where nothing was watched."""
         return round(self.waited / self.seconds, 3) if self.seconds else 0.0
+
+
+def _waiting(key: str) -> str:
+    return f"{key}: waiting"
 
 
 def _waits() -> dict[str, float]:
@@ -85,9 +107,8 @@ def noted(made: Mapping[str, Any], **shares: float) -> dict[str, Any]:
 def busy(made: Mapping[str, Any], names: Iterable[str] = tuple(_TOLD)) -> list[str]:
     """A line for each of ``noted`` that was timed on a busy machine; none on a quiet one."""
     return [
-        f"a busy machine: {_TOLD[name][0]}, threads waited {share:.2f} s for a core in every "
-        "second, as other programs run, or torch has more threads than there are cores "
-        f"(OMP_NUM_THREADS, torch.set_num_threads): {_TOLD[name][1]}"
+        f"{SIGN}: while {_TOLD[name][0]}, threads waited {share:.2f} s for a core in every second; "
+        f"{_TOLD[name][1]} on a quiet one, or with fewer threads"
         for name in names
         if (share := _noted(made).get(name, 0.0)) >= BUSY
     ]

@@ -358,6 +358,16 @@ def test_formats_are_told_of_what_they_cost(
     assert told == "bfloat16 takes 0.55 of the time of the network's own format"
 
 
+def test_a_lever_that_was_tried_in_vain_says_so(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tune(model, images, cost="macs")
+    assert not any("none kept" in told for told in kept.contents.levers.values())
+    monkeypatch.setattr(tuning, "_choose", lambda rig, operations: operations[:1])
+    told = tune(model, images, cost="macs").contents.levers
+    assert {name for name, each in told.items() if "none kept" in each} == {"view", "sleep"}
+
+
 def test_of_losses_that_look_alike_the_surer_one_is_chosen() -> None:
     """A gain on few images is chance: what changes few answers is surer to lose little."""
     whole, tight = View.whole((32, 32)), View.of((32, 32), (24, 24), 0.8)

@@ -225,7 +225,7 @@ class _Bench:
         self, net: DrowsyNet, clip: Tensor, cost: str, seconds: float, journal: Journal
     ) -> None:
         self.net, self.clip, self.cost, self._journal = net, clip, cost, journal
-        self.waiting, self._known = Waiting(), set[Way]()
+        self.waiting = Waiting()
         # About as many ways as there are.
         self._seconds = min(_TIMED, _TIMING * seconds / 30)
 
@@ -233,17 +233,9 @@ class _Bench:
         """How long a way takes here."""
 
         def taken() -> list[float]:
-            waiting = Waiting()
-            with waiting.watched():
-                found = pace(self.net, way, self.clip, self._seconds)
-            self._journal.get(f"waiting: {way}", lambda: (waiting.seconds, waiting.waited))
-            return list(astuple(found))
+            return list(astuple(pace(self.net, way, self.clip, self._seconds)))
 
-        found = Pace(*self._journal.get(f"pace: {way}", taken))
-        if way not in self._known:
-            self._known.add(way)
-            self.waiting.add(*self._journal.get(f"waiting: {way}", lambda: (0.0, 0.0)))
-        return found
+        return Pace(*self.waiting.timed(self._journal, f"pace: {way}", taken))
 
     def spent(self, way: Way, seen: Seen, cost: str) -> float:
         """What a way costs, as a fraction of awake."""
