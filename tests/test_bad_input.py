@@ -2077,7 +2077,7 @@ CASES = [
         "results in a file",
         lambda folder: study(with_images(folder), "--out", with_file(folder / "a.txt")),
         CommandFailed,
-        r"drowsy uniform: out: got .*a\.txt .*allowed: a folder",
+        r"drowsy uniform: out: got .*a\.txt, allowed: a folder",
     ),
     Case(
         "images without end",

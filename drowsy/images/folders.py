@@ -183,8 +183,10 @@ def _load_cifar(
     )
 
 
-def _integers(name: str, given: Any) -> list[int]:
+def _integers(name: str, given: Any) -> Sequence[int]:
     """Integers of a range, a sequence, an array or a tensor; no truth values, which mean others."""
+    if isinstance(given, range):
+        return given  # As it is: it may be longer than any memory.
     found = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
         try:
