@@ -90,7 +90,11 @@ def demo(out: Path) -> None:
 
 def _beside(rivals: Sequence[Row]) -> list[Row]:
     """Every smaller image, and the paper's neuron at its lowest rate."""
-    return [row for row in rivals if row["series"] == SMALLER or row["setting"].startswith("1/")]
+    return [
+        row
+        for row in rivals
+        if row["series"].startswith(SMALLER) or row["setting"].startswith("1/")
+    ]
 
 
 def squeezenet() -> nn.Module:

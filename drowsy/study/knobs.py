@@ -65,7 +65,8 @@ def rival_rows(
 ) -> list[Row]:
     """What a user has without a knob: the whole picture at fewer pixels; and the paper's neuron.
 
-    Both are timed beside the network awake, in turns, and told in the knob's milliseconds.
+    Fewer pixels also in the number format of the knob's fastest point, where it has one. All are
+    timed beside the network awake, in turns, and told in the knob's milliseconds.
 
     Args:
         knob: what they are rivals of.
@@ -78,23 +79,27 @@ def rival_rows(
         seconds: for the milliseconds of all of them together.
     """
     contents, full = knob.contents, (images.shape[-2], images.shape[-1])
-    machine = Machine(model, images[:1], Sleep("paper"), {None}, {}, {}, contents.restores)
+    fastest = min(
+        (knob.awake, *knob.points), key=lambda point: point.latency_ms or 0.0
+    ).number_format
+    formats = list(dict.fromkeys((None, fastest)))
+    machine = Machine(model, images[:1], Sleep("paper"), set(formats), {}, {}, contents.restores)
     net = machine.nets[None]
     shadow = copy.deepcopy(net).to("meta")
 
     def multiplies(size: tuple[int, int]) -> int:
         return network_cost(shadow, (images.shape[1], *size)).convolutions.multiplies
 
-    def at(rate: int, view: View | None = None) -> OperatingPoint:
+    def at(rate: int, **turned: Any) -> OperatingPoint:
         setting = tuple(0 if name in net.resting else rate for name in net.layers)
-        return OperatingPoint(net.schedule_of(setting), 0.0, view=view)
+        return OperatingPoint(net.schedule_of(setting), 0.0, **turned)
 
     rivals = [("awake", "", at(0))]
-    for saving in savings:
-        size = resolution_for(saving, multiplies, full)
-        if size is not None and size != full:
-            view = View(full, full, size)
-            rivals.append((SMALLER, str(view), at(0, view)))
+    sizes = [resolution_for(saving, multiplies, full) for saving in savings]
+    views = [View(full, full, size) for size in sizes if size is not None and size != full]
+    for name in formats:
+        series = SMALLER if name is None else f"{SMALLER}, {name}"
+        rivals += [(series, str(view), at(0, view=view, number_format=name)) for view in views]
     rivals += [(PAPER, f"{rate}/{net.k} asleep", at(rate)) for rate in asleep]
     points = [point for _, _, point in rivals]
     task = task_named(contents.made)

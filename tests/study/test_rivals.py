@@ -1,0 +1,66 @@
+"""What stands beside a knob: the same losses as by hand, in the formats that the knob has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import drowsy
+from drowsy.images.view import View
+from drowsy.study.knobs import knob_rows, rival_rows
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(24, 3, 16, 16)
+
+
+@pytest.fixture
+def model(images: Tensor) -> nn.Module:
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        # No class is the answer to everything.
+        model[-1].bias -= model(images).mean(0)
+    return model
+
+
+@pytest.fixture
+def knob(model: nn.Module, images: Tensor) -> drowsy.Knob:
+    return drowsy.tune(model, images, levers="view", batch=4, minutes=0.02, progress=False)
+
+
+def agreement(awake: Tensor, other: Tensor) -> float:
+    return (awake.argmax(1) == other.argmax(1)).float().mean().item()
+
+
+@pytest.mark.parametrize("number_format", [None, "bfloat16"])
+def test_smaller_images_are_also_in_the_format_of_the_fastest_point(
+    model: nn.Module, images: Tensor, knob: drowsy.Knob, number_format: str | None
+) -> None:
+    point = replace(knob.awake, number_format=number_format, latency_ms=1e-6, saving=0.5)
+    knob.points = (knob.awake, point)
+    rows = rival_rows(knob, model, images, savings=[0.5, 0.75], asleep=[1], seconds=0.2)
+    small = "a smaller image"
+    formats = {small: torch.float32}
+    if number_format is not None:
+        formats[f"{small}, bfloat16"] = torch.bfloat16
+    kinds = [(kind, f"{size} px") for kind in formats for size in (11, 8)]
+    assert [(row["series"], row["setting"]) for row in rows] == [
+        *kinds,
+        ("the paper's neuron", "1/8 asleep"),
+    ]
+    with torch.inference_mode():
+        awake = model(images)
+        for row, (kind, told) in zip(rows, kinds, strict=False):
+            size = int(told.split()[0])
+            shown = View((16, 16), (16, 16), (size, size))(images).to(formats[kind])
+            by_hand = agreement(awake, model.to(formats[kind])(shown).float())
+            model.float()
+            assert row["agreement"] == pytest.approx(by_hand, abs=1e-6)
+            assert row["loss"] == pytest.approx(1 - by_hand, abs=1e-6)
+            assert row["latency_ms"] == pytest.approx((1 - row["saved"]) * knob.awake.latency_ms)
+    assert [row["series"] for row in knob_rows(knob)] == ["knob"] * 2
