@@ -20,7 +20,13 @@ from drowsy.cli.inputs import (
     place,
 )
 from drowsy.cli.networks import build_model, load_model, model_info
-from drowsy.cli.options import check_apart, check_out_file, check_out_folder, find_device
+from drowsy.cli.options import (
+    check_apart,
+    check_out_file,
+    check_out_folder,
+    check_store,
+    find_device,
+)
 from drowsy.cli.video import compare_video
 from drowsy.comparison.compare import compare, table
 from drowsy.comparison.recipes import RECIPES, SETS
@@ -100,6 +106,7 @@ def run_compare(args: argparse.Namespace) -> None:
         compare_video(args)
         return
     check_out_folder(args)
+    check_store(args)
     model, info = load_model(args)
     dtype = getattr(torch, args.dtype)
     names = ("search", "report", "calibration")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.cli.networks import about_weights, load_model, note
-from drowsy.cli.options import check_correct, check_out_folder, find_device
+from drowsy.cli.options import check_correct, check_out_folder, check_store, find_device
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import load_stencils
 from drowsy.evaluation.arguments import costs_on
@@ -41,6 +41,7 @@ SLEEP = {"source": "bernoulli", "grain": "neuron", "k": DEFAULT_K, "fill": "auto
 def open_study(args: argparse.Namespace) -> Iterator[Study]:
     check_correct(args)
     check_out_folder(args)
+    check_store(args)
     net, info = load_network(args)
     data = load_data(args, info)
     if getattr(args, "race", False):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from drowsy.cli.inputs import load_data
 from drowsy.cli.networks import as_recorded, load_model, model_info, note, recorded
-from drowsy.cli.options import check_clips, check_folders, check_out_file, find_device
+from drowsy.cli.options import check_clips, check_folders, check_out_file, check_store, find_device
 from drowsy.cli.video import read_clips
 from drowsy.files.messages import counted, legible
 from drowsy.files.tensors import read_described
@@ -43,6 +43,7 @@ _BATCH = 50
 
 def run_tune(args: argparse.Namespace) -> None:
     out = check_out_file(args)
+    check_store(args)
     if args.video:
         _tune_video(args, out)
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from drowsy.evaluation.arguments import check_count
+from drowsy.evaluation.store import Store
 from drowsy.files.messages import legible
 from drowsy.images.checks import check_splits
 from drowsy.images.folders import LAYOUTS, check_folder
@@ -205,6 +206,13 @@ def check_out_folder(args: argparse.Namespace) -> Path:
         raise ValueError(f"out: got {out}, allowed: a folder, or a name for a new one")
     _check_writable(out / "file")
     return out
+
+
+def check_store(args: argparse.Namespace) -> None:
+    """Raise ValueError where the file of ``--store`` is no store, before anything is computed."""
+    if args.store is not None:
+        with Store(args.store):
+            pass
 
 
 def _check_writable(path: Path) -> None:

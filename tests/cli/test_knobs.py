@@ -232,8 +232,10 @@ def test_without_labels_what_was_sold_by_them_has_no_columns(
         (["tune", "M", "data", "--out", "f", "--minutes", "0"], "minutes: got 0.0, allowed"),
         (["tune", "M", "data", "--out", "f", "--levers", "skip"], "levers: got skip, allowed of"),
         (["tune", "M", "data", "--out", "f", "--cost", "slowest"], "cost: got slowest, allowed of"),
+        (["tune", "M", "data", "--out", "f", "--store", "data"], "store data: cannot be opened"),
         (["tune", "M", "none.mp4", "--video", "--out", "f"], "clip: none.mp4 cannot be read"),
         (["uniform", "--model", "M", "--data", "data", "--out", "F"], "out: got tiny.drowsy"),
+        (["uniform", "--model", "M", "--data", "data", "--store", "F"], "not an evaluation store"),
         (["uniform", "--model", "M", "--data", "none", "--out", "o"], "data: no folder none"),
     ],
 )
