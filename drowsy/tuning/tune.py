@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -18,7 +18,7 @@ from drowsy.energy import Meter
 from drowsy.evaluation.arguments import check_count, check_seeds, gather
 from drowsy.evaluation.evaluator import task_of
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_state
-from drowsy.evaluation.intervals import expected_loss, paired
+from drowsy.evaluation.intervals import as_good, expected_loss, paired
 from drowsy.evaluation.store import Store
 from drowsy.files.provenance import provenance
 from drowsy.graph.convert import check_model, convert, inside
@@ -400,16 +400,50 @@ def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
     """
     workbench, awake = rig.workbench, operations[0]
     offered = {each: 1 - rig.spent(each) for each in operations if each != awake}
+    quality = {each: workbench.qualities(each) for each in offered}
     reference = workbench.qualities(awake)
-    loss = {each: expected_loss(workbench.qualities(each), reference) for each in offered}
+    loss = {each: expected_loss(quality[each], reference) for each in offered}
+    loss = _rising(loss, offered, quality)
     chosen: list[Operation] = []
     for step in range(1, STEPS):
         enough = [each for each, saved in offered.items() if saved >= step / STEPS - ROUNDING]
         if not enough:
             break
-        # Of equals the one that saves most.
-        chosen.append(min(enough, key=lambda each: (loss[each], -offered[each])))
+        # Of equals the one that saves least: the others have steps of their own.
+        chosen.append(min(enough, key=lambda each: (loss[each], offered[each])))
     return [awake, *dict.fromkeys(chosen)]
+
+
+def _rising(
+    loss: Mapping[Operation, float],
+    saved: Mapping[Operation, float],
+    quality: Mapping[Operation, np.ndarray],
+) -> dict[Operation, float]:
+    """Losses where, of one kind, what saves more loses no less, as far as these images can tell.
+
+    Where more sleep on the same view, or fewer pixels of the same part, look better by no more than
+    chance, all are taken for their mean, as in isotonic regression.
+    """
+    kinds: dict[Hashable, list[Operation]] = {}
+    for each in sorted(loss, key=saved.__getitem__):
+        shown = each.view if any(each.setting) else each.view.middle
+        kinds.setdefault((shown, each.number_format), []).append(each)
+
+    def mean(group: Sequence[Operation]) -> float:
+        return statistics.fmean(loss[each] for each in group)
+
+    found = {}
+    for kind in kinds.values():
+        groups: list[list[Operation]] = []
+        for each in kind:
+            groups.append([each])
+            while len(groups) > 1 and mean(groups[-2]) > mean(groups[-1]):
+                less, more = groups[-2:]
+                if not as_good(quality[less[-1]], quality[more[0]]):
+                    break
+                groups[-2:] = [less + more]
+        found |= {each: mean(group) for group in groups for each in group}
+    return found
 
 
 def _point(workbench: Workbench, operation: Operation) -> OperatingPoint:

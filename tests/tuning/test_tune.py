@@ -368,32 +368,70 @@ def test_a_lever_that_was_tried_in_vain_says_so(
     assert {name for name, each in told.items() if "none kept" in each} == {"view", "sleep"}
 
 
+@dataclass(frozen=True)
+class Offered:
+    """As much of an operation as a choice asks for, with its quality image by image."""
+
+    view: View
+    saving: float
+    values: np.ndarray = field(compare=False)
+    setting: tuple[int, ...] = (0,)
+    number_format: str | None = None
+
+
+def noisy(quality: float, seed: int) -> np.ndarray:
+    """Of 100 images, .03 of error in the mean, whatever it is by the seed."""
+    drawn = np.random.default_rng(seed).permutation([0.3, -0.3] * 50)
+    return quality + drawn
+
+
+def choice(*offered: Any) -> list[Any]:
+    """What is chosen of these, besides awake, whose quality is .8."""
+    rig: Any = SimpleNamespace(
+        workbench=SimpleNamespace(qualities=lambda each: each.values),
+        spent=lambda each: 1 - each.saving,
+    )
+    awake: Any = Offered(View.whole((32, 32)), 0.0, np.full(100, 0.8))
+    first, *others = tuning._choose(rig, [awake, *offered])
+    assert first is awake
+    return others
+
+
 def test_of_losses_that_look_alike_the_surer_one_is_chosen() -> None:
     """A gain on few images is chance: what changes few answers is surer to lose little."""
     whole, tight = View.whole((32, 32)), View.of((32, 32), (24, 24), 0.8)
     noise = np.array([0.3, -0.3] * 50)
 
-    @dataclass(frozen=True)
-    class Offered:
-        view: View
-        saving: float
-        values: np.ndarray = field(compare=False)
-
-    awake = Offered(whole, 0.0, np.full(100, 0.8))
     # With an error of .03, of a gain by .01 a loss of .019 is expected, of a loss by .1 just that.
     lucky = Offered(tight, 0.25, 0.81 + noise)
-    surer = Offered(whole, 0.26, np.full(100, 0.785))
-    worse = Offered(whole, 0.5, np.full(100, 0.7))
-    better = Offered(tight, 0.51, 0.72 + noise)
-    rig: Any = SimpleNamespace(
-        workbench=SimpleNamespace(qualities=lambda each: each.values),
-        spent=lambda each: 1 - each.saving,
-    )
-    offered: list[Any] = [awake, lucky, surer, worse, better]
-    assert tuning._choose(rig, offered) == [awake, surer, better]
-    # Of equals the one that saves most.
-    same = Offered(tight, 0.3, np.full(100, 0.785))
-    assert tuning._choose(rig, [*offered, same]) == [awake, same, better]
+    surer = Offered(whole, 0.26, np.full(100, 0.785), (1,))
+    worse = Offered(whole, 0.5, np.full(100, 0.7), (2,))
+    better = Offered(tight, 0.51, 0.72 + noise, (1,))
+    assert choice(lucky, surer, worse, better) == [surer, better]
+
+
+def test_more_of_the_same_is_no_better() -> None:
+    """What looks as if more sleep, or fewer pixels of one part, lost less is chance."""
+    whole, part = View.whole((32, 32)), View.of((32, 32), (28, 28))
+    some = Offered(whole, 0.25, noisy(0.6, 1), (1,))
+    more = Offered(whole, 0.4, noisy(0.62, 2), (2,))
+    assert choice(some, more) == [some, more]
+    # Taken for their mean, .19, they are better than this; as it is the first was not.
+    view = Offered(part, 0.3, noisy(0.605, 3))
+    assert choice(some, more, view) == [some, more]
+    # And the other way round.
+    fewer = Offered(View.of((32, 32), (24, 24)), 0.45, noisy(0.61, 4))
+    sleep = Offered(whole, 0.3, noisy(0.6055, 1), (1,))
+    assert choice(sleep, view, fewer) == [view, fewer]
+    # Another part of the picture, another view that is slept on, another format are other kinds.
+    middle = Offered(View.of((32, 32), (20, 20), 0.7), 0.5, noisy(0.615, 5))
+    asleep = Offered(View.of((32, 32), (20, 20)), 0.5, noisy(0.615, 5), (1,))
+    turned = Offered(whole, 0.5, noisy(0.615, 5), (3,), "bfloat16")
+    for other in (middle, asleep, turned):
+        assert choice(some, other) == [other]
+    # What is clear stays as it is, and makes nothing else worse.
+    bad = Offered(whole, 0.2, noisy(0.2, 6), (1,))
+    assert choice(bad, some, more) == [some, more]
 
 
 def test_six_images_are_enough(model: nn.Module, images: Tensor) -> None:
