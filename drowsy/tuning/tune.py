@@ -432,7 +432,7 @@ def _rising(
     def mean(group: Sequence[Operation]) -> float:
         return statistics.fmean(loss[each] for each in group)
 
-    found = {}
+    found: dict[Operation, float] = {}
     for kind in kinds.values():
         groups: list[list[Operation]] = []
         for each in kind:
