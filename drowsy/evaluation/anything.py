@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drowsy.evaluation.computation import fingerprint_value
 from drowsy.evaluation.errors import relative_error
-from drowsy.evaluation.metrics import Task
+from drowsy.evaluation.metrics import NotFinite, Task
 from drowsy.evaluation.outputs import count_of, taken, tensors
 
 Metric = Callable[[Any, Any, Any], Any]
@@ -75,13 +75,9 @@ def _score(judged: _Judged, metric: Metric) -> Tensor:
     found = found.detach().double()
     bad = (~found.isfinite()).nonzero()
     if len(bad):
-        put_out = tensors(judged.outputs)
-        cause = (
-            "whose outputs are finite"
-            if all(y.isfinite().all() for y in put_out)
-            else "as the network puts out NaN or infinity"
-        )
-        raise ValueError(
+        whole = all(y.isfinite().all() for y in tensors(judged.outputs))
+        cause = "whose outputs are finite" if whole else "as the network puts out NaN or infinity"
+        raise (ValueError if whole else NotFinite)(
             f"metric: gave {float(found[bad[0]])} for image {int(bad[0])} of {wanted}, {cause}, "
             "allowed: a finite number of each"
         )
