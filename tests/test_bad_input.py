@@ -882,6 +882,12 @@ CASES = [
         "metric: gave nan for image 0 of 4, whose outputs are finite, allowed: a finite number",
     ),
     Case(
+        "a metric that no file could hold",
+        lambda _: search(net(), images(), metric=lambda outputs, *_: outputs[:, 0] * 0 - 1e25),
+        ValueError,
+        r"metric: gave -1e\+25 for image 0 of 4, .* allowed: a finite number of each, up to 2\*\*64",
+    ),
+    Case(
         "a task that stores would take for a classification",
         lambda _: replace(OUTPUTS, told=None),
         ValueError,

@@ -173,7 +173,8 @@ def run_report(args: argparse.Namespace) -> None:
     else:
         _refuse(args, ("every", "names"), "video")
         check_folders(args, _CLIPS)
-    if args.images is not None and len(args.images) > MOST_IMAGES:
+    # Not its length, which Python tells of no range of 2**63 and more.
+    if args.images is not None and args.images.stop - args.images.start > MOST_IMAGES:
         told = f"{args.images.start}:{args.images.stop}"
         raise ValueError(f"images: got {told}, allowed: {MOST_IMAGES} of them at most")
     info, images, classes = model_info(args), None, None

@@ -52,6 +52,13 @@ def _run(argv: list[str] | None) -> int:
         print(f"drowsy {args.command}: {first} (--batch takes a smaller number)", file=sys.stderr)
         return 2
     except Exception as error:
+        if "can't allocate memory" in str(error):  # as torch says of the host's
+            print(
+                f"drowsy {args.command}: the memory does not suffice (--batch takes a smaller "
+                "number, --images fewer images)",
+                file=sys.stderr,
+            )
+            return 2
         if not isinstance(error, (OSError, ImportError)) and not _is_refusal(error):
             raise
         print(f"drowsy {args.command}: {_told(error)}", file=sys.stderr)

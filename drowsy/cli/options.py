@@ -20,11 +20,14 @@ from drowsy.knob.frontier import COSTS
 from drowsy.models import MODELS
 from drowsy.tuning.clips.point import COSTS as VIDEO_COSTS
 from drowsy.tuning.clips.tune import VIDEO_LEVERS
+from drowsy.tuning.knobfile import MOST_BATCH
 from drowsy.tuning.levers import LEVERS
 from drowsy.tuning.measuring import check_seconds
 
 # Least values of options, where a command has them.
 LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1, "camera": 0, "frames": 1, "every": 1}
+# Of options that are refused before memory is asked for.
+_MOST = {"batch": MOST_BATCH}
 # Files that are read.
 _FILES = ("weights", "stencils", "calibration")
 
@@ -37,6 +40,8 @@ def check_options(args: argparse.Namespace) -> None:
         value = getattr(args, name, None)
         if value is not None and value < least:
             raise ValueError(f"{name}: got {value}, allowed: {least} or more")
+        if value is not None and value > _MOST.get(name, math.inf):
+            raise ValueError(f"{name}: got {value}, allowed: {least} to {_MOST[name]}")
     for name, allowed, fits in (
         ("mean", "finite numbers", math.isfinite),
         ("std", "finite numbers above 0", lambda value: 0 < value < math.inf),

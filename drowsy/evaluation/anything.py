@@ -14,10 +14,11 @@ from torch import Tensor
 
 from drowsy.evaluation.computation import fingerprint_value
 from drowsy.evaluation.errors import relative_error
-from drowsy.evaluation.metrics import Task
+from drowsy.evaluation.metrics import NotFinite, Task
 from drowsy.evaluation.outputs import count_of, taken, tensors
 
 Metric = Callable[[Any, Any, Any], Any]
+_MOST = 2.0**64
 """``(outputs, awake_outputs, targets)`` -> a finite number of each image, higher is better.
 
 All three are copies, which it may write into. Outputs are as ``drowsy.evaluation.outputs`` tells;
@@ -73,17 +74,14 @@ def _score(judged: _Judged, metric: Metric) -> Tensor:
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"metric: gave {got} for {wanted} images, allowed: a number of each")
     found = found.detach().double()
-    bad = (~found.isfinite()).nonzero()
+    # Beyond that a knob's file would not take it.
+    bad = (~(found.abs() <= _MOST)).nonzero()
     if len(bad):
-        put_out = tensors(judged.outputs)
-        cause = (
-            "whose outputs are finite"
-            if all(y.isfinite().all() for y in put_out)
-            else "as the network puts out NaN or infinity"
-        )
-        raise ValueError(
+        whole = all(y.isfinite().all() for y in tensors(judged.outputs))
+        cause = "whose outputs are finite" if whole else "as the network puts out NaN or infinity"
+        raise (ValueError if whole else NotFinite)(
             f"metric: gave {float(found[bad[0]])} for image {int(bad[0])} of {wanted}, {cause}, "
-            "allowed: a finite number of each"
+            "allowed: a finite number of each, up to 2**64"
         )
     return found
 

@@ -81,7 +81,7 @@ def as_good(values: np.ndarray, best: np.ndarray) -> bool:
     Args:
         values, best: ``[images]``, higher is better, of the same images in the same order.
     """
-    lost = best - values
+    lost = np.subtract(best, values, dtype=np.float64)
     return float(lost.mean()) <= float(lost.std()) / math.sqrt(len(lost))
 
 
@@ -95,7 +95,7 @@ def expected_loss(values: np.ndarray, best: np.ndarray) -> float:
     Args:
         values, best: as for ``as_good``.
     """
-    lost = best - values
+    lost = np.subtract(best, values, dtype=np.float64)
     mean, error = float(lost.mean()), float(lost.std()) / math.sqrt(len(lost))
     if not error:
         return max(mean, 0.0)

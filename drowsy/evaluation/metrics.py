@@ -18,6 +18,11 @@ Sums = Mapping[str, float | None]
 Values = Mapping[str, np.ndarray]
 """Metric's name -> float32 ``[images]``, what it is of each; in the images' order."""
 
+
+class NotFinite(ValueError):
+    """What a network puts out has no finite figure: it is NaN or infinity somewhere."""
+
+
 # The fields of ``Counts``, by metric.
 _FIELDS = {"top1": "top1", "top5": "top5", "agreement": "agree", "divergence": "divergence"}
 

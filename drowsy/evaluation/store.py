@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from drowsy.evaluation.identity import Context
-from drowsy.evaluation.metrics import Counts
+from drowsy.evaluation.metrics import Counts, NotFinite
 from drowsy.knob.metrics import METRICS, Metric
 from drowsy.knob.schedule import Setting
 
@@ -185,8 +185,8 @@ class Store:
 
         Raises:
             ValueError: the store holds another result for the same point (a sum of floats, as the
-                divergence is, may differ), a sum is not finite, or one is of a metric that nobody
-                knows.
+                divergence is, may differ), a sum is not finite (``NotFinite``), or one is of a
+                metric that nobody knows.
         """
         sums = counts.sums
         if unknown := [name for name in sums if name not in METRICS]:
@@ -195,7 +195,7 @@ class Store:
             )
         for name, value in sums.items():
             if value is not None and not math.isfinite(value):
-                raise ValueError(
+                raise NotFinite(
                     f"{name}: got {value} for setting {setting}, allowed: a finite number; does "
                     "the network put out NaN?"
                 )

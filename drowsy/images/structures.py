@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -51,3 +51,11 @@ def tensors_in(outputs: Any) -> list[Tensor]:
 
     mapped(note, outputs)
     return found
+
+
+def alike(outputs: Any, others: Any) -> bool:
+    """Whether tensors have the same shapes, or are boxes, of which any number may be found."""
+    if isinstance(outputs, list) and outputs and isinstance(outputs[0], Mapping):
+        return True
+    one, other = map(tensors_in, (outputs, others))
+    return [y.shape for y in one] == [y.shape for y in other]

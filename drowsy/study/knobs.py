@@ -7,7 +7,6 @@ objective, ``loss`` and its 95% interval ``loss_low`` to ``loss_high``.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from drowsy.files.atomic import write_json, write_text
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row, align, csv_text
+from drowsy.images.structures import alike
 from drowsy.images.view import View
 from drowsy.knob.costs import network_cost
 from drowsy.knob.metrics import METRICS
@@ -28,7 +28,7 @@ from drowsy.tuning.evaluate import evaluate, task_named
 from drowsy.tuning.knob import Knob
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.recipe import Sleep
-from drowsy.tuning.resolution import resolution_for
+from drowsy.tuning.resolution import resolution_for, shadow
 from drowsy.tuning.timing import in_turns
 
 KNOB, SMALLER, PAPER = "knob", "a smaller image", "the paper's neuron"
@@ -73,8 +73,8 @@ def rival_rows(
         model: that it was tuned for.
         images: ``[N, C, H, W]`` to measure losses on; the first ones are the batch that is timed.
         labels: as for ``Knob.evaluate``.
-        savings: of the multiplications, by a smaller image; sizes that a network cannot take are
-            left out.
+        savings: of the multiplications, by a smaller image; sizes that a network cannot take, or
+            at which its outputs have another shape, are left out.
         asleep: rates of the paper's neuron (``bernoulli``, single neurons), in eighths.
         seconds: for the milliseconds of all of them together.
     """
@@ -83,12 +83,13 @@ def rival_rows(
         (knob.awake, *knob.points), key=lambda point: point.latency_ms or 0.0
     ).number_format
     formats = list(dict.fromkeys((None, fastest)))
-    machine = Machine(model, images[:1], Sleep("paper"), set(formats), {}, {}, contents.restores)
+    example = images[:1].to(next(model.parameters()))
+    machine = Machine(model, example, Sleep("paper"), set(formats), {}, {}, contents.restores)
     net = machine.nets[None]
-    shadow = copy.deepcopy(net).to("meta")
+    counted = shadow(net, (images.shape[1], *full))
 
     def multiplies(size: tuple[int, int]) -> int:
-        return network_cost(shadow, (images.shape[1], *size)).convolutions.multiplies
+        return network_cost(counted, (images.shape[1], *size)).convolutions.multiplies
 
     def at(rate: int, **turned: Any) -> OperatingPoint:
         setting = tuple(0 if name in net.resting else rate for name in net.layers)
@@ -97,6 +98,8 @@ def rival_rows(
     rivals = [("awake", "", at(0))]
     sizes = [resolution_for(saving, multiplies, full) for saving in savings]
     views = [View(full, full, size) for size in sizes if size is not None and size != full]
+    whole = machine.run(at(0), images[:1])
+    views = [view for view in views if alike(machine.run(at(0, view=view), images[:1]), whole)]
     for name in formats:
         series = SMALLER if name is None else f"{SMALLER}, {name}"
         rivals += [(series, str(view), at(0, view=view, number_format=name)) for view in views]

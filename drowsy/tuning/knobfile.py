@@ -40,8 +40,8 @@ from drowsy.tuning.witness import Witness, sizes_of
 
 FORMAT, VERSION = "drowsy.knob", 2
 _OWN = "own"
-# Far above what any knob has.
-_BATCH = 1 << 20
+# Images a batch, far above what any knob has.
+MOST_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def _contents(about: Any, tensors: Mapping[str, Tensor], where: str) -> Contents
 
     check_numbers(about, where)
     image, batch = check_common(about, COSTS, where), about["batch"]
-    good = type(batch) is int and 1 <= batch <= _BATCH
-    check_field(about, "batch", good, f"an integer, 1 to {_BATCH}", where)
+    good = type(batch) is int and 1 <= batch <= MOST_BATCH
+    check_field(about, "batch", good, f"an integer, 1 to {MOST_BATCH}", where)
     for name in ("restores", "exact"):
         check_field(about, name, type(about[name]) is bool, "true or false", where)
     good = isinstance(about["calibrations"], dict)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from drowsy.correction.calibrate import FEWEST
 from drowsy.evaluation.intervals import as_good
+from drowsy.evaluation.metrics import NotFinite
 from drowsy.files.messages import counted
 from drowsy.images.view import View
 from drowsy.knob.frontier import SAVES
@@ -29,6 +32,8 @@ MIDDLES = (1.0, 0.94, 0.88, 0.82, 0.76, 0.70, 0.64)
 SLEEP_SAVINGS = (1 / 2, 1 / 4, 3 / 4, 3 / 8, 5 / 8)
 # A format or a sleep that takes more than this of what it replaces is not worth its loss.
 WORTH = 0.95
+# Why an operation is left out, in words.
+NOT_FINITE = "the network puts out NaN or infinity then"
 # What sleepers add to a smaller view they save more than this.
 _APART = 1 / 16
 # Savings that recipes are chosen at.
@@ -92,7 +97,9 @@ def offer_formats(rig: Rig, formats: Sequence[str], offers: Offers) -> str | Non
             told.append(f"{name} does not run ({str(error).splitlines()[0]})")
             continue
         told.append(f"{name} takes {took:.2f} of the {SAVES[rig.cost]} of the network's own format")
-        if took < WORTH:
+        if took < WORTH and not rig.workbench.is_finite(operation):
+            told[-1] += f", and is left out: {NOT_FINITE}"
+        elif took < WORTH:
             found[name] = took
             offers.operations.append(operation)
     offers.told["format"] = "; ".join(told) or "none but the network's own on this device"
@@ -112,6 +119,7 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
     middles = MIDDLES if crops else MIDDLES[:1]
     place, count = 0, len(offers.operations)
     seen: set[View] = set()
+    lost: set[View] = set()
     for saving in VIEW_SAVINGS:
         size = workbench.resolution_for(saving)
         if size is None or size == workbench.full:
@@ -125,10 +133,14 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
                 view = View.of(workbench.full, size, middles[n])
                 operation = workbench.awake_at(view, number_format)
                 offers.tell("view", str(view))
-                quality[n] = workbench.quality(operation)
-                if view not in seen:
-                    offers.operations.append(operation)
-                seen.add(view)
+                if workbench.is_finite(operation):
+                    quality[n] = workbench.quality(operation)
+                    if view not in seen:
+                        offers.operations.append(operation)
+                    seen.add(view)
+                else:
+                    quality[n] = -math.inf
+                    lost.add(view)
             return quality[n]
 
         # Uphill from where the next larger size did best.
@@ -150,7 +162,11 @@ def offer_views(rig: Rig, number_format: str | None, crops: bool, offers: Offers
         )
         if offered
         else "left out: the network takes no smaller image, or its outputs have another shape then"
+        if not lost
+        else f"left out: {NOT_FINITE}"
     )
+    if offered and lost:
+        offers.told["view"] += f"; {len(lost)} more left out: {NOT_FINITE}"
 
 
 def offer_sleep(
@@ -192,7 +208,7 @@ def offer_sleep(
     left = [workbench.left_to_sleep(v.size, s) for s, shown in wanted.items() for v in shown]
     ways = _ways(workbench, recipes, views[0], left, number_format, afforded, offers)
     if not ways:
-        offers.told["sleep"] = "left out: no setting saves enough"
+        offers.told["sleep"] = f"left out: no setting saves enough, or {NOT_FINITE}"
         return recipes[0]
     recipe = ways[0]
     count = len(offers.operations)
@@ -243,8 +259,9 @@ def _ways(
     # Fewer than it takes to try every layer are no search of rates.
     if budget >= fewest:
         offers.tell("sleep", "layer by layer")
-        recipe = replace(recipe, rates="search")
-        workbench.search(recipe, budget, few, wanted)
+        with suppress(NotFinite):
+            workbench.search(replace(recipe, rates="search"), budget, few, wanted)
+            recipe = replace(recipe, rates="search")
     if not workbench.graded:
         return [recipe]
     corrected = [replace(recipe, correction=each) for each in corrections]
@@ -269,7 +286,7 @@ def _add_asleep(
         for view in views:
             offers.tell("sleep", f"{saving:.0%} saved on {view}")
             # A network has one correction a setting, or none, which is that of one view.
-            found = [asleep(way, workbench, view, saving, number_format, used) for way in ways]
+            found = [_asleep(way, workbench, view, saving, number_format, used) for way in ways]
             operation = max(filter(None, found), key=workbench.quality, default=None)
             if operation is not None:
                 used.add(operation.setting)
@@ -293,7 +310,7 @@ def _best(
     for recipe in recipes:
         if found and not clock.has(_RECIPES):
             break
-        operations = [asleep(recipe, workbench, view, each, number_format) for each in _TRIED]
+        operations = [_asleep(recipe, workbench, view, each, number_format) for each in _TRIED]
         if all(operations):
             found[recipe] = [each for each in operations if each]
     near = found
@@ -302,6 +319,22 @@ def _best(
         best = max(values.values(), key=np.mean)
         near = {r: each for r, each in found.items() if as_good(values[r], best)}
     return min(near, key=lambda r: sum(map(workbench.damage, near[r])), default=None)
+
+
+def _asleep(
+    recipe: Sleep,
+    workbench: Workbench,
+    view: View,
+    saving: float,
+    number_format: str | None,
+    used: Collection[Setting] = (),
+) -> Operation | None:
+    """``asleep``; None, too, where the network puts out NaN."""
+    with suppress(NotFinite):
+        operation = asleep(recipe, workbench, view, saving, number_format, used)
+        if operation is not None and workbench.is_finite(operation):
+            return operation
+    return None
 
 
 def _pace(rig: Rig, recipe: Sleep, number_format: str | None, rate: int) -> float:

@@ -33,7 +33,7 @@ from drowsy.tuning.clock import Clock
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal, beside
 from drowsy.tuning.knob import Knob
-from drowsy.tuning.knobfile import Contents
+from drowsy.tuning.knobfile import MOST_BATCH, Contents
 from drowsy.tuning.levers import (
     LEVERS,
     Offers,
@@ -210,6 +210,8 @@ def tune(
     chosen = _levers(levers)
     batch = BATCH if batch is None else batch
     check_count("batch", batch)
+    if batch > MOST_BATCH:
+        raise ValueError(f"batch: got {batch}, allowed: 1 to {MOST_BATCH}")
     check_cost(cost)
     seeds = check_seeds(SEEDS if seeds is None else seeds)
     if cost == "joules":
@@ -265,11 +267,14 @@ def tune(
             offers.told["images"] = f"{used} of {len(images)} used, {allows(minutes)}"
         tell("choosing")
         operations = _choose(rig, offers.operations)
-        offers.tell_kept(operations)
-        points = []
+        reported = {}
         for n, operation in enumerate(operations):
             tell("reporting", f"{n + 1} of {len(operations)}")
-            points.append(_point(workbench, operation))
+            # What has no figures on these images is no point, however it did on others.
+            if not n or workbench.is_finite(operation, "report"):
+                reported[operation] = _point(workbench, operation)
+        operations, points = list(reported), list(reported.values())
+        offers.tell_kept(operations)
         tell("measuring")
         contents = Contents(
             weights=about["weights"],

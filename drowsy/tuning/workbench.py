@@ -20,11 +20,11 @@ from drowsy.evaluation.evaluator import Evaluator
 from drowsy.evaluation.guessing import check_targets, looked_at
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_network, fingerprint_state
 from drowsy.evaluation.measurer import Measurer, Reference
-from drowsy.evaluation.metrics import Task
+from drowsy.evaluation.metrics import NotFinite, Task
 from drowsy.evaluation.store import open_store
 from drowsy.images.checks import check_images, check_splits
 from drowsy.images.scaling import Size
-from drowsy.images.structures import mapped, tensors_in
+from drowsy.images.structures import alike, mapped, tensors_in
 from drowsy.images.view import View
 from drowsy.knob.costs import NetworkCost, layer_shares, network_cost
 from drowsy.knob.costs import saving as saving_of
@@ -147,10 +147,7 @@ class Workbench:
         outputs = self._outputs_on(view)
         if self.covers:
             outputs = view.restored(outputs, self.full, self._whole)
-        if isinstance(outputs, list) and outputs and isinstance(outputs[0], Mapping):
-            return True
-        one, other = map(tensors_in, (outputs, self._whole))
-        return [y.shape for y in one] == [y.shape for y in other]
+        return alike(outputs, self._whole)
 
     def check_targets(self) -> None:
         """Raise ValueError or warn where the network awake does no better than who guesses."""
@@ -272,6 +269,17 @@ class Workbench:
         engine = self._engine(operation)
         images = self.images(split, operation.view, operation.net)
         return self._measurer(operation.net, images, split, seeds, engine, operation.view)
+
+    def is_finite(self, operation: Operation, split: str = "search") -> bool:
+        """Whether what an operation puts out has figures: no NaN, as of too few pixels it may be.
+
+        Awake on whole images it has, or nothing can be said of any.
+        """
+        try:
+            self._measured(operation, split)
+        except NotFinite:
+            return False
+        return True
 
     def quality(self, operation: Operation) -> float:
         """How good an operation is on the search images, to choose among several."""

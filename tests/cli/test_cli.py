@@ -552,10 +552,15 @@ def test_a_fault_of_drowsys_keeps_its_traceback(
             2,
             "drowsy cost: CUDA out of memory. (--batch takes a smaller number)",
         ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. can't allocate memory: 9"),
+            2,
+            "drowsy cost: the memory does not suffice (--batch takes a smaller number",
+        ),
         (OSError(2, "No such file", "x.drowsy"), 2, "drowsy cost: x.drowsy: No such file"),
         (OSError(28, "No space left on device"), 2, "drowsy cost: [Errno 28] No space left on dev"),
     ],
-    ids=["interrupted", "memory", "missing", "disk"],
+    ids=["interrupted", "memory", "host", "missing", "disk"],
 )
 def test_what_can_happen_to_anybody_is_told_in_a_line(
     error: BaseException, code: int, told: str,

@@ -292,6 +292,7 @@ def test_a_run_goes_on_from_its_store(folder: Path, capsys: pytest.CaptureFixtur
         (["evaluate", "none.drowsy", "--data", "data"], "none.drowsy"),
         (["bench", "data", "--seconds", "1"], "data"),
         (["bench", "f", "--batch", "0"], "batch: got 0, allowed: 1 or more"),
+        (["bench", "f", "--batch", f"{10**30}"], f"batch: got {10**30}, allowed: 1 to 1048576"),
     ],
 )
 def test_bad_input_is_told_in_a_line(
@@ -419,6 +420,11 @@ def test_report_writes_a_page_with_the_first_images(
         (["--images", "0:2"], "images: got .*, allowed: with --data"),
         (["--labels", "l.csv"], "labels: got l.csv, allowed: with --data"),
         (["--data", "data", "--images", "0:9"], "images: got 0:9, allowed: 8 of them at most"),
+        # Python tells no length of this range.
+        (
+            ["--data", "data", "--images", f"0:{10**30}"],
+            f"images: got 0:{10**30}, allowed: 8 of them at most",
+        ),
         (["--data", "data", "--images", "20:28"], "images: got 20:28, allowed: a range within"),
         (["--data", "nowhere"], "data: no folder nowhere"),
         (["--data", "a.mkv"], "data: a.mkv is a clip, allowed: a folder; clips: of a knob for vid"),

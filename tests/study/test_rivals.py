@@ -64,3 +64,30 @@ def test_smaller_images_are_also_in_the_format_of_the_fastest_point(
             assert row["loss"] == pytest.approx(1 - by_hand, abs=1e-6)
             assert row["latency_ms"] == pytest.approx((1 - row["saved"]) * knob.awake.latency_ms)
     assert [row["series"] for row in knob_rows(knob)] == ["knob"] * 2
+
+
+class Growing(nn.Module):
+    """What it puts out grows with the image; it may hold a tensor that is of the CPU alone."""
+
+    def __init__(self, scale: float | Tensor) -> None:
+        super().__init__()
+        self.scale = scale
+        self.layer = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x * self.scale).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "sizes"), [(torch.full((1, 3, 1, 1), 1.5), ["14 px", "10 px"]), (1.5, [])]
+)
+def test_rivals_take_what_tune_takes(
+    images: Tensor, scale: float | Tensor, sizes: list[str]
+) -> None:
+    """A tensor of its own, images of another dtype; not what cannot be held against awake."""
+    model, images = Growing(scale).eval(), images.double()
+    knob = drowsy.tune(
+        model, images, metric="outputs", cost="macs", levers="view", minutes=0.02, progress=False
+    )
+    rows = rival_rows(knob, model, images, savings=[0.1, 0.5], asleep=[1], seconds=0.1)
+    assert [row["setting"] for row in rows] == [*sizes, "1/8 asleep"]

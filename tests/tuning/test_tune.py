@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import drowsy
+from drowsy.evaluation.metrics import NotFinite
 from drowsy.images.view import View
 from drowsy.tuning import tune as tuning
 from drowsy.tuning.conditions import Conditions
@@ -368,6 +369,87 @@ def test_a_lever_that_was_tried_in_vain_says_so(
     assert {name for name, each in told.items() if "none kept" in each} == {"view", "sleep"}
 
 
+class Spread(nn.Module):
+    """Tells the deviation of its last map too, which a single place has none of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(8 if n else 3, 8, 3, stride=2, padding=1) for n in range(4)]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(x)
+        return self.head(torch.cat([x.mean((2, 3)), x.flatten(2).std(2)], 1))
+
+
+def small(outputs: Tensor, awake: Tensor, targets: Any) -> Tensor:
+    return -outputs.square().mean(1)
+
+
+@pytest.mark.parametrize("metric", ["classification", "outputs", small])
+def test_sizes_at_which_the_network_puts_out_nan_are_left_out(images: Tensor, metric: Any) -> None:
+    torch.manual_seed(1)
+    knob = tune(Spread().eval(), images, cost="macs", levers="view", metric=metric)
+    assert re.search(r"; \d+ more left out: the network puts out NaN", knob.contents.levers["view"])
+    sizes = [point.view.size for point in knob.contents.points if point.view]
+    # Of 16 pixels or fewer the last map has one place.
+    assert sizes
+    assert min(min(size) for size in sizes) > 16
+
+
+def test_a_network_of_nan_at_every_size_has_no_views(model: nn.Module, images: Tensor) -> None:
+    class Picky(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (1.0 if x.shape[-1] == 24 else float("nan"))
+
+    knob = tune(nn.Sequential(Picky(), model).eval(), images, cost="macs", levers="view")
+    assert knob.contents.levers["view"] == "left out: the network puts out NaN or infinity then"
+
+
+def test_a_format_in_which_the_network_puts_out_nan_is_left_out(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fine(nn.Module):
+        """Its numbers need more digits than bfloat16 has."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + (torch.ones_like(x) + 1e-3 - 1).log()
+
+    model = nn.Sequential(Fine(), model).eval()
+    monkeypatch.setattr(Rig, "measured", lambda rig, each: 0.55 if each.number_format else 1.0)
+    knob = tune(model, images, levers="format", cost="latency")
+    assert knob.contents.levers["format"] == (
+        "bfloat16 takes 0.55 of the time of the network's own format, and is left out: the network "
+        "puts out NaN or infinity then"
+    )
+    assert len(knob.contents.points) == 1
+
+
+def test_sleep_that_puts_out_nan_is_left_out(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> None:
+        raise NotFinite("divergence: got nan")
+
+    monkeypatch.setattr("drowsy.tuning.levers.asleep", lost)
+    knob = tune(model, images, cost="macs", levers="sleep")
+    assert knob.contents.levers["sleep"].startswith("left out: no setting saves enough, or the")
+
+
+def test_what_has_no_figures_on_the_report_images_is_no_point(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        Workbench, "is_finite", lambda self, each, split="search": split != "report"
+    )
+    knob = tune(model, images, cost="macs")
+    assert len(knob.contents.points) == 1
+    assert all("none kept" in knob.contents.levers[name] for name in ("view", "sleep"))
+    knob.save(tmp_path / "knob.drowsy")
+    drowsy.load(tmp_path / "knob.drowsy", model)
+
+
 @dataclass(frozen=True)
 class Offered:
     """As much of an operation as a choice asks for, with its quality image by image."""
@@ -513,6 +595,7 @@ def test_bad_arguments_are_named(model: nn.Module, images: Tensor) -> None:
         (ValueError, "cost: got 'time'", {"cost": "time"}),
         (ValueError, "minutes: got 0", {"minutes": 0}),
         (TypeError, "batch: got 1.5", {"batch": 1.5}),
+        (ValueError, "batch: got 1048577, allowed: 1 to 1048576", {"batch": 1048577}),
         (ValueError, "metric: got 'f2'", {"metric": "f2"}),
         (TypeError, "seeds: got 3", {"seeds": 3}),
         (TypeError, "store: got 3, allowed: a path", {"store": 3}),

@@ -39,7 +39,7 @@ from drowsy.tuning.clips.pace import Pace, joules_a_frame, pace
 from drowsy.tuning.clips.point import COSTS, VideoPoint
 from drowsy.tuning.clock import Clock
 from drowsy.tuning.journal import Journal
-from drowsy.tuning.levers import WORTH, allows
+from drowsy.tuning.levers import NOT_FINITE, WORTH, allows
 from drowsy.tuning.progress import Tell
 from drowsy.tuning.resolution import resolution_for, shadow
 from drowsy.tuning.waiting import Waiting, noted
@@ -258,8 +258,12 @@ class _Bench:
                 whole = self.net(frames[:1])
         except (RuntimeError, ValueError, NotImplementedError) as error:
             return str(error).splitlines()[0]
-        one, other = ([y.shape for y in tensors_in(each)] for each in (answers[1], whole))
-        return None if one == other else "its outputs have another shape then"
+        one, other = map(tensors_in, (answers[1], whole))
+        if [y.shape for y in one] != [y.shape for y in other]:
+            return "its outputs have another shape then"
+        pairs = zip(one, other, strict=True)
+        lost = any(b.isfinite().all() and not a.isfinite().all() for a, b in pairs)
+        return NOT_FINITE if lost else None
 
 
 def _offered(bench: _Bench, levers: set[str]) -> _Offers:
