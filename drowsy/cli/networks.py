@@ -59,7 +59,9 @@ def as_recorded(args: argparse.Namespace, made: Mapping[str, Any]) -> argparse.N
     told = made.get("network")
     told = told if isinstance(told, dict) and told.get("model") else {}
     if args.model is None and not told:
-        raise ValueError(f"model: got none, which the file does not tell, allowed: {NAMES}")
+        raise ValueError(
+            f"model: got none, which the file does not tell, allowed: {NAMES} (--model)"
+        )
     if args.model not in (None, told.get("model")):
         # Of another network by name, its details are its own.
         told = {}

@@ -81,8 +81,8 @@ def plot_losses(
             zorder=4,
             clip_on=False,
         )
-    axis.set_xlabel(f"milliseconds for a batch of {batch}")
-    axis.set_ylabel(f"{metric.title} {metric.lost}")
+    axis.set_xlabel(f"milliseconds for a batch of {batch} (log scale)")
+    axis.set_ylabel(f"{metric.title} {metric.lost}, scale of square roots")
     draw_grid(axis)
     _name_colours(figure, [row["levers"] for row in knob])
     lay_out(figure, title)

@@ -57,8 +57,8 @@ def test_points_are_dots_with_intervals_and_rivals_dashed_lines(
     path = plot_losses(ROWS, "top1", 8, tmp_path / "l.png", "title")
     assert path.read_bytes()[:4] == b"\x89PNG"
     (axis,) = drawn[0].axes
-    assert axis.get_xlabel() == "milliseconds for a batch of 8"
-    assert axis.get_ylabel() == "top-1 accuracy lost (points)"
+    assert axis.get_xlabel() == "milliseconds for a batch of 8 (log scale)"
+    assert axis.get_ylabel() == "top-1 accuracy lost (points), scale of square roots"
     rivals = {line.get_label(): line for line in axis.get_lines() if line.get_linestyle() == "--"}
     assert list(rivals) == ["a smaller image", "the paper's neuron"]
     assert list(rivals["a smaller image"].get_xdata()) == [31, 12]
@@ -141,7 +141,7 @@ def test_ticks_are_round_and_stand_apart(low: float, high: float, wanted: list[f
 
 def test_a_metric_without_a_unit_is_drawn_as_it_is(tmp_path: Path, drawn: list[Figure]) -> None:
     plot_losses(ROWS, "score", 1, tmp_path / "l.png", "")
-    assert drawn[0].axes[0].get_ylabel() == "score lost"
+    assert drawn[0].axes[0].get_ylabel() == "score lost, scale of square roots"
     lines = [line for line in drawn[0].axes[0].get_lines() if line.get_linestyle() == "--"]
     assert list(lines[0].get_ydata()) == [0.02, 0.23]
 
