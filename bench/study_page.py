@@ -333,6 +333,19 @@ def framed_table() -> str:
     return markdown(lines)
 
 
+def framed_tuned_table() -> str:
+    """Views that were tuned on such photographs, beside those that were tuned on others."""
+    methods = ("tuned here", "tuned on ImageNet", "resolution")
+    lines = [["network", "saved", "chosen", *methods[:2], f"`{methods[2]}`"]]
+    rows = read("tune", "framed_tuned")
+    for network, saving in dict.fromkeys((row["network"], row["saving"]) for row in rows):
+        of = {r["method"]: r for r in rows if (r["network"], r["saving"]) == (network, saving)}
+        cells = [_between(of.get(method), ("top1_lost", "low", "high")) for method in methods]
+        chosen = of["tuned here"]["setting"] if "tuned here" in of else ""
+        lines.append([COMPARED[network], f"{float(saving):.0%}", chosen, *cells])
+    return markdown(lines)
+
+
 def _reached(row: Recorded | None) -> str:
     """What is saved, where that is a point and more above what was asked for."""
     if row is None or not row["saving_reached"]:
@@ -395,7 +408,12 @@ def main() -> None:
     )
     fill(
         STUDY / "tune" / "README.md",
-        {"tuned": tuned_table, "framed": framed_table, "dense": dense_table},
+        {
+            "tuned": tuned_table,
+            "framed": framed_table,
+            "framed tuned": framed_tuned_table,
+            "dense": dense_table,
+        },
     )
     fill(
         STUDY / "compare" / "README.md",
