@@ -57,11 +57,15 @@ class Offers:
     told: dict[str, str] = field(default_factory=dict)
     tell: Tell = silent
 
-    def tell_kept(self, operations: Sequence[Operation]) -> None:
-        """Say of every lever that was offered whether these operations, which are kept, have it."""
-        offered, kept = (set[str]().union(*map(_turned, o)) for o in (self.operations, operations))
-        for name in offered - kept:
-            self.told[name] += "; none kept"
+    def tell_kept(self, kept: Collection[str], worth: Collection[str]) -> None:
+        """Say of every lever that was offered, and that no point turns, that it was in vain.
+
+        Args:
+            kept: the levers that some point in the knob's file turns.
+            worth: those that some point worth having turns.
+        """
+        for name in set[str]().union(*map(_turned, self.operations)) - set(worth):
+            self.told[name] += "; none worth having when tuned" if name in kept else "; none kept"
 
 
 def _turned(operation: Operation) -> set[str]:

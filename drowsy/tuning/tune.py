@@ -274,7 +274,6 @@ def tune(
             if not n or workbench.is_finite(operation, "report"):
                 reported[operation] = _point(workbench, operation)
         operations, points = list(reported), list(reported.values())
-        offers.tell_kept(operations)
         tell("measuring")
         contents = Contents(
             weights=about["weights"],
@@ -303,6 +302,9 @@ def tune(
             ),
         )
         knob = Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
+        levers = [{n for p in some for n in knob.turned(p)} for some in (points, knob.points)]
+        offers.tell_kept(*levers)
+        knob.contents = replace(knob.contents, levers=offers.told)
     warn_if_busy(knob.contents.made, "choosing", "measuring", stacklevel=2)
     return knob
 

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy.evaluation.metrics import NotFinite
+from drowsy.evaluation.store import Store
 from drowsy.images.view import View
+from drowsy.knob.point import OperatingPoint
 from drowsy.tuning import tune as tuning
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal
 from drowsy.tuning.plan import Plan
+from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.rig import Rig
 from drowsy.tuning.workbench import Operation, Workbench
 
@@ -294,6 +297,23 @@ def test_images_of_another_dtype_than_the_model(
         assert agreement == pytest.approx(point.agreement, abs=1e-6)
 
 
+def test_a_store_tells_images_of_one_dtype_from_the_same_in_another(
+    model: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    """Outputs are compared in the dtype of the images, so that results are others."""
+    rounded = images.bfloat16()
+
+    def quality(images: Tensor, store: Path | None) -> float:
+        conditions = Conditions(store=None if store is None else Store(store))
+        bench = Workbench(model, images, None, {"search": range(64)}, conditions)
+        net = bench.net(Sleep("paper"))
+        return bench.quality(Operation(net, View.whole(bench.full), (4, 4), 0.5))
+
+    store = tmp_path / "points.sqlite"
+    wide = quality(rounded.float(), store)
+    assert quality(rounded, store) == quality(rounded, None) != wide
+
+
 class Branching(nn.Module):
     """A network that tracing cannot take, and the meta device neither."""
 
@@ -367,6 +387,21 @@ def test_a_lever_that_was_tried_in_vain_says_so(
     monkeypatch.setattr(tuning, "_choose", lambda rig, operations: operations[:1])
     told = tune(model, images, cost="macs").contents.levers
     assert {name for name, each in told.items() if "none kept" in each} == {"view", "sleep"}
+
+
+def test_a_lever_all_of_whose_points_are_beaten_on_the_report_images_says_so(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = tuning._point
+
+    def beaten(bench: Workbench, operation: Operation) -> OperatingPoint:
+        found = point(bench, operation)
+        return found if operation.view.is_whole else replace(found, saving=0.0, agreement=0.0)
+
+    monkeypatch.setattr(tuning, "_point", beaten)
+    knob = tune(model, images, cost="macs", levers=["view"])
+    assert len(knob.points) < len(knob.contents.points)
+    assert knob.contents.levers["view"].endswith("; none worth having when tuned")
 
 
 class Spread(nn.Module):
