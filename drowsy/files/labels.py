@@ -11,7 +11,7 @@ from drowsy._optional import require
 _FONT = 7.5
 # Room about a point and between names, in points of type.
 _DOT, _GAP = 4.0, 1.5
-# A name is so many half lines farther off for not being printed over a line.
+# A name is so many half lines farther off for not being over a line, nor its own over another's.
 _DETOUR = 6
 
 
@@ -33,7 +33,8 @@ def label_points(
     """Name points beside them, in a panel that is laid out (``pictures.lay_out``).
 
     A name stands where it is over nothing, as near to its point as can be; a thin line leads there
-    where that is not beside it. Only where the panel has no such place is it over something.
+    where that is not beside it, across no other such line where there is room. Only where the panel
+    has no such place is it over something.
 
     Args:
         axis: its limits and its place in the figure are final.
@@ -81,6 +82,7 @@ class _Room:
         self._unit = axis.figure.dpi / 72
         self._taken: list[Any] = []
         self._lines: list[Any] = []
+        self._leads: list[Any] = []
 
     def fill(self, low: tuple[float, float], high: tuple[float, float]) -> None:
         """A mark from one point of the panel up to another."""
@@ -108,7 +110,7 @@ class _Room:
                 least, away, box = harm, other, candidate
         self._taken.append(box.padded(_GAP * self._unit))
         if away > 1:
-            self._lines.append(self._lead(x, y, box))
+            self._leads.append(self._lead(x, y, box))
         return box, away < 2
 
     def _places(self, x: float, y: float, width: float, height: float) -> Iterator[tuple[int, Any]]:
@@ -126,11 +128,13 @@ class _Room:
         inside = self._panel.x0 <= box.x0 and box.x1 <= self._panel.x1
         inside = inside and self._panel.y0 <= box.y0 and box.y1 <= self._panel.y1
         over = box.count_overlaps(self._taken) + (0 if inside else len(self._taken))
-        crossed = sum(line.intersects_bbox(box, filled=False) for line in self._lines)
+        lines = (*self._lines, *self._leads)
+        crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
         if away > 1:
             lead = self._lead(x, y, box)
             others = (mark for mark in self._taken if not mark.contains(x, y))
             crossed += sum(lead.intersects_bbox(mark, filled=False) for mark in others)
+            crossed += sum(lead.intersects_path(other, filled=False) for other in self._leads)
         return over, away + _DETOUR * crossed
 
     def _lead(self, x: float, y: float, box: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from drowsy.knob.frontier import SAVES, Frontier
+from drowsy.knob.metrics import METRICS
 from drowsy.network.net import DrowsyNet
 
 # Budgets, what a point must have measured for each, and how that is measured.
@@ -49,7 +50,7 @@ class Governed(Protocol):
         point: the one in force.
 
     What also has a ``cost`` of ``drowsy.knob.frontier.SAVES``, and ``saved(point)``, is logged by
-    what it saves of that.
+    what it saves of that; by an ``objective`` of ``drowsy.knob.metrics`` floors are checked.
     """
 
     @property
@@ -86,7 +87,8 @@ class NetAndFrontier:
             )
             for point in frontier.points
         ]
-        self._net, self._frontier, self.cost = net, frontier, frontier.cost
+        self._net, self._frontier = net, frontier
+        self.objective, self.cost = frontier.objective, frontier.cost
         self.set(self.points[0])
 
     def set(self, point: _FrontierPoint) -> None:
@@ -166,12 +168,14 @@ def check_measured(points: Sequence[Any], budgets: Mapping[str, float]) -> None:
             )
 
 
-def allowed_by(floor: float | None, points: Sequence[Any]) -> int:
-    """How many points, from the most accurate on, lose at most the floor."""
+def allowed_by(floor: float | None, knob: Any, points: Sequence[Any]) -> int:
+    """How many points of a knob, from the most accurate on, lose at most the floor."""
     if floor is None:
         return len(points)
     if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor < math.inf:
         raise ValueError(f"floor: got {floor!r}, allowed: a finite number, 0 or more")
+    if getattr(knob, "objective", None) in tuple(METRICS):
+        METRICS[knob.objective].check_loss("floor", floor)
     if any(point.loss is None for point in points):
         raise ValueError(
             "floor: there are points without a loss; measure the awake network beside them "

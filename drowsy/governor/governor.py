@@ -93,7 +93,8 @@ class Governor:
         celsius: that the device may reach.
         joules_per_image: that the device may spend for each of our images.
         images_per_s: that the network must be able to do, called without a pause.
-        floor: the loss that is never exceeded, budgets or not. 0.01 is one point of accuracy.
+        floor: the loss that is never exceeded, budgets or not. 0.01 is one point of accuracy, of
+            which more than 1 is refused.
         frontier: of a ``DrowsyNet``.
         device: whose watts and temperature: ``auto``, ``cpu``, ``cuda:1``; or a ``Board``.
         on_change: called with each ``Change``. What it raises is logged.
@@ -138,7 +139,7 @@ class Governor:
         self._points = ordered(self._knob.points)
         self._saved, self._saves = saved_by(self._knob, self._points)
         check_measured(self._points, self._budgets)
-        self._allowed = allowed_by(floor, self._points)
+        self._allowed = allowed_by(floor, self._knob, self._points)
         self._on_change, self._now = on_change, now
         self._lock = threading.Lock()
         self._timer: HostTimer | CudaTimer | None = None

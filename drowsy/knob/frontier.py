@@ -35,7 +35,8 @@ class NoSuchPoint(LookupError):
 
 def unmeasured(name: str) -> NoSuchPoint:
     """What is said to a request for what no point has."""
-    return NoSuchPoint(f"{name}: was not measured at any point of this frontier")
+    takes = ", which takes a meter (NVML, or RAPL on a CPU)" if name == "joules" else ""
+    return NoSuchPoint(f"{name}: was not measured at any point{takes}")
 
 
 def none_saves(saving: float, cost: str, most: float) -> NoSuchPoint:
@@ -165,7 +166,8 @@ class Frontier:
 
         Raises:
             NoSuchPoint: no point satisfies the request; names the nearest ones.
-            ValueError: not exactly one request, or one that is no finite number.
+            ValueError: not exactly one request, one that is no finite number, or a ``max_loss``
+                above 1 of what is a fraction.
         """
         requests = {
             "saving": saving,
@@ -181,6 +183,8 @@ class Frontier:
         ((name, wanted),) = given.items()
         if not is_number(wanted):
             raise ValueError(f"{name}: got {wanted!r}, allowed: a finite number")
+        if name == "max_loss":
+            METRICS[self.objective].check_loss(name, wanted)
         # A saving is a sum of floats: 0.5 must find the point of 0.49999999999999994.
         measured = self._measured(name)
         if name == "saving":

@@ -63,6 +63,14 @@ class Metric:
         if not math.isfinite(figure):
             raise ValueError(f"{self.name}: got {figure}, allowed: a finite number")
 
+    def check_loss(self, name: str, most: float) -> None:
+        """Raise ValueError for a bound of losses, called ``name``, that no loss can exceed."""
+        if self.is_fraction and most > 1:
+            raise ValueError(
+                f"{name}: got {most}, allowed: up to 1, as {self.name} is a fraction: "
+                f"{most} points are {most / 100:g}"
+            )
+
 
 # By name, in the order of columns.
 METRICS = {

@@ -92,15 +92,15 @@ class OperatingPoint:
                 )
 
     def __repr__(self) -> str:
-        """What was measured, and of the schedule how many layers sleep: it may have hundreds."""
-        measured = self.figures | {name: getattr(self, name) for name in ("latency_ms", "joules")}
-        told = [f"{name}={value:.4g}" for name, value in measured.items() if value is not None]
+        """The setting, how many layers sleep, of maybe hundreds; then what was measured."""
         layers = self.schedule.thresholds().values()
         asleep = f"{sum(map(bool, layers))} of {len(layers)} layers asleep, k={self.schedule.k}"
-        shown = "" if self.view is None else f"{self.view}, "
-        asleep = shown + ("" if self.number_format is None else f"{self.number_format}, ") + asleep
-        told = [f"saving={self.saving:.4g} of the multiplications", *told, asleep]
-        return f"OperatingPoint({', '.join(told)})"
+        setting = [str(each) for each in (self.view, self.number_format) if each is not None]
+        # Not called a saving: a knob is set by that of its own cost, which may be time.
+        measured = self.figures | {name: getattr(self, name) for name in _MEASURED}
+        measured["multiplications_saved"] = self.saving
+        told = [f"{name}={value:.4g}" for name, value in measured.items() if value is not None]
+        return f"OperatingPoint({', '.join([*setting, asleep, *told])})"
 
     @property
     def is_awake(self) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib.metadata
 import pickle
 import re
+import shlex
+import sys
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,21 @@ from torch import Tensor, nn
 
 from drowsy import models
 from drowsy._optional import require
-from drowsy.files.tables import Row
 from drowsy.images.folders import normalise
 from drowsy.models import Preprocess
-from drowsy.study.knobs import SMALLER, knob_rows, record, rival_rows, table
+from drowsy.study.knobs import knob_rows, record, rival_rows, table
 from drowsy.tuning.knob import Knob
 from drowsy.tuning.tune import tune
 
 # Caffe's preprocessing: RGB values 0 to 255 minus the channel means.
 _PREPROCESS = Preprocess(256, 227, (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3)
+# As commands are told of it.
+_NETWORK = {"model": "drowsy.study.demo:squeezenet", **vars(_PREPROCESS)}
 # Along each side.
 _CROPS = 3
 _MINUTES = 1.0
-# Of the rivals: multiplications that a smaller image saves, and eighths that sleep as in the paper.
-_SAVINGS, _ASLEEP = (1 / 8, 1 / 4, 1 / 2, 3 / 4), (1, 2)
+# Eighths that sleep as in the paper.
+_ASLEEP = (1,)
 _SECONDS = 5.0
 _CAN_TELL = """
 What these numbers can tell: milliseconds are of this machine, and real. Losses are of ten
@@ -65,15 +68,17 @@ def demo(out: Path) -> None:
     )
     out.mkdir(parents=True, exist_ok=True)
     knob = tune(model, tuned, minutes=_MINUTES, store=out / "points.sqlite")
-    knob.save(out / "squeezenet.drowsy")
-    rivals = rival_rows(knob, model, other, savings=_SAVINGS, asleep=_ASLEEP, seconds=_SECONDS)
+    # So that commands find the network again.
+    knob.contents = replace(knob.contents, made={**knob.contents.made, "network": _NETWORK})
+    file = out / "squeezenet.drowsy"
+    knob.save(file)
+    rivals = rival_rows(knob, model, other, asleep=_ASLEEP, seconds=_SECONDS)
     rows = knob_rows(knob, other)
     awake, points = rows[0], rows[1:]
-    beside = _beside(rivals)
     first, last = (f"{row['images_per_s']:.0f}" for row in (awake, rows[-1]))
     print(f"\nOne knob, no training: from {first} to {last} images a second, between two batches.")
     print(f"On {len(other)} crops of {len(images[1::2])} other photographs:\n")
-    print(table([awake, *beside, *points], knob.objective, knob.batch))
+    print(table([awake, *rivals, *points], knob.objective, knob.batch))
     print()
     for lever, told in knob.contents.levers.items():
         print(f"{lever}: {told}")
@@ -83,18 +88,17 @@ def demo(out: Path) -> None:
     )
     _, _, picture = record(knob, [*rows, *rivals], out / "knob", title)
     _turn_the_knob(knob, other)
-    print(f"\nPicture: {picture}   Knob: {out / 'squeezenet.drowsy'}")
+    print(f"\nPicture: {picture}   Knob: {file}")
     print(f"({time.perf_counter() - start:.0f} s)")
     print(_CAN_TELL)
-
-
-def _beside(rivals: Sequence[Row]) -> list[Row]:
-    """Every smaller image, and the paper's neuron at its lowest rate."""
-    return [
-        row
-        for row in rivals
-        if row["series"].startswith(SMALLER) or row["setting"].startswith("1/")
-    ]
+    # As it was called: `make demo` leaves no drowsy on the path.
+    program = sys.argv[0] if Path(sys.argv[0]).name == "drowsy" else "python -m drowsy"
+    page = out / "squeezenet.html"
+    print(
+        "\nWhat to do with the knob next: its milliseconds with all threads, and a page to send:\n"
+    )
+    print(f"  {program} bench {shlex.quote(str(file))}")
+    print(f"  {program} report {shlex.quote(str(file))} --out {shlex.quote(str(page))}")
 
 
 def squeezenet() -> nn.Module:

@@ -25,6 +25,8 @@ _COLOURS = {
     "view + sleep + format": "tab:brown",
 }
 _KNOB = "knob"
+# Names in a row below, which the longest fit in.
+_ACROSS = 6
 
 
 def plot_losses(
@@ -84,7 +86,7 @@ def plot_losses(
     axis.set_xlabel(f"milliseconds for a batch of {batch} (log scale)")
     axis.set_ylabel(f"{metric.title} {metric.lost}, scale of square roots")
     draw_grid(axis)
-    _name_colours(figure, [row["levers"] for row in knob])
+    _name_marks(figure, axis, [row["levers"] for row in knob])
     lay_out(figure, title)
     _label(axis, rows, rivals, scale)
     return save_figure(figure, path, title)
@@ -124,11 +126,19 @@ def _label(axis: Any, rows: Sequence[Row], rivals: Sequence[str], scale: float) 
     label_points(axis, names, intervals, [[place(row) for row in line] for line in lines])
 
 
-def _name_colours(figure: Any, levers: Sequence[str]) -> None:
-    """A line below that tells which colour is which lever."""
+def _name_marks(figure: Any, axis: Any, levers: Sequence[str]) -> None:
+    """Below, which colour is which lever, and which line is which rival."""
     lines = require("matplotlib.lines", "plot").Line2D
     there = [name for name in _COLOURS if name in levers]
     marks = [lines([], [], color=_COLOURS[name], marker="o", linestyle="") for name in there]
+    rivals, names = axis.get_legend_handles_labels()
     figure.legend(
-        marks, there, loc="outside lower center", ncols=len(there), frameon=False, fontsize=8
+        [*marks, *rivals],
+        [*there, *names],
+        loc="outside lower center",
+        ncols=_ACROSS,
+        columnspacing=1,
+        handletextpad=0.3,
+        frameon=False,
+        fontsize=8,
     )

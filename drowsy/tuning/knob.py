@@ -22,7 +22,7 @@ from drowsy.files.tables import Row
 from drowsy.graph.convert import check_model, inside
 from drowsy.images.checks import check_images
 from drowsy.knob.costs import layer_shares, network_cost, saving
-from drowsy.knob.frontier import Frontier, NoSuchPoint
+from drowsy.knob.frontier import SAVES, Frontier, NoSuchPoint
 from drowsy.knob.keywords import names_keywords
 from drowsy.knob.point import OperatingPoint
 from drowsy.tuning.evaluate import losses
@@ -157,13 +157,15 @@ class Knob:
     ) -> OperatingPoint:
         """Turn the knob for all threads; takes effect at the next call. Returns the point.
 
+        What the point saves of the knob's cost is ``saved(point)``; ``repr`` of the knob tells it.
+
         Args:
             point: its place among ``points`` (0 is not always ``awake``), or any point that was
                 measured, of those in ``contents`` that are worth less too.
             saving: the most accurate point that saves at least this fraction of the cost; 0 is
                 awake.
             max_loss: the point that saves most of those that lose no more than this of the
-                objective: 0.01 is a point of accuracy.
+                objective: 0.01 is a point of accuracy, of which more than 1 is refused.
             latency_ms: the most accurate point that takes no longer for a batch.
             joules: the most accurate point that takes no more for an image.
 
@@ -392,9 +394,8 @@ class Knob:
         return described(self.table(), self.cost, made, levers)
 
     def __repr__(self) -> str:
-        return (
-            f"Knob({len(self.points)} points, cost={self.cost!r}, at {self.describe(self.point)})"
-        )
+        at = f"at {self.describe(self.point)}: saves {self.saved(self.point):.1%}"
+        return f"Knob({len(self.points)} points, {at} of the {SAVES[self.cost]})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file with all but the model's weights, whole or not at all."""

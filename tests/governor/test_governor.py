@@ -463,6 +463,15 @@ def test_a_floor_needs_losses_and_a_point_above_it() -> None:
         Governor(Knob(POINTS[1:]), latency_ms=10, floor=0.005)
 
 
+def test_a_floor_in_points_is_refused_where_losses_are_fractions() -> None:
+    knob = Knob()
+    knob.objective = "psnr"  # type: ignore[attr-defined]
+    Governor(knob, latency_ms=10, floor=5)
+    knob.objective = "top1"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"^floor: got 5, allowed: up to 1, .* 5 points are 0.05"):
+        Governor(knob, latency_ms=10, floor=5)
+
+
 def test_what_is_no_knob() -> None:
     with pytest.raises(TypeError, match=r"^knob: got int, which lacks points, point, set"):
         Governor(3, latency_ms=10)

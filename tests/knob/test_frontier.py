@@ -154,7 +154,7 @@ def test_loss_is_unknown_without_rate_0():
         ),
         ({"max_loss": -0.1}, r"nearest: 0 \(saves 0.0% of the multiplications, top1 80.0%\) and 0"),
         ({"latency_ms": 2}, r"latency_ms 2; nearest: 3 \(saves 40.0% of the multiplications, top1"),
-        ({"joules": 1.0}, "joules: was not measured at any point of this frontier"),
+        ({"joules": 1.0}, "joules: was not measured at any point, which takes a meter"),
     ],
     ids=str,
 )
@@ -203,6 +203,10 @@ def test_no_such_point_is_a_lookup_error():
         ({"saving": float("nan")}, "saving: got nan, allowed: a finite number"),
         ({"max_loss": "1%"}, "max_loss: got '1%', allowed: a finite number"),
         ({"saving": True}, "saving: got True, allowed: a finite number"),
+        (
+            {"max_loss": 5},
+            "max_loss: got 5, allowed: up to 1, as top1 is a fraction: 5 points are 0.05",
+        ),
     ],
     ids=str,
 )
@@ -410,11 +414,13 @@ def test_points_and_frontiers_are_shown_in_a_line():
         Schedule(8, layers), 0.25, top1=0.8765, divergence=0.012345, latency_ms=1.5
     )
     assert repr(point) == (
-        "OperatingPoint(saving=0.25 of the multiplications, top1=0.8765, divergence=0.01235, "
-        "latency_ms=1.5, 49 of 99 layers asleep, k=8)"
+        "OperatingPoint(49 of 99 layers asleep, k=8, top1=0.8765, divergence=0.01235, "
+        "latency_ms=1.5, multiplications_saved=0.25)"
     )
     awake = OperatingPoint(Schedule(8), 0.0, top1=0.9)
-    assert repr(awake).startswith("OperatingPoint(saving=0 of the multiplications, top1=0.9, 0 of")
+    assert repr(awake) == (
+        "OperatingPoint(0 of 0 layers asleep, k=8, top1=0.9, multiplications_saved=0)"
+    )
     assert repr(Frontier([awake, point])) == (
         "Frontier(points=2, cost='macs', saving=0..0.25 of the multiplications, top1=0.9..0.8765)"
     )

@@ -19,3 +19,10 @@ def test_heads_of_tables_tell_what_losses_are_in(metric: str) -> None:
     for told in (points, clips, knobs.table([], metric, 8)):
         assert f"  {LOST[metric]}  95% interval" in told.splitlines()[0]
     assert f"  {LOST[metric]} here  " in evaluate.table([], metric)
+
+
+def test_more_can_be_lost_than_1_of_what_is_no_fraction() -> None:
+    METRICS["psnr"].check_loss("max_loss", 5)
+    METRICS["miou"].check_loss("max_loss", 1)
+    with pytest.raises(ValueError, match=r"max_loss: got 1\.5, allowed: up to 1, as miou is a"):
+        METRICS["miou"].check_loss("max_loss", 1.5)

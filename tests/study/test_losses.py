@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drowsy.files.pictures import apart, root, round_losses
-from drowsy.study.losses import plot_losses
+from drowsy.study.losses import _COLOURS, plot_losses
 
 Figure = pytest.importorskip("matplotlib.figure", reason="needs matplotlib").Figure
 Bbox = pytest.importorskip("matplotlib.transforms", reason="needs matplotlib").Bbox
@@ -68,7 +68,7 @@ def test_points_are_dots_with_intervals_and_rivals_dashed_lines(
     (bar,) = dots[-1][2]
     assert bar.get_segments()[0][:, 1] == pytest.approx([19, 22])
     legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert legend == ["awake", "format", "view + format"]
+    assert legend == ["awake", "format", "view + format", *rivals]
 
 
 def many(count: int, seed: int) -> list[dict[str, Any]]:
@@ -109,6 +109,31 @@ def test_every_point_is_named_beside_all_names_points_and_intervals(
         assert not mark.count_overlaps(boxes)
     assert all(box.x0 >= axis.bbox.x0 and box.x1 <= axis.bbox.x1 for box in boxes)
     assert all(box.y0 >= axis.bbox.y0 and box.y1 <= axis.bbox.y1 for box in boxes)
+
+
+def test_the_names_of_all_levers_and_rivals_fit_below(tmp_path: Path, drawn: list[Figure]) -> None:
+    rivals = ["a smaller image", "a smaller image, bfloat16", "the paper's neuron"]
+    rows = [row("knob", "", levers, 9, 0.1) for levers in _COLOURS]
+    plot_losses(
+        [*rows, *(row(name, "", "", 9, 0.1) for name in rivals)], "top1", 8, tmp_path / "l.png", ""
+    )
+    (legend,) = drawn[0].legends
+    assert len(legend.get_texts()) == len(_COLOURS) + len(rivals)
+    assert 0 < legend.get_window_extent().x0 < legend.get_window_extent().x1 < drawn[0].bbox.x1
+
+
+@pytest.mark.parametrize("rows", [many(9, 5), many(12, 5), many(14, 0)], ids=lambda rows: len(rows))
+def test_lines_to_names_do_not_cross(
+    rows: list[dict[str, Any]], tmp_path: Path, drawn: list[Figure]
+) -> None:
+    plot_losses(rows, "top1", 8, tmp_path / "l.png", "title")
+    (axis,) = drawn[0].axes
+    drawn[0].draw_without_rendering()
+    arrows = [text.arrow_patch for text in axis.texts if text.arrow_patch.get_visible()]
+    leads = [arrow.get_transform().transform_path(arrow.get_path()) for arrow in arrows]
+    assert len(leads) > 3
+    for lead, other in itertools.combinations(leads, 2):
+        assert not lead.intersects_path(other, filled=False)
 
 
 def test_intervals_end_within_the_panel(tmp_path: Path, drawn: list[Figure]) -> None:

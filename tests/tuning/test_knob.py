@@ -324,7 +324,7 @@ def test_the_table_tells_what_every_point_does(model: nn.Module) -> None:
     assert "16 px of the middle 0.79, bfloat16" in lines[5]
     assert "% asleep" in lines[4]
     assert lines[-1] == "view: 2 tried"
-    assert repr(knob) == "Knob(4 points, cost='latency', at bfloat16)"
+    assert repr(knob) == "Knob(4 points, at bfloat16: saves 40.0% of the time)"
 
 
 def test_a_point_computes_the_same_whichever_was_in_force_before(model: nn.Module) -> None:

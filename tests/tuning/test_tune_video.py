@@ -445,6 +445,7 @@ def test_requests(knob: drowsy.VideoKnob) -> None:
         ({"saving": 0.5, "max_loss": 0.1}, "set: got saving, max_loss"),
         ({"saving": 1.0}, "saving: got 1.0, allowed: 0 or more and below 1"),
         ({"max_loss": float("nan")}, "max_loss: got nan, allowed: a finite number"),
+        ({"max_loss": 2}, "max_loss: got 2, allowed: up to 1, as agreement is a fraction"),
         ({"point": 99}, "point: got 99, allowed: 0 to"),
         ({"point": 0.5}, "point: got 0.5, allowed: 0 to .*by its name: saving=0.5"),
         ({"point": knob.awake.way}, "point: got one that this knob does not have"),
@@ -616,7 +617,7 @@ def test_joules_are_of_a_frame_and_asked_for_as_of_images(
     knob = tune(model, clips, levers="skip", cost="macs")
     assert [point.joules for point in knob.contents.points] == [None] * 3
     assert "J/frame" not in knob.table()
-    told = "joules: was not measured at any point of this frontier"
+    told = "joules: was not measured at any point, which takes a meter"
     with pytest.raises(drowsy.NoSuchPoint, match=told):
         knob.set(joules=1.0)
     monkeypatch.setattr(measuring, "Meter", FakeMeter)

@@ -20,8 +20,9 @@ from drowsy.files.tables import Row
 from drowsy.graph.convert import convert
 from drowsy.images.checks import check_clips
 from drowsy.knob.costs import ROUNDING
-from drowsy.knob.frontier import NoSuchPoint, none_saves, unmeasured
+from drowsy.knob.frontier import SAVES, NoSuchPoint, none_saves, unmeasured
 from drowsy.knob.keywords import names_keywords
+from drowsy.knob.metrics import METRICS
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.net import DrowsyNet
 from drowsy.tuning.clips.evaluate import losses
@@ -182,7 +183,7 @@ class VideoKnob:
             point: its place among ``points`` (0 is not always ``awake``), or any that was measured.
             saving: the best point that saves at least this fraction of the cost; 0 is awake.
             max_loss: the point that saves most of those that lose no more than this of the
-                objective: 0.01 is a point of agreement.
+                objective: 0.01 is a point of agreement, and more than 1 is refused.
             latency_ms: the best point that takes no longer for a frame, in the mean.
             slowest_ms: the best point of which no frame takes longer, but the first and those after
                 a cut.
@@ -222,6 +223,8 @@ class VideoKnob:
             raise ValueError(f"{name}: got {quoted(value)}, allowed: {allowed}")
         if name == "saving" and not value:
             return self.awake
+        if name == "max_loss":
+            METRICS[self.objective].check_loss(name, value)
         # Of all that were measured: what is not worth its mean may be worth its slowest frame.
         pool = self.contents.points if name == "slowest_ms" else self.points
         measured = {
@@ -377,7 +380,8 @@ class VideoKnob:
         return described(self.table(), self.cost, made, levers)
 
     def __repr__(self) -> str:
-        return f"VideoKnob({len(self.points)} points, cost={self.cost!r}, at {self.point.way})"
+        at = f"at {self.point.way}: saves {self.saved(self.point):.1%}"
+        return f"VideoKnob({len(self.points)} points, {at} of the {SAVES[self.cost]})"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one JSON file with all but the model's weights, whole or not at all."""
