@@ -26,6 +26,7 @@ from drowsy.knob.point import OperatingPoint
 from drowsy.study.losses import plot_losses
 from drowsy.tuning.evaluate import evaluate, task_named
 from drowsy.tuning.knob import Knob
+from drowsy.tuning.levers import LEVERS
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.resolution import resolution_for, shadow
@@ -37,18 +38,25 @@ SAVINGS = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
 _SECONDS = 20.0
 
 
-def knob_rows(knob: Knob, images: Tensor | None = None, labels: Any = None) -> list[Row]:
+def knob_rows(
+    knob: Knob, images: Tensor | None = None, labels: Any = None, *, metric: Any = None
+) -> list[Row]:
     """The points of a knob, awake first: as they were sold, or on other images.
 
     Args:
         knob: its milliseconds are as they were last measured.
-        images, labels: as for ``Knob.evaluate``; None for the figures that the knob has.
+        images, labels, metric: as for ``Knob.evaluate``; no images for the figures that the knob
+            has.
     """
     points = [knob.awake, *(p for p in knob.points if p is not knob.awake)]
-    told = knob.rows() if images is None else knob.evaluate(images, labels)
+    told = knob.rows() if images is None else knob.evaluate(images, labels, metric=metric)
     objective = knob.objective if images is None else told[0]["objective"]
+
+    def levers_of(point: OperatingPoint) -> str:
+        return " + ".join(n for n in LEVERS if n in knob.turned(point)) or "awake"
+
     return [
-        _row(knob, KNOB, found["setting"], _levers(point), point.latency_ms, found, objective)
+        _row(knob, KNOB, found["setting"], levers_of(point), point.latency_ms, found, objective)
         for point, found in zip(points, told, strict=True)
     ]
 
@@ -59,6 +67,7 @@ def rival_rows(
     images: Tensor,
     labels: Any = None,
     *,
+    metric: Any = None,
     savings: Sequence[float] = SAVINGS,
     asleep: Sequence[int] = (1, 2),
     seconds: float = _SECONDS,
@@ -72,7 +81,7 @@ def rival_rows(
         knob: what they are rivals of.
         model: that it was tuned for.
         images: ``[N, C, H, W]`` to measure losses on; the first ones are the batch that is timed.
-        labels: as for ``Knob.evaluate``.
+        labels, metric: as for ``Knob.evaluate``.
         savings: of the multiplications, by a smaller image; sizes that a network cannot take, or
             at which its outputs have another shape, are left out.
         asleep: rates of the paper's neuron (``bernoulli``, single neurons), in eighths.
@@ -105,7 +114,7 @@ def rival_rows(
         rivals += [(series, str(view), at(0, view=view, number_format=name)) for view in views]
     rivals += [(PAPER, f"{rate}/{net.k} asleep", at(rate)) for rate in asleep]
     points = [point for _, _, point in rivals]
-    task = task_named(contents.made)
+    task = task_named(contents.made) if metric is None else metric
     objective, found = evaluate(machine, points, images, labels, task, knob.objective)
     shown = images[: knob.batch]
     runs = {str(n): lambda p=p: machine.run(p, shown) for n, p in enumerate(points)}  # type: ignore[misc]
@@ -134,16 +143,6 @@ def _row(
         objective: found[objective],
         **{name: found[name] for name in ("loss", "loss_low", "loss_high")},
     }
-
-
-def _levers(point: OperatingPoint) -> str:
-    """Names of the levers that a point turns."""
-    turned = {
-        "view": point.view is not None and not point.view.is_whole,
-        "sleep": not point.nobody_sleeps,
-        "format": point.number_format is not None,
-    }
-    return " + ".join(name for name, on in turned.items() if on) or "awake"
 
 
 def table(rows: Sequence[Row], objective: str, batch: int, rule: str = "") -> str:

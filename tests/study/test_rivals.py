@@ -91,3 +91,22 @@ def test_rivals_take_what_tune_takes(
     )
     rows = rival_rows(knob, model, images, savings=[0.1, 0.5], asleep=[1], seconds=0.1)
     assert [row["setting"] for row in rows] == [*sizes, "1/8 asleep"]
+
+
+def test_a_knob_tuned_by_a_function_has_rivals_by_it(model: nn.Module, images: Tensor) -> None:
+    def closeness(outputs: Tensor, awake: Tensor, targets: object) -> Tensor:
+        return 1 - (outputs - awake).abs().mean(1)
+
+    knob = drowsy.tune(
+        model, images, metric=closeness, cost="macs", levers="view", minutes=0.02, progress=False
+    )
+    given = {"savings": [0.5], "asleep": [1], "seconds": 0.1}
+    with pytest.raises(ValueError, match="metric: got none"):
+        rival_rows(knob, model, images, **given)
+    small, _ = rival_rows(knob, model, images, metric=closeness, **given)
+    with torch.inference_mode():
+        awake, other = model(images), model(View((16, 16), (16, 16), (11, 11))(images))
+    loss = (awake - other).abs().mean().item()
+    assert small["loss"] == pytest.approx(loss, abs=1e-6)
+    rows = knob_rows(knob, images, metric=closeness)
+    assert rows[0]["loss"] == 0
