@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drowsy.energy import Meter
 from drowsy.files.messages import legible, listed, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row
@@ -243,8 +244,9 @@ class Knob:
             seconds: for the milliseconds of all points together; joules take five more each.
 
         Raises:
+            NoMeter: joules are what the knob saves, and nothing here can meter them.
             TypeError, ValueError: other images than the network takes, or seconds that are no
-                finite number above 0. The knob is then as it was.
+                finite number above 0. The knob is then as it was, in all of these cases.
         """
         if images is None:
             noise = torch.Generator().manual_seed(0)
@@ -254,6 +256,8 @@ class Knob:
         check_seconds(seconds)
         check_images(images)
         check_batch_of(images, self.contents.image)
+        if self.cost == "joules":
+            Meter(str(images.device))
         # What is in force outside of a block, too; nothing changes unless all is measured.
         kept, points = self._point, self._measured(images, seconds)
         self.batch = len(images)

@@ -382,6 +382,25 @@ def test_measuring_that_fails_changes_nothing(model: nn.Module) -> None:
     assert (knob.batch, knob.points) == (4, points)
 
 
+def test_measuring_without_a_meter_changes_no_knob_by_joules(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(device: str) -> None:
+        raise drowsy.energy.NoMeter("nothing here")
+
+    monkeypatch.setattr("drowsy.tuning.knob.Meter", none)
+    monkeypatch.setattr("drowsy.tuning.measuring.Meter", none)
+    known = contents_of(model)
+    metered = [replace(point, joules=point.latency_ms) for point in known.points]
+    knob = Knob(model, replace(known, cost="joules", points=tuple(metered)))
+    told, batch = str(knob), knob.batch
+    with pytest.raises(drowsy.energy.NoMeter, match="nothing here"):
+        knob.measure(torch.rand(2, 3, *FULL), seconds=0.05)
+    assert (str(knob), knob.batch) == (told, batch)
+    knob.save(tmp_path / "knob")
+    assert str(load(tmp_path / "knob", model)) == told
+
+
 def test_images_are_checked(model: nn.Module) -> None:
     knob = Knob(model, contents_of(model))
     with pytest.raises(TypeError, match="images: got int"):
