@@ -100,12 +100,17 @@ class _Room:
         x, y = self._pixels(point)
         places = self._places(x, y, width, height)
         away, box = next(places)
-        least = self._harm(x, y, away, box)
+        over = self._over(box)
+        least = over, away + _DETOUR * self._crossed(x, y, away, box)
         for other, candidate in places:
             # The nearest come first: further off none can do less harm.
             if least <= (0, other):
                 break
-            harm = self._harm(x, y, other, candidate)
+            over = self._over(candidate)
+            # What takes longest to tell, only where it can matter.
+            if (over, other) >= least:
+                continue
+            harm = over, other + _DETOUR * self._crossed(x, y, other, candidate)
             if harm < least:
                 least, away, box = harm, other, candidate
         self._taken.append(box.padded(_GAP * self._unit))
@@ -123,11 +128,14 @@ class _Room:
             for left in (x + beside, x - beside - width, x - width / 2):
                 yield abs(step), self._box.from_bounds(left, low, width, height)
 
-    def _harm(self, x: float, y: float, away: int, box: Any) -> tuple[int, int]:
-        """What a name there would be over, and how far off it would be."""
+    def _over(self, box: Any) -> int:
+        """How much a name there would be over."""
         inside = self._panel.x0 <= box.x0 and box.x1 <= self._panel.x1
         inside = inside and self._panel.y0 <= box.y0 and box.y1 <= self._panel.y1
-        over = box.count_overlaps(self._taken) + (0 if inside else len(self._taken))
+        return box.count_overlaps(self._taken) + (0 if inside else len(self._taken))
+
+    def _crossed(self, x: float, y: float, away: int, box: Any) -> int:
+        """How many lines a name there would be over, and what its own would cross."""
         lines = (*self._lines, *self._leads)
         crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
         if away > 1:
@@ -135,7 +143,7 @@ class _Room:
             others = (mark for mark in self._taken if not mark.contains(x, y))
             crossed += sum(lead.intersects_bbox(mark, filled=False) for mark in others)
             crossed += sum(lead.intersects_path(other, filled=False) for other in self._leads)
-        return over, away + _DETOUR * crossed
+        return crossed
 
     def _lead(self, x: float, y: float, box: Any) -> Any:
         """From a point to its name."""

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from drowsy.files.messages import quoted
+from drowsy.files.versioned import is_number
 from drowsy.knob.frontier import SAVES, Frontier
 from drowsy.knob.metrics import METRICS
 from drowsy.network.net import DrowsyNet
@@ -148,9 +150,8 @@ def check_budgets(budgets: Mapping[str, float | None]) -> dict[str, float]:
     if not given:
         raise ValueError(f"budgets: got none, allowed: one or more of {', '.join(BUDGETS)}")
     for name, value in given.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
-            raise ValueError(f"{name}: got {value!r}, allowed: a finite number above 0")
+        if not is_number(value) or value <= 0:
+            raise ValueError(f"{name}: got {quoted(value)}, allowed: a finite number above 0")
     return {name: float(value) for name, value in given.items()}
 
 
@@ -172,8 +173,8 @@ def allowed_by(floor: float | None, knob: Any, points: Sequence[Any]) -> int:
     """How many points of a knob, from the most accurate on, lose at most the floor."""
     if floor is None:
         return len(points)
-    if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor < math.inf:
-        raise ValueError(f"floor: got {floor!r}, allowed: a finite number, 0 or more")
+    if not is_number(floor) or floor < 0:
+        raise ValueError(f"floor: got {quoted(floor)}, allowed: a finite number, 0 or more")
     if getattr(knob, "objective", None) in tuple(METRICS):
         METRICS[knob.objective].check_loss("floor", floor)
     if any(point.loss is None for point in points):

@@ -30,6 +30,7 @@ from drowsy.tuning.levers import LEVERS
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.recipe import Sleep
 from drowsy.tuning.resolution import resolution_for, shadow
+from drowsy.tuning.table import cell
 from drowsy.tuning.timing import in_turns
 
 KNOB, SMALLER, PAPER = "knob", "a smaller image", "the paper's neuron"
@@ -151,21 +152,11 @@ def table(rows: Sequence[Row], objective: str, batch: int, rule: str = "") -> st
     scale, digits = (100, 1) if metric.is_fraction else (1, 2)
     lines = [["", "setting", f"ms/{batch}", "images/s", metric.axis, metric.lost, "95% interval"]]
     for row in rows:
-
-        def number(name: str, row: Row = row) -> str:
-            return f"{round(scale * row[name], 6) + 0.0:.{digits}f}"
-
-        lines.append(
-            [
-                row["series"],
-                row["setting"],
-                f"{row['latency_ms']:.1f}",
-                f"{row['images_per_s']:.0f}",
-                number(objective),
-                number("loss"),
-                f"{number('loss_low')} to {number('loss_high')}",
-            ]
-        )
+        names = (objective, "loss", "loss_low", "loss_high")
+        good, loss, low, high = (cell(row[name], f".{digits}f", scale) for name in names)
+        times = cell(row["latency_ms"], ".1f"), cell(row["images_per_s"], ".0f")
+        span = f"{low} to {high}" if low else ""
+        lines.append([row["series"], row["setting"], *times, good, loss, span])
     if not rule:
         return align(lines)
     lines.insert(1, ["---", "---", *["---:"] * 4, "---"])

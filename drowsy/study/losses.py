@@ -44,12 +44,14 @@ def plot_losses(
         title: above it.
 
     Raises:
-        ValueError: no rows, or rows that were not timed.
+        ValueError: no rows, or rows that were not timed, or whose losses are not known.
     """
     if not rows:
         raise ValueError("rows: got none, allowed: one or more")
     if any(row["latency_ms"] is None for row in rows):
         raise ValueError("rows: got some without milliseconds, allowed: rows that were timed")
+    if any(row[name] is None for row in rows for name in ("loss", "loss_low", "loss_high")):
+        raise ValueError("rows: got some without losses, allowed: rows with losses and intervals")
     metric = METRICS[objective]
     scale = 100 if metric.is_fraction else 1
     figure, (axis,) = new_figure(1)

@@ -18,8 +18,8 @@ def points_table(rows: Sequence[Row], objective: str, batch: int) -> str:
     head = [f"ms/{batch}", "images/s", *["J/image"] * has_joules]
     lines = []
     for row in rows:
-        line = [_cell(row["latency_ms"], ".2f"), _cell(row["images_per_s"], ".0f")]
-        line += [_cell(row["joules"], ".4g")] * has_joules
+        line = [cell(row["latency_ms"], ".2f"), cell(row["images_per_s"], ".0f")]
+        line += [cell(row["joules"], ".4g")] * has_joules
         lines.append(line)
     return _table(rows, objective, head, lines)
 
@@ -27,13 +27,11 @@ def points_table(rows: Sequence[Row], objective: str, batch: int) -> str:
 def clips_table(rows: Sequence[Row], objective: str) -> str:
     """Rows of ``VideoKnob.rows`` as text, a star before the one in force."""
     columns = {"latency_ms": "ms/frame", "slowest_ms": "slowest", "work": "work", "peak": "peak"}
-    lines = [[_cell(row[name], ".2f") for name in columns] for row in rows]
+    lines = [[cell(row[name], ".2f") for name in columns] for row in rows]
     head = list(columns.values())
     if any(row["joules"] is not None for row in rows):
         head.append("J/frame")
-        lines = [
-            [*line, _cell(row["joules"], ".4g")] for line, row in zip(lines, rows, strict=True)
-        ]
+        lines = [[*line, cell(row["joules"], ".4g")] for line, row in zip(lines, rows, strict=True)]
     return _table(rows, objective, head, lines)
 
 
@@ -69,11 +67,12 @@ def _table(
     for row, cells in zip(rows, spent, strict=True):
         line = ["*" if row["in_force"] else "", row["setting"], f"{row['saved']:.0%}", *cells]
         names = (objective, "loss", "loss_low", "loss_high")
-        good, loss, low, high = (_cell(row[name], f".{digits}f", scale) for name in names)
+        good, loss, low, high = (cell(row[name], f".{digits}f", scale) for name in names)
         lines.append([*line, good, loss, f"{low} to {high}" if low else ""])
     return align(lines)
 
 
-def _cell(value: float | None, form: str, scale: float = 1.0) -> str:
+def cell(value: float | None, form: str, scale: float = 1.0) -> str:
+    """A number in a table, times ``scale``; nothing where it is not known."""
     # Adding 0 turns -0.0 into 0.0.
     return "" if value is None else format(round(value * scale, 6) + 0.0, form)

@@ -429,8 +429,10 @@ def test_a_network_with_its_frontier(
         ({"latency_ms": 0}, "latency_ms: got 0, allowed: a finite number above 0"),
         ({"watts": float("nan")}, "watts: got nan, allowed"),
         ({"celsius": "70"}, "celsius: got '70', allowed"),
+        ({"joules_per_image": 10**400}, "joules_per_image: got 1.*0, allowed: a finite number"),
         ({"images_per_s": True}, "images_per_s: got True, allowed"),
         ({"latency_ms": 5, "floor": -1}, "floor: got -1, allowed"),
+        ({"latency_ms": 5, "floor": 10**400}, "floor: got 1.*0, allowed: a finite number"),
     ],
 )
 def test_budgets_that_are_none(budgets: dict[str, Any], said: str) -> None:

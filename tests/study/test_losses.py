@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drowsy.files.labels import _Room
 from drowsy.files.pictures import apart, root, round_losses
 from drowsy.study.losses import _COLOURS, plot_losses
 
@@ -176,6 +178,29 @@ def test_what_was_not_timed_is_refused(tmp_path: Path) -> None:
         plot_losses([], "top1", 8, tmp_path / "l.png", "")
     with pytest.raises(ValueError, match="without milliseconds"):
         plot_losses([ROWS[0] | {"latency_ms": None}], "top1", 8, tmp_path / "l.png", "")
+    for unknown in ({"loss": None}, {"loss_low": None, "loss_high": None}):
+        with pytest.raises(ValueError, match="without losses"):
+            plot_losses([ROWS[0] | unknown], "top1", 8, tmp_path / "l.png", "")
+
+
+def test_which_lines_are_crossed_is_told_of_few_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longest, and what is farther off than the best place so far is no better."""
+    crossed, over, counted = _Room._crossed, _Room._over, Counter[str]()
+
+    def count(name: str, tell: Any) -> Any:
+        def counting(*args: Any) -> Any:
+            counted[name] += 1
+            return tell(*args)
+
+        return counting
+
+    monkeypatch.setattr(_Room, "_crossed", count("crossed", crossed))
+    monkeypatch.setattr(_Room, "_over", count("over", over))
+    many = [row("knob", f"{n} px", "view", 1 + n * 37 % 30, n * 53 % 30 / 60) for n in range(30)]
+    plot_losses(many, "top1", 8, tmp_path / "l.png", "")
+    assert counted["crossed"] < counted["over"] / 2
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy.images.view import View
-from drowsy.study.knobs import knob_rows, rival_rows
+from drowsy.study.knobs import knob_rows, rival_rows, table
 
 
 @pytest.fixture
@@ -110,3 +110,10 @@ def test_a_knob_tuned_by_a_function_has_rivals_by_it(model: nn.Module, images: T
     assert small["loss"] == pytest.approx(loss, abs=1e-6)
     rows = knob_rows(knob, images, metric=closeness)
     assert rows[0]["loss"] == 0
+
+
+def test_what_was_not_measured_has_empty_cells(model: nn.Module, knob: drowsy.Knob) -> None:
+    bare = replace(knob.awake, latency_ms=None, loss=None, interval=None)
+    knob = drowsy.Knob(model, replace(knob.contents, cost="macs", points=(bare,)))
+    lines = table(knob_rows(knob), knob.objective, knob.batch).splitlines()
+    assert lines[-1].split() == ["knob", "awake", "100.0"]

@@ -445,6 +445,7 @@ def test_requests(knob: drowsy.VideoKnob) -> None:
         ({"saving": 0.5, "max_loss": 0.1}, "set: got saving, max_loss"),
         ({"saving": 1.0}, "saving: got 1.0, allowed: 0 or more and below 1"),
         ({"max_loss": float("nan")}, "max_loss: got nan, allowed: a finite number"),
+        ({"latency_ms": 10**400}, "latency_ms: got 1.*0, allowed: a finite number"),
         ({"max_loss": 2}, "max_loss: got 2, allowed: up to 1, as agreement is a fraction"),
         ({"point": 99}, "point: got 99, allowed: 0 to"),
         ({"point": 0.5}, "point: got 0.5, allowed: 0 to .*by its name: saving=0.5"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from drowsy.evaluation.arguments import check_count
 from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row
+from drowsy.files.versioned import is_number
 from drowsy.graph.convert import convert
 from drowsy.images.checks import check_clips
 from drowsy.knob.costs import ROUNDING
@@ -217,8 +217,7 @@ class VideoKnob:
         self.point = point
 
     def _wished(self, name: str, value: float) -> VideoPoint:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or (name == "saving" and not 0 <= value < 1):
+        if not is_number(value) or (name == "saving" and not 0 <= value < 1):
             allowed = "0 or more and below 1" if name == "saving" else "a finite number"
             raise ValueError(f"{name}: got {quoted(value)}, allowed: {allowed}")
         if name == "saving" and not value:
