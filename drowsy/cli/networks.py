@@ -16,11 +16,22 @@ from torch import nn
 
 from drowsy import models
 from drowsy.cli.libraries import find
+from drowsy.files.messages import quoted
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 
 # What names a network, besides ``model``; options of every command that takes one.
 DETAILS = ("weights", "classes", "resize", "crop", "mean", "std")
+# What they are in a file, if they are told.
+_RECORDED = {
+    "model": str,
+    "weights": str,
+    "classes": int,
+    "resize": int,
+    "crop": int,
+    "mean": list,
+    "std": list,
+}
 NAMES = (
     f"{', '.join(MODELS)}, timm:NAME, torchvision:NAME, hf:NAME (a name or a folder), "
     "or MODULE:FUNCTION"
@@ -54,10 +65,15 @@ def as_recorded(args: argparse.Namespace, made: Mapping[str, Any]) -> argparse.N
     """The arguments, with the network of ``recorded`` where they name none.
 
     Raises:
-        ValueError: neither names one.
+        ValueError: neither names one, or the file tells what no option takes.
     """
     told = made.get("network")
     told = told if isinstance(told, dict) and told.get("model") else {}
+    for name, kind in _RECORDED.items():
+        if type(value := told.get(name)) not in (kind, type(None)):
+            raise ValueError(
+                f"{name}: got {quoted(value)} in the file, allowed: what the option --{name} takes"
+            )
     if args.model is None and not told:
         raise ValueError(
             f"model: got none, which the file does not tell, allowed: {NAMES} (--model)"

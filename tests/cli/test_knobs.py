@@ -200,6 +200,29 @@ def test_another_network_is_refused_and_the_same_by_another_name_is_not(
     assert main(["bench", "tiny.drowsy", *same, *SIZE, "--seconds", "0.1"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", 5),
+        ("model", ["a"]),
+        ("weights", True),
+        ("classes", "3"),
+        ("mean", 1.5),
+        ("std", 2),
+    ],
+)
+def test_a_network_that_a_file_tells_amiss_is_refused(
+    name: str, value: Any, tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = read_knob(tuned, model_of(tuned.parent))
+    network = {**contents.made["network"], name: value}
+    write_knob(tuned, replace(contents, made={**contents.made, "network": network}))
+    capsys.readouterr()
+    assert main(["report", "tiny.drowsy", "--out", "page.html"]) == 2
+    told = f"{name}: got {value!r} in the file, allowed: what the option --{name} takes"
+    assert told in capsys.readouterr().err
+
+
 def test_without_labels_what_was_sold_by_them_has_no_columns(
     tuned: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
