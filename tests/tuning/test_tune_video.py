@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -315,6 +316,18 @@ def test_frames_that_the_time_leaves_out_are_told(
     told = f": {frames['choose']} and {frames['report']} frames of 42, as 0.0001 min allow no more"
     assert sum(frames.values()) < 42
     assert told in str(knob)
+
+
+def test_what_the_time_left_out_is_not_told_as_tried(
+    model: nn.Module, clips: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning.Clock, "has", lambda clock, share: False)
+    told = tune(
+        model, clips, levers=["size", "remember"], cost="macs", minutes=0.02
+    ).contents.levers
+    assert told["ways"].startswith("1 of ")
+    assert re.match(r"\d+ sizes offered", told["size"])
+    assert re.match(r"\d+ ways offered", told["remember"])
 
 
 def test_frames_after_a_cut_count_and_are_no_peak(model: nn.Module, clips: list[Tensor]) -> None:

@@ -327,7 +327,7 @@ def _sized(bench: _Bench, whole: Way, offers: _Offers) -> list[Way]:
     found = [way for way, why in zip(ways, refusals, strict=True) if why is None]
     why = next((each for each in refusals if each), "its maps have one size")
     offers.told["size"] = (
-        f"{counted(len(found), 'size')} tried"
+        f"{counted(len(found), 'size')} offered"
         if found
         else f"left out: the network takes no smaller frame ({why})"
     )
@@ -340,7 +340,7 @@ def _remembering(bench: _Bench, offers: _Offers) -> list[Way]:
     refusals = [bench.refusal(way) for way in ways]
     found = [way for way, why in zip(ways, refusals, strict=True) if why is None]
     offers.told["remember"] = (
-        f"{counted(len(found), 'way')} tried; a frame after a cut is computed whole"
+        f"{counted(len(found), 'way')} offered; a frame after a cut is computed whole"
         if found
         else f"left out: {refusals[0]}"
     )
