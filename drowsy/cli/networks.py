@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from drowsy import models
-from drowsy.cli.libraries import find
+from drowsy.cli.libraries import LIBRARIES, find
 from drowsy.files.messages import quoted
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
@@ -65,7 +66,7 @@ def as_recorded(args: argparse.Namespace, made: Mapping[str, Any]) -> argparse.N
     """The arguments, with the network of ``recorded`` where they name none.
 
     Raises:
-        ValueError: neither names one, or the file tells what no option takes.
+        ValueError: neither names one, the file alone names code, or tells what no option takes.
     """
     told = made.get("network")
     told = told if isinstance(told, dict) and told.get("model") else {}
@@ -78,6 +79,12 @@ def as_recorded(args: argparse.Namespace, made: Mapping[str, Any]) -> argparse.N
         raise ValueError(
             f"model: got none, which the file does not tell, allowed: {NAMES} (--model)"
         )
+    if args.model is None and _is_code(told["model"]):
+        # A file is a stranger's, and may come with a module beside it.
+        raise ValueError(
+            f"model: got none, and the file names {quoted(told['model'])}, allowed: --model "
+            f"{shlex.quote(told['model'])}, as code runs by your word alone"
+        )
     if args.model not in (None, told.get("model")):
         # Of another network by name, its details are its own.
         told = {}
@@ -85,6 +92,11 @@ def as_recorded(args: argparse.Namespace, made: Mapping[str, Any]) -> argparse.N
     known = {name: told.get(name) for name in given}
     found = {name: known[name] if given[name] is None else given[name] for name in given}
     return argparse.Namespace(**{**vars(args), **found})
+
+
+def _is_code(name: str) -> bool:
+    """Whether a name is of a function to import, and not of the registry or a library."""
+    return name not in MODELS and name.partition(":")[0] not in LIBRARIES
 
 
 def load_model(args: argparse.Namespace, trained: bool = True) -> tuple[nn.Module, ModelInfo]:

@@ -68,7 +68,7 @@ def demo(out: Path) -> None:
     )
     out.mkdir(parents=True, exist_ok=True)
     knob = tune(model, tuned, minutes=_MINUTES, store=out / "points.sqlite")
-    # So that commands find the network again.
+    # So that commands prepare images as the network takes them.
     knob.contents = replace(knob.contents, made={**knob.contents.made, "network": _NETWORK})
     file = out / "squeezenet.drowsy"
     knob.save(file)
@@ -97,8 +97,9 @@ def demo(out: Path) -> None:
     print(
         "\nWhat to do with the knob next: its milliseconds with all threads, and a page to send:\n"
     )
-    print(f"  {program} bench {shlex.quote(str(file))}")
-    print(f"  {program} report {shlex.quote(str(file))} --out {shlex.quote(str(page))}")
+    named = f"{shlex.quote(str(file))} --model {_NETWORK['model']}"
+    print(f"  {program} bench {named}")
+    print(f"  {program} report {named} --out {shlex.quote(str(page))}")
 
 
 def squeezenet() -> nn.Module:

@@ -44,6 +44,8 @@ def other():
     return Tiny()
 """
 SIZE = ["--crop", "24", "--resize", "24", "--classes", "3"]
+# A file names no code to run.
+OURS = ["--model", "nets.small:build"]
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_evaluate_finds_the_network_in_the_file_and_compares_with_what_was_sold(
     points = [replace(point, interval=(-2.0, -1.5)) for point in contents.points]
     write_knob(tuned, replace(contents, points=tuple(points)))
     capsys.readouterr()
-    assert main(["evaluate", "tiny.drowsy", "--data", "data", "--images", "4:20"]) == 0
+    assert main(["evaluate", "tiny.drowsy", *OURS, "--data", "data", "--images", "4:20"]) == 0
     told = capsys.readouterr()
     knob = drowsy.load(tuned, model)
     header, _, *lines = told.out.splitlines()
@@ -136,11 +138,11 @@ def test_evaluate_says_nothing_of_points_that_hold(
     points = [replace(point, interval=(-1.0, 1.0)) for point in contents.points]
     write_knob(tuned, replace(contents, points=tuple(points)))
     capsys.readouterr()
-    assert main(["evaluate", "tiny.drowsy", "--data", "data"]) == 0
+    assert main(["evaluate", "tiny.drowsy", *OURS, "--data", "data"]) == 0
     told = capsys.readouterr()
     assert all(line.endswith("yes") for line in told.out.splitlines()[2:])
     assert "loses" not in told.err
-    line = ["evaluate", "tiny.drowsy", "--data", "data"]
+    line = ["evaluate", "tiny.drowsy", *OURS, "--data", "data"]
     for more, refused in (
         (["--frames", "3"], "frames: got 3, allowed: --frames for a knob for video"),
         (["--data", "data", "data"], "data: got 2 folders, allowed: one"),
@@ -159,23 +161,23 @@ def test_bench_measures_every_setting_here_and_writes_where_it_is_asked_to(
     write_knob(tuned, replace(contents, made=elsewhere, points=tuple(points)))
     before = tuned.read_bytes()
     capsys.readouterr()
-    assert main(["bench", "tiny.drowsy", "--seconds", "0.1", "--batch", "3"]) == 0
+    assert main(["bench", "tiny.drowsy", *OURS, "--seconds", "0.1", "--batch", "3"]) == 0
     told = capsys.readouterr()
     assert "ms/3" in told.out
     assert "tiny.drowsy is as it was: --out F keeps these figures" in told.out
     # Nobody is warned of milliseconds that are measured anew.
     assert "another machine" not in told.err
     assert tuned.read_bytes() == before
-    assert main(["bench", "tiny.drowsy", "--seconds", "0.1", "--out", "here.drowsy"]) == 0
+    assert main(["bench", "tiny.drowsy", *OURS, "--seconds", "0.1", "--out", "here.drowsy"]) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         knob = drowsy.load("here.drowsy", model)
     assert knob.batch == 2
     assert all(0 < point.latency_ms < 1e5 for point in knob.contents.points)
     # The network is still known.
-    assert main(["bench", "here.drowsy", "--seconds", "0.1"]) == 0
+    assert main(["bench", "here.drowsy", *OURS, "--seconds", "0.1"]) == 0
     capsys.readouterr()
-    assert main(["evaluate", "tiny.drowsy", "--data", "data"]) == 0
+    assert main(["evaluate", "tiny.drowsy", *OURS, "--data", "data"]) == 0
     assert "its milliseconds are of another machine" in capsys.readouterr().err
 
 
@@ -186,8 +188,7 @@ def test_another_network_is_refused_and_the_same_by_another_name_is_not(
     other = ["--model", "nets.small:other", *SIZE]
     assert main(["bench", "tiny.drowsy", *other, "--seconds", "0.1"]) == 2
     assert "was tuned for other weights" in capsys.readouterr().err
-    same = ["--model", "nets.small:build"]
-    assert main(["bench", "tiny.drowsy", *same, "--seconds", "0.1"]) == 0
+    assert main(["bench", "tiny.drowsy", *OURS, "--seconds", "0.1"]) == 0
     # A file that a program wrote names no network.
     contents = read_knob(tuned, model_of(tuned.parent))
     made = {name: value for name, value in contents.made.items() if name != "network"}
@@ -197,7 +198,23 @@ def test_another_network_is_refused_and_the_same_by_another_name_is_not(
     assert (
         "model: got none, which the file does not tell, allowed: caffe" in capsys.readouterr().err
     )
-    assert main(["bench", "tiny.drowsy", *same, *SIZE, "--seconds", "0.1"]) == 0
+    assert main(["bench", "tiny.drowsy", *OURS, *SIZE, "--seconds", "0.1"]) == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "bench", "report", "live"])
+def test_a_file_alone_runs_no_code(
+    command: str, tuned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What names a module may come from a stranger, with the module beside it."""
+    sys.modules.pop("nets.small")
+    capsys.readouterr()
+    more = {"bench": [], "report": ["--out", "page.html"]}.get(command, ["--data", "data"])
+    assert main([command, "tiny.drowsy", *more]) == 2
+    assert (
+        "model: got none, and the file names 'nets.small:build', allowed: --model "
+        "nets.small:build, as code runs by your word alone"
+    ) in capsys.readouterr().err
+    assert "nets.small" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -231,7 +248,7 @@ def test_without_labels_what_was_sold_by_them_has_no_columns(
     for n, path in enumerate((folder / "data" / "class0").iterdir()):
         path.rename(plain / f"{n}.png")
     capsys.readouterr()
-    assert main(["evaluate", "tiny.drowsy", "--data", "plain"]) == 0
+    assert main(["evaluate", "tiny.drowsy", *OURS, "--data", "plain"]) == 0
     told = capsys.readouterr()
     assert "sold with" not in told.out
     assert "holds" not in told.out
@@ -275,6 +292,7 @@ def test_what_is_cheap_to_see_is_refused_before_a_network_is_loaded(
     for module in ("knobs", "inputs", "video", "commands"):
         monkeypatch.setattr(f"drowsy.cli.{module}.load_model", load_model)
     given = [each.replace("F", "tiny.drowsy") for each in arguments]
+    given += OURS * (arguments[1] == "F")
     given = ["nets.small:build" if each == "M" else each for each in given]
     capsys.readouterr()
     assert main(given) == 2
@@ -425,14 +443,14 @@ def test_report_writes_a_page_with_the_first_images(
     tuned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert main(["report", "tiny.drowsy", "--out", "page.html"]) == 0
+    assert main(["report", "tiny.drowsy", *OURS, "--out", "page.html"]) == 0
     assert "wrote page.html: one page to send, which holds no images" in capsys.readouterr().out
     plain = Path("page.html").read_text()
     assert "<h1>nets.small:build</h1>" in plain
     assert 'id="picture' not in plain
     for more, count in (([], 3), (["--images", "5:9"], 4)):
-        arguments = ["report", "tiny.drowsy", "--data", "data", *more, "--out", "page.html"]
-        assert main(arguments) == 0
+        shown = [*OURS, "--data", "data", *more]
+        assert main(["report", "tiny.drowsy", *shown, "--out", "page.html"]) == 0
         assert f"holds {count} of the images" in capsys.readouterr().out
         assert Path("page.html").read_text().count('id="picture') == count
 
@@ -456,7 +474,7 @@ def test_report_writes_a_page_with_the_first_images(
 def test_report_refuses_what_it_would_ignore(
     tuned: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", "tiny.drowsy", "--out", "page.html", *more]) != 0
+    assert main(["report", "tiny.drowsy", *OURS, "--out", "page.html", *more]) != 0
     assert re.search(message, capsys.readouterr().err)
     assert not Path("page.html").exists()
 

@@ -12,7 +12,7 @@ from drowsy.cli.main import main
 from drowsy.live import Show
 from drowsy.tuning.knob import Knob
 
-KNOB = ["live", "tiny.drowsy"]
+KNOB = ["live", "tiny.drowsy", "--model", "nets:build"]
 
 
 @pytest.mark.parametrize(
