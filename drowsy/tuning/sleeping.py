@@ -29,7 +29,7 @@ def asleep(
 ) -> Operation | None:
     """What saves at least ``saving`` of all multiplications on a view; None where nothing does.
 
-    ``used`` are settings that it may not have.
+    ``used`` are settings that it may not have, as a network has one correction a setting.
     """
     net = workbench.net(recipe, number_format)
     spared = workbench.spared(view.size)
@@ -49,20 +49,18 @@ def asleep(
         )
         for setting in settings
     ]
-    free = [each for each in operations if each.setting not in used]
-    if len(operations) < 2 or not free:
-        return next(iter(free), None)
+    if len(operations) < 2:
+        return next(iter(operations), None)
     if workbench.graded:
         # A search flatters what it found on the images that it went by; the others tell.
         searched, uniform = operations
         one, other = (workbench.qualities(each)[workbench.quick :] for each in operations)
-        best = uniform if len(one) < _TELLING or as_good(other, one) else searched
-        return best if best in free else None
+        return uniform if len(one) < _TELLING or as_good(other, one) else searched
     # Of those that are about as close to the network awake, the most accurate one.
-    damage = {operation: workbench.damage(operation) for operation in free}
-    least = min(free, key=damage.__getitem__)
+    damage = {operation: workbench.damage(operation) for operation in operations}
+    least = min(operations, key=damage.__getitem__)
     # Of answers that hardly move, sums of rounded logarithms may come out below 0.
-    near = [o for o in free if o is least or damage[o] <= TIED * damage[least]]
+    near = [o for o in operations if o is least or damage[o] <= TIED * damage[least]]
     return max(near, key=workbench.quality)
 
 
@@ -74,14 +72,14 @@ def _settings(
     wanted: float,
     used: Collection[Setting],
 ) -> list[Setting]:
-    """What may be best of the settings that save so much of the multiplications.
+    """What may be best of the settings that save so much of the multiplications, none in use.
 
-    Of what was searched none that is used; one rate for all layers even so, to be held against it.
+    Beside what was searched one rate for all layers, to be held against it.
     """
     if recipe.rates == "uniform":
-        return _uniform(net, saved, wanted, {})
+        return _uniform(net, saved, wanted, {}, used)
     damage = workbench.search(recipe)
-    uniform = _uniform(net, saved, wanted, damage)
+    uniform = _uniform(net, saved, wanted, damage, used)
     enough = (s for s in damage if s not in used and saved(s) >= wanted)
     searched = sorted(enough, key=damage.__getitem__)[:1]
     if recipe.correction == "none" and not workbench.graded:
@@ -95,12 +93,14 @@ def _uniform(
     saved: Callable[[Setting], float],
     wanted: float,
     damage: Mapping[Setting, float],
+    used: Collection[Setting],
 ) -> list[Setting]:
     """One rate for all layers that saves enough, as one setting; none where none does.
 
-    Layers that rest make a rate fall short of its own figure. Where one step in one other layer
-    makes up for that, only that layer sleeps a step more: of such layers the one that does least
-    damage when it sleeps alone, as far as that was measured, or that saves least by the step.
+    Layers that rest make a rate fall short of its own figure, and it may be in use. Where one step
+    in one other layer makes up for that, only that layer sleeps a step more: of such layers the one
+    that does least damage when it sleeps alone, as far as that was measured, or that saves least by
+    the step.
     """
     free = [int(name not in net.resting) for name in net.layers]
     alone: dict[int, float] = {}
@@ -110,11 +110,11 @@ def _uniform(
             alone[layer] = max(alone.get(layer, 0.0), damage[setting])
     for j in range(net.k):
         rate = tuple(j * each for each in free)
-        if saved(rate) >= wanted:
+        if saved(rate) >= wanted and rate not in used:
             return [rate]
         if 0 < j < net.k - 1:
             steps = {n: (*rate[:n], j + 1, *rate[n + 1 :]) for n, each in enumerate(free) if each}
-            enough = [n for n, setting in steps.items() if saved(setting) >= wanted]
+            enough = [n for n, step in steps.items() if saved(step) >= wanted and step not in used]
             if enough:
                 return [steps[min(enough, key=lambda n: (alone.get(n, 0.0), saved(steps[n])))]]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -139,8 +140,20 @@ def test_a_setting_of_another_view_leaves_the_next_best(
     uniform = asleep(UNIFORM, workbench, whole(workbench), 0.5)
     assert uniform is not None
     assert found == [*damage, uniform.setting]
-    assert asleep(SEARCHED, workbench, whole(workbench), 0.5, used=found) is None
-    assert asleep(UNIFORM, workbench, whole(workbench), 0.5, used=found) is None
+    # One rate for all layers, but for another one of them.
+    assert uniform.setting == (0, 5, 4, 4)
+    for recipe in (SEARCHED, UNIFORM):
+        other = asleep(recipe, workbench, whole(workbench), 0.5, used=found)
+        assert other is not None
+        assert other.setting == (0, 4, 4, 5)
+    every = list(itertools.product([0], *[range(8)] * 3))
+    assert asleep(UNIFORM, workbench, whole(workbench), 0.5, used=every) is None
+
+
+def test_a_rate_in_use_is_taken_with_one_layer_a_step_more(workbench: Workbench) -> None:
+    operation = asleep(UNIFORM, workbench, whole(workbench), 0.37, used=[(0, 3, 3, 3)])
+    assert operation is not None
+    assert operation.setting == (0, 4, 3, 3)
 
 
 @pytest.mark.parametrize("least", [-3.9e-8, 0.0, float("nan")])
