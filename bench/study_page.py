@@ -311,12 +311,11 @@ def tuned_table() -> str:
         rows = read("tune", network)
         for saving in dict.fromkeys(row["saving"] for row in rows):
             of = {row["method"]: row for row in rows if row["saving"] == saving}
-            first = of.get("tune") or of["view"]
             cells = [
                 _between(of.get(method), ("top1_lost", "low", "high")) + _reached(of.get(method))
                 for method in TUNED
             ]
-            lines.append([title, f"{float(saving):.0%}", first["setting"], *cells])
+            lines.append([title, f"{float(saving):.0%}", of["tune"]["setting"], *cells])
     return markdown(lines)
 
 
