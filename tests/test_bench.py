@@ -746,12 +746,12 @@ def test_what_is_saved_above_what_was_asked_stands_in_the_table(
     rows = [
         {"saving": 0.5, "method": method, "saving_reached": reached, "setting": "160 px"}
         | {"top1_lost": lost, "low": lost - 1, "high": lost + 1}
-        for method, reached, lost in (("view", 0.559782, 8.0), ("sleep", 0.509, 6.0))
+        for method, reached, lost in (("tune", 0.559782, 8.0), ("sleep", 0.509, 6.0))
     ]
     write_text(tmp_path / "tune" / "resnet18.csv", csv_text(rows))
     monkeypatch.setattr(study_page, "STUDY", tmp_path)
     *_, told = study_page.tuned_table().splitlines()
-    wanted = "50% | 160 px | - | 8.0 (7.0 to 9.0), at 56% | 6.0 (5.0 to 7.0) | - | -"
+    wanted = "50% | 160 px | 8.0 (7.0 to 9.0), at 56% | - | 6.0 (5.0 to 7.0) | - | -"
     assert told == f"| ResNet-18, ImageNet | {wanted} |"
 
 

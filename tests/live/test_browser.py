@@ -45,7 +45,16 @@ def served(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "drowsy", "live", "tiny.drowsy", *shown]
+    command = [
+        sys.executable,
+        "-m",
+        "drowsy",
+        "live",
+        "tiny.drowsy",
+        "--model",
+        "nets:build",
+        *shown,
+    ]
     # NiceGUI serves tests of its own where it finds pytest's variables.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
