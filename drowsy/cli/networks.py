@@ -21,9 +21,7 @@ from drowsy.files.messages import quoted
 from drowsy.models import MODELS, ModelInfo, Preprocess
 from drowsy.models.checkpoint import load_weights
 
-# What names a network, besides ``model``; options of every command that takes one.
-DETAILS = ("weights", "classes", "resize", "crop", "mean", "std")
-# What they are in a file, if they are told.
+# What names a network, and what it is in a file, if it is told there.
 _RECORDED = {
     "model": str,
     "weights": str,
@@ -33,6 +31,8 @@ _RECORDED = {
     "mean": list,
     "std": list,
 }
+# All but ``model`` of it: options of every command that takes a network.
+DETAILS = tuple(name for name in _RECORDED if name != "model")
 NAMES = (
     f"{', '.join(MODELS)}, timm:NAME, torchvision:NAME, hf:NAME (a name or a folder), "
     "or MODULE:FUNCTION"
@@ -59,7 +59,7 @@ def note(args: argparse.Namespace, text: str) -> None:
 
 def recorded(args: argparse.Namespace) -> dict[str, Any]:
     """What names the network, JSON-able, so that ``as_recorded`` finds it again."""
-    return {name: getattr(args, name) for name in ("model", *DETAILS)}
+    return {name: getattr(args, name) for name in _RECORDED}
 
 
 def as_recorded(args: argparse.Namespace, made: Mapping[str, Any]) -> argparse.Namespace:
@@ -88,7 +88,7 @@ def as_recorded(args: argparse.Namespace, made: Mapping[str, Any]) -> argparse.N
     if args.model not in (None, told.get("model")):
         # Of another network by name, its details are its own.
         told = {}
-    given = {name: getattr(args, name) for name in ("model", *DETAILS)}
+    given = recorded(args)
     known = {name: told.get(name) for name in given}
     found = {name: known[name] if given[name] is None else given[name] for name in given}
     return argparse.Namespace(**{**vars(args), **found})
