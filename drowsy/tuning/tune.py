@@ -401,10 +401,12 @@ def _undominated(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
-    """Awake, and the points of a knob: the best operation for every step of saving.
+    """Awake, and the points of a knob: the best operation of every step of saving.
 
     The best one on the search images may be so by chance, the more the more answers it changes. So
-    it is the one whose loss is expected to be least, as nothing is expected to gain.
+    it is the one whose loss is expected to be least, as nothing is expected to gain. It is left out
+    if what saves more is better by more than chance, and not sooner: it may be the one that loses
+    little, and only the report tells.
     """
     workbench, awake = rig.workbench, operations[0]
     offered = {each: 1 - rig.spent(each) for each in operations if each != awake}
@@ -412,14 +414,18 @@ def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
     reference = workbench.qualities(awake)
     loss = {each: expected_loss(quality[each], reference) for each in offered}
     loss = _rising(loss, offered, quality)
+
+    def least(some: Sequence[Operation]) -> Operation:
+        # Of equals the one that saves least: the others have steps of their own.
+        return min(some, key=lambda each: (loss[each], offered[each]))
+
     chosen: list[Operation] = []
     for step in range(1, STEPS):
         enough = [each for each, saved in offered.items() if saved >= step / STEPS - ROUNDING]
-        if not enough:
-            break
-        # Of equals the one that saves least: the others have steps of their own.
-        chosen.append(min(enough, key=lambda each: (loss[each], offered[each])))
-    return [awake, *dict.fromkeys(chosen)]
+        own = [each for each in enough if offered[each] < (step + 1) / STEPS - ROUNDING]
+        if own and as_good(quality[least(own)], quality[least(enough)]):
+            chosen.append(least(own))
+    return [awake, *chosen]
 
 
 def _rising(

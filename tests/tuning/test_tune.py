@@ -376,7 +376,8 @@ def test_formats_are_told_of_what_they_cost(
 ) -> None:
     monkeypatch.setattr(Rig, "measured", lambda rig, each: 0.55 if each.number_format else 1.0)
     told = tune(model, images, levers="format").contents.levers["format"]
-    assert told == "bfloat16 takes 0.55 of the time of the network's own format"
+    # What the points then take, machines differ in: it may add that none is worth having.
+    assert told.split("; ")[0] == "bfloat16 takes 0.55 of the time of the network's own format"
 
 
 def test_a_lever_that_was_tried_in_vain_says_so(
@@ -545,10 +546,23 @@ def test_more_of_the_same_is_no_better() -> None:
     asleep = Offered(View.of((32, 32), (20, 20)), 0.5, noisy(0.615, 5), (1,))
     turned = Offered(whole, 0.5, noisy(0.615, 5), (3,), "bfloat16")
     for other in (middle, asleep, turned):
-        assert choice(some, other) == [other]
+        assert choice(some, view, other) == [view, other]
     # What is clear stays as it is, and makes nothing else worse.
     bad = Offered(whole, 0.2, noisy(0.2, 6), (1,))
     assert choice(bad, some, more) == [some, more]
+
+
+def test_what_saves_less_stays_until_it_is_surely_worse() -> None:
+    """A bolder one that looks better by no more than chance does not replace a milder one."""
+    whole, tight = View.of((32, 32), (28, 28)), View.of((32, 32), (20, 20), 0.8)
+    # Their difference has an error of .042.
+    bolder = Offered(tight, 0.6, noisy(0.7, 1))
+    as_likely = Offered(whole, 0.3, noisy(0.67, 2))
+    assert choice(as_likely, bolder) == [as_likely, bolder]
+    assert choice(Offered(whole, 0.3, noisy(0.62, 2)), bolder) == [bolder]
+    # Of one step there is one.
+    less = Offered(View.of((32, 32), (28, 28), 0.7), 0.26, noisy(0.66, 3))
+    assert choice(as_likely, less, bolder) == [as_likely, bolder]
 
 
 def test_six_images_are_enough(model: nn.Module, images: Tensor) -> None:
