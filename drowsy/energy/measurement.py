@@ -10,6 +10,7 @@ from typing import Any
 from drowsy.sensors.sensor import Sample
 
 MIN_SECONDS = 5.0  # a step of the counter is 2% of such a window, or less
+MOST_SECONDS = 1_000_000  # eleven days; what asks for more does not mean it
 DISAGREEMENT = 0.10  # of counter and integral; beyond it they are flagged
 
 

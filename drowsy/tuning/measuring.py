@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from drowsy.energy import Meter, NoMeter
 from drowsy.energy.measurement import ratio
-from drowsy.files.messages import quoted
-from drowsy.files.versioned import is_number
 from drowsy.knob.point import OperatingPoint
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.timing import in_turns, typical
@@ -62,11 +59,3 @@ def joules_of(
     return {
         name: ratio(meter.measure(run).joules_per_call, images[name]) for name, run in runs.items()
     }
-
-
-def check_seconds(seconds: Any) -> None:
-    """Raise unless something can be measured for so long."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"seconds: got {seconds!r}, allowed: a number above 0")
-    if not is_number(seconds) or seconds <= 0:
-        raise ValueError(f"seconds: got {quoted(seconds)}, allowed: a finite number above 0")

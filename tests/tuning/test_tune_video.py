@@ -572,8 +572,8 @@ def test_measuring_here_changes_milliseconds_alone(
     with pytest.raises(ValueError, match=r"clip: got frames of \(3, 28, 28\)"):
         knob.measure(clips[0][:, :, ::2, ::2])
     kept = knob.contents
-    for seconds in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"seconds: got \S+, allowed: a finite number above 0"):
+    for seconds in (0, -1, float("nan"), float("inf"), 1e300):
+        with pytest.raises(ValueError, match=r"seconds: got \S+, allowed: a number above 0, up"):
             knob.measure(seconds=seconds)
     for wrong in ("1", True, None):
         with pytest.raises(TypeError, match=r"seconds: got \S+, allowed: a number above 0"):
