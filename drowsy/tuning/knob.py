@@ -96,7 +96,8 @@ class Knob:
     def _measured(self, images: Tensor, seconds: float) -> tuple[OperatingPoint, ...]:
         """Every point, as measured now; whether on a busy machine is noted in ``contents``."""
         waiting = Waiting()
-        found = measured(self._machine, self.contents.points, images, seconds, waiting)
+        points = self.contents.points
+        found = measured(self._machine, points, images, seconds, waiting, self.cost)
         made = noted(self.contents.made, measuring=waiting.share)
         self.contents = replace(self.contents, made=made)
         return tuple(found)
@@ -245,7 +246,7 @@ class Knob:
             seconds: for the milliseconds of all points together; joules take five more each.
 
         Raises:
-            NoMeter: joules are what the knob saves, and nothing here can meter them.
+            NoMeter: joules are what the knob saves, and nothing here meters them.
             TypeError, ValueError: other images than the network takes, or seconds that are no
                 number above 0, up to a million. The knob is then as it was, in all of these cases.
         """

@@ -22,6 +22,7 @@ def measured(
     images: Tensor,
     seconds: float,
     waiting: Waiting,
+    cost: str,
 ) -> list[OperatingPoint]:
     """Points with their milliseconds for a batch, and joules for an image where a meter is.
 
@@ -31,6 +32,10 @@ def measured(
         images: the batch, where the machine is.
         seconds: for the milliseconds of all together; joules take five more each.
         waiting: watches the former.
+        cost: that they save.
+
+    Raises:
+        NoMeter: the cost is joules, and nothing tells them.
     """
     runs = {
         str(n): lambda point=point: machine.run(point, images)  # type: ignore[misc]
@@ -40,7 +45,8 @@ def measured(
     with waiting.watched():
         taken = in_turns(runs, seconds, cuda=images.is_cuda)
     found = typical(taken, str(place))
-    joules = joules_of(runs, dict.fromkeys(runs, len(images)), images.device)
+    counts = dict.fromkeys(runs, len(images))
+    joules = joules_of(runs, counts, images.device, needed=cost == "joules")
     return [
         replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
         for n, point in enumerate(points)
@@ -48,14 +54,26 @@ def measured(
 
 
 def joules_of(
-    runs: Mapping[str, Callable[[], object]], images: Mapping[str, int], device: torch.device
+    runs: Mapping[str, Callable[[], object]],
+    images: Mapping[str, int],
+    device: torch.device,
+    needed: bool = False,
 ) -> dict[str, float | None]:
-    """Joules an image of each run, whose calls are for so many; None where nothing meters."""
+    """Joules an image of each run, whose calls are for so many; None where nothing tells them.
+
+    Raises:
+        NoMeter: they are ``needed``, and nothing tells them.
+    """
     try:
         meter = Meter(str(device))
     except NoMeter:
+        if needed:
+            raise
         return dict.fromkeys(runs)
     meter.measure_idle()
-    return {
-        name: ratio(meter.measure(run).joules_per_call, images[name]) for name, run in runs.items()
-    }
+
+    def a_call(run: Callable[[], object]) -> float | None:
+        found = meter.measure(run)
+        return found.known_per_call() if needed else found.joules_per_call
+
+    return {name: ratio(a_call(run), images[name]) for name, run in runs.items()}
