@@ -301,9 +301,7 @@ def tune(
             ),
         )
         knob = Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
-        offers.tell_kept(
-            *({name for p in some for name in knob.turned(p)} for some in (points, knob.points))
-        )
+        offers.tell_kept(*(map(knob.turned, some) for some in (points, knob.points)))
         knob.contents = replace(knob.contents, levers=offers.told)
     warn_if_busy(knob.contents.made, "choosing", "measuring", stacklevel=2)
     return knob
