@@ -1814,13 +1814,19 @@ CASES = [
         "idle for no time",
         lambda folder: meter(folder).measure_idle(0),
         ValueError,
-        "seconds: got 0, allowed: a finite number above 0",
+        "seconds: got 0, allowed: a number above 0, up to 1000000",
     ),
     Case(
         "measured for ever",
         lambda folder: meter(folder).measure(print, seconds=math.inf),
         ValueError,
         "seconds: got inf, allowed",
+    ),
+    Case(
+        "idle for longer than any clock runs",
+        lambda folder: meter(folder).measure_idle(1e300),
+        ValueError,
+        r"seconds: got 1e\+300, allowed: a number above 0, up to 1000000",
     ),
     Case(
         "warm-up of half a call",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from drowsy.energy.meter import check_seconds
 from drowsy.evaluation.arguments import check_count
 from drowsy.evaluation.store import Store
 from drowsy.files.messages import legible
@@ -20,9 +21,9 @@ from drowsy.knob.frontier import COSTS
 from drowsy.models import MODELS
 from drowsy.tuning.clips.point import COSTS as VIDEO_COSTS
 from drowsy.tuning.clips.tune import VIDEO_LEVERS
+from drowsy.tuning.clock import check_minutes
 from drowsy.tuning.knobfile import MOST_BATCH
 from drowsy.tuning.levers import LEVERS
-from drowsy.tuning.measuring import check_seconds
 
 # Least values of options, where a command has them.
 LEAST = {"batch": 1, "classes": 1, "resize": 1, "crop": 1, "camera": 0, "frames": 1, "every": 1}
@@ -121,8 +122,7 @@ def _check_tuning(args: argparse.Namespace) -> None:
     """Raise for what ``tune`` would refuse once the network and its images are there."""
     if not args.video and len(args.data) > 1:
         raise ValueError(f"data: got {len(args.data)} folders, allowed: one; clips: --video")
-    if not 0 < args.minutes < 1e6:
-        raise ValueError(f"minutes: got {args.minutes}, allowed: a number above 0")
+    check_minutes(args.minutes)
     kind = "with --video" if args.video else "of images"
     allowed = {"levers": LEVERS, "cost": tuple(COSTS)}
     if args.video:

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from drowsy.sensors.sensor import Sample
+from drowsy.sensors.sensor import NoMeter, Sample
 
 MIN_SECONDS = 5.0  # a step of the counter is 2% of such a window, or less
+MOST_SECONDS = 1_000_000  # eleven days; what asks for more does not mean it
 DISAGREEMENT = 0.10  # of counter and integral; beyond it they are flagged
 
 
@@ -134,6 +135,19 @@ class Measurement:
     def joules_per_call(self) -> float | None:
         """``joules`` over ``calls``."""
         return ratio(self.joules, self.calls)
+
+    def known_per_call(self) -> float:
+        """``joules_per_call``, for what cannot go on without.
+
+        Raises:
+            NoMeter: no joules were told, or none above 0; says why.
+        """
+        joules = self.joules_per_call
+        if joules is None or joules <= 0:
+            told = ", ".join(f"{each.device} ({each.name})" for each in self.devices)
+            why = "; ".join(dict.fromkeys(self.warnings)) or f"it told {joules} J a call"
+            raise NoMeter(f"{told} metered no energy in {self.seconds:.3g} s: {why}")
+        return joules
 
     @property
     def joules_above_idle_per_call(self) -> float | None:

@@ -7,11 +7,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from drowsy.energy.measurement import MIN_SECONDS, Measurement, ratio, total
+from drowsy.energy.measurement import MIN_SECONDS, MOST_SECONDS, Measurement, ratio, total
 from drowsy.energy.track import Part, Track
+from drowsy.files.messages import quoted
 from drowsy.sensors.devices import Device, sensors
 from drowsy.sensors.sensor import NoMeter, Sensor, clock
 
@@ -179,7 +181,7 @@ class Meter:
 
         Args:
             fn: what to measure, without arguments.
-            seconds: least length of the window.
+            seconds: least length of the window, up to a million.
             warmup: calls before anything is timed.
 
         Returns:
@@ -263,10 +265,14 @@ def measure(
     return Meter(device).measure(fn, seconds=seconds, warmup=warmup)
 
 
-def check_seconds(seconds: float) -> None:
-    """Raise unless it is a finite number above 0."""
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds: got {seconds!r}, allowed: a finite number above 0")
+def check_seconds(seconds: Any) -> None:
+    """Raise TypeError or ValueError unless something can be measured for so long."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"seconds: got {seconds!r}, allowed: a number above 0")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ValueError(
+            f"seconds: got {quoted(seconds)}, allowed: a number above 0, up to {MOST_SECONDS}"
+        )
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,9 @@ def measured_gains(
         float64 ``[layers, k]``: fraction of the whole network's cost that a layer saves at rates
         ``0 .. (k-1)/k`` while the others are awake; below 0 where its sleep costs more than it
         saves. Layers of ``net.resting``, which searches leave awake, are not measured: 0.
+
+    Raises:
+        NoMeter: joules, and the meter tells none.
     """
     check_images(images)
     net.settle(images[:1])
@@ -166,7 +169,10 @@ def measured_gains(
             for rate in (Fraction(j, k) for j in range(1, k))
         ]
     seconds = MIN_SECONDS if cost == "joules" else _GAIN_SECONDS
-    points = profile(net, images, schedules, meter=meter, seconds=seconds, forward=forward)
+    each = _check_metered if cost == "joules" else None
+    points = profile(
+        net, images, schedules, meter=meter, seconds=seconds, forward=forward, each=each
+    )
     awake, *alone = [-spared(point, cost) for point in points]
     table = np.zeros((len(own.layers), k))
     rows = [name in free for name in own.layers]
@@ -236,6 +242,11 @@ def _profile(
     joules = None if measurement is None else ratio(measurement.joules_per_call, len(images))
     point = replace(point, latency_ms=statistics.median(latencies), joules=joules)
     return Profile(point, tuple(latencies), measurement)
+
+
+def _check_metered(one: Profile) -> None:
+    assert one.measurement is not None, "joules are of a meter"
+    one.measurement.known_per_call()
 
 
 def _latencies(run: Callable[[], object], seconds: float, cuda: bool) -> list[float]:

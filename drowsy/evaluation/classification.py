@@ -91,8 +91,8 @@ CLASSIFICATION = Task(
     check_classes,
     Answers,
     {
-        "top1": lambda answers: answers.right_within(1),
-        "top5": lambda answers: answers.right_within(5),
+        "top1": functools.partial(Answers.right_within, places=1),
+        "top5": functools.partial(Answers.right_within, places=5),
         "agreement": Answers.agreeing,
         "divergence": Answers.divergence,
     },

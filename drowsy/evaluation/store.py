@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -84,7 +84,7 @@ _SELECT_TOTALS = (
 class Store:
     """An evaluation store in the file ``path`` (``":memory:"`` for none), made if missing.
 
-    Threads may share one; a process that was forked opens its own.
+    Threads may share one; another process opens its own.
 
     Raises:
         TypeError: no path.
@@ -119,6 +119,12 @@ class Store:
         except ValueError:
             self.close()
             raise
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"store {self.path}: got copied or pickled, allowed: its path, as every process opens "
+            "a Store of its own"
+        )
 
     def _prepare(self) -> None:
         self._db.execute("BEGIN IMMEDIATE")

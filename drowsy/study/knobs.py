@@ -178,9 +178,14 @@ def record(
         stem: path without an ending.
         title: heads the picture.
         about: further facts for the record.
+
+    Raises:
+        ValueError: rows that ``drowsy.study.losses`` cannot draw; nothing is then written.
     """
     objective = next(name for name in METRICS if name in rows[0])
     paths = [Path(f"{os.fspath(stem)}.{ending}") for ending in ("csv", "json", "png")]
+    # First, as it refuses what cannot be told.
+    plot_losses(rows, objective, knob.batch, paths[2], title)
     write_text(paths[0], csv_text(rows))
     contents = knob.contents
     facts = {
@@ -195,5 +200,4 @@ def record(
         "rows": list(rows),
     }
     write_json(paths[1], facts)
-    plot_losses(rows, objective, knob.batch, paths[2], title)
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from drowsy._optional import require
 from drowsy.files.labels import Label, label_points
+from drowsy.files.messages import legible
 from drowsy.files.pictures import draw_grid, lay_out, new_figure, save_figure, square_roots
 from drowsy.files.tables import Row
 from drowsy.knob.metrics import METRICS
@@ -44,7 +46,8 @@ def plot_losses(
         title: above it.
 
     Raises:
-        ValueError: no rows, or rows that were not timed, or whose losses are not known.
+        ValueError: no rows, or rows that were not timed, or whose losses are not known or not
+            finite.
     """
     if not rows:
         raise ValueError("rows: got none, allowed: one or more")
@@ -52,6 +55,13 @@ def plot_losses(
         raise ValueError("rows: got some without milliseconds, allowed: rows that were timed")
     if any(row[name] is None for row in rows for name in ("loss", "loss_low", "loss_high")):
         raise ValueError("rows: got some without losses, allowed: rows with losses and intervals")
+    for row in rows:
+        for name in ("latency_ms", "loss", "loss_low", "loss_high"):
+            if not math.isfinite(row[name]):
+                raise ValueError(
+                    f"rows: {name}: got {row[name]} at {legible(row['setting'])}, allowed: a "
+                    "finite number, as a picture has no place for others"
+                )
     metric = METRICS[objective]
     scale = 100 if metric.is_fraction else 1
     figure, (axis,) = new_figure(1)

@@ -7,10 +7,22 @@ that a run that resumes decides alike.
 from __future__ import annotations
 
 import time
+from typing import Any
 
+from drowsy.files.messages import quoted
 from drowsy.tuning.journal import Journal
 
 now = time.monotonic
+_MOST = 1_000_000
+
+
+def check_minutes(minutes: Any) -> None:
+    """Raise ValueError unless a run may take so long."""
+    number = isinstance(minutes, (int, float)) and not isinstance(minutes, bool)
+    if not number or not 0 < minutes <= _MOST:
+        raise ValueError(
+            f"minutes: got {quoted(minutes)}, allowed: a number above 0, up to {_MOST}"
+        )
 
 
 class Clock:

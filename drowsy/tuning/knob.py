@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.energy import Meter
+from drowsy.energy.meter import check_seconds
 from drowsy.files.messages import legible, listed, quoted
 from drowsy.files.provenance import provenance
 from drowsy.files.tables import Row
@@ -29,7 +30,7 @@ from drowsy.knob.point import OperatingPoint
 from drowsy.tuning.evaluate import losses
 from drowsy.tuning.knobfile import Contents, read_knob, write_knob
 from drowsy.tuning.machine import Machine
-from drowsy.tuning.measuring import check_seconds, measured
+from drowsy.tuning.measuring import measured
 from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.table import described, points_table
 from drowsy.tuning.waiting import Waiting, noted, warn_if_busy
@@ -95,7 +96,8 @@ class Knob:
     def _measured(self, images: Tensor, seconds: float) -> tuple[OperatingPoint, ...]:
         """Every point, as measured now; whether on a busy machine is noted in ``contents``."""
         waiting = Waiting()
-        found = measured(self._machine, self.contents.points, images, seconds, waiting)
+        points = self.contents.points
+        found = measured(self._machine, points, images, seconds, waiting, self.cost)
         made = noted(self.contents.made, measuring=waiting.share)
         self.contents = replace(self.contents, made=made)
         return tuple(found)
@@ -244,9 +246,9 @@ class Knob:
             seconds: for the milliseconds of all points together; joules take five more each.
 
         Raises:
-            NoMeter: joules are what the knob saves, and nothing here can meter them.
+            NoMeter: joules are what the knob saves, and nothing here meters them.
             TypeError, ValueError: other images than the network takes, or seconds that are no
-                finite number above 0. The knob is then as it was, in all of these cases.
+                number above 0, up to a million. The knob is then as it was, in all of these cases.
         """
         if images is None:
             noise = torch.Generator().manual_seed(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -57,15 +57,28 @@ class Offers:
     told: dict[str, str] = field(default_factory=dict)
     tell: Tell = silent
 
-    def tell_kept(self, kept: Collection[str], worth: Collection[str]) -> None:
-        """Say of every lever that was offered, and that no point turns, that it was in vain.
+    def tell_kept(self, kept: Iterable[Iterable[str]], worth: Iterable[Iterable[str]]) -> None:
+        """``tell_kept`` of these operations."""
+        tell_kept(self.told, map(_turned, self.operations), kept, worth)
 
-        Args:
-            kept: the levers that some point in the knob's file turns.
-            worth: those that some point worth having turns.
-        """
-        for name in set[str]().union(*map(_turned, self.operations)) - set(worth):
-            self.told[name] += "; none worth having when tuned" if name in kept else "; none kept"
+
+def tell_kept(
+    told: dict[str, str],
+    tried: Iterable[Iterable[str]],
+    kept: Iterable[Iterable[str]],
+    worth: Iterable[Iterable[str]],
+) -> None:
+    """Say of every lever that was tried, and that no point worth having turns, that it was in vain.
+
+    Args:
+        told: a word on every lever, which is added to.
+        tried: the levers that each way which was tried turns.
+        kept: those that each point in the knob's file turns.
+        worth: those that each point worth having turns.
+    """
+    there = set[str]().union(*kept)
+    for name in set[str]().union(*tried).difference(*worth):
+        told[name] += "; none worth having when tuned" if name in there else "; none kept"
 
 
 def _turned(operation: Operation) -> set[str]:

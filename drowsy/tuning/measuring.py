@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from drowsy.energy import Meter, NoMeter
 from drowsy.energy.measurement import ratio
-from drowsy.files.messages import quoted
-from drowsy.files.versioned import is_number
 from drowsy.knob.point import OperatingPoint
 from drowsy.tuning.machine import Machine
 from drowsy.tuning.timing import in_turns, typical
@@ -25,6 +22,7 @@ def measured(
     images: Tensor,
     seconds: float,
     waiting: Waiting,
+    cost: str,
 ) -> list[OperatingPoint]:
     """Points with their milliseconds for a batch, and joules for an image where a meter is.
 
@@ -34,6 +32,10 @@ def measured(
         images: the batch, where the machine is.
         seconds: for the milliseconds of all together; joules take five more each.
         waiting: watches the former.
+        cost: that they save.
+
+    Raises:
+        NoMeter: the cost is joules, and nothing tells them.
     """
     runs = {
         str(n): lambda point=point: machine.run(point, images)  # type: ignore[misc]
@@ -43,7 +45,8 @@ def measured(
     with waiting.watched():
         taken = in_turns(runs, seconds, cuda=images.is_cuda)
     found = typical(taken, str(place))
-    joules = joules_of(runs, dict.fromkeys(runs, len(images)), images.device)
+    counts = dict.fromkeys(runs, len(images))
+    joules = joules_of(runs, counts, images.device, needed=cost == "joules")
     return [
         replace(point, latency_ms=found[str(n)], joules=joules[str(n)])
         for n, point in enumerate(points)
@@ -51,22 +54,26 @@ def measured(
 
 
 def joules_of(
-    runs: Mapping[str, Callable[[], object]], images: Mapping[str, int], device: torch.device
+    runs: Mapping[str, Callable[[], object]],
+    images: Mapping[str, int],
+    device: torch.device,
+    needed: bool = False,
 ) -> dict[str, float | None]:
-    """Joules an image of each run, whose calls are for so many; None where nothing meters."""
+    """Joules an image of each run, whose calls are for so many; None where nothing tells them.
+
+    Raises:
+        NoMeter: they are ``needed``, and nothing tells them.
+    """
     try:
         meter = Meter(str(device))
     except NoMeter:
+        if needed:
+            raise
         return dict.fromkeys(runs)
     meter.measure_idle()
-    return {
-        name: ratio(meter.measure(run).joules_per_call, images[name]) for name, run in runs.items()
-    }
 
+    def a_call(run: Callable[[], object]) -> float | None:
+        found = meter.measure(run)
+        return found.known_per_call() if needed else found.joules_per_call
 
-def check_seconds(seconds: Any) -> None:
-    """Raise unless something can be measured for so long."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"seconds: got {seconds!r}, allowed: a number above 0")
-    if not is_number(seconds) or seconds <= 0:
-        raise ValueError(f"seconds: got {quoted(seconds)}, allowed: a finite number above 0")
+    return {name: ratio(a_call(run), images[name]) for name, run in runs.items()}

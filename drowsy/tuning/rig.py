@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.energy import Meter
-from drowsy.energy.measurement import ratio
 from drowsy.knob.frontier import check_cost
 from drowsy.tuning.journal import Journal
 from drowsy.tuning.timing import in_turns, timed
@@ -67,7 +66,11 @@ class Rig:
         return self.measured(operation)
 
     def measured(self, operation: Operation) -> float:
-        """Milliseconds, or joules where these are the cost, as a fraction of the model's."""
+        """Milliseconds, or joules where these are the cost, as a fraction of the model's.
+
+        Raises:
+            NoMeter: joules, and the meter tells none.
+        """
         key = self._key(operation)
         found = float(self.waiting.timed(self.journal, key, lambda: self._measured(operation)))
         if key not in self._known:
@@ -86,10 +89,8 @@ class Rig:
             )
             runs = {"model": lambda: self._model(self.images), "operation": run}
             if self._meter is not None:
-                joules = [
-                    ratio(self._meter.measure(run).joules_per_call, 1) for run in runs.values()
-                ]
-                return (joules[1] or 0.0) / (joules[0] or 1.0)
+                own, joules = (self._meter.measure(run).known_per_call() for run in runs.values())
+                return joules / own
             own = max(timed(runs["model"], self.images.is_cuda) for _ in range(2))
             if second > _HOPELESS * own:
                 return second / own

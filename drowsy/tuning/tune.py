@@ -29,7 +29,7 @@ from drowsy.knob.frontier import check_cost
 from drowsy.knob.point import OperatingPoint
 from drowsy.knob.tradeoffs import undominated
 from drowsy.network.calibration import Calibration
-from drowsy.tuning.clock import Clock
+from drowsy.tuning.clock import Clock, check_minutes
 from drowsy.tuning.conditions import Conditions
 from drowsy.tuning.journal import Journal, beside
 from drowsy.tuning.knob import Knob
@@ -190,8 +190,7 @@ def tune(
             images are told of in a warning).
         NoMeter: ``joules``, and nothing here can meter them.
     """
-    if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not 0 < minutes < 1e6:
-        raise ValueError(f"minutes: got {minutes!r}, allowed: a number above 0")
+    check_minutes(minutes)
     if video:
         others = {"batch": batch, "splits": splits, "seeds": seeds}
         for name, value in others.items():
@@ -302,9 +301,7 @@ def tune(
             ),
         )
         knob = Knob(model, contents, rig.images, _MEASURING * 60 * minutes)
-        offers.tell_kept(
-            *({name for p in some for name in knob.turned(p)} for some in (points, knob.points))
-        )
+        offers.tell_kept(*(map(knob.turned, some) for some in (points, knob.points)))
         knob.contents = replace(knob.contents, levers=offers.told)
     warn_if_busy(knob.contents.made, "choosing", "measuring", stacklevel=2)
     return knob

@@ -341,6 +341,20 @@ def test_measure_repeats_without_waiting_after_every_call(
     assert len(synchronized) < 20
 
 
+def test_what_cannot_go_on_without_joules_says_why_there_are_none(
+    clock: FakeClock, rapl: FakeRapl
+) -> None:
+    meter = Meter("cpu")
+    found = meter.measure(lambda: clock.advance(0.5))
+    assert found.known_per_call() == found.joules_per_call
+    rapl.files["intel-rapl:1"] = "7\n"
+    still = meter.measure(lambda: clock.advance(0.5))
+    assert still.joules_per_call is None
+    told = r"cpu:package-1 \(.*\) metered no energy in 5.* s: .*counter did not advance"
+    with pytest.raises(NoMeter, match=told):
+        still.known_per_call()
+
+
 def test_measure_goes_on_where_calls_become_faster(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

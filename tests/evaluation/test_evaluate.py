@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 import random
 from collections.abc import Callable
 
@@ -254,6 +256,18 @@ def test_setting_alone_and_among_others_is_the_same(net: DrowsyNet, images: Tens
     together = dict(Evaluator(net, images, labels).walk(settings))
     for setting in settings:
         assert Evaluator(net, images, labels).evaluate(setting) == together[setting]
+
+
+@pytest.mark.parametrize(
+    "twin", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copied", "pickled"]
+)
+def test_an_evaluator_of_elsewhere_measures_the_same(
+    twin: Callable[[Evaluator], Evaluator], net: DrowsyNet, images: Tensor
+) -> None:
+    evaluator = Evaluator(net, images, torch.arange(len(images)))
+    setting = (2,) * len(net.layers)
+    assert twin(evaluator).evaluate(setting) == evaluator.evaluate(setting)
+    assert twin(evaluator).evaluate(setting) == evaluator.evaluate(setting)
 
 
 def test_walk_yields_every_setting_once() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import multiprocessing
 import os
+import pickle
 import random
 import sqlite3
 import threading
@@ -316,6 +318,14 @@ def test_a_forked_process_is_told_to_open_its_own(tmp_path: Path):
         child.join(timeout=60)
         assert child.exitcode == 0
         assert f"s.sqlite: was opened by process {os.getpid()}, of which this" in answers.get()
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, pickle.dumps])
+def test_what_would_copy_a_store_is_told_to_take_its_path(twin: Any, tmp_path: Path):
+    with Store(tmp_path / "s.sqlite") as store:
+        told = r"s\.sqlite: got copied or pickled, allowed: its path"
+        with pytest.raises(TypeError, match=told):
+            twin({"store": store})
 
 
 # --- stores by path ------------------------------------------------------------------------------

@@ -333,6 +333,15 @@ def test_a_search_by_joules_measures_them(
     assert frontier.points[0].joules > frontier.points[-1].joules
 
 
+def test_a_search_by_joules_that_the_meter_does_not_tell_says_so(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tree = FakeRapl(tmp_path, machine.clock).install(monkeypatch)
+    tree.add("intel-rapl:0", "package-0", 0.0)
+    with pytest.raises(NoMeter, match="counter did not advance"):
+        drowsy.search(machine.net, *small_data(), cost="joules", forward=machine)
+
+
 def test_without_a_meter_a_search_by_joules_says_so_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

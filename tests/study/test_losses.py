@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from drowsy.files.labels import _Room
 from drowsy.files.pictures import apart, root, round_losses
+from drowsy.study.knobs import record
 from drowsy.study.losses import _COLOURS, plot_losses
 
 Figure = pytest.importorskip("matplotlib.figure", reason="needs matplotlib").Figure
@@ -181,6 +184,23 @@ def test_what_was_not_timed_is_refused(tmp_path: Path) -> None:
     for unknown in ({"loss": None}, {"loss_low": None, "loss_high": None}):
         with pytest.raises(ValueError, match="without losses"):
             plot_losses([ROWS[0] | unknown], "top1", 8, tmp_path / "l.png", "")
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("name", ["latency_ms", "loss", "loss_low", "loss_high"])
+def test_what_is_not_finite_is_refused_by_name(name: str, value: float, tmp_path: Path) -> None:
+    told = f"rows: {name}: got {value} at 112 px, allowed: a finite number"
+    with pytest.raises(ValueError, match=told):
+        plot_losses([*ROWS[:6], ROWS[6] | {name: value}], "top1", 8, tmp_path / "l.png", "")
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_cannot_be_drawn_is_not_half_recorded(tmp_path: Path) -> None:
+    knob: Any = SimpleNamespace(batch=8)
+    rows = [{**each, "top1": 0.5, "loss_high": math.inf} for each in ROWS]
+    with pytest.raises(ValueError, match="rows: loss_high: got inf at awake"):
+        record(knob, rows, tmp_path / "knob", "title")
+    assert not any(tmp_path.iterdir())
 
 
 def test_which_lines_are_crossed_is_told_of_few_places(

@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import drowsy
 from drowsy.correction.stencils import calibrate_stencils
+from drowsy.energy import Measurement
 from drowsy.evaluation.identity import fingerprint_state
 from drowsy.files.provenance import provenance
 from drowsy.images.view import View
@@ -375,7 +377,7 @@ def test_measuring_that_fails_changes_nothing(model: nn.Module) -> None:
     for wrong in (None, "x", True):
         with pytest.raises(TypeError, match="seconds: got"):
             knob.measure(torch.rand(2, 3, *FULL), seconds=wrong)  # type: ignore[arg-type]
-    for wrong in (0, -1, float("nan"), float("inf"), 10**400):
+    for wrong in (0, -1, float("nan"), float("inf"), 1e300, 10**400):
         with pytest.raises(ValueError, match="seconds: got"):
             knob.measure(seconds=wrong)
     assert knob.contents.made == elsewhere.made
@@ -395,6 +397,14 @@ def test_measuring_without_a_meter_changes_no_knob_by_joules(
     knob = Knob(model, replace(known, cost="joules", points=tuple(metered)))
     told, batch = str(knob), knob.batch
     with pytest.raises(drowsy.energy.NoMeter, match="nothing here"):
+        knob.measure(torch.rand(2, 3, *FULL), seconds=0.05)
+    # A meter that stands still tells no more.
+    still = SimpleNamespace(
+        measure_idle=lambda: None, measure=lambda run: Measurement("measure", 5.0, (), 9)
+    )
+    monkeypatch.setattr("drowsy.tuning.knob.Meter", lambda device: still)
+    monkeypatch.setattr("drowsy.tuning.measuring.Meter", lambda device: still)
+    with pytest.raises(drowsy.energy.NoMeter, match="metered no energy in 5 s"):
         knob.measure(torch.rand(2, 3, *FULL), seconds=0.05)
     assert (str(knob), knob.batch) == (told, batch)
     knob.save(tmp_path / "knob")

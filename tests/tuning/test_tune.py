@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fake_nvml import FakeClock, FakeRapl
 from torch import Tensor, nn
 
 import drowsy
@@ -626,6 +627,26 @@ def test_what_is_hopelessly_slow_is_timed_by_few_calls(
     assert len(calls) == 2
     handle.remove()
     assert 0.2 < Rig(model, workbench, "latency", 4, Journal(None, {})).measured(operation) < 4
+
+
+def test_joules_are_a_ratio_and_without_them_there_is_none(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    splits = {"calibration": range(8), "search": range(8, 16), "report": range(16, 24)}
+    workbench = Workbench(model, images, None, splits, Conditions())
+    operation = workbench.awake_at(View.whole(workbench.full))
+    clock = FakeClock()
+    clock.install(monkeypatch)
+    tree = FakeRapl(tmp_path, clock).install(monkeypatch)
+    tree.add("intel-rapl:0", "package-0", 20.0)
+    for network, seconds in ((model, 0.5), (operation.net, 0.2)):
+        network.register_forward_pre_hook(lambda *_, seconds=seconds: clock.advance(seconds))
+    rig = Rig(model, workbench, "joules", 4, Journal(None, {}))
+    assert rig.measured(operation) == pytest.approx(0.4, rel=0.01)
+    tree.watts["intel-rapl:0"] = 0.0
+    still = Rig(model, workbench, "joules", 4, Journal(None, {}))
+    with pytest.raises(drowsy.energy.NoMeter, match="counter did not advance"):
+        still.measured(operation)
 
 
 @pytest.fixture

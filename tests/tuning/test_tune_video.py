@@ -328,6 +328,29 @@ def test_what_the_time_left_out_is_not_told_as_tried(
     assert told["ways"].startswith("1 of ")
     assert re.match(r"\d+ sizes offered", told["size"])
     assert re.match(r"\d+ ways offered", told["remember"])
+    assert not any("none kept" in each for each in told.values())
+
+
+def test_a_lever_that_was_tried_in_vain_says_so(
+    model: nn.Module, clips: list[Tensor], timed: list[Way], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tune(model, clips)
+    assert not any("none " in kept.contents.levers[name] for name in tuning.VIDEO_LEVERS)
+    knob = tune(model, clips, levers="skip", cost="slowest")
+    assert {p.way.every for p in knob.contents.points} - {1}  # worth their mean
+    assert "none " not in knob.contents.levers["skip"]
+    points = tuning._points
+
+    def beaten(*args: Any) -> Any:
+        for point in points(*args):
+            yield point if point.is_awake else replace(point, work=1.0, figures={"agreement": 0.0})
+
+    monkeypatch.setattr(tuning, "_points", beaten)
+    told = tune(model, clips, levers="skip", cost="macs").contents.levers
+    assert told["skip"].endswith("; none worth having when tuned")
+    monkeypatch.setattr(tuning._Bench, "spent", lambda bench, way, seen, cost: 1.0)
+    told = tune(model, clips).contents.levers
+    assert all(told[name].endswith("; none kept") for name in tuning.VIDEO_LEVERS)
 
 
 def test_frames_after_a_cut_count_and_are_no_peak(model: nn.Module, clips: list[Tensor]) -> None:
@@ -572,8 +595,8 @@ def test_measuring_here_changes_milliseconds_alone(
     with pytest.raises(ValueError, match=r"clip: got frames of \(3, 28, 28\)"):
         knob.measure(clips[0][:, :, ::2, ::2])
     kept = knob.contents
-    for seconds in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"seconds: got \S+, allowed: a finite number above 0"):
+    for seconds in (0, -1, float("nan"), float("inf"), 1e300):
+        with pytest.raises(ValueError, match=r"seconds: got \S+, allowed: a number above 0, up"):
             knob.measure(seconds=seconds)
     for wrong in ("1", True, None):
         with pytest.raises(TypeError, match=r"seconds: got \S+, allowed: a number above 0"):

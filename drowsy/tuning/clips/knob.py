@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drowsy.energy.meter import check_seconds
 from drowsy.evaluation.arguments import check_count
 from drowsy.files.messages import legible, quoted
 from drowsy.files.provenance import provenance
@@ -29,7 +30,6 @@ from drowsy.tuning.clips.evaluate import losses
 from drowsy.tuning.clips.file import VideoContents, read_video_knob, write_video_knob
 from drowsy.tuning.clips.pace import joules_a_frame, pace
 from drowsy.tuning.clips.point import VideoPoint, spent
-from drowsy.tuning.measuring import check_seconds
 from drowsy.tuning.requests import point_asked_for, refuse_pickling, the_request
 from drowsy.tuning.resolution import fit_flatten
 from drowsy.tuning.table import clips_table, described
@@ -262,7 +262,7 @@ class VideoKnob:
 
         Raises:
             TypeError, ValueError: another clip than the network takes, one that is not finite, or
-                seconds that are no finite number above 0.
+                seconds that are no number above 0, up to a million.
         """
         check_seconds(seconds)
         like = next(self._net.parameters())

@@ -34,12 +34,12 @@ from drowsy.tuning.clips.footage import (
     shortened,
     split,
 )
-from drowsy.tuning.clips.knob import VideoKnob, network_for
+from drowsy.tuning.clips.knob import VideoKnob, network_for, worth_having
 from drowsy.tuning.clips.pace import Pace, joules_a_frame, pace
 from drowsy.tuning.clips.point import COSTS, VideoPoint
 from drowsy.tuning.clock import Clock
 from drowsy.tuning.journal import Journal
-from drowsy.tuning.levers import NOT_FINITE, WORTH, allows
+from drowsy.tuning.levers import NOT_FINITE, WORTH, allows, tell_kept
 from drowsy.tuning.progress import Tell
 from drowsy.tuning.resolution import resolution_for, shadow
 from drowsy.tuning.waiting import Waiting, noted
@@ -66,7 +66,7 @@ _FEW = 10
 
 @dataclass
 class _Offers:
-    """Ways that may be worth having, and a word on every lever."""
+    """Ways that may be worth having, or were tried, and a word on every lever."""
 
     ways: list[Way] = field(default_factory=lambda: [Way()])
     told: dict[str, str] = field(default_factory=dict)
@@ -154,6 +154,12 @@ def _tuned(
     all_of_them = "; ".join(map(str, ways))
     metered = journal.get(f"joules: {all_of_them}", lambda: joules_a_frame(net, ways, bench.clip))
     points = [replace(p, joules=each) for p, each in zip(points, metered, strict=True)]
+    tell_kept(
+        offers.told,
+        tried=(way.turned for way in offers.ways),
+        kept=(point.way.turned for point in points),
+        worth=(p.way.turned for by in _costs(cost) for p in worth_having(points, objective, by)),
+    )
     intervals = _intervals_told(len(reporting), points[0].interval is not None)
     used, given = _count(choosing) + _count(reporting), _count(stretches)
     left = f" of {given}, {allows(minutes)}" if used < given else ""
@@ -370,16 +376,21 @@ def _chosen(
         if bench.cost != "macs":
             # Now, so that the clock knows of it.
             bench.pace(way)
-    ways = list(seen)
+    ways = offers.ways = list(seen)
     harm = {way: -_quality(footage.task, seen[way], labelled) for way in ways}
     chosen = [ways[0]]
-    for cost in ("macs",) if bench.cost == "macs" else ("latency", "slowest"):
+    for cost in _costs(bench.cost):
         spent = {way: bench.spent(way, seen[way], cost) for way in ways}
         kept = [way for way in ways if way.is_awake or spent[way] < WORTH]
         saved = np.array([1 - spent[way] for way in kept])
         best = undominated(saved, np.array([harm[way] for way in kept]))
         chosen += [kept[n] for n in best]
     return list(dict.fromkeys(chosen))
+
+
+def _costs(cost: str) -> tuple[str, ...]:
+    """What a knob by this cost is asked for."""
+    return ("macs",) if cost == "macs" else ("latency", "slowest")
 
 
 def _quality(task: Task, seen: Seen, labelled: bool) -> float:
