@@ -83,7 +83,7 @@ def study(name: str, root: Path, minutes: float, folder: Path, seeds: tuple[int,
         knob.save(folder / f"{name}-{turn}.drowsy")
         print(knob)
         with Store(store) as opened:
-            conditions = Conditions(seeds=seeds, store=opened)
+            conditions = Conditions(seeds=seeds, mirrored=True, store=opened)
             bench = Workbench(
                 network.model, part.images, part.labels, part.splits, conditions,
                 task=network.metric,

@@ -77,7 +77,7 @@ def study(
     for kind, knob in knobs.items():
         knob.save(folder / f"{name}-{kind}.drowsy")
     with Store(store) as opened:
-        conditions = Conditions(seeds=SEEDS, store=opened)
+        conditions = Conditions(seeds=SEEDS, mirrored=True, store=opened)
         bench = Workbench(model, found.images, found.labels, splits, conditions)
         rows = list(_rows(bench, knobs))
     framed = data / "framed_500"

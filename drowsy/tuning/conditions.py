@@ -26,6 +26,7 @@ class Conditions:
         seeds: of the sleep maps, each once.
         budget: settings of each search, as for ``drowsy.search``.
         interpolation: how images are scaled down (antialiased): ``bicubic`` or ``bilinear``.
+        mirrored: whether weights are reconstructed from the calibration images mirrored too.
         batch, dtype, device, progress: of the evaluation.
         store: where results go at once; None keeps them in memory.
 
@@ -37,6 +38,7 @@ class Conditions:
     seeds: tuple[int, ...] = SEEDS
     budget: int | None = None
     interpolation: str = INTERPOLATIONS[0]
+    mirrored: bool = False
     batch: int = 50
     dtype: torch.dtype = torch.float32
     device: str | torch.device = "cpu"

@@ -127,7 +127,7 @@ def tune(
     no other beats in cost and quality:
 
     - *view*: how much of the picture's middle the network is shown, at how many pixels;
-    - *sleep*: which neurons sleep, layer by layer, corrected on calibration images;
+    - *sleep*: which neurons sleep, layer by layer, corrected on calibration images (also mirrored);
     - *format*: bfloat16 or float16, where the machine is faster in it.
 
     The images are split into three disjoint parts: to calibrate, to choose by, and to report on;
@@ -251,6 +251,7 @@ def tune(
         tell("preparing")
         conditions = Conditions(
             seeds=seeds,
+            mirrored=True,
             batch=min(50, plan.search),
             dtype=dtype,
             device=images.device,
@@ -402,18 +403,15 @@ def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
 
     The best one on the search images may be so by chance, the more the more answers it changes. So
     it is the one whose loss is expected to be least, as nothing is expected to gain. It is left out
-    if what saves more is better by more than chance, and not sooner: it may be the one that loses
-    little, and only the report tells.
+    where what saves more is better by more than chance.
     """
-    workbench, awake = rig.workbench, operations[0]
+    awake, qualities = operations[0], rig.workbench.qualities
     offered = {each: 1 - rig.spent(each) for each in operations if each != awake}
-    quality = {each: workbench.qualities(each) for each in offered}
-    reference = workbench.qualities(awake)
-    loss = {each: expected_loss(quality[each], reference) for each in offered}
-    loss = _rising(loss, offered, quality)
+    quality, reference = {each: qualities(each) for each in offered}, qualities(awake)
+    lost = {each: expected_loss(quality[each], reference) for each in offered}
+    loss = _rising(lost, offered, quality)
 
     def least(some: Sequence[Operation]) -> Operation:
-        # Of equals the one that saves least: the others have steps of their own.
         return min(some, key=lambda each: (loss[each], offered[each]))
 
     chosen: list[Operation] = []

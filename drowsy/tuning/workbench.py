@@ -385,8 +385,11 @@ class Workbench:
         key = (operation.correction, operation.view, operation.number_format)
         if key not in self._engines:
             images = self.images("calibration", operation.view, operation.net)
-            engine = Corrected(images, reconstruct=operation.correction == "reconstruct")
-            self._engines[key] = engine
+            reconstruct = operation.correction == "reconstruct"
+            if reconstruct and self.conditions.mirrored:
+                # Side by side, so that what chooses a ridge holds no image that was fitted to.
+                images = torch.stack([images, images.flip(3)], 1).flatten(0, 1)
+            self._engines[key] = Corrected(images, reconstruct=reconstruct)
         return self._engines[key]
 
     def images(self, split: str, view: View | None = None, net: DrowsyNet | None = None) -> Tensor:

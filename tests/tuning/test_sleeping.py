@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drowsy.correction.calibrate import calibrate
 from drowsy.evaluation.restoration import restoration
 from drowsy.images.view import View
 from drowsy.tuning import levers
@@ -274,6 +275,36 @@ def test_where_quality_is_graded_each_point_is_corrected_or_not(
             ]
         assert any(corrected)
         assert any(differ) == (operation.correction == "reconstruct")
+
+
+@pytest.mark.parametrize("correction", ["affine", "reconstruct"])
+def test_weights_are_reconstructed_from_mirrored_images_too(correction: str) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(14, 3, 16, 16)
+    splits = {"calibration": range(8), "search": range(8, 11), "report": range(11, 14)}
+    conditions = Conditions(seeds=(0,), mirrored=True)
+    bench = Workbench(Restores().eval(), images, None, splits, conditions)
+    net = bench.net(UNIFORM)
+    setting = tuple(4 * (name not in net.resting) for name in net.layers)
+    operation = Operation(net, whole(bench), setting, 0.5, correction)
+    found = bench.calibration(operation)
+    assert found is not None
+    seen = images[:8]
+    if correction == "reconstruct":
+        # An image and its mirrored one side by side: the last quarter, which chooses how strongly
+        # weights change, has none of an image that they were fitted to.
+        seen = torch.stack([y for x in seen for y in (x, x.flip(-1))])
+    with net.kept():
+        net.set(net.schedule_of(setting))
+        net.calibration = None
+        expected = calibrate(net, seen, reconstruct=correction == "reconstruct")
+    for name, one in found.points[setting].items():
+        other = expected.points[setting][name]
+        # Other layouts in memory round otherwise.
+        torch.testing.assert_close(one.bias, other.bias, rtol=1e-4, atol=1e-5)
+        assert (one.delta is None) == (other.delta is None)
+        if one.delta is not None:
+            torch.testing.assert_close(one.delta, other.delta, rtol=1e-4, atol=1e-5)
 
 
 def test_of_recipes_about_as_good_the_one_of_least_damage(
