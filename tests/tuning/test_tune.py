@@ -745,7 +745,8 @@ print(sorted(knob.contents.calibrations[None].points) if knob.contents.calibrati
 def test_killed_anywhere_it_ends_with_the_same_knob(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "kernels")])}
+    paths = (CHECKOUT, CHECKOUT / "kernels", CHECKOUT / "tests")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
 
     def start(store: str) -> subprocess.Popen[str]:
         line = [sys.executable, str(script), str(CHECKOUT), str(tmp_path / store)]
