@@ -144,7 +144,8 @@ class Measurement:
         """
         joules = self.joules_per_call
         if joules is None or joules <= 0:
-            told = ", ".join(f"{each.device} ({each.name})" for each in self.devices)
+            silent = [each for each in self.devices if not each.joules] or self.devices
+            told = ", ".join(f"{each.device} ({each.name})" for each in silent)
             why = "; ".join(dict.fromkeys(self.warnings)) or f"it told {joules} J a call"
             raise NoMeter(f"{told} metered no energy in {self.seconds:.3g} s: {why}")
         return joules

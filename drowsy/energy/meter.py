@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from drowsy.energy.measurement import MIN_SECONDS, MOST_SECONDS, Measurement, ratio, total
@@ -267,7 +268,7 @@ def measure(
 
 def check_seconds(seconds: Any) -> None:
     """Raise TypeError or ValueError unless something can be measured for so long."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float, np.integer, np.floating)):
         raise TypeError(f"seconds: got {seconds!r}, allowed: a number above 0")
     if not 0 < seconds <= MOST_SECONDS:
         raise ValueError(

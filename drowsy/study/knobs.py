@@ -23,7 +23,7 @@ from drowsy.images.view import View
 from drowsy.knob.costs import network_cost
 from drowsy.knob.metrics import METRICS
 from drowsy.knob.point import OperatingPoint
-from drowsy.study.losses import plot_losses
+from drowsy.study.losses import check_drawable, plot_losses
 from drowsy.tuning.evaluate import evaluate, task_named
 from drowsy.tuning.knob import Knob
 from drowsy.tuning.levers import LEVERS
@@ -184,8 +184,7 @@ def record(
     """
     objective = next(name for name in METRICS if name in rows[0])
     paths = [Path(f"{os.fspath(stem)}.{ending}") for ending in ("csv", "json", "png")]
-    # First, as it refuses what cannot be told.
-    plot_losses(rows, objective, knob.batch, paths[2], title)
+    check_drawable(rows)
     write_text(paths[0], csv_text(rows))
     contents = knob.contents
     facts = {
@@ -200,4 +199,5 @@ def record(
         "rows": list(rows),
     }
     write_json(paths[1], facts)
+    plot_losses(rows, objective, knob.batch, paths[2], title)
     return paths

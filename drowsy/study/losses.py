@@ -31,6 +31,23 @@ _KNOB = "knob"
 _ACROSS = 6
 
 
+def check_drawable(rows: Sequence[Row]) -> None:
+    """Raise ValueError for rows that ``plot_losses`` cannot draw."""
+    if not rows:
+        raise ValueError("rows: got none, allowed: one or more")
+    if any(row["latency_ms"] is None for row in rows):
+        raise ValueError("rows: got some without milliseconds, allowed: rows that were timed")
+    if any(row[name] is None for row in rows for name in ("loss", "loss_low", "loss_high")):
+        raise ValueError("rows: got some without losses, allowed: rows with losses and intervals")
+    for row in rows:
+        for name in ("latency_ms", "loss", "loss_low", "loss_high"):
+            if not math.isfinite(row[name]):
+                raise ValueError(
+                    f"rows: {name}: got {row[name]} at {legible(row['setting'])}, allowed: a "
+                    "finite number, as a picture has no place for others"
+                )
+
+
 def plot_losses(
     rows: Sequence[Row], objective: str, batch: int, path: str | os.PathLike[str], title: str
 ) -> Path:
@@ -49,19 +66,7 @@ def plot_losses(
         ValueError: no rows, or rows that were not timed, or whose losses are not known or not
             finite.
     """
-    if not rows:
-        raise ValueError("rows: got none, allowed: one or more")
-    if any(row["latency_ms"] is None for row in rows):
-        raise ValueError("rows: got some without milliseconds, allowed: rows that were timed")
-    if any(row[name] is None for row in rows for name in ("loss", "loss_low", "loss_high")):
-        raise ValueError("rows: got some without losses, allowed: rows with losses and intervals")
-    for row in rows:
-        for name in ("latency_ms", "loss", "loss_low", "loss_high"):
-            if not math.isfinite(row[name]):
-                raise ValueError(
-                    f"rows: {name}: got {row[name]} at {legible(row['setting'])}, allowed: a "
-                    "finite number, as a picture has no place for others"
-                )
+    check_drawable(rows)
     metric = METRICS[objective]
     scale = 100 if metric.is_fraction else 1
     figure, (axis,) = new_figure(1)

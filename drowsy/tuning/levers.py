@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from drowsy.correction.calibrate import FEWEST
+from drowsy.energy import NoMeter
 from drowsy.evaluation.intervals import as_good
 from drowsy.evaluation.metrics import NotFinite
 from drowsy.files.messages import counted
@@ -110,6 +111,8 @@ def offer_formats(rig: Rig, formats: Sequence[str], offers: Offers) -> str | Non
         try:
             operation = rig.workbench.awake_at(whole, name)
             took = rig.measured(operation) / own
+        except NoMeter:
+            raise
         except (RuntimeError, NotImplementedError) as error:
             told.append(f"{name} does not run ({str(error).splitlines()[0]})")
             continue

@@ -127,7 +127,7 @@ def tune(
     no other beats in cost and quality:
 
     - *view*: how much of the picture's middle the network is shown, at how many pixels;
-    - *sleep*: which neurons sleep, layer by layer, corrected on calibration images (also mirrored);
+    - *sleep*: which neurons sleep, layer by layer, with weights that make up for it;
     - *format*: bfloat16 or float16, where the machine is faster in it.
 
     The images are split into three disjoint parts: to calibrate, to choose by, and to report on;
@@ -403,7 +403,7 @@ def _choose(rig: Rig, operations: Sequence[Operation]) -> list[Operation]:
 
     The best one on the search images may be so by chance, the more the more answers it changes. So
     it is the one whose loss is expected to be least, as nothing is expected to gain. It is left out
-    where what saves more is better by more than chance.
+    where the best of what saves more is better by more than a standard error.
     """
     awake, qualities = operations[0], rig.workbench.qualities
     offered = {each: 1 - rig.spent(each) for each in operations if each != awake}

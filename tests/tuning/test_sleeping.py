@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from drowsy.correction.calibrate import calibrate
+from drowsy.correction.layerwise import chunk_size
 from drowsy.evaluation.restoration import restoration
 from drowsy.images.view import View
 from drowsy.tuning import levers
@@ -275,6 +276,11 @@ def test_where_quality_is_graded_each_point_is_corrected_or_not(
             ]
         assert any(corrected)
         assert any(differ) == (operation.correction == "reconstruct")
+
+
+@pytest.mark.parametrize("images", range(4, 70))
+def test_an_image_and_itself_mirrored_are_fitted_to_or_held_out_together(images: int) -> None:
+    assert chunk_size(2 * images, 32) % 2 == 0
 
 
 @pytest.mark.parametrize("correction", ["affine", "reconstruct"])

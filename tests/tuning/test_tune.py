@@ -22,6 +22,8 @@ from fake_nvml import FakeClock, FakeRapl
 from torch import Tensor, nn
 
 import drowsy
+from drowsy.correction.corrected import Corrected
+from drowsy.energy import NoMeter
 from drowsy.evaluation.metrics import NotFinite
 from drowsy.evaluation.store import Store
 from drowsy.images.view import View
@@ -372,6 +374,19 @@ def test_stages_are_told_in_lines_where_there_is_no_terminal(
     assert [re.sub(r"^\d+\.\d of 0\.05 min: ", "", line) for line in lines] == stages
 
 
+def test_a_meter_that_stops_is_no_reason_to_leave_a_format_out(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(rig: Rig, operation: Operation) -> float:
+        if operation.number_format:
+            raise NoMeter("cpu:package-0 metered no energy in 5 s")
+        return 1.0
+
+    monkeypatch.setattr(Rig, "measured", measured)
+    with pytest.raises(NoMeter, match="metered no energy"):
+        tune(model, images, levers="format")
+
+
 def test_formats_are_told_of_what_they_cost(
     model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -553,8 +568,7 @@ def test_more_of_the_same_is_no_better() -> None:
     assert choice(bad, some, more) == [some, more]
 
 
-def test_what_saves_less_stays_until_it_is_surely_worse() -> None:
-    """A bolder one that looks better by no more than chance does not replace a milder one."""
+def test_what_saves_less_stays_until_it_is_worse_by_a_standard_error() -> None:
     whole, tight = View.of((32, 32), (28, 28)), View.of((32, 32), (20, 20), 0.8)
     # Their difference has an error of .042.
     bolder = Offered(tight, 0.6, noisy(0.7, 1))
@@ -564,6 +578,25 @@ def test_what_saves_less_stays_until_it_is_surely_worse() -> None:
     # Of one step there is one.
     less = Offered(View.of((32, 32), (28, 28), 0.7), 0.26, noisy(0.66, 3))
     assert choice(as_likely, less, bolder) == [as_likely, bolder]
+    # Of two that are as good, the one that saves less, wherever it stands.
+    twin = replace(as_likely, saving=0.26, view=less.view)
+    assert choice(as_likely, twin, bolder) == choice(twin, as_likely, bolder) == [twin, bolder]
+
+
+def test_weights_are_reconstructed_from_mirrored_images(
+    model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[bool, set[int]] = {}
+
+    def spied(images: Tensor, reconstruct: bool = False) -> Corrected:
+        seen.setdefault(reconstruct, set()).add(len(images))
+        return Corrected(images, reconstruct)
+
+    monkeypatch.setattr("drowsy.tuning.workbench.Corrected", spied)
+    knob = tune(model, images, cost="macs", levers="sleep")
+    count = knob.contents.made["images"]["calibration"]
+    assert seen[True] == {2 * count}
+    assert seen[False] <= {count, min(24, 2 * count)}
 
 
 def test_six_images_are_enough(model: nn.Module, images: Tensor) -> None:
