@@ -53,6 +53,8 @@ from drowsy.network.net import DrowsyNet, check_network
 
 # Images that a reconstruction takes, at least.
 FEWEST = 4
+# Images of a forward pass, where no other number is asked for.
+BATCH = 32
 
 Point = Schedule | OperatingPoint | float | Fraction
 
@@ -64,7 +66,7 @@ def calibrate(
     *,
     reconstruct: bool = False,
     seed: int = 0,
-    batch: int = 32,
+    batch: int = BATCH,
     progress: bool = False,
 ) -> Calibration:
     """Correct a network at its operating points; neither labels nor training are needed.

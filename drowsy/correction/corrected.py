@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from drowsy.correction.calibrate import calibrate
+from drowsy.correction.calibrate import BATCH, calibrate
 from drowsy.evaluation.engine import Result, Workload
 from drowsy.evaluation.identity import fingerprint_data, fingerprint_network
 from drowsy.knob.schedule import Setting
@@ -33,6 +33,7 @@ class Corrected:
     images: Tensor
     reconstruct: bool = False
     seed: int = 0
+    batch: int = BATCH
     _kept: dict[tuple[str, tuple[str, ...], Setting], Calibration] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -41,7 +42,9 @@ class Corrected:
     def facts(self) -> dict[str, Any]:
         """What decides a result beside the setting; ``Measurer`` keeps results apart by it."""
         kind = "reconstructed" if self.reconstruct else "affine"
-        return {"calibration": [kind, fingerprint_data(self.images, None), self.seed]}
+        facts = [kind, fingerprint_data(self.images, None), self.seed]
+        # A batch decides which images choose a ridge; the usual one is unnamed, as in old stores.
+        return {"calibration": facts if self.batch == BATCH else [*facts, self.batch]}
 
     def evaluate(
         self, work: Workload, settings: Mapping[int, Sequence[Setting]]
@@ -77,6 +80,6 @@ class Corrected:
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[key] = calibrate(
-                net, self.images, reconstruct=self.reconstruct, seed=self.seed
+                net, self.images, reconstruct=self.reconstruct, seed=self.seed, batch=self.batch
             )
         return self._kept[key]

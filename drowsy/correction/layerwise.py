@@ -25,12 +25,8 @@ _MAX_GROUPS = 8
 
 
 def chunk_size(images: int, batch: int) -> int:
-    """Into how many images to split so many, ``batch`` at most: four chunks where there can be.
-
-    Even, or 1: an image that stands beside itself mirrored is in one chunk with it.
-    """
-    size = min(batch, max(images // 4, 1))
-    return size - size % 2 if size > 1 else size
+    """Into how many images to split so many, ``batch`` at most: four chunks where there can be."""
+    return min(batch, max(images // 4, 1))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drowsy.correction.calibrate import BATCH
 from drowsy.correction.corrected import Corrected
 from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.classification import CLASSIFICATION
@@ -386,10 +387,12 @@ class Workbench:
         if key not in self._engines:
             images = self.images("calibration", operation.view, operation.net)
             reconstruct = operation.correction == "reconstruct"
+            batch = BATCH
             if reconstruct and self.conditions.mirrored:
-                # Side by side, so that what chooses a ridge holds no image that was fitted to.
+                # In pairs and even chunks: what chooses a ridge holds no image that was fitted to.
                 images = torch.stack([images, images.flip(3)], 1).flatten(0, 1)
-            self._engines[key] = Corrected(images, reconstruct=reconstruct)
+                batch = 2 * min(BATCH // 2, max(len(images) // 8, 1))
+            self._engines[key] = Corrected(images, reconstruct=reconstruct, batch=batch)
         return self._engines[key]
 
     def images(self, split: str, view: View | None = None, net: DrowsyNet | None = None) -> Tensor:

@@ -588,9 +588,9 @@ def test_weights_are_reconstructed_from_mirrored_images(
 ) -> None:
     seen: dict[bool, set[int]] = {}
 
-    def spied(images: Tensor, reconstruct: bool = False) -> Corrected:
+    def spied(images: Tensor, reconstruct: bool = False, **given: Any) -> Corrected:
         seen.setdefault(reconstruct, set()).add(len(images))
-        return Corrected(images, reconstruct)
+        return Corrected(images, reconstruct, **given)
 
     monkeypatch.setattr("drowsy.tuning.workbench.Corrected", spied)
     knob = tune(model, images, cost="macs", levers="sleep")
