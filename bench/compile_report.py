@@ -90,21 +90,6 @@ _CORE_CASES = (
     "fill stencil fp16 1x1",
     "fill stencil fp16 1x128",
 )
-# Of these, what the small set has for other GPUs than Hopper's: each kind of kernel and of number.
-_CORE_ELSEWHERE = {
-    "conv2d fp16 128x128x64-w8-s3",
-    "conv2d fp16 128x128x64-w8-s3 table",
-    "conv2d bf16 64x64x64-w4-s4",
-    "conv2d fp32-ieee 64x64x32-w4-s3",
-    "conv2d fp32-tf32 64x64x32-w4-s3 rows",
-    "conv2d_box bf16 256x128x64-w8-s4",
-    "first layer fp16",
-    "depthwise fp16 128x32x0-w4-s1",
-    "sleep_map stratified k=8",
-    "sleep_map lattice k=8",
-    "listing rows",
-    "fill stencil fp16 1x1",
-}
 _COLUMNS = (
     ("registers", "regs"),
     ("spill_bytes", "spills"),
@@ -442,8 +427,7 @@ def report(core: bool, architectures: tuple[int, ...]) -> list[dict[str, int | s
         for name in cases(core)
         for arch in architectures
         # Before Hopper there is no hardware for tensor descriptors: `box_supports` refuses.
-        if (arch >= 90 or not name.startswith("conv2d_box"))
-        and (not core or arch == 90 or name in _CORE_ELSEWHERE)
+        if arch >= 90 or not name.startswith("conv2d_box")
     ]
     # Fresh processes: a fork of one that holds torch's and LLVM's threads may hang.
     context = multiprocessing.get_context("spawn")
@@ -478,9 +462,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.compile_report", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--core", action="store_true", help="compile only a small set, most of it for sm_90"
-    )
+    parser.add_argument("--core", action="store_true", help="compile only a small set")
     parser.add_argument(
         "--arch",
         type=int,
