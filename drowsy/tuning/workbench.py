@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from drowsy.correction.calibrate import BATCH
 from drowsy.correction.corrected import Corrected
+from drowsy.correction.layerwise import chunk_size
 from drowsy.correction.stencils import calibrate_stencils
 from drowsy.evaluation.classification import CLASSIFICATION
 from drowsy.evaluation.evaluator import Evaluator
@@ -389,9 +390,9 @@ class Workbench:
             reconstruct = operation.correction == "reconstruct"
             batch = BATCH
             if reconstruct and self.conditions.mirrored:
-                # In pairs and even chunks: what chooses a ridge holds no image that was fitted to.
+                # In chunks of whole pairs: what chooses a ridge holds no image that was fitted to.
+                batch = 2 * chunk_size(len(images), BATCH // 2)
                 images = torch.stack([images, images.flip(3)], 1).flatten(0, 1)
-                batch = 2 * min(BATCH // 2, max(len(images) // 8, 1))
             self._engines[key] = Corrected(images, reconstruct=reconstruct, batch=batch)
         return self._engines[key]
 
